@@ -1,0 +1,204 @@
+"""Where settings, gateways, services and web meet.
+
+``create_app`` only wires: no connection, no thread, no key, so that every command loads. ``serve`` is the process's own
+start, and a forked child's again: settings, keys and migrations are checked, then the engine, the gate and the
+dispatcher threads are made. Under a ``flask`` command nothing is served.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+from flask import Flask
+from flask.cli import FlaskGroup
+
+from auth_portal import cli, sandbox
+from auth_portal.clock import Clock, system_clock
+from auth_portal.crypto import MasterKeys, Passwords
+from auth_portal.errors import Misconfigured
+from auth_portal.gateways.flow import FlowGateway
+from auth_portal.gateways.outbound import NetworkPolicy, Outbound
+from auth_portal.methods import all_methods
+from auth_portal.services import demo
+from auth_portal.services.deliveries import Deliverer
+from auth_portal.services.dispatcher import INLINE_POLL_SECONDS, Dispatcher
+from auth_portal.services.endings import Endings
+from auth_portal.services.health import Health
+from auth_portal.services.journeys import Journeys
+from auth_portal.services.keys import load_keyring
+from auth_portal.services.messages import Texts
+from auth_portal.services.outbox import Outbox
+from auth_portal.services.serving import Services
+from auth_portal.services.verifications import Verifications
+from auth_portal.settings import Settings, read_settings
+from auth_portal.store.db import Database, schema_fault
+from auth_portal.telemetry import log_event, set_up_logging
+from auth_portal.web import assets, edge, ops, visitor
+from auth_portal.web.context import EXTENSION
+
+ROOT = Path(__file__).resolve().parent.parent
+# gunicorn and granian both stop for good, instead of trying for ever, when a worker leaves with this while loading.
+EXIT_MISCONFIGURED = 3
+
+
+def create_app(*, clock: Clock = system_clock) -> Flask:
+    """The WSGI app, wired but not yet serving. All time comes from ``clock``."""
+    app = Flask("auth_portal", template_folder=str(ROOT / "templates"), static_folder=None)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.add_extension("jinja2.ext.i18n")
+    app.jinja_env.install_null_translations(newstyle=True)  # type: ignore[attr-defined]
+    edge.register(app)
+    assets.register(app)
+    app.register_blueprint(visitor.visitor)
+    app.register_blueprint(ops.ops)
+    cli.register(app, lambda settings, poll: build(settings, clock, poll))
+    app.extensions["auth_portal_process"] = Process(app, clock)
+    return app
+
+
+def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Services, Database]:
+    """Every service of one process. Raises Misconfigured with one line for each thing to mend."""
+    master = MasterKeys(settings.master_keys())
+    if fault := schema_fault(settings.database):
+        raise Misconfigured(fault)
+    database = Database(settings.database)
+    keyring = load_keyring(database, master)
+    passwords = Passwords()
+    methods = all_methods(passwords)
+    outbound = Outbound(NetworkPolicy.from_settings(settings))
+    journeys = Journeys(database, keyring, has_sandbox=settings.has_sandbox)
+    outbox = Outbox(database, clock)
+    flow = FlowGateway(outbound, sandbox_url=settings.sandbox_url)
+    texts = Texts(settings.host)
+    deliverer = Deliverer(
+        database, keyring, clock, journeys, outbox, flow, outbound, texts, sandbox_url=settings.sandbox_url
+    )
+    endings = Endings(database, keyring, clock, journeys, lambda: None)
+    dispatcher = Dispatcher(outbox, deliverer, endings, poll_seconds=poll_seconds)
+    wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
+    verifications = Verifications(database, keyring, clock, journeys, methods, passwords, wake)
+    health = Health(database, clock)
+    return Services(settings, clock, keyring, journeys, methods, verifications, dispatcher, health), database
+
+
+class Process:
+    """The serving of one process: made at its start, given up before a fork, made again in the child."""
+
+    def __init__(self, app: Flask, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+        self._database: Database | None = None
+        self._has_sandbox = False
+
+    def start(self, environment: Mapping[str, str] | None = None) -> Services:
+        """Begins to serve. Raises Misconfigured; then nothing was begun."""
+        set_up_logging()
+        settings = read_settings(environment)
+        services, self._database = build(settings, self._clock, INLINE_POLL_SECONDS)
+        edge.serve_with(self._app, is_https=settings.is_https, session_key=services.keyring.session_key())
+        self._app.extensions[EXTENSION] = services
+        self._add_sandbox(services)
+        if settings.dispatch == "inline":
+            services.dispatcher.start()
+        _say_what_is_loose(settings)
+        return services
+
+    def stop(self) -> None:
+        """Stops the threads after what is on its way, and closes every connection."""
+        services: Services | None = self._app.extensions.pop(EXTENSION, None)
+        if services is None or self._database is None:
+            return
+        services.dispatcher.stop()
+        self._database.close()
+        self._database = None
+
+    def _add_sandbox(self, services: Services) -> None:
+        self._app.jinja_env.globals["has_sandbox"] = services.settings.has_sandbox
+        if not services.settings.has_sandbox or self._has_sandbox:
+            return
+        settings = services.settings
+        blueprint = sandbox.blueprint(
+            settings.instance.absolute(), settings.public_url, self._journey_cards, self._clock,
+            is_public=settings.sandbox == "public", demo_people=_demo_people,
+        )  # fmt: skip
+        self._app.register_blueprint(blueprint)
+        self._app.config["CSRF_EXEMPT_ENDPOINTS"] = frozenset(sandbox.CSRF_EXEMPT)
+        self._has_sandbox = True
+
+    def _journey_cards(self) -> list[sandbox.JourneyCard]:
+        services: Services = self._app.extensions[EXTENSION]
+        snapshot = services.journeys.current()
+        found = [now.config for now in snapshot.journeys.values() if now.config.callback.server == "sandbox"]
+        return [
+            sandbox.JourneyCard(
+                slug=journey.slug,
+                name=journey.name,
+                is_default=journey.default,
+                contract=journey.callback.contract,
+                results=journey.results,
+                data=tuple(journey.data),
+                chat_seconds=journey.chat_seconds,
+                uses_chat_code=journey.relay_defence == "chat_code",
+                methods_text=", then ".join(_METHODS_TEXT(step.any_of) for step in journey.verify_steps),
+                business=snapshot.portal.name,
+            )
+            for journey in found
+            if journey.active
+        ]
+
+
+_METHOD_WORDS = {
+    "sms_code": "SMS code",
+    "email_code": "e-mail code",
+    "totp": "authenticator app",
+    "password": "password",
+}
+
+
+def _METHODS_TEXT(methods: tuple[str, ...]) -> str:  # noqa: N802
+    return " or ".join(_METHOD_WORDS[method] for method in methods)
+
+
+def _demo_people() -> list[sandbox.DemoPerson]:
+    return [sandbox.DemoPerson(**person) for person in demo.demo_people()]
+
+
+def serve(app: Flask) -> None:
+    """Serves from this process on, unless a ``flask`` command loaded it, and again in each forked child.
+
+    A parent that forks stops serving for good (gunicorn's master under --preload): its children do the work.
+    """
+    if _is_flask_command():
+        return
+    process: Process = app.extensions["auth_portal_process"]
+    start = _starter(process)
+    start()
+    os.register_at_fork(before=process.stop, after_in_child=start)
+
+
+def _starter(process: Process) -> Callable[[], None]:
+    def start() -> None:
+        try:
+            process.start()
+        except Misconfigured as error:
+            for fault in error.faults:
+                print(f"auth-portal: {fault}", file=sys.stderr, flush=True)
+            raise SystemExit(EXIT_MISCONFIGURED) from None
+
+    return start
+
+
+def _is_flask_command() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and isinstance(context.find_root().command, FlaskGroup)
+
+
+def _say_what_is_loose(settings: Settings) -> None:
+    if settings.allow_private_callbacks:
+        log_event("private_callbacks_allowed", advice="unset PORTAL_ALLOW_PRIVATE_CALLBACKS outside closed networks")
+    if settings.has_sandbox:
+        log_event("sandbox_on", advice="everybody who reaches this portal can read the test inbox")

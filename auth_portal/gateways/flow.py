@@ -1,0 +1,129 @@
+"""One callback to Flow: posts it once, and says what became of it.
+
+Trying again, when and how often, is the outbox's business; so is keeping the bytes identical. The reference is
+a credential: it is sent, and appears in no log, error or reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+from auth_portal.errors import Misconfigured
+from auth_portal.gateways.outbound import Blocked, HttpAnswer, NotReached, Outbound, Unclear
+
+# The two servers of Flow's callback specification, without its trailing slash: //callback is not found there.
+SERVERS = {
+    "production": "https://flow-callback.clickatell.com",
+    "uat": "https://control-callback-uat.payd.co",
+}
+PATHS = {"external_link": "/callback", "wait_for_callback": "/chat/callback"}
+
+REACHABLE = "reachable"
+
+_RETRIED = frozenset({408, 425, 429})
+_UPSTREAM_UNKNOWN = frozenset({502, 504})  # a gateway that asked Flow, and cannot say what Flow did
+_NAMES_A_WAIT = frozenset({429, 503})
+
+
+class Fate(StrEnum):
+    """What became of one attempt."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"  # final
+    RETRY = "retry"  # not taken, and worth another attempt
+    UNCLEAR = "unclear"  # perhaps taken: only the identical bytes may follow
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``reason`` is safe to log and show. ``retry_after_seconds`` is Flow's wish; None where it has none."""
+
+    fate: Fate
+    status: int | None
+    reason: str
+    retry_after_seconds: float | None = None
+
+
+class FlowGateway:
+    """Posts callbacks to the servers of Flow, to its stand-in, and to origins that an admin configured."""
+
+    def __init__(self, outbound: Outbound, *, sandbox_url: str) -> None:
+        self._outbound = outbound
+        self._sandbox_url = sandbox_url
+
+    def origin_of(self, server: str) -> str:
+        """The base URL of ``production``, ``uat``, ``sandbox`` or an origin, without a trailing slash.
+
+        Raises Misconfigured for the sandbox while it is off, and for what is neither a name nor a URL.
+        """
+        if server == "sandbox" and not self._sandbox_url:
+            raise Misconfigured("The server is the sandbox, and the sandbox is off.")
+        base = SERVERS.get(server) or (self._sandbox_url if server == "sandbox" else server)
+        if "?" in base:
+            raise Misconfigured("The server must be an origin such as https://flow.example, without a question mark.")
+        self._outbound.check_origin(base)
+        return base.rstrip("/")
+
+    def send(self, server: str, contract: str, reference: str, body: bytes, *, now: datetime | None = None) -> Answer:
+        """Posts one callback once. ``contract`` is a key of PATHS; raises nothing that the network could cause.
+
+        ``now`` is what a Retry-After with a date is counted from; without it such a date is not heeded.
+        """
+        path = PATHS[contract]
+        headers = {"reference": reference, "Content-Type": "application/json", "User-Agent": "AuthPortal"}
+        try:
+            answer = self._outbound.request("POST", self.origin_of(server) + path, headers=headers, body=body)
+        except Misconfigured as error:
+            return Answer(Fate.REFUSED, None, f"address not allowed: {error}")
+        except Blocked as error:
+            return Answer(Fate.REFUSED, None, f"address not allowed: {error.reason}")
+        except NotReached as error:
+            return Answer(Fate.RETRY, None, f"not reached: {error.reason}")
+        except Unclear as error:
+            return Answer(Fate.UNCLEAR, None, error.reason)
+        return _judge(answer, now)
+
+    def ping(self, server: str) -> str:
+        """REACHABLE, or why not. Connects with TLS and posts nothing."""
+        try:
+            self._outbound.reach(self.origin_of(server))
+        except Misconfigured as error:
+            return str(error)
+        except NotReached as error:
+            return error.reason
+        return REACHABLE
+
+
+def _judge(answer: HttpAnswer, now: datetime | None) -> Answer:
+    fate = fate_of(answer.status)
+    wait = retry_after(answer.headers.get("Retry-After", ""), now) if answer.status in _NAMES_A_WAIT else None
+    return Answer(fate, answer.status, f"HTTP {answer.status}", wait)
+
+
+def fate_of(status: int) -> Fate:
+    """What a status of HTTP says about the fate of a callback."""
+    if 200 <= status < 300:
+        return Fate.ACCEPTED
+    if status in _UPSTREAM_UNKNOWN or status < 200:
+        return Fate.UNCLEAR
+    if status in _RETRIED or 500 <= status < 600:
+        return Fate.RETRY
+    return Fate.REFUSED
+
+
+def retry_after(text: str, now: datetime | None) -> float | None:
+    """Seconds to wait, from either form of Retry-After (RFC 9110, 10.2.3); None where it cannot be read."""
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])  # 30 years are as good as any more
+    if now is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())

@@ -1,0 +1,45 @@
+"""Texts: gettext for the pages, and one sentence for each error code.
+
+English is built in; a language is a folder below ``translations/`` with gettext's own layout.
+"""
+
+from __future__ import annotations
+
+import gettext as gettext_module
+from functools import cache
+from pathlib import Path
+
+FALLBACK = "en"
+TRANSLATIONS = Path(__file__).resolve().parent.parent / "translations"
+
+ERRORS = {
+    "reference_missing": "This page opens from the link in your chat. Please go back to the chat and tap the link there.",
+    "reference_invalid": "The link was changed or cut on its way. Please go back to the chat and tap the link there again.",
+    "no_visit": "Please open the link from your chat again. This browser does not have it any more.",
+    "journey_unknown": "There is no such page here. Please go back to the chat and tap the link there.",
+    "form_expired": "This page was open for too long, and the chat has moved on. Please go back to the chat and ask for a new link.",
+    "too_many_begins": "Too many people are beginning from your network just now. Please try again in a moment.",
+    "too_many_checks": "Too many passwords are being checked from your network just now. Please try again in a moment.",
+    "hashing_busy": "We are very busy just now. Nothing was counted; please try again in a few seconds.",
+    "too_many_changes": "You changed who you are as often as we allow in one chat. Go on with the last one, or start again in the chat.",
+    "csrf": "This page was too old, or your browser sent it from somewhere else. Please try again.",
+    "cross_site": "This was sent from another website, so we did not accept it. Please open the link in your chat.",
+    "not_found": "There is no such page here.",
+    "method_not_allowed": "That cannot be done here. Please go back to the chat and tap the link there.",
+    "too_large": "That was more than we can take.",
+    "bad_host": "This address is not served here.",
+    "bad_request": "We could not read what was sent. Please try again.",
+    "unavailable": "This does not work just now. Nothing was lost; please try again in a minute.",
+    "server_error": "Something broke on our side. Nothing was lost; please try again in a minute.",
+}
+
+
+@cache
+def translations(locale: str) -> gettext_module.NullTranslations:
+    """The texts of a locale, English where it has none."""
+    return gettext_module.translation("portal", TRANSLATIONS, [locale], fallback=True)
+
+
+def error_text(code: str, locale: str = FALLBACK) -> str:
+    """The sentence that a person is shown for an error code."""
+    return translations(locale).gettext(ERRORS.get(code, ERRORS["server_error"]))

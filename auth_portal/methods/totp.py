@@ -1,0 +1,45 @@
+"""A code from an authenticator app (RFC 6238): 30-second steps, one step of drift, each step once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyotp import TOTP
+
+from auth_portal.crypto import same_text
+from auth_portal.methods.contract import Evidence, Reading, Verdict
+from auth_portal.methods.digits import read_digits
+
+STEP_SECONDS = 30  # RFC 6238 5.2
+DRIFT_STEPS = 1  # RFC 6238 5.2: at most one, for the network and the person
+DIGITS = 6  # what authenticator apps show, whatever the journey's own codes have
+_NOBODY = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # so that a stranger costs the same time
+
+
+@dataclass(frozen=True)
+class Totp:
+    """Proves that whoever types it holds the app that was enrolled."""
+
+    name: str = "totp"
+    carries: str | None = None
+    field: str = "code"
+    is_costly: bool = False
+
+    def length(self, digits: int) -> int:
+        """Six, whatever the journey's own codes have."""
+        return DIGITS
+
+    def parse(self, typed: str, digits: int) -> str | None:
+        """Six digits, whatever length the journey's sent codes have."""
+        return read_digits(typed, DIGITS)
+
+    def check(self, proof: str, evidence: Evidence) -> Verdict:
+        """Right for an unspent step within the drift; the caller keeps the step that was used (R17)."""
+        app = TOTP(evidence.secret or _NOBODY, digits=DIGITS, interval=STEP_SECONDS)
+        here = int(evidence.now.timestamp()) // STEP_SECONDS
+        steps = range(here - DRIFT_STEPS, here + DRIFT_STEPS + 1)
+        matching = [step for step in steps if same_text(app.generate_otp(step), proof)]
+        fresh = [step for step in matching if step > evidence.last_step]
+        if evidence.secret is None or not fresh:
+            return Verdict(Reading.WRONG)
+        return Verdict(Reading.RIGHT, used_step=fresh[0])

@@ -1,0 +1,51 @@
+"""The audit trail: one fact, in the past tense, committed together with what it tells of.
+
+Each event carries an HMAC of its own over all its fields, so that an edited one shows (E4); nothing waits for a
+neighbour's. Events name people only by their random subject id: neither contacts, references nor codes belong here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from auth_portal.crypto import Keyring
+from auth_portal.store.db import new_id
+from auth_portal.store.models import AuditEvent
+
+FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "facts")
+
+_INSERT = insert(AuditEvent)
+
+
+def record(
+    connection: Connection,
+    keyring: Keyring,
+    now: datetime,
+    kind: str,
+    *,
+    verification_id: str | None = None,
+    subject_id: str | None = None,
+    **facts: object,
+) -> None:
+    """Writes one event into the caller's transaction. ``facts`` are what JSON can hold, and nobody's contacts."""
+    event: dict[str, Any] = {
+        "id": new_id(now),
+        "at": now,
+        "kind": kind,
+        "verification_id": verification_id,
+        "subject_id": subject_id,
+        "facts": facts,
+    }
+    connection.execute(_INSERT, {**event, "mac": keyring.audit_mac(canonical(event))})
+
+
+def canonical(event: Mapping[str, Any]) -> str:
+    """The one text of an event that its HMAC is made of, the same before it is written and after it is read."""
+    values = {name: event[name] for name in FIELDS}
+    values["at"] = values["at"].astimezone(UTC).isoformat(timespec="microseconds")
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))

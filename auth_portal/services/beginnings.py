@@ -1,0 +1,328 @@
+"""How a verification begins, and how another browser joins the one that is live.
+
+At most one verification of a reference and server is live, by a partial unique index. Beginning a finished reference
+again withdraws, in the same transaction, every earlier result that was not yet accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, select
+
+from auth_portal.clock import Clock
+from auth_portal.crypto import Keyring, token_hash
+from auth_portal.errors import Gone, Problem, TooMany
+from auth_portal.services import audit, customers, limits, outbox
+from auth_portal.services.cases import (
+    HEADLESS_COLUMNS,
+    Case,
+    challenges_of,
+    entered,
+    headless_case,
+    insert_visit,
+    new_prompt,
+    update_verification,
+)
+from auth_portal.services.codes import Codes, sent_once
+from auth_portal.services.customers import Identifier, read_identifier
+from auth_portal.services.endings import Endings
+from auth_portal.services.journeys import ChatClock, JourneyNow, Journeys, Snapshot
+from auth_portal.services.limits import MINUTE, Limit
+from auth_portal.store.db import Database, new_id, upsert
+from auth_portal.store.models import Counter, Portal, Verification, Visit
+
+RACES = 3  # how often a beginning looks again when somebody else was faster
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What a landing form sent, already parsed."""
+
+    slug: str | None
+    reference: str
+    address: str
+    identifier: str = ""
+    made_at: datetime | None = None  # when the page was made, UTC
+    token: str = ""  # of the visit that this browser has, if any
+    declines: bool = False
+    again: bool = False
+    dropped_parameters: str = ""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a landing form led to: a visit's token, a verification that is over, or a field to correct."""
+
+    token: str = ""
+    is_over: bool = False
+    has_ended_before: bool = False
+    fault: str = ""
+    chat_seconds: int = 0
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """All that was worked out before the transaction."""
+
+    landing: Landing
+    snapshot: Snapshot
+    journey: JourneyNow
+    times: ChatClock
+    identifier: Identifier | None
+    address: str
+    now: datetime
+    reference_hash: bytes
+
+    @property
+    def server(self) -> str:
+        return self.journey.config.callback.server
+
+    @property
+    def is_closed(self) -> bool:
+        return not self.snapshot.is_open(self.journey.config)
+
+
+class _Raced(Exception):
+    """Somebody else began the same reference in between."""
+
+
+_LATEST = (
+    select(*HEADLESS_COLUMNS, Counter.key.label("slowed"))
+    .select_from(Portal)
+    .outerjoin(
+        Verification,
+        and_(Verification.reference_hash == bindparam("reference"), Verification.server == bindparam("server")),
+    )
+    .outerjoin(Counter, and_(Counter.key == bindparam("slowed_key"), Counter.ends_at > bindparam("now")))
+    .where(Portal.id == 1)
+    .order_by(Verification.outcome.is_(None).desc(), Verification.began_at.desc())
+    .limit(1)
+)
+
+
+class Beginnings:
+    """Turns a landing form into a visit."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, codes: Codes, endings: Endings,
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._keyring = keyring
+        self._clock = clock
+        self._journeys = journeys
+        self._codes = codes
+        self._endings = endings
+        self._wake = wake
+
+    def begin(self, landing: Landing) -> Begun:
+        """Begins a verification of a reference, or a visit of the one that is live.
+
+        Raises NotFound for the journey, Gone for a form older than its clock, TooMany for the address or for naming
+        too many people.
+        """
+        beginning = self._worked_out(landing)
+        if beginning.identifier is None and not landing.declines and not beginning.is_closed:
+            return Begun(fault="identifier_invalid" if landing.identifier.strip() else "identifier_missing")
+        for _ in range(RACES):
+            try:
+                with self._database.write() as connection:
+                    begun = self._begin(connection, beginning)
+            except _Raced:
+                continue
+            self._wake()
+            return replace(begun, chat_seconds=beginning.journey.config.chat_seconds)
+        raise Problem("unavailable", status=503)
+
+    def _worked_out(self, landing: Landing) -> _Beginning:
+        snapshot = self._journeys.current()
+        journey = snapshot.journey(landing.slug)
+        now = self._clock()
+        times = ChatClock.from_landing(min(landing.made_at or now, now), journey.config.chat_seconds)
+        if now >= times.proofs_until:
+            raise Gone("form_expired")
+        region, kinds = snapshot.portal.default_region, journey.config.first_step.by
+        return _Beginning(
+            landing,
+            snapshot,
+            journey,
+            times,
+            read_identifier(landing.identifier, kinds, region, self._keyring),
+            limits.address_key(landing.address, self._keyring),
+            now,
+            hashlib.sha256(landing.reference.encode()).digest(),
+        )
+
+    def _begin(self, connection: Connection, beginning: _Beginning) -> Begun:
+        now = beginning.now
+        latest = self._latest(connection, beginning)
+        if latest is None:
+            return self._begin_anew(connection, beginning)
+        if latest.outcome is None and now < latest.proofs_until:
+            return self._join(connection, beginning, headless_case(latest, self._journeys, now))
+        if latest.outcome is None:
+            self._endings.end(connection, headless_case(latest, self._journeys, now), "expired", now)
+        if not beginning.landing.again:
+            return Begun(has_ended_before=True)
+        outbox.supersede(connection, now, beginning.reference_hash, beginning.server)
+        return self._begin_anew(connection, beginning)
+
+    def _latest(self, connection: Connection, beginning: _Beginning) -> Any:
+        """The live or else the newest verification of this reference, after the address's limits were counted."""
+        now, address = beginning.now, beginning.address
+        per_minute = beginning.snapshot.portal.limits.begins_per_minute
+        limits.take_or_refuse(connection, now, Limit(f"begins:{address}", per_minute, MINUTE), "too_many_begins")
+        row = connection.execute(
+            _LATEST,
+            {
+                "reference": beginning.reference_hash,
+                "server": beginning.server,
+                "slowed_key": limits.slowed_key(address),
+                "now": now,
+            },
+        ).one()
+        if row.slowed is not None:
+            slow = Limit(f"slow-begins:{address}", 1, limits.SLOWED_SECONDS)
+            limits.take_or_refuse(connection, now, slow, "too_many_begins")
+        return row if row.id is not None else None
+
+    def _begin_anew(self, connection: Connection, beginning: _Beginning) -> Begun:
+        now, case = beginning.now, self._new_case(beginning)
+        ends_at_once = beginning.landing.declines or beginning.is_closed
+        if not ends_at_once:
+            case = entered(self.named(connection, case, beginning.identifier), beginning.snapshot, 1, ())
+        issued = self._codes.new_code(case, now)
+        if issued is not None:
+            case = sent_once(case, now)
+        _insert_verification(connection, beginning, case)
+        token = insert_visit(connection, case, now)
+        if ends_at_once:
+            outcome = "not_me" if beginning.landing.declines else "unavailable"
+            self._endings.end(connection, case, outcome, now)
+            return Begun(token, is_over=True)
+        if issued is not None:
+            self._codes.issue_first(connection, case, beginning.snapshot, issued, now)
+        audit.record(
+            connection, self._keyring, now, "verification_began",
+            verification_id=case.verification_id, subject_id=case.person.subject_id, journey=case.journey.slug,
+        )  # fmt: skip
+        return Begun(token)
+
+    def _new_case(self, beginning: _Beginning) -> Case:
+        verification_id = new_id(beginning.now)
+        reference = beginning.landing.reference
+        return Case(
+            visit_id=new_id(beginning.now),
+            verification_id=verification_id,
+            prompt=new_prompt(),
+            step=0,
+            method=None,
+            identifier_sealed=None,
+            identifier_key=None,
+            proved=(),
+            version_id=beginning.journey.version_id,
+            server=beginning.server,
+            reference_hash=beginning.reference_hash,
+            reference_sealed=self._keyring.seal(reference, "verifications", verification_id, "reference"),
+            address_key=beginning.address,
+            proofs_until=beginning.times.proofs_until,
+            chat_ends_at=beginning.times.ends_at,
+            wrong_tries=0,
+            sends=0,
+            sent_at=None,
+            identity_changes=0,
+            last_identifier_key=beginning.identifier.key if beginning.identifier else None,
+            outcome=None,
+            journey=beginning.journey.config,
+            person=customers.stranger(""),
+        )
+
+    def named(self, connection: Connection, case: Case, identifier: Identifier | None) -> Case:
+        """The case with whoever is meant; for nobody we know, a stranger."""
+        assert identifier is not None, "a name was checked before"
+        return replace(
+            case,
+            person=customers.find(connection, identifier),
+            identifier_key=identifier.key,
+            identifier_sealed=self._keyring.seal(identifier.typed, "visits", case.visit_id, "identifier"),
+        )
+
+    def _join(self, connection: Connection, beginning: _Beginning, case: Case) -> Begun:
+        """Another visit of a live verification: another browser, a reopened link, or a double tap."""
+        now, identifier = beginning.now, beginning.identifier
+        if beginning.landing.declines:
+            token = insert_visit(connection, case, now)
+            self._endings.end(connection, case, "not_me", now)
+            return Begun(token, is_over=True)
+        if identifier is None:
+            return Begun(fault="identifier_missing")
+        if self._has_visit(connection, beginning.landing.token, case, identifier):
+            return Begun(beginning.landing.token)
+        case = self.name(connection, case, identifier, beginning.snapshot)
+        token = insert_visit(connection, case, now)
+        self._codes.issue(connection, case, beginning.snapshot, now)
+        return Begun(token)
+
+    def name(self, connection: Connection, case: Case, identifier: Identifier, snapshot: Snapshot) -> Case:
+        """The case at its first proof, for whoever was named now. Raises TooMany when the changes are spent."""
+        self._count_change(connection, case, identifier)
+        case = entered(self.named(connection, case, identifier), snapshot, 1, ())
+        return replace(case, challenges=challenges_of(connection, case))
+
+    def _count_change(self, connection: Connection, case: Case, identifier: Identifier) -> None:
+        """Naming somebody else than last time, in any visit, costs one of the verification's changes."""
+        if case.last_identifier_key == identifier.key:
+            return
+        has_left = Verification.identity_changes < case.journey.limits.identity_changes
+        changed = update_verification(
+            connection,
+            case,
+            has_left,
+            identifier_key=identifier.key,
+            identity_changes=Verification.identity_changes + 1,
+        )
+        if not changed:
+            raise TooMany("too_many_changes", retry_after_seconds=60)
+
+    def _has_visit(self, connection: Connection, token: str, case: Case, identifier: Identifier) -> bool:
+        """Whether this browser has a visit of the same verification and name already: then it keeps it."""
+        if not token:
+            return False
+        found = select(Visit.id).where(
+            Visit.token_hash == token_hash(token),
+            Visit.verification_id == case.verification_id,
+            Visit.identifier_key == identifier.key,
+            Visit.step > 0,
+        )
+        return connection.execute(found).first() is not None
+
+
+def _insert_verification(connection: Connection, beginning: _Beginning, case: Case) -> None:
+    inserted = connection.execute(
+        upsert(connection, Verification)
+        .values(
+            id=case.verification_id,
+            reference_hash=case.reference_hash,
+            reference_sealed=case.reference_sealed,
+            server=case.server,
+            version_id=case.version_id,
+            slug=case.journey.slug,
+            address_key=case.address_key,
+            began_at=beginning.now,
+            chat_started_at=beginning.times.started_at,
+            proofs_until=case.proofs_until,
+            chat_ends_at=case.chat_ends_at,
+            sends=case.sends,
+            sent_at=case.sent_at,
+            identifier_key=case.last_identifier_key,
+            dropped_parameters=beginning.landing.dropped_parameters,
+        )
+        .on_conflict_do_nothing()
+    )
+    if inserted.rowcount != 1:
+        raise _Raced

@@ -1,0 +1,246 @@
+"""One delivery from claim to record: a callback to Flow, or the message of a code.
+
+Each is three moves: open what is to be sent, send it with no transaction open, record what came of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from datetime import datetime, timedelta
+
+import phonenumbers
+from sqlalchemy import Connection, select
+
+from auth_portal.clock import Clock
+from auth_portal.crypto import Keyring
+from auth_portal.gateways.channels import ChannelConfig, Handover, Receipt, open_channel
+from auth_portal.gateways.flow import Answer, Fate, FlowGateway
+from auth_portal.gateways.outbound import Outbound
+from auth_portal.methods import CARRIES
+from auth_portal.services import limits
+from auth_portal.services.customers import Person, get_by_row
+from auth_portal.services.journeys import JourneyConfig, Journeys
+from auth_portal.services.limits import DAY, Limit
+from auth_portal.services.messages import CodeMessage, Texts
+from auth_portal.services.outbox import CALLBACK, Claimed, Outbox, Report, State
+from auth_portal.store.db import Database, upsert
+from auth_portal.store.models import Challenge, ChannelState, Verification
+from auth_portal.telemetry import log_event
+
+MESSAGE_ATTEMPTS = 5  # a message is tried this often, then its code is left to the resend button: each try may cost
+OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is kept for verifications with a ticket (R12)
+ALARM_SHARES = (0.5, 0.8)  # of a daily cap (R12)
+
+
+class Deliverer:
+    """Sends what was claimed and records it."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, outbox: Outbox, flow: FlowGateway,
+        outbound: Outbound, texts: Texts, *, sandbox_url: str,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._keyring = keyring
+        self._clock = clock
+        self._journeys = journeys
+        self._outbox = outbox
+        self._flow = flow
+        self._outbound = outbound
+        self._texts = texts
+        self._sandbox_url = sandbox_url
+
+    def deliver(self, claimed: Claimed) -> State:
+        """Sends one claimed delivery; gives where it stands then."""
+        return self._deliver_callback(claimed) if claimed.kind == CALLBACK else self._deliver_message(claimed)
+
+    # -- callbacks ----------------------------------------------------------------------------------------------
+
+    def _deliver_callback(self, claimed: Claimed) -> State:
+        assert claimed.body_sealed is not None, "a callback has a body"
+        body = self._keyring.open(claimed.body_sealed, "deliveries", claimed.id, "body")
+        began, report = time.perf_counter(), _too_late(claimed)
+        if report is None:
+            reference = json.loads(body)["reference"]
+            now = self._clock()
+            answer = self._flow.send(claimed.target, claimed.contract, reference, body.encode(), now=now)
+            report = callback_report(claimed, answer)
+        milliseconds = _milliseconds(began)
+        with self._database.write() as connection:
+            state = self._outbox.record(connection, claimed, report, milliseconds)
+            if report.status is not None and report.state is not State.PENDING:
+                self._note_answer(connection, claimed, report)
+        _log("callback", claimed, state, report, milliseconds)
+        return state
+
+    def _note_answer(self, connection: Connection, claimed: Claimed, report: Report) -> None:
+        found = select(Verification.address_key).where(Verification.id == claimed.verification_id)
+        address = connection.execute(found).scalar_one()
+        was_unmatched = report.status == 400 and report.state is State.REFUSED  # noqa: PLR2004
+        limits.note_answer(connection, self._clock(), address, was_unmatched=was_unmatched)
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def _deliver_message(self, claimed: Claimed) -> State:
+        began = time.perf_counter()
+        receipt = self._hand_over(claimed)
+        report = message_report(claimed, receipt) if isinstance(receipt, Receipt) else receipt
+        milliseconds = _milliseconds(began)
+        with self._database.write() as connection:
+            state = self._outbox.record(connection, claimed, report, milliseconds)
+            if isinstance(receipt, Receipt):
+                _note_channel(connection, self._clock(), claimed.target, receipt)
+        _log("message", claimed, state, report, milliseconds)
+        return state
+
+    def _hand_over(self, claimed: Claimed) -> Receipt | Report:
+        """What the channel said, or why the message was not given to it."""
+        if dropped := _too_late(claimed):
+            return dropped
+        if claimed.reason and claimed.number == 1:
+            return Report(State.DROPPED, "dropped", detail=claimed.reason)
+        channel = self._journeys.current().channels.get(claimed.target)
+        if channel is None:
+            return Report(State.REFUSED, "refused", detail=f"there is no active channel {claimed.target!r}")
+        with self._database.read() as connection:
+            challenge, version_id = _challenge(connection, claimed)
+            person = get_by_row(connection, challenge.customer_row, "")
+            journey = self._journeys.version(version_id)
+            withheld = self._why_withheld(connection, challenge, person, journey)
+        if withheld:
+            return Report(State.DROPPED, "dropped", detail=withheld)
+        return self._send(claimed, channel, challenge, person, journey)
+
+    def _why_withheld(
+        self, connection: Connection, challenge: Challenge, person: Person, journey: JourneyConfig
+    ) -> str:
+        carries, bounds = CARRIES[challenge.method], journey.limits
+        if challenge.used_at is not None or challenge.replaced_at is not None:
+            return "the code is no longer in force"
+        if not person.has_contact(carries):
+            return "nobody to send to"
+        if person.destination_key(carries, "") != challenge.destination_key:
+            return "the contact on file has changed since"
+        spent = limits.is_spent(
+            connection,
+            self._clock(),
+            person.key,
+            challenge.method,
+            bounds.credential_tries_day,
+            bounds.credential_tries_total,
+        )
+        return "too many wrong tries with this method" if spent else ""
+
+    def _send(
+        self, claimed: Claimed, channel: ChannelConfig, challenge: Challenge, person: Person, journey: JourneyConfig
+    ) -> Receipt | Report:
+        carries, now, portal = CARRIES[challenge.method], self._clock(), self._journeys.current().portal
+        to = person.contact(carries, self._keyring)
+        if refused := self._over_cap(channel, carries, to, now):
+            return Report(State.DROPPED, "dropped", detail=refused)
+        message = CodeMessage(
+            code=self._keyring.code(challenge.id, challenge.digits, challenge.key_id),
+            portal=portal.name,
+            journey=journey.name,
+            host=self._texts.host,
+            seconds=int((challenge.expires_at - now).total_seconds()),
+            support=portal.support_contact,
+        )
+        outgoing = self._texts.outgoing(carries, to, message, claimed.id)
+        return open_channel(channel, self._outbound, sandbox_url=self._sandbox_url).send(outgoing)
+
+    def _over_cap(self, channel: ChannelConfig, carries: str, to: str, now: datetime) -> str:
+        """Counts a message against its channel's day; why it may not leave, or nothing (R12)."""
+        country = ""
+        if carries == "sms":
+            country = phonenumbers.region_code_for_number(phonenumbers.parse(to)) or ""
+            if country not in channel.countries:
+                return f"the channel does not send to {country or 'this country'}"
+        if channel.daily_cap is None:
+            return ""
+        day = f"{channel.name}:{country}:{now:%Y%m%d}"
+        wanted = Limit(f"cap:{day}", int(channel.daily_cap * OPEN_SHARE), DAY)
+        with self._database.write() as connection:
+            (taken,) = limits.take(connection, now, [wanted])
+        if taken.count in {int(channel.daily_cap * share) for share in ALARM_SHARES}:
+            log_event("daily_cap_near", level=logging.WARNING, channel=channel.name, country=country, sent=taken.count)
+        return "the channel's daily cap is reached" if taken.is_over else ""
+
+
+def callback_report(claimed: Claimed, answer: Answer) -> Report:
+    """What Flow's answer means for the result (PRODUCT.md, "Facts about Flow")."""
+    is_unclear = claimed.is_unclear or answer.fate is Fate.UNCLEAR
+    state = State.PENDING
+    if answer.fate is Fate.ACCEPTED:
+        state = State.ACCEPTED
+    elif answer.fate is Fate.REFUSED:
+        # A 400 after an attempt of unknown fate may only say that the first one was taken.
+        state = State.UNCONFIRMED if claimed.is_unclear else State.REFUSED
+    return Report(state, answer.fate, answer.status, answer.reason, is_unclear, answer.retry_after_seconds)
+
+
+def message_report(claimed: Claimed, receipt: Receipt) -> Report:
+    """What a channel's receipt means for a message."""
+    if receipt.handover is Handover.ACCEPTED:
+        state = State.ACCEPTED
+    elif receipt.handover in (Handover.RETRY, Handover.UNCLEAR):
+        state = State.PENDING if claimed.number < MESSAGE_ATTEMPTS else State.GIVEN_UP
+    else:
+        state = State.REFUSED
+    return Report(state, receipt.handover, detail=receipt.detail)
+
+
+def _too_late(claimed: Claimed) -> Report | None:
+    if claimed.began_at < claimed.give_up_at:
+        return None
+    state = State.UNCONFIRMED if claimed.is_unclear else State.GIVEN_UP
+    return Report(state, "too_late", detail="its time was over", is_unclear=claimed.is_unclear)
+
+
+def _challenge(connection: Connection, claimed: Claimed) -> tuple[Challenge, str]:
+    columns = (
+        Challenge.id, Challenge.customer_row, Challenge.method, Challenge.destination_key, Challenge.digits,
+        Challenge.key_id, Challenge.expires_at, Challenge.used_at, Challenge.replaced_at,
+    )  # fmt: skip
+    joined = select(*columns, Verification.version_id).join(Verification, Verification.id == Challenge.verification_id)
+    row = connection.execute(joined.where(Challenge.id == claimed.challenge_id)).one()
+    return row, row.version_id  # type: ignore[return-value]
+
+
+def _note_channel(connection: Connection, now: datetime, name: str, receipt: Receipt) -> None:
+    """Keeps how a channel is doing, which is all that customers are told of a failed message (R24)."""
+    if receipt.handover is Handover.RECIPIENT:
+        return
+    is_accepted = receipt.handover is Handover.ACCEPTED
+    insert = upsert(connection, ChannelState).values(
+        name=name,
+        failures_in_row=0 if is_accepted else 1,
+        failed_at=None if is_accepted else now,
+        accepted_at=now if is_accepted else None,
+        reason="" if is_accepted else receipt.detail,
+    )
+    if is_accepted:
+        # One row for all dispatchers: written only where it says something new.
+        news = (ChannelState.failures_in_row > 0) | (ChannelState.accepted_at.is_(None))
+        news |= ChannelState.accepted_at < now - timedelta(seconds=60)
+        values = {"failures_in_row": 0, "accepted_at": now, "reason": ""}
+        statement = insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=values, where=news)
+    else:
+        failures = ChannelState.failures_in_row + 1
+        values = {"failures_in_row": failures, "failed_at": now, "reason": receipt.detail}
+        statement = insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=values)
+    connection.execute(statement)
+
+
+def _milliseconds(began: float) -> int:
+    return int((time.perf_counter() - began) * 1000)
+
+
+def _log(event: str, claimed: Claimed, state: State, report: Report, milliseconds: int) -> None:
+    is_bad = state in (State.REFUSED, State.GIVEN_UP, State.UNCONFIRMED)
+    log_event(
+        f"{event}_attempted", level=logging.WARNING if is_bad else logging.INFO, delivery=claimed.id,
+        verification=claimed.verification_id, target=claimed.target, number=claimed.number, fate=report.fate,
+        state=state, status=report.status, detail=report.detail, milliseconds=milliseconds,
+    )  # fmt: skip

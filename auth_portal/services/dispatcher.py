@@ -1,0 +1,135 @@
+"""The threads that empty the outbox and end what nobody looks at. Any number of dispatchers may run side by side.
+
+Messages and callbacks have threads of their own, so that neither waits for the other, and one target takes at most
+half of them, so that a dead server or channel slows nobody else (D5). What this very process put into the outbox is
+looked for at once; the rest at each poll.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from auth_portal.services.deliveries import Deliverer
+from auth_portal.services.endings import Endings
+from auth_portal.services.outbox import CALLBACK, MESSAGE, Claimed, Outbox
+from auth_portal.telemetry import log_event
+
+THREADS = 8  # for each kind of delivery
+INLINE_POLL_SECONDS = 0.5  # beside web workers: waking does the rest
+OWN_POLL_SECONDS = 0.1  # `flask dispatch`
+SWEEP_SECONDS = 1.0
+FAULT_SECONDS = 2.0  # how long a lane rests after a fault of the database
+
+
+class Lane:
+    """One kind of delivery: a thread that claims, and threads that deliver."""
+
+    def __init__(self, kind: str, outbox: Outbox, deliverer: Deliverer, poll_seconds: float) -> None:
+        self._kind = kind
+        self._outbox = outbox
+        self._deliverer = deliverer
+        self._poll_seconds = poll_seconds
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{kind}-delivery")
+        self._thread = threading.Thread(target=self._run, name=f"{kind}-dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look for work."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was put into the outbox."""
+        self._woken.set()
+
+    def stop(self, seconds: float) -> None:
+        """Claims nothing more and waits for what is on its way."""
+        self._stopping.set()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        self._pool.shutdown(wait=True)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            was_woken = self._woken.wait(self._poll_seconds)
+            self._woken.clear()
+            try:
+                while not self._stopping.is_set() and self._round(was_woken):
+                    was_woken = True
+            except Exception:
+                log_event("dispatcher_failed", level=logging.ERROR, kind=self._kind)
+                logging.getLogger("auth_portal").exception("dispatcher_fault")
+                self._stopping.wait(FAULT_SECONDS)
+
+    def _round(self, was_woken: bool) -> bool:
+        """Claims once and hands out; whether there may be more to claim at once."""
+        with self._lock:
+            free = THREADS - self._busy.total()
+            full = [target for target, count in self._busy.items() if count >= THREADS // 2]
+        if free <= 0 or not (was_woken or self._outbox.has_due(self._kind)):
+            return False
+        claimed = self._outbox.claim(self._kind, min(free, THREADS // 2), full)
+        for delivery in claimed:
+            with self._lock:
+                self._busy[delivery.target] += 1
+            self._pool.submit(self._deliver, delivery)
+        return len(claimed) > 0 and len(claimed) == min(free, THREADS // 2)
+
+    def _deliver(self, claimed: Claimed) -> None:
+        try:
+            self._deliverer.deliver(claimed)
+        except Exception:
+            # The lease brings it back; the attempt stays on record as one of unknown fate.
+            logging.getLogger("auth_portal").exception("delivery_fault")
+        finally:
+            with self._lock:
+                self._busy[claimed.target] -= 1
+                if not self._busy[claimed.target]:
+                    del self._busy[claimed.target]
+            self._woken.set()
+
+
+class Dispatcher:
+    """Both lanes and the sweep, in one process."""
+
+    def __init__(self, outbox: Outbox, deliverer: Deliverer, endings: Endings, *, poll_seconds: float) -> None:
+        self._lanes = [Lane(kind, outbox, deliverer, poll_seconds) for kind in (CALLBACK, MESSAGE)]
+        self._endings = endings
+        self._stopping = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep, name="expiry", daemon=True)
+
+    def start(self) -> None:
+        """Starts every thread; returns at once."""
+        for lane in self._lanes:
+            lane.start()
+            lane.wake()
+        self._sweeper.start()
+
+    def wake(self) -> None:
+        """Something was committed to the outbox by this process."""
+        for lane in self._lanes:
+            lane.wake()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Stops every thread, after what is on its way."""
+        self._stopping.set()
+        for lane in self._lanes:
+            lane.stop(seconds)
+        if self._sweeper.is_alive():
+            self._sweeper.join(seconds)
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(SWEEP_SECONDS):
+            try:
+                while self._endings.expire_due():
+                    time.sleep(0)  # other writers first
+            except Exception:
+                logging.getLogger("auth_portal").exception("sweep_fault")
+                self._stopping.wait(FAULT_SECONDS)

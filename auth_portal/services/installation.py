@@ -1,0 +1,150 @@
+"""Setting a portal up, and its operator's work on it: the instance folder, keys, tables and their rotation.
+
+Imported by the command line only, because it loads Alembic. Nothing here overwrites a key: whoever loses one loses
+everything that was sealed with it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, insert, make_url, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from auth_portal.clock import Clock
+from auth_portal.crypto import KEY_BYTES, PURPOSES, KeyFault, MasterKeys
+from auth_portal.errors import Misconfigured
+from auth_portal.services import audit
+from auth_portal.services.keys import load_keyring, wrapping_name
+from auth_portal.settings import KEYS_FILE, Settings
+from auth_portal.store import migrate
+from auth_portal.store.db import Database, plain_reason, upsert
+from auth_portal.store.models import DataKeyRow, Portal
+
+PORTAL_ROW = 1
+
+
+@contextmanager
+def plain_faults() -> Iterator[None]:
+    """Turns a full disk, a read-only folder or a database that is away into one line (Misconfigured)."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise Misconfigured(f"The database cannot be used: {plain_reason(error)}.") from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise Misconfigured(f"{place}{error.strerror or error}.") from None
+
+
+def initialise(settings: Settings, clock: Clock) -> list[str]:
+    """Makes whatever of a portal is not there yet, and tells what it made, one line each.
+
+    The instance folder (0700), the key file (0600), the tables, the data keys and the portal's row. Safe to run
+    again, and by several machines at once. Raises Misconfigured in one line.
+    """
+    with plain_faults():
+        lines = _make_folder(settings.instance)
+        _make_sqlite_file(settings.database)
+        database = Database(settings.database)
+        try:
+            migrate.upgrade(database)
+            lines += _make_master_key(settings, has_data_keys=_has_data_keys(database))
+            master = MasterKeys(settings.master_keys())
+            lines += _furnish(database, master, clock())
+            load_keyring(database, master)
+        finally:
+            database.close()
+    return lines
+
+
+def rotate_keys(database: Database, master: MasterKeys, clock: Clock) -> int:
+    """Wraps every data key under the first master key, all or none; how many were wrapped by another one.
+
+    The data keys stay what they are, so running servers notice nothing. Raises Misconfigured where one of them
+    cannot be opened.
+    """
+    keyring = load_keyring(database, master)
+    with plain_faults(), database.write() as connection:
+        rows = connection.execute(select(DataKeyRow).with_for_update()).mappings().all()
+        outdated = [row for row in rows if not row["wrapped"].startswith(master.current)]
+        for row in outdated:
+            _wrap_again(connection, master, row["id"], row["purpose"], row["wrapped"])
+        if outdated:
+            audit.record(connection, keyring, clock(), "keys_rotated", keys=len(outdated))
+    return len(outdated)
+
+
+def _wrap_again(connection: Connection, master: MasterKeys, key_id: int, purpose: str, wrapped: bytes) -> None:
+    name = wrapping_name(key_id, purpose)
+    try:
+        again = master.wrap(master.unwrap(wrapped, name), name)
+    except KeyFault as fault:
+        raise Misconfigured(f"Data key {key_id} cannot be opened: {fault}.") from None
+    connection.execute(update(DataKeyRow).where(DataKeyRow.id == key_id).values(wrapped=again))
+
+
+def _make_folder(folder: Path) -> list[str]:
+    if folder.is_dir():
+        return []
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return [f"The folder {folder} was made."]
+
+
+def _make_sqlite_file(url: str) -> None:
+    """So that the database is its owner's alone; SQLite gives its other files the same mode."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).touch(mode=0o600)
+
+
+def _make_master_key(settings: Settings, *, has_data_keys: bool) -> list[str]:
+    path = settings.instance / KEYS_FILE
+    if settings.secret_keys or path.exists():
+        return []
+    if has_data_keys:
+        raise Misconfigured(
+            f"The database has data keys, but {path} is missing and PORTAL_SECRET_KEYS is not set. Put back the keys "
+            "that belong to this database; a new one could read nothing in it."
+        )
+    return [f"A key was written to {path}. Keep a copy apart from the backups."] if _write_once(path) else []
+
+
+def _write_once(path: Path) -> bool:
+    """Writes a fresh key, whole or not at all; False where another process was first."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)  # unlike a rename it never replaces a key
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _has_data_keys(database: Database) -> bool:
+    with database.read() as connection:
+        return connection.execute(select(DataKeyRow.id).limit(1)).first() is not None
+
+
+def _furnish(database: Database, master: MasterKeys, now: datetime) -> list[str]:
+    with database.write() as connection:
+        portal = upsert(connection, Portal).values(id=PORTAL_ROW, version=1, settings={})
+        connection.execute(portal.on_conflict_do_nothing())  # PostgreSQL lets one `init` past this at a time
+        if connection.execute(select(DataKeyRow.id).limit(1)).first() is not None:
+            return []
+        connection.execute(insert(DataKeyRow), [_new_key(master, *numbered, now) for numbered in enumerate(PURPOSES, 1)])
+    return ["The database is ready."]
+
+
+def _new_key(master: MasterKeys, key_id: int, purpose: str, now: datetime) -> dict[str, object]:
+    wrapped = master.wrap(secrets.token_bytes(KEY_BYTES), wrapping_name(key_id, purpose))
+    return {"id": key_id, "purpose": purpose, "wrapped": wrapped, "created_at": now}

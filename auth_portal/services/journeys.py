@@ -1,0 +1,398 @@
+"""Journeys, channels and portal-wide settings: what a config may say, and the snapshot that requests read.
+
+Refuses whatever could let a weaker proof answer for a stronger one: the text for ``verified`` is unique among the
+active journeys of one server (R35), and no step may be left without a method (R37).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from sqlalchemy import select
+
+from auth_portal.crypto import Keyring
+from auth_portal.errors import NotFound
+from auth_portal.gateways.channels import ChannelConfig, parse_channel
+from auth_portal.methods import CARRIES
+from auth_portal.steps import AnyStep, Identify, Verify
+from auth_portal.store.db import Database
+from auth_portal.store.models import ChannelRow, Journey, JourneyVersion, Portal
+
+OUTCOMES = ("verified", "wrong", "expired", "cancelled", "not_me", "no_code", "unavailable")
+PLACEHOLDERS = (
+    "customer_id", "name", "outcome", "method", "methods", "verified_at", "journey", "locale", "purpose", "chat_code",
+    "phone_match",
+)  # fmt: skip
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+SANDBOX_CHANNELS = frozenset({"inbox", "console"})
+SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is looked at again
+DATA_KEYS = 20  # at most: with the values' length this keeps a callback far below 20 kB (D2)
+DATA_TEXT = 200  # characters
+
+
+class Frozen(BaseModel):
+    """Config values: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PortalLimits(Frozen):
+    """Limits per client address (an IPv6 /64 is one); wide, because carriers put thousands behind one (R12a)."""
+
+    begins_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 300
+    password_checks_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
+
+
+class PortalSettings(Frozen):
+    """What the pages and messages say of the business, and its limits."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
+    default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "ZA"
+    support_contact: Annotated[str, Field(max_length=200)] = ""
+    limits: PortalLimits = PortalLimits()
+
+    @field_validator("support_contact")
+    @classmethod
+    def _contact(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("https", "mailto", "tel"):
+            raise ValueError("must begin with https://, mailto: or tel:")
+        return value
+
+
+class JourneyLimits(Frozen):
+    """Limits of one verification and its credentials; the bounds are the standards' (63B, RTS)."""
+
+    code_digits: Annotated[int, Field(ge=6, le=10)] = 6
+    code_seconds: Annotated[int, Field(ge=60, le=600)] = 300
+    wrong_tries: Annotated[int, Field(ge=3, le=5)] = 5
+    sends: Annotated[int, Field(ge=1, le=5)] = 3
+    resend_waits: Annotated[tuple[Annotated[int, Field(ge=30, le=600)], ...], Field(min_length=1, max_length=4)] = (
+        30,
+        60,
+    )
+    identity_changes: Annotated[int, Field(ge=0, le=5)] = 5
+    credential_tries_day: Annotated[int, Field(ge=5, le=15)] = 15
+    credential_tries_total: Annotated[int, Field(ge=20, le=50)] = 50
+    destination_hour: Annotated[int, Field(ge=1, le=5)] = 5
+    destination_day: Annotated[int, Field(ge=1, le=10)] = 10
+
+
+class CallbackTarget(Frozen):
+    """Where the result goes, and by which of Flow's two contracts."""
+
+    server: Annotated[str, Field(max_length=255)] = "production"
+    contract: Literal["external_link", "wait_for_callback"] = "external_link"
+
+    @field_validator("server")
+    @classmethod
+    def _server(cls, value: str) -> str:
+        if value in ("production", "uat", "sandbox"):
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+            raise ValueError("must be production, uat, sandbox or an origin such as https://flow.example")
+        return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+class JourneyConfig(Frozen):
+    """One journey as the config file and the configuration page write it, with every default filled in."""
+
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    name: Annotated[str, Field(min_length=1, max_length=60)]
+    default: bool = False
+    active: bool = True
+    chat_seconds: Annotated[int, Field(ge=60, le=86_400)] = 600
+    return_url: Annotated[str, Field(max_length=300)] = ""
+    relay_defence: Literal["none", "chat_code", "phone_match"] = "none"
+    shares_result: bool = False
+    channels: tuple[str, ...] = ()
+    steps: Annotated[tuple[AnyStep, ...], Field(min_length=2, max_length=8)]
+    callback: CallbackTarget = CallbackTarget()
+    results: dict[str, Annotated[str, Field(min_length=1, max_length=100)]] = Field(default_factory=dict)
+    data: dict[str, Annotated[str, Field(max_length=DATA_TEXT)]] = Field(default_factory=dict)
+    limits: JourneyLimits = JourneyLimits()
+
+    @field_validator("return_url")
+    @classmethod
+    def _return_url(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme != "https" or not urlsplit(value).hostname):
+            raise ValueError("must begin with https://")
+        return value
+
+    @field_validator("relay_defence")
+    @classmethod
+    def _no_tickets_yet(cls, value: str) -> str:
+        if value == "phone_match":
+            raise ValueError(
+                "phone_match needs tickets from the API, which this version does not have yet; use chat_code"
+            )
+        return value
+
+    @field_validator("steps")
+    @classmethod
+    def _order(cls, steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
+        if not isinstance(steps[0], Identify) or any(isinstance(step, Identify) for step in steps[1:]):
+            raise ValueError("must begin with one identify step, and have no other")
+        choices = [step.any_of for step in steps if isinstance(step, Verify)]
+        for chosen in itertools.product(*choices):
+            for number, step in enumerate(choices):
+                if set(step) <= set(chosen[:number]):
+                    raise ValueError(
+                        f"verify step {number + 1} has no method left for somebody who used {', '.join(chosen[:number])}; "
+                        "a method cannot be used twice in one visit"
+                    )
+        return steps
+
+    @field_validator("results")
+    @classmethod
+    def _outcomes(cls, results: dict[str, str]) -> dict[str, str]:
+        if unknown := set(results) - set(OUTCOMES):
+            raise ValueError(f"unknown outcome {', '.join(sorted(unknown))}; known: {', '.join(OUTCOMES)}")
+        return results
+
+    @field_validator("data")
+    @classmethod
+    def _placeholders(cls, data: dict[str, str]) -> dict[str, str]:
+        if len(data) > DATA_KEYS:
+            raise ValueError(f"has more than {DATA_KEYS} keys")
+        for key, text in data.items():
+            if not re.fullmatch(r"[a-z0-9_]{1,60}", key):
+                raise ValueError(f"key {key!r} may only have a-z, 0-9 and _")
+            if unknown := set(PLACEHOLDER.findall(text)) - set(PLACEHOLDERS):
+                raise ValueError(
+                    f"{key}: unknown placeholder {{{', '.join(sorted(unknown))}}}; known: {', '.join(PLACEHOLDERS)}"
+                )
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**values, "results": _all_results(values), "data": _all_data(values)}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        success = self.results["verified"]
+        if same := [outcome for outcome in OUTCOMES[1:] if self.results[outcome] == success]:
+            raise ValueError(
+                f"results: {same[0]} has the same text as verified ({success!r}); Flow could not tell them apart"
+            )
+        return self
+
+    @property
+    def verify_steps(self) -> tuple[Verify, ...]:
+        """The steps that prove something."""
+        return tuple(step for step in self.steps if isinstance(step, Verify))
+
+    @property
+    def first_step(self) -> Identify:
+        """The step in which the person names themselves."""
+        step = self.steps[0]
+        assert isinstance(step, Identify)
+        return step
+
+
+def _all_results(values: Mapping[str, Any]) -> object:
+    given = values.get("results") or {}
+    if not isinstance(given, dict):
+        return given
+    success = "check_code" if values.get("relay_defence") == "chat_code" else "verified"
+    if not values.get("default"):
+        success = f"{success}_{values.get('slug')}"
+    return {**dict.fromkeys(OUTCOMES, "failed"), "verified": success, **given}
+
+
+def _all_data(values: Mapping[str, Any]) -> object:
+    given = values.get("data") or {"customer_id": "{customer_id}", "method": "{method}", "verified_at": "{verified_at}"}
+    if not isinstance(given, dict):
+        return given
+    always = {"outcome": "{outcome}", "journey": "{journey}"}
+    if values.get("relay_defence") == "chat_code":
+        always["chat_code"] = "{chat_code}"
+    return {**always, **given, "journey": "{journey}"}
+
+
+def result_clashes(journeys: Iterable[JourneyConfig]) -> list[str]:
+    """Pairs of active journeys that could answer for each other at one server, one sentence each (R35)."""
+    clashes = []
+    active = sorted((journey for journey in journeys if journey.active), key=lambda journey: journey.slug)
+    for one, other in itertools.combinations(active, 2):
+        together = one.callback.server == other.callback.server and one.results["verified"] == other.results["verified"]
+        if together and not (one.shares_result and other.shares_result):
+            clashes.append(
+                f"journeys {one.slug} and {other.slug} both answer {one.results['verified']!r} for verified at "
+                f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a text of its "
+                "own, or set shares_result = true in both"
+            )
+    return clashes
+
+
+@dataclass(frozen=True)
+class JourneyNow:
+    """A journey as it is live now."""
+
+    version_id: str
+    number: int
+    config: JourneyConfig
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that requests need to know of the configuration, at one version. Immutable."""
+
+    version: int
+    portal: PortalSettings
+    journeys: Mapping[str, JourneyNow]
+    channels: Mapping[str, ChannelConfig]
+    has_sandbox: bool
+    default: JourneyNow | None = field(default=None)
+
+    def journey(self, slug: str | None) -> JourneyNow:
+        """The journey of a path; the default one for ``/``. Raises NotFound."""
+        found = self.default if slug is None else self.journeys.get(slug)
+        if found is None:
+            raise NotFound("journey_unknown")
+        return found
+
+    def channel_for(self, journey: JourneyConfig, carries: str) -> ChannelConfig | None:
+        """The first of the journey's channels that can carry this kind of message here."""
+        for name in journey.channels:
+            channel = self.channels.get(name)
+            if channel is None or carries not in channel.message_kinds:
+                continue
+            if channel.kind not in SANDBOX_CHANNELS or self.has_sandbox:
+                return channel
+        return None
+
+    def workable(self, journey: JourneyConfig, methods: Iterable[str]) -> tuple[str, ...]:
+        """Those of the methods that can work at all: the ones that need no channel, or have one."""
+        return tuple(
+            method
+            for method in methods
+            if method not in CARRIES or self.channel_for(journey, CARRIES[method]) is not None
+        )
+
+    def is_open(self, journey: JourneyConfig) -> bool:
+        """Whether anybody can get through this journey now; where not, it answers ``unavailable``."""
+        if not journey.active or (journey.callback.server == "sandbox" and not self.has_sandbox):
+            return False
+        return all(self.workable(journey, step.any_of) for step in journey.verify_steps)
+
+
+class Journeys:
+    """Hands out the current snapshot, and old versions for verifications that began with them."""
+
+    def __init__(self, database: Database, keyring: Keyring, *, has_sandbox: bool) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._has_sandbox = has_sandbox
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._looked_at = 0.0
+        self.version = lru_cache(maxsize=512)(self._load_version)
+
+    def current(self) -> Snapshot:
+        """The configuration, at most about a second old. The request that finds it old looks; others go on."""
+        snapshot = self._snapshot
+        if snapshot is not None and time.monotonic() - self._looked_at < SNAPSHOT_SECONDS:
+            return snapshot
+        if not self._lock.acquire(blocking=snapshot is None):
+            assert snapshot is not None
+            return snapshot
+        try:
+            return self._look()
+        finally:
+            self._lock.release()
+
+    def _look(self) -> Snapshot:
+        with self._database.read() as connection:
+            version = connection.execute(select(Portal.version).where(Portal.id == 1)).scalar_one_or_none() or 0
+            if self._snapshot is None or self._snapshot.version != version:
+                self._snapshot = self._load(connection)
+        self._looked_at = time.monotonic()
+        return self._snapshot
+
+    def _load(self, connection: Any) -> Snapshot:
+        portal = connection.execute(select(Portal.version, Portal.settings).where(Portal.id == 1)).one_or_none()
+        rows = connection.execute(
+            select(
+                JourneyVersion.id, JourneyVersion.number, JourneyVersion.document, Journey.is_active, Journey.is_default
+            ).join(Journey, Journey.version_id == JourneyVersion.id)
+        ).all()
+        journeys = {
+            now.config.slug: now
+            for now in (
+                JourneyNow(
+                    row.id,
+                    row.number,
+                    _config({**row.document, "active": row.is_active, "default": row.is_default}),
+                )
+                for row in rows
+            )
+        }
+        return Snapshot(
+            version=portal.version if portal else 0,
+            portal=PortalSettings.model_validate(portal.settings if portal else {}),
+            journeys=journeys,
+            channels=dict(self._load_channels(connection)),
+            has_sandbox=self._has_sandbox,
+            default=next((now for now in journeys.values() if now.config.default), None),
+        )
+
+    def _load_channels(self, connection: Any) -> Iterable[tuple[str, ChannelConfig]]:
+        rows = connection.execute(
+            select(ChannelRow.id, ChannelRow.name, ChannelRow.config, ChannelRow.secrets_sealed).where(
+                ChannelRow.is_active
+            )
+        )
+        for row in rows:
+            secrets = {}
+            if row.secrets_sealed is not None:
+                secrets = json.loads(self._keyring.open(row.secrets_sealed, "channels", row.id, "secrets"))
+            yield row.name, parse_channel({**row.config, **secrets})
+
+    def _load_version(self, version_id: str) -> JourneyConfig:
+        with self._database.read() as connection:
+            document = connection.execute(
+                select(JourneyVersion.document).where(JourneyVersion.id == version_id)
+            ).scalar_one()
+        return _config(document)
+
+
+@lru_cache(maxsize=512)
+def _parsed(document: str) -> JourneyConfig:
+    return JourneyConfig.model_validate_json(document)
+
+
+def _config(document: Mapping[str, Any]) -> JourneyConfig:
+    return _parsed(json.dumps(document, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class ChatClock:
+    """The one budget of time of a verification, from PRODUCT.md: when the chat began, ends, and proofs stop."""
+
+    started_at: datetime
+    proofs_until: datetime
+    ends_at: datetime
+
+    @classmethod
+    def from_landing(cls, made_at: datetime, chat_seconds: int) -> Self:
+        """Without a ticket: from the making of the landing page, less the time the link lay unopened."""
+        unopened = min(0.10 * chat_seconds, 120.0)
+        reserve = max(5.0, min(0.075 * chat_seconds, 45.0))
+        started_at = made_at - timedelta(seconds=unopened)
+        ends_at = started_at + timedelta(seconds=chat_seconds)
+        return cls(started_at, ends_at - timedelta(seconds=reserve), ends_at)

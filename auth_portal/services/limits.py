@@ -1,0 +1,159 @@
+"""Limits: counts in windows, one upsert with RETURNING, exact under any number of threads and machines.
+
+A window begins with its first event. Visible limits raise; silent ones only tell, so that nothing shows whether a
+person exists (R24). Counts of wrong tries of a person and method live in ``tries`` and act without a sign (R6, R7).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, case, delete, select, update
+
+from auth_portal.crypto import Keyring
+from auth_portal.errors import TooMany
+from auth_portal.store.db import upsert
+from auth_portal.store.models import Counter, Tries
+
+MINUTE = 60
+HOUR = 3600
+DAY = 86_400
+SLOWED_SECONDS = 10  # an address that invents references begins once in this time (R12a)
+UNMATCHED_MINIMUM = 20  # callbacks of an address within the hour before its share of refusals counts (R12a)
+SPENT_CREDENTIALS_ALARM = 20  # credentials at their daily limit within the hour (R6)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most ``maximum`` events under a key within ``seconds``."""
+
+    key: str
+    maximum: int
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A limit after this event was counted."""
+
+    limit: Limit
+    count: int
+    ends_at: datetime
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this event was one too many."""
+        return self.count > self.limit.maximum
+
+
+def take(connection: Connection, now: datetime, limits: Sequence[Limit]) -> list[Taken]:
+    """Counts one event under each limit, in the order of their keys, and tells where that leaves them."""
+    ordered = sorted(limits, key=lambda limit: limit.key)
+    insert = upsert(connection, Counter).values(
+        [{"key": limit.key, "events": 1, "ends_at": now + timedelta(seconds=limit.seconds)} for limit in ordered]
+    )
+    is_over = Counter.ends_at <= now
+    statement = insert.on_conflict_do_update(
+        index_elements=[Counter.key],
+        set_={
+            "events": case((is_over, 1), else_=Counter.events + 1),
+            "ends_at": case((is_over, insert.excluded.ends_at), else_=Counter.ends_at),
+        },
+    ).returning(Counter.key, Counter.events, Counter.ends_at)
+    found = {row.key: row for row in connection.execute(statement)}
+    return [Taken(limit, found[limit.key].events, found[limit.key].ends_at) for limit in ordered]
+
+
+def take_or_refuse(connection: Connection, now: datetime, limit: Limit, code: str) -> None:
+    """Counts one event. Raises TooMany with the seconds until the window ends where it was one too many."""
+    (taken,) = take(connection, now, [limit])
+    if taken.is_over:
+        raise TooMany(code, retry_after_seconds=int((taken.ends_at - now).total_seconds()) + 1)
+
+
+def address_key(address: str, keyring: Keyring) -> str:
+    """The keyed hash of a client's network: an IPv4 address, or an IPv6 /64 (one home has that many)."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return keyring.index("address", "unknown")
+    if isinstance(parsed, ipaddress.IPv6Address):
+        mapped = parsed.ipv4_mapped
+        network = str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))
+        return keyring.index("address", network)
+    return keyring.index("address", str(parsed))
+
+
+def slowed_key(address: str) -> str:
+    """The counter that stands while an address is slowed down."""
+    return f"slowed:{address}"
+
+
+def note_answer(connection: Connection, now: datetime, address: str, *, was_unmatched: bool) -> None:
+    """Counts how Flow answered a callback of this address; slows the address where most were unmatched (R12a)."""
+    kinds = ["answered", "unmatched"] if was_unmatched else ["answered"]
+    taken = {item.limit.key: item.count for item in take(connection, now, [_hourly(kind, address) for kind in kinds])}
+    answered, unmatched = taken[f"answered:{address}"], taken.get(f"unmatched:{address}", 0)
+    if answered >= UNMATCHED_MINIMUM and unmatched * 2 > answered:
+        take(connection, now, [Limit(slowed_key(address), 1, HOUR)])
+
+
+def _hourly(kind: str, address: str) -> Limit:
+    return Limit(f"{kind}:{address}", 0, HOUR)
+
+
+def destination_limits(destination_key: str, per_hour: int, per_day: int) -> list[Limit]:
+    """The limits of one phone number or mailbox (R12)."""
+    return [
+        Limit(f"destination:hour:{destination_key}", per_hour, HOUR),
+        Limit(f"destination:day:{destination_key}", per_day, DAY),
+    ]
+
+
+def count_try(
+    connection: Connection, now: datetime, person_key: str, method: str, *, per_day: int, in_total: int, succeeded: bool
+) -> int | None:
+    """Counts one judged proof of a person and method, in one conditional write; a success clears the count.
+
+    Gives the wrong tries of the day, or None where the budget was spent already: then the proof counts as wrong,
+    whatever it was. The ticketed budget comes with tickets; links without one draw from the open one.
+    """
+    fresh_day = Tries.day_ends_at <= now
+    day_end = now + timedelta(days=1)
+    first = 0 if succeeded else 1
+    insert = upsert(connection, Tries).values(
+        person_key=person_key, method=method, is_ticketed=False, total=first, day_count=first, day_ends_at=day_end
+    )
+    statement = insert.on_conflict_do_update(
+        index_elements=[Tries.person_key, Tries.method, Tries.is_ticketed],
+        set_={
+            "total": 0 if succeeded else Tries.total + 1,
+            "day_count": 0 if succeeded else case((fresh_day, 1), else_=Tries.day_count + 1),
+            "day_ends_at": case((fresh_day, day_end), else_=Tries.day_ends_at),
+        },
+        where=(Tries.total < in_total) & (fresh_day | (Tries.day_count < per_day)),
+    ).returning(Tries.day_count)
+    return connection.execute(statement).scalar_one_or_none()
+
+
+def clear_tries(connection: Connection, person_key: str, method: str) -> None:
+    """After a success that was counted ahead of its check: what it proved starts anew, and nothing else (R11)."""
+    connection.execute(
+        update(Tries).where(Tries.person_key == person_key, Tries.method == method).values(total=0, day_count=0)
+    )
+
+
+def is_spent(connection: Connection, now: datetime, person_key: str, method: str, per_day: int, in_total: int) -> bool:
+    """Whether a person's budget for a method is used up: then no code is sent either."""
+    spent = (Tries.total >= in_total) | ((Tries.day_ends_at > now) & (Tries.day_count >= per_day))
+    found = select(Tries.method).where(Tries.person_key == person_key, Tries.method == method, spent)
+    return connection.execute(found).first() is not None
+
+
+def sweep(connection: Connection, now: datetime, batch: int) -> int:
+    """Removes counters whose window is over; how many there were."""
+    keys = select(Counter.key).where(Counter.ends_at <= now).limit(batch)
+    return connection.execute(delete(Counter).where(Counter.key.in_(keys))).rowcount

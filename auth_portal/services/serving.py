@@ -1,0 +1,29 @@
+"""The services of one process, as the web and the sandbox see them. ``bootstrap`` makes them, once per process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from auth_portal.clock import Clock
+from auth_portal.crypto import Keyring
+from auth_portal.methods.contract import Method
+from auth_portal.services.dispatcher import Dispatcher
+from auth_portal.services.health import Health
+from auth_portal.services.journeys import Journeys
+from auth_portal.services.verifications import Verifications
+from auth_portal.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """What requests are answered with."""
+
+    settings: Settings
+    clock: Clock
+    keyring: Keyring
+    journeys: Journeys
+    methods: Mapping[str, Method]
+    verifications: Verifications
+    dispatcher: Dispatcher
+    health: Health

@@ -1,0 +1,203 @@
+"""Settings: read once from the environment, typed, frozen. The only module that sees the environment.
+
+Every ``PORTAL_NAME`` may also be given as ``PORTAL_NAME_FILE`` (a file that holds the value). A name that is
+not known, or a value that cannot be used, is a fault; all faults are named at once. Nothing here is invented:
+without keys the portal does not start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from auth_portal.errors import Misconfigured
+
+PREFIX = "PORTAL_"
+KEYS_FILE = "secret_keys"
+MINIMUM_KEY_LENGTH = 32  # characters; `flask init` writes 43 (256 bits in base64)
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def _origin(value: object) -> object:
+    text = str(value).strip()
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an origin such as https://verify.example.com")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be an origin alone, without a path, query or user")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _sandbox(value: object) -> object:
+    known = {"0": "off", "off": "off", "": "off", "1": "on", "on": "on", "public": "public"}
+    try:
+        return known[str(value).strip().lower()]
+    except KeyError:
+        raise ValueError("must be 0, 1 or public") from None
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _host_and_port(value: object) -> object:
+    targets = []
+    for part in _comma_separated(value):  # type: ignore[attr-defined]
+        host, _, port = str(part).rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"{part!r} must be host:port")
+        targets.append((host.strip("[]").lower(), int(port)))
+    return frozenset(targets)
+
+
+class Settings(BaseModel):
+    """All that the operator decides. Times and limits of the product live on the configuration page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance: Path = Path("instance")
+    database_url: str = ""
+    secret_keys: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = ()
+    public_url: Annotated[str, BeforeValidator(_origin)] = "http://127.0.0.1:8000"
+    trusted_proxies: Annotated[int | None, Field(ge=0, le=10)] = None
+    sandbox: Annotated[Literal["off", "on", "public"], BeforeValidator(_sandbox)] = "off"
+    dispatch: Literal["inline", "off"] = "inline"
+    outbound_proxy: str = ""
+    ca_bundle: Path | None = None
+    private_targets: Annotated[frozenset[tuple[str, int]], BeforeValidator(_host_and_port)] = frozenset()
+    allow_private_callbacks: bool = False
+    metrics_token: str = ""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.is_https and self.trusted_proxies is None:
+            raise ValueError(
+                "PORTAL_TRUSTED_PROXIES must be set where PORTAL_PUBLIC_URL is https: the number of proxies in front "
+                "(1 for nginx alone, 0 for none)"
+            )
+        if self.is_https and self.sandbox == "on":
+            raise ValueError(
+                "PORTAL_SANDBOX=1 is refused with an https PORTAL_PUBLIC_URL: everybody could read the test inbox; "
+                "set it to 0, or to public if that is what you want"
+            )
+        if self.ca_bundle is not None and not self.ca_bundle.is_file():
+            raise ValueError(f"PORTAL_CA_BUNDLE: there is no file {self.ca_bundle}")
+        return self
+
+    @property
+    def is_https(self) -> bool:
+        """Whether people reach the portal over TLS: turns on Secure cookies, their __Host- names and HSTS."""
+        return self.public_url.startswith("https://")
+
+    @property
+    def host(self) -> str:
+        """The host of the public URL, without its port."""
+        return urlsplit(self.public_url).hostname or ""
+
+    @property
+    def netloc(self) -> str:
+        """Host and port of the public URL, as a browser sends them in Host."""
+        return urlsplit(self.public_url).netloc
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the public URL can be reached from this machine only."""
+        return self.host in LOOPBACK_NAMES
+
+    @property
+    def has_sandbox(self) -> bool:
+        """Whether the stand-in for Flow is served."""
+        return self.sandbox != "off"
+
+    @property
+    def sandbox_url(self) -> str:
+        """Where the portal reaches the sandbox, empty while it is off."""
+        return f"{self.public_url}/sandbox" if self.has_sandbox else ""
+
+    @property
+    def database(self) -> str:
+        """The URL of the database; SQLite in the instance folder unless another one is set."""
+        return self.database_url or f"sqlite:///{(self.instance / 'portal.db').absolute()}"
+
+    def master_keys(self) -> tuple[str, ...]:
+        """The keys that wrap the data keys, the first one in use.
+
+        Raises Misconfigured where there are none, or where one is too short to be a key.
+        """
+        keys = self.secret_keys
+        path = self.instance / KEYS_FILE
+        if not keys:
+            try:
+                keys = tuple(part.strip() for part in path.read_text().replace("\n", ",").split(",") if part.strip())
+            except FileNotFoundError:
+                raise Misconfigured(
+                    f"There are no keys: {path} is missing and PORTAL_SECRET_KEYS is not set. "
+                    "Run `flask --app app init`, or put back the file that belongs to this database."
+                ) from None
+            except OSError as error:
+                raise Misconfigured(f"The key file {path} cannot be read: {error.strerror}.") from None
+        if not keys or any(len(key) < MINIMUM_KEY_LENGTH for key in keys):
+            raise Misconfigured(
+                f"PORTAL_SECRET_KEYS (or {path}) must hold keys of at least {MINIMUM_KEY_LENGTH} characters, "
+                "separated by commas."
+            )
+        return keys
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment (the process's own unless another is given).
+
+    Raises Misconfigured with one line for each fault: unknown names, unreadable files, bad values.
+    """
+    environment = os.environ if environment is None else environment
+    faults: list[str] = []
+    values: dict[str, str] = {}
+    for name in sorted(key for key in environment if key.startswith(PREFIX)):
+        field, text = _one_setting(name, environment, faults)
+        if field:
+            values[field] = text
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        faults += [_fault(dict(found)) for found in error.errors()]
+    if faults:
+        raise Misconfigured(*faults)
+    return settings
+
+
+def _one_setting(name: str, environment: Mapping[str, str], faults: list[str]) -> tuple[str, str]:
+    field = name.removeprefix(PREFIX).lower()
+    if field in Settings.model_fields:
+        return field, environment[name]
+    from_file = field.removesuffix("_file")
+    if from_file == field or from_file not in Settings.model_fields:
+        faults.append(f"{name} is not a setting of Auth Portal. Known: {', '.join(known_names())}.")
+        return "", ""
+    if PREFIX + from_file.upper() in environment:
+        faults.append(f"{name} and {name.removesuffix('_FILE')} are both set; keep one.")
+        return "", ""
+    try:
+        return from_file, Path(environment[name]).read_text().strip()
+    except OSError as error:
+        faults.append(f"{name}: {environment[name]} cannot be read: {error.strerror}.")
+        return "", ""
+
+
+def known_names() -> list[str]:
+    """The names of all settings, as they are written in the environment."""
+    return [PREFIX + field.upper() for field in Settings.model_fields]
+
+
+def _fault(found: dict[str, object]) -> str:
+    location = found.get("loc") or ()
+    message = str(found.get("msg", "")).removeprefix("Value error, ")
+    if isinstance(location, tuple) and location:
+        return f"{PREFIX}{str(location[0]).upper()}: {message}."
+    return message + "."

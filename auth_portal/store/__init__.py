@@ -1,0 +1,1 @@
+"""The database: engine, transactions, column types and tables. Nothing here decides."""

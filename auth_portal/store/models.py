@@ -1,0 +1,299 @@
+"""The tables, and nothing that decides.
+
+Ids are made by the code (``db.new_id``), so that a value can be sealed for its row before the row exists.
+``*_key`` columns are keyed hashes to look things up by; ``*_sealed`` columns open only in their own row.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from auth_portal.store.db import UtcDateTime
+
+Id = String(32)
+Key = String(32)  # a keyed hash, hex, 128 bits
+
+
+class Base(DeclarativeBase):
+    """The base of all tables; constraints have names, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[Any]: JSON(), str: Text()}  # noqa: RUF012
+
+
+class DataKeyRow(Base):
+    """A data key, wrapped by a master key that is not in the database."""
+
+    __tablename__ = "keys"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    purpose: Mapped[str] = mapped_column(String(16))
+    wrapped: Mapped[bytes]
+    created_at: Mapped[datetime]
+
+
+class Portal(Base):
+    """The one row of portal-wide settings. ``version`` rises with every change to it, a channel or a journey."""
+
+    __tablename__ = "portal"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int]
+    settings: Mapped[dict[str, Any]]
+
+
+class ChannelRow(Base):
+    """A way for messages to travel; its secrets are sealed as one JSON text."""
+
+    __tablename__ = "channels"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    config: Mapped[dict[str, Any]]
+    secrets_sealed: Mapped[bytes | None]
+    is_active: Mapped[bool]
+    changed_at: Mapped[datetime]
+
+
+class ChannelState(Base):
+    """How a channel has been doing; written by dispatchers, read by the customer's page."""
+
+    __tablename__ = "channel_states"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    failures_in_row: Mapped[int]
+    failed_at: Mapped[datetime | None]
+    accepted_at: Mapped[datetime | None]
+    reason: Mapped[str]
+
+
+class Journey(Base):
+    """A journey's name in links, and which of its versions is live."""
+
+    __tablename__ = "journeys"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    slug: Mapped[str] = mapped_column(String(64), unique=True)
+    version_id: Mapped[str] = mapped_column(Id)
+    is_active: Mapped[bool]
+    is_default: Mapped[bool]
+
+
+class JourneyVersion(Base):
+    """One state of a journey, never changed: a verification ends under the version it began with."""
+
+    __tablename__ = "journey_versions"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    journey_id: Mapped[str] = mapped_column(Id, ForeignKey("journeys.id"), index=True)
+    number: Mapped[int]
+    document: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    __table_args__ = (UniqueConstraint("journey_id", "number"),)
+
+
+class CustomerRow(Base):
+    """A person in the directory. ``customer_id`` is kept as imported, ``customer_key`` is its one form."""
+
+    __tablename__ = "customers"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    customer_id: Mapped[str] = mapped_column(String(128))
+    customer_key: Mapped[str] = mapped_column(String(160), unique=True)
+    name_sealed: Mapped[bytes | None]
+    phone_sealed: Mapped[bytes | None]
+    phone_key: Mapped[str | None] = mapped_column(Key)
+    email_sealed: Mapped[bytes | None]
+    email_key: Mapped[str | None] = mapped_column(Key)
+    locale: Mapped[str] = mapped_column(String(16))
+    password_hash: Mapped[bytes | None]  # sealed argon2id string
+    password_is_long: Mapped[bool] = mapped_column(server_default=text("false"))  # 15 characters or more (R21)
+    totp_sealed: Mapped[bytes | None]
+    totp_last_step: Mapped[int] = mapped_column(server_default=text("0"))
+    is_active: Mapped[bool] = mapped_column(server_default=text("true"))
+    subject_id: Mapped[str] = mapped_column(Id, unique=True)
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+    __table_args__ = (
+        Index("ix_customers_phone_key", "phone_key"),
+        Index("ix_customers_email_key", "email_key"),
+    )
+
+
+class Tries(Base):
+    """Wrong tries of one person with one method since the last success, strangers included (R6, R7)."""
+
+    __tablename__ = "tries"
+    person_key: Mapped[str] = mapped_column(Key, primary_key=True)
+    method: Mapped[str] = mapped_column(String(16), primary_key=True)
+    is_ticketed: Mapped[bool] = mapped_column(primary_key=True)
+    total: Mapped[int]
+    day_count: Mapped[int]
+    day_ends_at: Mapped[datetime]
+
+
+class Counter(Base):
+    """A limit's count in its window. A window begins with its first event."""
+
+    __tablename__ = "counters"
+    key: Mapped[str] = mapped_column(String(96), primary_key=True)
+    events: Mapped[int]
+    ends_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Verification(Base):
+    """The answering of one reference, once. Live while ``outcome`` is null."""
+
+    __tablename__ = "verifications"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    reference_hash: Mapped[bytes]
+    reference_sealed: Mapped[bytes]
+    server: Mapped[str] = mapped_column(String(255))
+    version_id: Mapped[str] = mapped_column(Id, ForeignKey("journey_versions.id"))
+    slug: Mapped[str] = mapped_column(String(64))
+    address_key: Mapped[str] = mapped_column(Key)
+    began_at: Mapped[datetime]
+    chat_started_at: Mapped[datetime]
+    proofs_until: Mapped[datetime]
+    chat_ends_at: Mapped[datetime]
+    wrong_tries: Mapped[int] = mapped_column(server_default=text("0"))
+    sends: Mapped[int] = mapped_column(server_default=text("0"))
+    sent_at: Mapped[datetime | None]
+    identity_changes: Mapped[int] = mapped_column(server_default=text("0"))
+    identifier_key: Mapped[str | None] = mapped_column(Key)  # whoever was named last
+    dropped_parameters: Mapped[str] = mapped_column(String(200), server_default="")
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    ended_at: Mapped[datetime | None]
+    visit_id: Mapped[str | None] = mapped_column(Id)  # the visit that decided
+    customer_row: Mapped[str | None] = mapped_column(Id)
+    chat_code_sealed: Mapped[bytes | None]
+    methods: Mapped[str] = mapped_column(String(64), server_default="")
+    __table_args__ = (
+        Index(
+            "uq_verifications_live",
+            "reference_hash",
+            "server",
+            unique=True,
+            sqlite_where=text("outcome IS NULL"),
+            postgresql_where=text("outcome IS NULL"),
+        ),
+        Index("ix_verifications_reference", "reference_hash", "server", "began_at"),
+        Index(
+            "ix_verifications_deadline",
+            "proofs_until",
+            sqlite_where=text("outcome IS NULL"),
+            postgresql_where=text("outcome IS NULL"),
+        ),
+    )
+
+
+class Visit(Base):
+    """One browser at work on a verification: whom it named and what it proved."""
+
+    __tablename__ = "visits"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    verification_id: Mapped[str] = mapped_column(Id, ForeignKey("verifications.id"), index=True)
+    created_at: Mapped[datetime]
+    prompt: Mapped[str] = mapped_column(String(40))  # the opaque name of the prompt now shown
+    step: Mapped[int]
+    method: Mapped[str | None] = mapped_column(String(16))  # chosen for this step
+    identifier_sealed: Mapped[bytes | None]  # what was typed, to be repeated to the person
+    identifier_key: Mapped[str | None] = mapped_column(Key)
+    person_key: Mapped[str | None] = mapped_column(Key)
+    customer_row: Mapped[str | None] = mapped_column(Id)
+    proved: Mapped[str] = mapped_column(String(64), server_default="")  # methods in order, joined by "+"
+
+
+class Challenge(Base):
+    """One issued code with its lifetime. The code itself is derived from the id, never stored."""
+
+    __tablename__ = "challenges"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    verification_id: Mapped[str] = mapped_column(Id, ForeignKey("verifications.id"))
+    identifier_key: Mapped[str] = mapped_column(Key)
+    customer_row: Mapped[str | None] = mapped_column(Id)
+    destination_key: Mapped[str] = mapped_column(Key)
+    step: Mapped[int]
+    method: Mapped[str] = mapped_column(String(16))
+    key_id: Mapped[int]
+    digits: Mapped[int]
+    issued_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+    replaced_at: Mapped[datetime | None]
+    __table_args__ = (Index("ix_challenges_verification_id", "verification_id", "issued_at"),)
+
+
+class Delivery(Base):
+    """One row of the outbox: a callback, or a message, and where it stands."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))  # callback | message
+    verification_id: Mapped[str] = mapped_column(Id, ForeignKey("verifications.id"), index=True)
+    challenge_id: Mapped[str | None] = mapped_column(Id)
+    target: Mapped[str] = mapped_column(String(255))  # the server, or the channel's name
+    contract: Mapped[str] = mapped_column(String(24), server_default="")
+    lane: Mapped[bytes | None]  # callbacks of one reference and server leave one after another
+    body_sealed: Mapped[bytes | None]
+    priority: Mapped[int]
+    state: Mapped[str] = mapped_column(String(12))
+    reason: Mapped[str] = mapped_column(String(200), server_default="")
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    is_unclear: Mapped[bool] = mapped_column(server_default=text("false"))  # an attempt's fate is unknown
+    created_at: Mapped[datetime]
+    next_at: Mapped[datetime]
+    leased_until: Mapped[datetime | None]
+    give_up_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "ix_deliveries_pending",
+            "kind",
+            "priority",
+            "next_at",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index("ix_deliveries_lane", "lane", "created_at"),
+        Index(
+            "uq_deliveries_result",
+            "verification_id",
+            unique=True,
+            sqlite_where=text("kind = 'callback'"),
+            postgresql_where=text("kind = 'callback'"),
+        ),
+    )
+
+
+class Attempt(Base):
+    """One try to send a delivery. Without an ``ended_at`` its fate is unknown: the process was killed."""
+
+    __tablename__ = "attempts"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    delivery_id: Mapped[str] = mapped_column(Id, ForeignKey("deliveries.id"), index=True)
+    number: Mapped[int]
+    began_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    milliseconds: Mapped[int | None]
+    fate: Mapped[str] = mapped_column(String(12))
+    status: Mapped[int | None]
+    detail: Mapped[str] = mapped_column(String(200), server_default="")
+
+
+class AuditEvent(Base):
+    """One fact, in the past tense. Names people only by their random subject id."""
+
+    __tablename__ = "audit_events"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(48))
+    verification_id: Mapped[str | None] = mapped_column(Id, index=True)
+    subject_id: Mapped[str | None] = mapped_column(Id, index=True)
+    facts: Mapped[dict[str, Any]]
+    mac: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,34 @@
+"""How a view reaches the services of its process, and the cookie that holds a visit."""
+
+from __future__ import annotations
+
+from flask import Response, current_app, request
+
+from auth_portal.services.serving import Services
+
+EXTENSION = "auth_portal"
+VISIT_COOKIE = "verification"
+
+
+def services() -> Services:
+    """The services of this process."""
+    found: Services = current_app.extensions[EXTENSION]
+    return found
+
+
+def cookie_name(name: str) -> str:
+    """A cookie's name here: under https browsers hold ``__Host-`` cookies to this very origin."""
+    return f"__Host-{name}" if services().settings.is_https else name
+
+
+def visit_token() -> str:
+    """The token of this browser's visit, or nothing."""
+    return request.cookies.get(cookie_name(VISIT_COOKIE), "")
+
+
+def keep_visit(response: Response, token: str, seconds: int) -> None:
+    """Gives the browser its visit, for as long as the chat clock."""
+    is_secure = services().settings.is_https
+    response.set_cookie(
+        cookie_name(VISIT_COOKIE), token, max_age=seconds, secure=is_secure, httponly=True, samesite="Lax", path="/"
+    )

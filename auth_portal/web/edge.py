@@ -1,0 +1,200 @@
+"""Everything between the network and a view: hops, hosts, request ids, CSRF, headers, error pages.
+
+It trusts exactly the proxies that the settings name, and fails closed: a request whose client cannot be told, whose
+Host is not ours, or which another site sent, does not reach a view.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+import time
+from datetime import timedelta
+from typing import Any
+
+from flask import Flask, Response, current_app, g, render_template, request
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException
+
+from auth_portal.errors import Problem, TooMany
+from auth_portal.i18n import error_text
+from auth_portal.settings import LOOPBACK_NAMES
+from auth_portal.telemetry import log_event, request_id
+from auth_portal.web.context import EXTENSION, services
+
+LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far below
+HSTS_SECONDS = 2 * 365 * 24 * 3600
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Robots-Tag": "noindex, nofollow",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
+}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
+EVERY_HOST = frozenset({"ops.healthz"})
+csrf = CSRFProtect()
+
+
+class CsrfCookie(SecureCookieSessionInterface):
+    """Flask's signed session, holding the CSRF token alone: a cookie ``csrf`` that lives as long as the chat clock."""
+
+    def get_cookie_name(self, app: Flask) -> str:
+        """The name, with its prefix under https."""
+        return "__Host-csrf" if app.config["SESSION_COOKIE_SECURE"] else "csrf"
+
+    def get_expiration_time(self, app: Flask, session: SessionMixin) -> Any:
+        """The end of the chat clock of the page being sent."""
+        clock = services().clock
+        return clock() + timedelta(seconds=g.get("chat_seconds", 600))
+
+    def should_set_cookie(self, app: Flask, session: SessionMixin) -> bool:
+        """Only when a page with a form was made."""
+        return bool(session.modified)
+
+
+def register(app: Flask) -> None:
+    """Puts the edge around an app. Nothing here needs keys or a database yet."""
+    app.session_interface = CsrfCookie()
+    app.config.update(
+        MAX_CONTENT_LENGTH=LARGEST_REQUEST,
+        MAX_FORM_MEMORY_SIZE=LARGEST_REQUEST,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_PATH="/",
+        # Our referrer policy removes the Referer that Flask-WTF would demand under https; Sec-Fetch-Site stands in.
+        WTF_CSRF_SSL_STRICT=False,
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_CHECK_DEFAULT=False,
+    )
+    csrf.init_app(app)
+    app.before_request(_enter)
+    app.after_request(_leave)
+    app.teardown_request(_forget)
+    app.register_error_handler(Problem, problem_page)
+    app.register_error_handler(CSRFError, _csrf_page)
+    app.register_error_handler(HTTPException, _http_page)
+    app.register_error_handler(Exception, _fault_page)
+
+
+def serve_with(app: Flask, *, is_https: bool, session_key: bytes) -> None:
+    """What the edge needs from a process that serves."""
+    app.config["SESSION_COOKIE_SECURE"] = is_https
+    app.secret_key = session_key
+
+
+def _enter() -> Response | None:
+    g.began = time.perf_counter()
+    request_id.set(secrets.token_hex(8))
+    if EXTENSION not in current_app.extensions:
+        raise Problem("unavailable", status=503)
+    g.address = client_address()
+    if not _is_our_host() and request.endpoint not in EVERY_HOST:
+        raise Problem("bad_host", status=400)
+    if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
+        _refuse_other_sites()
+    return None
+
+
+def client_address() -> str:
+    """The client's address, from the trusted hop alone (R38). Raises Problem where no hop tells it."""
+    hops = services().settings.trusted_proxies or 0
+    if hops == 0:
+        address = request.environ.get("REMOTE_ADDR", "")
+    else:
+        forwarded = request.headers.get("X-Forwarded-For", "").split(",")
+        address = forwarded[-hops].strip() if len(forwarded) >= hops else ""
+    try:
+        return str(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        # A unix socket without a trusted hop, or a proxy that does not say: nobody's limits could be counted.
+        log_event("client_unknown", level=logging.ERROR, hops=hops)
+        raise Problem("unavailable", status=503) from None
+
+
+def _is_our_host() -> bool:
+    settings = services().settings
+    if request.host == settings.netloc:
+        return True
+    host, _, port = request.host.rpartition(":") if ":" in request.host.rpartition("]")[2] else (request.host, "", "")
+    ours, _, our_port = settings.netloc.partition(":") if "[" not in settings.netloc else (settings.host, "", "")
+    default = "443" if settings.is_https else "80"
+    same_port = (port or default) == (our_port or default)
+    same_name = host.strip("[]") == ours or (settings.is_loopback and host.strip("[]") in LOOPBACK_NAMES)
+    return same_name and same_port
+
+
+def _refuse_other_sites() -> None:
+    if is_exempt(request.endpoint):
+        return
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        raise Problem("cross_site", status=400)
+    csrf.protect()
+
+
+def is_exempt(endpoint: str | None) -> bool:
+    """Whether machines post here, which have no cookies to be abused: the sandbox's endpoints say so themselves."""
+    return endpoint is not None and endpoint in current_app.config.get("CSRF_EXEMPT_ENDPOINTS", ())
+
+
+def _leave(response: Response) -> Response:
+    if not response.headers.get("Content-Security-Policy"):
+        response.headers.update(HEADERS)
+    settings = services().settings if EXTENSION in current_app.extensions else None
+    if settings is not None and settings.is_https:
+        response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}; includeSubDomains"
+    response.headers["X-Request-Id"] = request_id.get()
+    if request.endpoint not in ("ops.healthz", "ops.readyz", "ops.metrics"):
+        log_event(
+            "request", route=str(request.url_rule or ""), method=request.method, status=response.status_code,
+            milliseconds=round((time.perf_counter() - g.get("began", time.perf_counter())) * 1000, 1),
+        )  # fmt: skip
+    return response
+
+
+def _forget(_error: BaseException | None) -> None:
+    request_id.set("")
+
+
+def error_page(code: str, status: int, *, retry_after_seconds: int = 0) -> Response:
+    """A page that says what happened and what to do next, in the person's words."""
+    html = render_template("error.html", text=error_text(code), status=status)
+    response = current_app.make_response((html, status))
+    if retry_after_seconds:
+        response.headers["Retry-After"] = str(retry_after_seconds)
+    return response
+
+
+def problem_page(problem: Problem) -> Response:
+    """The page of a refused request."""
+    wait = problem.retry_after_seconds if isinstance(problem, TooMany) else 5 if problem.status == 503 else 0  # noqa: PLR2004
+    return error_page(problem.code, problem.status, retry_after_seconds=wait)
+
+
+def _csrf_page(_error: CSRFError) -> Response:
+    return error_page("csrf", 400)
+
+
+def _http_page(error: HTTPException) -> Response:
+    status = error.code or 500
+    response = error_page(HTTP_CODES.get(status, "bad_request" if status < 500 else "server_error"), status)  # noqa: PLR2004
+    if allow := error.get_response().headers.get("Allow"):
+        response.headers["Allow"] = allow
+    return response
+
+
+def _fault_page(error: Exception) -> Response:
+    """Never a stack trace; a database that is full or gone is a 503 that says nothing was lost (R41)."""
+    logging.getLogger("auth_portal").error("request_fault", exc_info=error)
+    if isinstance(error, (SQLAlchemyError, OSError)):
+        return error_page("unavailable", 503, retry_after_seconds=5)
+    return error_page("server_error", 500)

@@ -1,0 +1,78 @@
+"""What a supervisor asks: lives it, is it ready, and how does it fare."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Blueprint, Response, jsonify, make_response, request
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from auth_portal.crypto import same_text
+from auth_portal.errors import NotFound
+from auth_portal.telemetry import log_event
+from auth_portal.web.context import services
+
+ops = Blueprint("ops", __name__)
+LABELS = {
+    "deliveries": ("kind", "state"),
+    "verifications": ("journey", "outcome"),
+    "channel_failures": ("channel",),
+}
+HELP = {
+    "deliveries": "Deliveries made in the last 24 hours, by where they stand now.",
+    "verifications": "Verifications begun in the last 24 hours, by outcome.",
+    "channel_failures": "Failures in a row of each channel.",
+}
+
+
+@ops.get("/healthz")
+def healthz() -> Response:
+    """The process lives."""
+    return make_response("ok\n", 200, {"Content-Type": "text/plain; charset=utf-8"})
+
+
+@ops.get("/readyz")
+def readyz() -> Response:
+    """The portal can do its job. Reasons are shown to whoever may see them."""
+    faults = services().health.faults()
+    warnings = [] if faults else services().health.warnings()
+    for reason in faults + warnings:
+        log_event("not_ready", level=logging.WARNING, reason=reason)
+    answer: dict[str, object] = {"ready": not faults}
+    if _may_see():
+        answer |= {"faults": faults, "warnings": warnings}
+    return make_response(jsonify(answer), 503 if faults else 200)
+
+
+@ops.get("/metrics")
+def metrics() -> Response:
+    """Prometheus metrics, all of them read from the database: the same from every worker."""
+    if not _may_see():
+        raise NotFound("not_found")
+    registry = CollectorRegistry()
+    registry.register(_DatabaseCollector())
+    return make_response(generate_latest(registry), 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+class _DatabaseCollector(Collector):
+    def collect(self) -> list[GaugeMetricFamily]:
+        """The counts of the database as gauges."""
+        health, families = services().health, []
+        for name, counts in health.counts().items():
+            family = GaugeMetricFamily(f"auth_portal_{name}", HELP[name], labels=LABELS[name])
+            for labels, count in counts.items():
+                family.add_metric(labels, count)
+            families.append(family)
+        oldest = GaugeMetricFamily("auth_portal_oldest_due_seconds", "How long the oldest due delivery has waited.")
+        oldest.add_metric((), health.oldest_due_seconds())
+        return [*families, oldest]
+
+
+def _may_see() -> bool:
+    settings = services().settings
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if settings.metrics_token:
+        return same_text(given, settings.metrics_token)
+    return settings.is_loopback

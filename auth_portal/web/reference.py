@@ -1,0 +1,68 @@
+"""How a reference is read out of a link, as Flow really sends it (PRODUCT.md, "References in the wild").
+
+Flow does not percent-encode: ``?reference=f7_4hn5=8f&%#nK=``. So the raw query is read, not ``request.args``; what the
+browser keeps behind ``#`` comes from a few lines of script, or is missed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from auth_portal.errors import Problem
+
+LONGEST = 512  # characters
+_START = re.compile(r"(?:^|&)reference=")
+# What apps add to links that they pass on. That one was dropped is recorded with the verification.
+_ADDED = re.compile(r"&(fbclid|gclid|igshid|mibextid|msclkid|utm_[a-z_]{1,30})=[^&]*$")
+_ALLOWED = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True)
+class ReadReference:
+    """A reference as far as the server saw it, and the names of parameters that an app had added behind it."""
+
+    text: str
+    dropped: str = ""
+
+
+def read_query(query: str) -> ReadReference:
+    """The reference of a raw query string; it may still lack its tail, and so be empty.
+
+    Raises Problem("reference_missing") without one, Problem("reference_invalid") for what cannot be one.
+    """
+    found = _START.search(query)
+    if found is None:
+        raise Problem("reference_missing")
+    raw, dropped = query[found.end() :], []
+    while added := _ADDED.search(raw):
+        raw = raw[: added.start()]
+        dropped.append(added.group(1))
+    text = decode(raw)
+    if text:
+        check(text)
+    return ReadReference(text, ",".join(reversed(dropped))[:200])
+
+
+def decode(raw: str) -> str:
+    """Percent-decodes once; ``+`` is a plus, and an invalid ``%`` stays as it is."""
+    return unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode("latin-1")
+
+
+def completed(reference: str, tail: str) -> str:
+    """The whole reference: what the form carried, and the decoded tail that script took from behind ``#``.
+
+    Raises Problem where the whole is not 1 to 512 characters of 0x21-0x7E.
+    """
+    whole = reference + (decode(tail) if tail.startswith("#") and len(tail) <= 3 * LONGEST else "")
+    if not whole:
+        raise Problem("reference_missing")
+    check(whole)
+    return whole
+
+
+def check(text: str) -> None:
+    """Raises Problem("reference_invalid") for anything that must not be stored or sent."""
+    if len(text) > LONGEST or not _ALLOWED.fullmatch(text):
+        raise Problem("reference_invalid")

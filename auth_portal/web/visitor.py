@@ -1,0 +1,199 @@
+"""The customer's pages: landing, verify, done. Each view parses a form, calls one service, and renders or redirects.
+
+It knows no method by name: a method's page is ``templates/methods/<name>.html``. GET and HEAD change nothing (R31).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session
+from flask_wtf.csrf import CSRFError
+from werkzeug.wrappers import Response as BaseResponse
+
+from auth_portal.errors import Problem
+from auth_portal.services.beginnings import Begun, Landing
+from auth_portal.services.cases import Stage
+from auth_portal.services.verifications import Answer
+from auth_portal.web.context import keep_visit, services, visit_token
+from auth_portal.web.reference import ReadReference, completed, read_query
+
+visitor = Blueprint("visitor", __name__)
+REFRESHES = 10  # times that /done looks again by itself before it offers a link
+REFRESH_SECONDS = 2
+FAULT_STATUS = 422
+
+
+@visitor.get("/")
+@visitor.get("/j/<slug>")
+def landing(slug: str | None = None) -> Response:
+    """Says whose page this is and asks for a name. Changes nothing, so that link previews may come."""
+    reference = read_query(_raw_query())
+    return _landing_page(slug, reference)
+
+
+@visitor.post("/")
+@visitor.post("/j/<slug>")
+def begin(slug: str | None = None) -> BaseResponse:
+    """Begins, joins or declines a verification."""
+    whole = completed(request.form.get("reference", ""), request.form.get("reference_tail", ""))
+    landing = Landing(
+        slug=slug,
+        reference=whole,
+        address=g.address,
+        identifier=request.form.get("identifier", ""),
+        made_at=_made_at(slug),
+        token=visit_token(),
+        declines=request.form.get("decline") == "not_me",
+        again=bool(request.form.get("again")),
+        dropped_parameters=request.form.get("dropped", "")[:200],
+    )
+    return _begun(slug, services().verifications.beginnings.begin(landing), whole)
+
+
+def _begun(slug: str | None, begun: Begun, reference: str) -> BaseResponse:
+    if begun.fault:
+        return _landing_page(slug, ReadReference(reference), status=FAULT_STATUS, fault=begun.fault)
+    if begun.has_ended_before:
+        return _landing_page(slug, ReadReference(reference), has_ended_before=True)
+    response = redirect("/done" if begun.is_over else "/verify", 303)
+    keep_visit(response, begun.token, begun.chat_seconds)  # type: ignore[arg-type]
+    return response
+
+
+def _landing_page(
+    slug: str | None, reference: ReadReference, *, status: int = 200, fault: str = "", has_ended_before: bool = False,
+    is_without_cookie: bool = False,
+) -> Response:  # fmt: skip
+    snapshot = services().journeys.current()
+    journey = snapshot.journey(slug).config
+    g.chat_seconds = journey.chat_seconds
+    session.modified = True
+    html = render_template(
+        "visitor/landing.html",
+        portal=snapshot.portal,
+        journey=journey,
+        is_closed=not snapshot.is_open(journey),
+        reference=reference,
+        typed=request.form.get("identifier", ""),
+        made_at=request.form.get("opened") or services().keyring.sign(_purpose(slug), services().clock().isoformat()),
+        fault=fault,
+        has_ended_before=has_ended_before,
+        is_without_cookie=is_without_cookie,
+        was_without_cookie=is_without_cookie and bool(request.form.get("cookieless")),
+        link=_link(reference.text),
+        path=request.path,
+    )
+    return make_response(html, status)
+
+
+def _link(reference: str) -> str:
+    return f"{services().settings.public_url}{request.path}?reference={quote(reference, safe='')}"
+
+
+def _raw_query() -> str:
+    return request.query_string.decode("utf-8", "surrogateescape")
+
+
+def _purpose(slug: str | None) -> str:
+    return f"landing {slug or ''}"
+
+
+def _made_at(slug: str | None) -> datetime | None:
+    """When the page of this form was made, from its signed time. Raises Problem for one that is not ours."""
+    if not (signed := request.form.get("opened")):
+        return None
+    made_at = services().keyring.verify(_purpose(slug), signed)
+    if made_at is None:
+        raise Problem("bad_request")
+    return datetime.fromisoformat(made_at).astimezone(UTC)
+
+
+@visitor.errorhandler(CSRFError)
+def without_cookie(_error: CSRFError) -> BaseResponse:
+    """A form without its cookie: the landing page comes again with what was typed and a fresh token."""
+    if request.endpoint != "visitor.begin":
+        return redirect("/verify", 303)
+    slug = (request.view_args or {}).get("slug")
+    text, tail = request.form.get("reference", ""), request.form.get("reference_tail", "")
+    whole = completed(text, tail)
+    return _landing_page(slug, ReadReference(whole), status=400, is_without_cookie=True)
+
+
+@visitor.get("/verify")
+def prompt() -> BaseResponse:
+    """The current prompt."""
+    return _answered(services().verifications.look(visit_token()))
+
+
+@visitor.post("/verify")
+def prove() -> BaseResponse:
+    """Takes a name, a code or a password for the prompt that the form was made for."""
+    verifications = services().verifications
+    return _moved(verifications.prove(visit_token(), _prompt(), request.form, g.address))
+
+
+@visitor.post("/verify/method")
+def choose() -> BaseResponse:
+    """Takes a method."""
+    return _moved(services().verifications.choose(visit_token(), _prompt(), request.form.get("method", "")))
+
+
+@visitor.post("/verify/resend")
+def resend() -> BaseResponse:
+    """Sends the code again."""
+    return _moved(services().verifications.resend(visit_token(), _prompt()))
+
+
+@visitor.post("/verify/change")
+def change() -> BaseResponse:
+    """Back to naming oneself."""
+    return _moved(services().verifications.change(visit_token(), _prompt()))
+
+
+@visitor.post("/verify/cancel")
+def cancel() -> BaseResponse:
+    """Ends it, for one of three reasons."""
+    return _moved(services().verifications.cancel(visit_token(), _prompt(), request.form.get("reason", "cancelled")))
+
+
+def _prompt() -> str:
+    return request.form.get("prompt", "")
+
+
+def _moved(answer: Answer) -> BaseResponse:
+    """After a POST: on with 303, or the same page with what was wrong."""
+    if answer.page is None:
+        return redirect("/done" if answer.is_over else "/verify", 303)
+    return _answered(answer)
+
+
+def _answered(answer: Answer) -> BaseResponse:
+    page = answer.page
+    if page is None:
+        return redirect("/done" if answer.is_over else "/verify", 303)
+    template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
+    g.chat_seconds = max(60, page.seconds_left)
+    response = make_response(render_template(template, page=page, note=answer.note))
+    response.status_code = FAULT_STATUS if answer.note else 200
+    if answer.retry_after_seconds:
+        response.status_code = 429
+        response.headers["Retry-After"] = str(answer.retry_after_seconds)
+    return response
+
+
+@visitor.get("/done")
+def done() -> BaseResponse:
+    """How it ended, and whether the chat knows; looks again by itself until that is settled."""
+    ending = services().verifications.endings.done(visit_token())
+    if ending is None:
+        return redirect("/verify", 303)
+    looked = min(REFRESHES, request.args.get("looked", 0, type=int))
+    is_open = ending.told == "pending" and not ending.is_chat_over
+    response = make_response(
+        render_template("visitor/done.html", ending=ending, is_open=is_open, can_look=looked >= REFRESHES)
+    )
+    if is_open and 0 <= looked < REFRESHES:
+        response.headers["Refresh"] = f"{REFRESH_SECONDS}; url=/done?looked={looked + 1}"
+    return response

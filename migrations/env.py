@@ -1,0 +1,18 @@
+"""Alembic's entry: migrates the database it is given by `flask db upgrade`."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from auth_portal.store.models import Base
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    render_as_batch=True,
+    compare_type=True,
+    compare_server_default=False,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,62 @@
+// Keeps a sandbox page fresh without reloading it. It fetches the page itself, so the server stays the only place
+// that renders. Without this file a waiting chat is refreshed by the server's Refresh header.
+"use strict";
+
+const POLL_MILLISECONDS = 2000;
+
+function isSame(old, fresh) {
+  if (fresh.dataset.version) return old.dataset.version === fresh.dataset.version;
+  return old.innerHTML === fresh.innerHTML;
+}
+
+// A chat log grows at its end: adding only what is new lets a screen reader speak only that.
+function growLog(old, fresh) {
+  const added = [...fresh.children].slice(old.children.length);
+  if (added.length) old.append(...added);
+  else old.replaceChildren(...fresh.children);
+}
+
+function exchange(old, fresh) {
+  const hadFocus = old.contains(document.activeElement);
+  old.replaceWith(document.adoptNode(fresh));
+  if (hadFocus) fresh.querySelector("input:not([type=hidden]), button, a")?.focus();
+}
+
+function takeOver(page) {
+  for (const fresh of page.querySelectorAll("[data-live]")) {
+    const old = document.getElementById(fresh.id);
+    if (!old || isSame(old, fresh)) continue;
+    if (fresh.dataset.live === "log") growLog(old, fresh);
+    else exchange(old, fresh);
+  }
+  document.title = page.title;
+}
+
+async function look() {
+  if (document.hidden) return;
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.ok) takeOver(new DOMParser().parseFromString(await answer.text(), "text/html"));
+  } catch {
+    // The server is restarting, say: the next look finds it again.
+  }
+}
+
+// The header that refreshes this page cannot be called off, so the page moves to an address that has none;
+// only where fetching works, or it would never change again.
+async function leaveRefreshing() {
+  const live = new URL(location.href);
+  live.searchParams.set("live", "1");
+  try {
+    if ((await fetch(live, { headers: { Accept: "text/html" } })).ok) location.replace(live);
+  } catch {
+    // Then the header goes on refreshing.
+  }
+}
+
+if ("refreshing" in document.body.dataset) {
+  leaveRefreshing();
+} else {
+  setInterval(look, POLL_MILLISECONDS);
+  document.addEventListener("visibilitychange", look);
+}

@@ -1,0 +1,719 @@
+"""Channels: one contract that every kind keeps, and what each of them adds."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from dataclasses import replace
+from email.message import EmailMessage
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auth_portal.errors import Misconfigured
+from auth_portal.gateways import channels
+from auth_portal.gateways.channels import (
+    KINDS,
+    Channel,
+    ChannelConfig,
+    Destination,
+    Handover,
+    OutgoingMessage,
+    check_destination,
+    may_keep_secrets,
+    open_channel,
+    parse_channel,
+)
+from auth_portal.gateways.outbound import NetworkPolicy, Outbound
+
+LOCAL = "127.0.0.1"
+SMS = OutgoingMessage("sms", "+27821234567", "", "Your code is 123456", "", "delivery-7.sms")
+MAIL = OutgoingMessage(
+    "email", "thandi@example.com", "Your code", "Your code is 123456", "<p>Your code is <b>123456</b></p>", "delivery-8"
+)
+AWKWARD = 'Dear "Zoë" {to} \\ <b>&\r\n.\r\n..a=1&b=2 % é 中 \U0001f511 \t end'
+PAID = {"countries": ["ZA"], "daily_cap": 100}
+KEY = "secret-key-of-the-account"
+
+
+def smtp(port: int, **details: Any) -> dict[str, Any]:
+    table = {"name": "mail", "kind": "smtp", "host": LOCAL, "port": port, "security": "none"}
+    return {**table, "sender": "Acme Bank <no-reply@acme.example>", **details}
+
+
+def clickatell(url: str, **details: Any) -> dict[str, Any]:
+    return {"name": "sms", "kind": "clickatell", "base_url": url, "api_key": KEY, **PAID, **details}
+
+
+def template(url: str, **details: Any) -> dict[str, Any]:
+    body = '{"to": "{to}", "text": "{text}", "subject": "{subject}", "id": "{message_id}"}'
+    table = {"name": "gate", "kind": "http", "carries": "sms", "url": f"{url}/send", "headers": {"X-Key": KEY}}
+    return {**table, "body": body, **PAID, **details}
+
+
+def http_answer(body: object = None, status: str = "202 Accepted") -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+def sent_json(peer: Any) -> Any:
+    return json.loads(peer.received.partition(b"\r\n\r\n")[2])
+
+
+def opened(table: dict[str, Any], outbound: Outbound, *, sandbox_url: str = "") -> Channel:
+    return open_channel(parse_channel(table), outbound, sandbox_url=sandbox_url)
+
+
+class ChannelContract:
+    """What holds for every kind. A subclass gives a working ``channel``, a dead one, and what arrived."""
+
+    message = SMS
+    dead_handover = Handover.RETRY
+
+    @pytest.fixture
+    def channel(self) -> Channel:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def dead(self) -> Channel:
+        """The same kind, its other side gone."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def arrived(self) -> Any:
+        """A function that gives (to, text, id) of the last message, or None where there was none."""
+        raise NotImplementedError
+
+    def test_carries_what_it_says(self, channel: Channel) -> None:
+        assert channel.carries and channel.carries <= {"sms", "email"}
+        for kind in {"sms", "email"} - channel.carries:
+            receipt = channel.send(replace(self.message, kind=cast(Any, kind)))
+            assert (receipt.handover, receipt.code) == (Handover.OPERATOR, "wrong_kind")
+
+    def test_hands_over(self, channel: Channel, arrived: Any) -> None:
+        receipt = channel.send(self.message)
+        assert (receipt.handover, receipt.code) == (Handover.ACCEPTED, "accepted")
+        to, text, _ = arrived()
+        assert to.lstrip("+") == self.message.to.lstrip("+")
+        assert text == self.message.text
+
+    def test_awkward_text_arrives_unchanged(self, channel: Channel, arrived: Any) -> None:
+        assert channel.send(replace(self.message, text=AWKWARD)).handover is Handover.ACCEPTED
+        assert arrived()[1].replace("\r\n", "\n") == AWKWARD.replace("\r\n", "\n")
+
+    def test_repeat_can_be_recognised(self, channel: Channel, arrived: Any) -> None:
+        channel.send(self.message)
+        first = arrived()[2]
+        channel.send(self.message)
+        assert arrived()[2] == first
+        channel.send(replace(self.message, message_id="another"))
+        assert arrived()[2] != first
+
+    def test_check_sends_nothing(self, channel: Channel, arrived: Any) -> None:
+        assert channel.check().handover is Handover.ACCEPTED
+        assert arrived() is None
+
+    def test_other_side_gone(self, dead: Channel) -> None:
+        for receipt in (dead.send(self.message), dead.check()):
+            assert receipt.handover is self.dead_handover
+
+    def test_receipt_tells_no_secret(self, channel: Channel, dead: Channel) -> None:
+        for receipt in (channel.send(self.message), dead.send(self.message), channel.check()):
+            for secret in (self.message.to, self.message.to.lstrip("+"), "123456", KEY):
+                assert secret not in repr(receipt)
+            assert len(receipt.detail) <= 200
+            assert receipt.detail.isprintable()
+
+
+class TestSmtp(ChannelContract):
+    message = MAIL
+
+    @pytest.fixture
+    def server(self, mail_server: Any) -> Any:
+        return mail_server()
+
+    @pytest.fixture
+    def channel(self, server: Any, outbound: Outbound) -> Channel:
+        return opened(smtp(server.port), outbound)
+
+    @pytest.fixture
+    def dead(self, dead_port: int, outbound: Outbound) -> Channel:
+        return opened(smtp(dead_port), outbound)
+
+    @pytest.fixture
+    def arrived(self, server: Any) -> Any:
+        def last() -> tuple[str, str, str] | None:
+            if not server.mailbox.messages:
+                return None
+            mail: EmailMessage = server.mailbox.messages[-1]
+            part = mail.get_body(("plain",))
+            assert part is not None
+            return str(mail["To"]), part.get_content().removesuffix("\r\n"), str(mail["Message-ID"])
+
+        return last
+
+    def test_message_is_well_formed(self, channel: Channel, server: Any) -> None:
+        channel.send(replace(MAIL, subject="Código für 日本", message_id="x" * 300))
+        mail: EmailMessage = server.mailbox.messages[0]
+        assert mail.get_content_type() == "multipart/alternative"
+        assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
+        assert mail["From"] == "Acme Bank <no-reply@acme.example>"
+        assert mail["To"] == "thandi@example.com"
+        assert mail["Subject"] == "Código für 日本"
+        assert mail["Message-ID"] == f"<{'x' * 64}@acme.example>"
+        assert mail["Auto-Submitted"] == "auto-generated"
+        assert abs(mail["Date"].datetime.timestamp() - time.time()) < 60
+        assert not mail.defects
+        assert (server.mailbox.senders, server.mailbox.recipients) == (
+            ["no-reply@acme.example"],
+            ["thandi@example.com"],
+        )
+
+    def test_name_of_the_sender_may_be_written_in_any_script(self, server: Any, outbound: Outbound) -> None:
+        opened(smtp(server.port, sender='"Bänk, of Acme" <a@acme.example>'), outbound).send(MAIL)
+        assert server.mailbox.messages[0]["From"].addresses[0].display_name == "Bänk, of Acme"
+
+    def test_without_html_it_is_plain(self, channel: Channel, server: Any) -> None:
+        channel.send(replace(MAIL, html=""))
+        assert server.mailbox.messages[0].get_content_type() == "text/plain"
+
+    def test_subject_cannot_add_headers(self, channel: Channel, server: Any) -> None:
+        assert channel.send(replace(MAIL, subject="a\r\nBcc: x@evil.example\r\n\r\nb")).handover is Handover.ACCEPTED
+        mail = server.mailbox.messages[0]
+        assert "Bcc" not in mail
+        assert mail["Subject"] == "a Bcc: x@evil.example b"
+
+    @pytest.mark.parametrize(
+        "to",
+        [
+            "",
+            "nobody",
+            "a@example.com\r\nBcc: b@example.com",
+            "a@example.com>\r\nRCPT TO:<b@example.com",
+            "a@example.com, b@example.com",
+            "a b@example.com",
+            "A <a@example.com>",
+            "ü@example.com",
+            "a@exämple.com",
+            "a@example.com\0",
+        ],
+    )
+    def test_what_is_no_address_is_not_tried(self, channel: Channel, server: Any, to: str) -> None:
+        receipt = channel.send(replace(MAIL, to=to))
+        assert (receipt.handover, receipt.code) == (Handover.RECIPIENT, "address")
+        assert server.mailbox.recipients == []
+
+    @pytest.mark.parametrize(
+        ("command", "answer", "handover"),
+        [
+            ("MAIL", "451 4.3.0 Try later", Handover.RETRY),
+            ("MAIL", "550 5.1.8 Sender address rejected", Handover.OPERATOR),
+            ("MAIL", "530 5.7.0 Log in first", Handover.OPERATOR),
+            ("RCPT", "450 4.2.1 Greylisted", Handover.RETRY),
+            ("RCPT", "421 4.7.0 Too many", Handover.RETRY),
+            ("RCPT", "550 5.1.1 No such user", Handover.RECIPIENT),
+            ("RCPT", "552 5.2.2 Mailbox full", Handover.RECIPIENT),
+            ("RCPT", "550 No such user", Handover.RECIPIENT),
+            ("RCPT", "554 5.7.1 Relay access denied", Handover.OPERATOR),
+            ("RCPT", "550 5.1.8 Sender address rejected", Handover.OPERATOR),
+            ("RCPT", "530 Log in first", Handover.OPERATOR),
+            ("DATA", "452 4.3.1 Disk full", Handover.RETRY),
+            ("DATA", "554 5.7.1 Looks like spam", Handover.OPERATOR),
+            ("DATA", "550 5.1.1 No such user", Handover.RECIPIENT),
+            ("DATA", "552 5.2.2 Mailbox full", Handover.RECIPIENT),
+            ("DATA", "250 2.0.0 Queued", Handover.ACCEPTED),
+        ],
+    )
+    def test_refusals_are_told_apart(
+        self, channel: Channel, server: Any, command: str, answer: str, handover: Handover
+    ) -> None:
+        server.mailbox.answers[command] = answer
+        receipt = channel.send(MAIL)
+        assert receipt.handover is handover
+        assert receipt.code == ("accepted" if handover is Handover.ACCEPTED else f"smtp_{answer[:3]}")
+
+    def test_answer_of_the_server_is_masked(self, channel: Channel, server: Any) -> None:
+        server.mailbox.answers["RCPT"] = "550 5.1.1 <thandi@example.com> unknown, 0821234567, code 123456 " + "x" * 400
+        detail = channel.send(MAIL).detail
+        assert "thandi" not in detail and "0821234567" not in detail and "123456" not in detail
+        assert len(detail) <= 200
+
+    @pytest.mark.parametrize("security", ["starttls", "tls"])
+    def test_encrypted_with_login(
+        self, mail_server: Any, local_tls: ssl.SSLContext, outbound: Outbound, security: str
+    ) -> None:
+        if security == "tls":
+            server = mail_server(local_tls, auth_require_tls=False)  # aiosmtpd knows of no TLS but STARTTLS
+        else:
+            server = mail_server(tls_context=local_tls, require_starttls=True, auth_required=True)
+        table = smtp(server.port, security=security, username="me", password="right")
+        assert opened(table, outbound).check().detail == "Connected and logged in."
+        assert opened(table, outbound).send(MAIL).handover is Handover.ACCEPTED
+        assert set(server.mailbox.logins) == {("me", "right")}
+        receipt = opened(table | {"password": "wrong-one"}, outbound).send(MAIL)
+        assert (receipt.handover, receipt.code) == (Handover.OPERATOR, "smtp_535")
+        assert "wrong-one" not in repr(receipt)
+
+    @pytest.mark.parametrize("security", ["starttls", "tls"])
+    def test_wrong_certificate_is_for_the_operator(
+        self, mail_server: Any, certified: Any, outbound: Outbound, security: str
+    ) -> None:
+        context = certified("other.example")
+        server = mail_server(context) if security == "tls" else mail_server(tls_context=context)
+        channel = opened(smtp(server.port, security=security, username="me", password="right"), outbound)
+        for receipt in (channel.send(MAIL), channel.check()):
+            assert (receipt.handover, receipt.code) == (Handover.OPERATOR, "untrusted")
+        assert not server.mailbox.logins and not server.mailbox.messages
+
+    def test_starttls_missing_never_falls_back_to_plain(self, server: Any, outbound: Outbound) -> None:
+        channel = opened(smtp(server.port, security="starttls", username="me", password="right"), outbound)
+        for receipt in (channel.send(MAIL), channel.check()):
+            assert (receipt.handover, receipt.code) == (Handover.OPERATOR, "not_offered")
+        assert not server.mailbox.logins and not server.mailbox.messages
+
+    def test_login_missing(self, server: Any, outbound: Outbound) -> None:
+        channel = opened(smtp(server.port, username="me", password="right"), outbound)
+        assert channel.send(MAIL).code == "not_offered"  # aiosmtpd offers AUTH only over TLS
+
+    def test_login_over_an_open_connection_needs_the_operator(self, serve: Any) -> None:
+        peer = serve(lambda peer, connection: None)
+        config = parse_channel(smtp(peer.port, host="mail.example", username="me", password="right"))
+        closed = Outbound(NetworkPolicy(), resolve=lambda host, port: [LOCAL])
+        receipt = open_channel(config, closed, sandbox_url="").send(MAIL)
+        assert (receipt.handover, receipt.code) == (Handover.OPERATOR, "misconfigured")
+        assert peer.connections == 0
+        with pytest.raises(Misconfigured):
+            check_destination(parse_channel(smtp(25, host="mail.example", username="me", password="right")), closed)
+        check_destination(parse_channel(smtp(25, host="mail.example")), closed)
+        check_destination(config, Outbound(NetworkPolicy(private_targets=frozenset({("mail.example", peer.port)}))))
+
+    def test_private_mail_host_is_for_the_operator(self, server: Any) -> None:
+        closed = Outbound(NetworkPolicy())
+        assert opened(smtp(server.port), closed).send(MAIL).code == "blocked"
+        assert opened(smtp(25), closed).send(MAIL).code == "blocked"
+
+    @pytest.mark.parametrize(
+        ("script", "handover"),
+        [
+            ([b""], Handover.RETRY),
+            ([b"421 busy\r\n"], Handover.RETRY),
+            ([b"554 go away\r\n"], Handover.OPERATOR),
+            ([b"nonsense\r\n"], Handover.RETRY),
+            ([b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b""], Handover.RETRY),
+            ([b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n", b""], Handover.UNCLEAR),
+            (
+                [b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n", b"what\r\n"],
+                Handover.UNCLEAR,
+            ),
+            ([b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"503 no\r\n"], Handover.OPERATOR),
+        ],
+    )
+    def test_broken_conversations(
+        self, serve: Any, outbound: Outbound, script: list[bytes], handover: Handover
+    ) -> None:
+        def behave(peer: Any, connection: socket.socket) -> None:
+            for number, line in enumerate(script):
+                if number:
+                    wanted = b"\r\n.\r\n" if script[number - 1].startswith(b"354") else b"\r\n"
+                    taken = b""
+                    while not taken.endswith(wanted):
+                        taken += connection.recv(65536)
+                connection.sendall(line)
+
+        assert opened(smtp(serve(behave).port), outbound).send(MAIL).handover is handover
+
+    @pytest.mark.parametrize("line", [b"2", b"220-more\r\n"])
+    def test_dripping_or_endless_server_ends(
+        self, serve: Any, outbound: Outbound, monkeypatch: pytest.MonkeyPatch, line: bytes
+    ) -> None:
+        monkeypatch.setattr(channels, "SMTP_SECONDS", 0.3)
+
+        def behave(peer: Any, connection: socket.socket) -> None:
+            if line == b"2":
+                peer.drip(connection, line * 1000)
+            while not peer.stop.is_set():
+                connection.sendall(line * 100)
+
+        started = time.monotonic()
+        assert opened(smtp(serve(behave).port), outbound).send(MAIL).handover is Handover.RETRY
+        assert time.monotonic() - started < 2
+
+
+class TestClickatell(ChannelContract):
+    @pytest.fixture
+    def peer(self, serve: Any) -> Any:
+        one = {"apiMessageId": "77fb", "accepted": True, "to": "27821234567", "error": None}
+        return serve.answering(http_answer({"messages": [one], "error": None}))
+
+    @pytest.fixture
+    def channel(self, peer: Any, outbound: Outbound) -> Channel:
+        return opened(clickatell(peer.url), outbound)
+
+    @pytest.fixture
+    def dead(self, dead_port: int, outbound: Outbound) -> Channel:
+        return opened(clickatell(f"http://{LOCAL}:{dead_port}"), outbound)
+
+    @pytest.fixture
+    def arrived(self, peer: Any) -> Any:
+        def last() -> tuple[str, str, str] | None:
+            if not peer.received:
+                return None
+            one = sent_json(peer)["messages"][0]
+            return one["to"], one["content"], one["clientMessageId"]
+
+        return last
+
+    def test_request_is_as_documented(self, channel: Channel, peer: Any) -> None:
+        channel.send(SMS)
+        head = peer.received.partition(b"\r\n\r\n")[0].decode()
+        assert head.startswith("POST /v1/message HTTP/1.1\r\n")
+        assert f"\r\nAuthorization: {KEY}\r\n" in head
+        assert "\r\nContent-Type: application/json\r\n" in head
+        one = {"channel": "sms", "to": "27821234567", "content": SMS.text, "clientMessageId": "delivery-7.sms"}
+        assert sent_json(peer) == {"messages": [one]}
+
+    @pytest.mark.parametrize("status", ["202 Accepted", "207 Multi-Status", "400 Bad Request"])
+    @pytest.mark.parametrize("shape", ["object", "text", "number", "global", "errorCode"])
+    @pytest.mark.parametrize(
+        ("code", "handover"),
+        [
+            *[(code, Handover.RETRY) for code in (18, 19, 43)],
+            *[(code, Handover.RECIPIENT) for code in (25, 26, 27)],
+            *[(code, Handover.OPERATOR) for code in (1, 2, 3, 7, 20)],
+        ],
+    )
+    def test_error_codes(
+        self, serve: Any, outbound: Outbound, status: str, shape: str, code: int, handover: Handover
+    ) -> None:
+        error = {"object": {"code": code, "description": "no"}, "text": str(code), "number": code}.get(shape)
+        one = {"accepted": False, "to": "27821234567", "error": error}
+        body: dict[str, Any] = {"messages": [one], "error": None}
+        if shape == "global":
+            body = {"messages": [], "error": {"code": code}}
+        if shape == "errorCode":
+            one |= {"error": None, "errorCode": code}
+        peer = serve.answering(http_answer(body, status))
+        receipt = opened(clickatell(peer.url), outbound).send(SMS)
+        assert (receipt.handover, receipt.code) == (handover, f"clickatell_{code}")
+
+    @pytest.mark.parametrize(
+        ("status", "body", "handover"),
+        [
+            ("202 Accepted", {"messages": [{"accepted": False, "error": {"code": 999}}]}, Handover.OPERATOR),
+            ("202 Accepted", {"messages": [{"accepted": False, "error": None}]}, Handover.OPERATOR),
+            ("202 Accepted", {"messages": [{"accepted": "yes"}]}, Handover.UNCLEAR),
+            ("202 Accepted", {"messages": []}, Handover.UNCLEAR),
+            ("202 Accepted", [], Handover.UNCLEAR),
+            ("202 Accepted", b"", Handover.UNCLEAR),
+            ("202 Accepted", b"<html>", Handover.UNCLEAR),
+            ("202 Accepted", b"[" * 60_000, Handover.UNCLEAR),
+            ("202 Accepted", {"messages": [{"error": {"code": "9" * 5000}}]}, Handover.UNCLEAR),
+            ("400 Bad Request", b"", Handover.OPERATOR),
+            ("401 Unauthorized", {"error": None}, Handover.OPERATOR),
+            ("402 Payment Required", b"", Handover.OPERATOR),
+            ("404 Not Found", b"", Handover.OPERATOR),
+            ("302 Found", b"", Handover.OPERATOR),
+            ("429 Too Many", b"", Handover.RETRY),
+            ("503 Service Unavailable", b"", Handover.RETRY),
+            ("504 Gateway Timeout", b"", Handover.UNCLEAR),
+            ("500 Error", {"messages": [{"accepted": True}]}, Handover.RETRY),
+        ],
+    )
+    def test_other_answers(self, serve: Any, outbound: Outbound, status: str, body: object, handover: Handover) -> None:
+        peer = serve.answering(http_answer(body, status))
+        assert opened(clickatell(peer.url), outbound).send(SMS).handover is handover
+
+    def test_lost_reply_is_unclear(self, serve: Any, outbound: Outbound) -> None:
+        peer = serve(lambda peer, connection: peer.read_request(connection))
+        assert opened(clickatell(peer.url), outbound).send(SMS).handover is Handover.UNCLEAR
+        assert peer.connections == 1
+
+    def test_answer_is_masked(self, serve: Any, outbound: Outbound) -> None:
+        error = {"code": 25, "description": "27821234567 cannot take 'Your code is 123456'\x1b[2J"}
+        peer = serve.answering(http_answer({"messages": [{"accepted": False, "error": error}]}))
+        detail = opened(clickatell(peer.url), outbound).send(SMS).detail
+        assert "27821234567" not in detail and "123456" not in detail and detail.isprintable()
+
+    @pytest.mark.parametrize("missing", ["countries", "daily_cap", "api_key"])
+    def test_needs_what_protects_from_costs(self, missing: str) -> None:
+        table = clickatell("https://platform.clickatell.com")
+        del table[missing]
+        with pytest.raises(Misconfigured, match=missing):
+            parse_channel(table)
+
+
+class TestHttp(ChannelContract):
+    @pytest.fixture
+    def peer(self, serve: Any) -> Any:
+        return serve.answering(http_answer(b"queued", "200 OK"))
+
+    @pytest.fixture
+    def channel(self, peer: Any, outbound: Outbound) -> Channel:
+        return opened(template(peer.url), outbound)
+
+    @pytest.fixture
+    def dead(self, dead_port: int, outbound: Outbound) -> Channel:
+        return opened(template(f"http://{LOCAL}:{dead_port}"), outbound)
+
+    @pytest.fixture
+    def arrived(self, peer: Any) -> Any:
+        def last() -> tuple[str, str, str] | None:
+            if not peer.received:
+                return None
+            sent = sent_json(peer)
+            return sent["to"], sent["text"], sent["id"]
+
+        return last
+
+    def test_request_is_as_configured(self, peer: Any, outbound: Outbound) -> None:
+        opened(template(peer.url, method="PUT", headers={"Authorization": f"Bearer {KEY}"}), outbound).send(SMS)
+        head = peer.received.partition(b"\r\n\r\n")[0].decode()
+        assert head.startswith("PUT /send HTTP/1.1\r\n")
+        assert f"\r\nAuthorization: Bearer {KEY}\r\n" in head
+        assert "\r\nContent-Type: application/json\r\n" in head
+
+    def test_form_is_escaped_as_a_form(self, peer: Any, outbound: Outbound) -> None:
+        form = {"content_type": "application/x-www-form-urlencoded", "body": "to={to}&text={text}&from=Acme"}
+        opened(template(peer.url, **form), outbound).send(replace(SMS, text=AWKWARD))
+        sent = parse_qs(peer.received.partition(b"\r\n\r\n")[2].decode())
+        assert sent == {"to": ["+27821234567"], "text": [AWKWARD], "from": ["Acme"]}
+
+    @given(text=st.text(), subject=st.text())
+    def test_no_text_escapes_from_its_place(self, text: str, subject: str) -> None:
+        body = '{"a": "{text}", "b": "{subject}"}'
+        filled = channels._fill(body, replace(MAIL, text=text, subject=subject), "application/json")
+        assert json.loads(filled) == {"a": text, "b": subject}
+
+    @pytest.mark.parametrize(
+        ("status", "body", "handover"),
+        [
+            ("200 OK", b"status=queued", Handover.ACCEPTED),
+            ("200 OK", b"status=error", Handover.OPERATOR),
+            ("204 No Content", b"", Handover.OPERATOR),
+            ("302 Found", b"queued", Handover.OPERATOR),
+            ("400 Bad Request", b"queued", Handover.RECIPIENT),
+            ("422 Unprocessable", b"", Handover.RECIPIENT),
+            ("401 Unauthorized", b"", Handover.OPERATOR),
+            ("404 Not Found", b"", Handover.OPERATOR),
+            ("429 Too Many", b"", Handover.RETRY),
+            ("500 Error", b"queued", Handover.RETRY),
+            ("502 Bad Gateway", b"", Handover.UNCLEAR),
+        ],
+    )
+    def test_answers(self, serve: Any, outbound: Outbound, status: str, body: bytes, handover: Handover) -> None:
+        peer = serve.answering(http_answer(body, status))
+        channel = opened(template(peer.url, success=[200], success_contains="queued"), outbound)
+        assert channel.send(SMS).handover is handover
+
+    def test_cut_answer_is_unclear(self, serve: Any, outbound: Outbound) -> None:
+        peer = serve.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstat")
+        channel = opened(template(peer.url, success_contains="queued"), outbound)
+        assert channel.send(SMS).handover is Handover.UNCLEAR
+
+    @pytest.mark.parametrize(
+        ("change", "fault"),
+        [
+            ({"body": '{"to": "{phone}"}'}, "body: unknown placeholder {phone}"),
+            ({"body": '{"to": {to}}'}, "inside quotes"),
+            ({"body": "to={to}"}, "no JSON"),
+            ({"countries": []}, "countries"),
+            ({"daily_cap": None}, "daily_cap"),
+            ({"daily_cap": 0}, "daily_cap"),
+            ({"countries": ["South Africa"]}, "countries"),
+            ({"headers": {"X-Key": "a\r\nb"}}, "headers"),
+            ({"headers": {"Host": "a"}}, "headers: host cannot be set"),
+            ({"headers": {"Transfer-Encoding": "chunked"}}, "headers: transfer-encoding"),
+            ({"url": "gateway.example"}, "url"),
+            ({"url": "https://gateway.example:99999"}, "url"),
+            ({"method": "GET"}, "method"),
+            ({"success": []}, "success"),
+            ({"success": [302]}, "success"),
+            ({"content_type": "text/xml"}, "content_type"),
+            ({"carries": "fax"}, "carries"),
+            ({"colour": "red"}, "colour: is not known here"),
+        ],
+    )
+    def test_faults_are_named_without_secrets(self, change: dict[str, Any], fault: str) -> None:
+        with pytest.raises(Misconfigured) as caught:
+            parse_channel({**template("https://gateway.example"), **change})
+        assert fault in str(caught.value)
+        assert KEY not in str(caught.value)
+
+    def test_mail_needs_neither_countries_nor_cap(self) -> None:
+        table = template("https://gateway.example", carries="email", countries=[], daily_cap=None)
+        assert parse_channel(table).message_kinds == {"email"}
+
+
+class TestConsole(ChannelContract):
+    dead_handover = Handover.OPERATOR
+
+    @pytest.fixture
+    def channel(self, outbound: Outbound) -> Channel:
+        return opened({"name": "console", "kind": "console"}, outbound, sandbox_url="http://127.0.0.1:8000/sandbox")
+
+    @pytest.fixture
+    def dead(self, outbound: Outbound) -> Channel:
+        return opened({"name": "console", "kind": "console"}, outbound)
+
+    @pytest.fixture
+    def arrived(self, capsys: pytest.CaptureFixture[str]) -> Any:
+        def last() -> tuple[str, str, str] | None:
+            written = capsys.readouterr().err.replace("\r\n", "\n").split("\n")
+            if len(written) < 3:
+                return None
+            return written[0].split(" to ")[1], "\n".join(written[1:-2]), written[0].split(" ")[1]
+
+        return last
+
+    def test_repeat_can_be_recognised(self, channel: Channel, arrived: Any) -> None:
+        """A person reads it, and sees for himself."""
+
+    def test_mail_shows_its_subject(self, channel: Channel, capsys: pytest.CaptureFixture[str]) -> None:
+        channel.send(MAIL)
+        assert capsys.readouterr().err == "--- email to thandi@example.com\nYour code\nYour code is 123456\n---\n"
+
+
+class TestInbox(ChannelContract):
+    @pytest.fixture
+    def peer(self, serve: Any) -> Any:
+        return serve.answering(http_answer({}, "201 Created"))
+
+    @pytest.fixture
+    def channel(self, peer: Any) -> Channel:
+        url = f"{peer.url}/sandbox"
+        return opened({"name": "inbox", "kind": "inbox"}, Outbound(NetworkPolicy(sandbox_origin=url)), sandbox_url=url)
+
+    @pytest.fixture
+    def dead(self, dead_port: int, outbound: Outbound) -> Channel:
+        url = f"http://{LOCAL}:{dead_port}/sandbox"
+        return opened({"name": "inbox", "kind": "inbox"}, outbound, sandbox_url=url)
+
+    @pytest.fixture
+    def arrived(self, peer: Any) -> Any:
+        def last() -> tuple[str, str, str] | None:
+            if not peer.received:
+                return None
+            sent = sent_json(peer)
+            return sent["to"], sent["text"], sent["message_id"]
+
+        return last
+
+    def test_sandbox_is_given_everything(self, channel: Channel, peer: Any) -> None:
+        channel.send(MAIL)
+        assert peer.received.startswith(b"POST /sandbox/messages HTTP/1.1\r\n")
+        assert sent_json(peer) == {
+            "kind": "email",
+            "to": MAIL.to,
+            "subject": MAIL.subject,
+            "text": MAIL.text,
+            "html": MAIL.html,
+            "message_id": MAIL.message_id,
+        }
+
+    def test_without_the_sandbox_it_sends_nothing(self, outbound: Outbound) -> None:
+        assert opened({"name": "inbox", "kind": "inbox"}, outbound).send(MAIL).code == "sandbox_off"
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize("kind", ["", "pigeon", None, 7])
+    def test_unknown_kind(self, kind: object) -> None:
+        with pytest.raises(Misconfigured, match="kind: must be one of smtp"):
+            parse_channel({"name": "a", "kind": kind})
+
+    def test_every_fault_is_named_at_once(self) -> None:
+        with pytest.raises(Misconfigured) as caught:
+            parse_channel(smtp(0, name="No Name", host="a b", security="maybe", password="hünter2", sender="nobody"))
+        assert {fault.partition(":")[0] for fault in caught.value.faults} == {
+            "name", "host", "port", "security", "password", "sender",
+        }  # fmt: skip
+        assert "hünter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("sender", ["a@b.example\r\nBcc: c@d.example", "a@b.example, c@d.example", "Acme", ""])
+    def test_sender_must_be_one_address(self, sender: str) -> None:
+        with pytest.raises(Misconfigured, match="sender"):
+            parse_channel(smtp(25, sender=sender))
+
+    def test_example_of_the_contract(self) -> None:
+        assert parse_channel(smtp(2525, username="", password="")).message_kinds == {"email"}
+        assert parse_channel(clickatell("https://platform.clickatell.com")).countries == ("ZA",)
+
+    def test_secrets_are_in_no_representation(self) -> None:
+        for table in (smtp(25, password=KEY), clickatell("https://a.example"), template("https://a.example")):
+            config = parse_channel(table)
+            assert KEY not in repr(config)
+            assert config.model_dump().keys() >= config.SECRETS
+
+    def test_only_known_kinds_have_secrets(self) -> None:
+        secrets = {kind: set(config.SECRETS) for kind, (config, _) in KINDS.items()}
+        assert secrets == {
+            "smtp": {"password"},
+            "clickatell": {"api_key"},
+            "http": {"headers"},
+            "console": set(),
+            "inbox": set(),
+        }
+        assert {kind for kind, (config, _) in KINDS.items() if config.NEEDS_SANDBOX} == {"console", "inbox"}
+
+    def test_destinations(self) -> None:
+        assert parse_channel(smtp(587, host="Mail.Example", security="starttls")).destination == Destination(
+            "mail.example", 587, 1
+        )
+        assert parse_channel(clickatell("https://A.example/x")).destination == Destination("a.example", 443, 2)
+        assert parse_channel(template("http://a.example:81")).destination == Destination("a.example", 81, 0)
+
+    def test_may_be_called_at_all(self) -> None:
+        closed = Outbound(NetworkPolicy())
+        check_destination(parse_channel(clickatell("https://platform.clickatell.com")), closed)
+        check_destination(parse_channel({"name": "a", "kind": "console"}), closed)
+        for table in (clickatell("http://a.example"), template("https://10.0.0.1"), smtp(22, host="mail.example")):
+            with pytest.raises(Misconfigured):
+                check_destination(parse_channel(table), closed)
+
+
+class TestKeepingSecrets:
+    """D4: a stored secret never goes to a changed address."""
+
+    STORED = smtp(587, host="mail.example", security="starttls", password=KEY)
+
+    @staticmethod
+    def keeps(stored: dict[str, Any], changed: dict[str, Any]) -> bool:
+        before: ChannelConfig = parse_channel(stored)
+        return may_keep_secrets(before, parse_channel(changed))
+
+    @pytest.mark.parametrize(
+        ("change", "keeps"),
+        [
+            ({}, True),
+            ({"sender": "other@acme.example"}, True),
+            ({"host": "MAIL.example"}, True),
+            ({"security": "tls"}, True),
+            ({"security": "none"}, False),
+            ({"host": "evil.example"}, False),
+            ({"host": "mail.example.evil.example"}, False),
+            ({"port": 2525}, False),
+        ],
+    )
+    def test_mail(self, change: dict[str, Any], keeps: bool) -> None:
+        assert self.keeps(self.STORED, self.STORED | change) is keeps
+
+    @pytest.mark.parametrize(
+        ("url", "keeps"),
+        [
+            ("https://a.example", True),
+            ("https://a.example:443/other", True),
+            ("http://a.example:443", False),
+            ("https://b.example", False),
+            ("https://a.example:444", False),
+        ],
+    )
+    def test_gateways(self, url: str, keeps: bool) -> None:
+        assert self.keeps(clickatell("https://a.example"), clickatell(url)) is keeps
+        assert self.keeps(template("https://a.example"), template(url)) is keeps
+
+    def test_other_kind(self) -> None:
+        assert not self.keeps(clickatell("https://a.example"), template("https://a.example"))

@@ -1,0 +1,256 @@
+"""A whole portal in this process: its app, a clock to move, a strict receiver, and browsers to drive it with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyotp
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import event, select
+from werkzeug.test import TestResponse
+
+from auth_portal.bootstrap import Process, create_app
+from auth_portal.crypto import MasterKeys, Passwords
+from auth_portal.services.configuration import Configuration
+from auth_portal.services.directory import Directory
+from auth_portal.services.keys import load_keyring
+from auth_portal.services.serving import Services
+from auth_portal.store.db import Database
+from tests.postgres import MASTER_KEY
+from tests.receiver import Receiver
+
+TOTP_SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+PASSWORD = "correct horse battery staple"
+SHORT_PASSWORD = "kudu-2026"
+PHONE = "+27821234567"
+MAIL = "thandi@example.com"
+CUSTOMERS = f"""customer_id,name,phone,email,locale,password,totp_secret
+C-1001,Thandi Nkosi,{PHONE},{MAIL},en,{PASSWORD},{TOTP_SECRET}
+C-1002,Sipho Dlamini,+27831234567,,en,{SHORT_PASSWORD},
+C-1003,Amahle Zulu,+27845551234,family@example.com,en,,
+C-1004,Bandile Zulu,+27845551234,family@example.com,en,,
+"""
+CONFIG = """
+[portal]
+name = "Acme Bank"
+default_region = "ZA"
+support_contact = "https://acme.example/help"
+
+[[channels]]
+name = "sms"
+kind = "http"
+carries = "sms"
+method = "POST"
+url = "{receiver}/sms"
+content_type = "application/json"
+body = '{{"to": "{{to}}", "text": "{{text}}"}}'
+countries = ["ZA"]
+daily_cap = 100000
+
+[[channels]]
+name = "mail"
+kind = "http"
+carries = "email"
+method = "POST"
+url = "{receiver}/mail"
+content_type = "application/json"
+body = '{{"to": "{{to}}", "text": "{{text}}", "subject": "{{subject}}"}}'
+"""
+JOURNEY = """
+[[journeys]]
+slug = "{slug}"
+name = "{name}"
+default = {default}
+channels = ["sms", "mail"]
+relay_defence = "{relay_defence}"
+chat_seconds = {chat_seconds}
+steps = [
+  {{ kind = "identify", by = ["customer_id", "phone", "email"] }},
+  {steps}
+]
+[journeys.callback]
+server = "{server}"
+contract = "{contract}"
+[journeys.limits]
+{limits}
+"""
+
+
+def journey(
+    slug: str, *steps: str, default: bool = False, server: str = "{receiver}", contract: str = "external_link",
+    relay_defence: str = "none", chat_seconds: int = 600, limits: str = "",
+) -> str:
+    """The TOML of a journey whose verify steps are given as ``"sms_code|totp"``."""
+    lines = ["{ kind = \"verify\", any_of = [" + ", ".join(f'"{m}"' for m in step.split("|")) + "] }," for step in steps]
+    return JOURNEY.format(
+        slug=slug, name=slug.replace("-", " ").capitalize(), default=str(default).lower(), steps="\n  ".join(lines),
+        server=server, contract=contract, relay_defence=relay_defence, chat_seconds=chat_seconds, limits=limits,
+    )
+
+
+STANDARD = (
+    journey("balance", "sms_code", default=True)
+    + journey("mail", "email_code")
+    + journey("app", "totp")
+    + journey("password", "password")
+    + journey("either", "sms_code|email_code|totp")
+    + journey("transfer", "password", "sms_code|totp")
+    + journey("code-back", "sms_code", relay_defence="chat_code")
+    + journey("waiting", "totp", contract="wait_for_callback")
+)
+
+
+class FakeClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass
+class World:
+    app: Flask
+    services: Services
+    database: Database
+    clock: FakeClock
+    receiver: Receiver
+
+    def browser(self, address: str = "203.0.113.7") -> Browser:
+        return Browser(self, address)
+
+    def rows(self, model: Any) -> list[Any]:
+        with self.database.read() as connection:
+            return list(connection.execute(select(model.__table__)).all())
+
+    def totp(self, shift: int = 0) -> str:
+        return pyotp.TOTP(TOTP_SECRET).at(self.clock.now.timestamp() + 30 * shift)
+
+    @contextmanager
+    def statements(self) -> Any:
+        """The SQL that the web's engine runs inside the block, transactions' own words left out."""
+        seen: list[str] = []
+
+        def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
+            if not statement.startswith("BEGIN"):
+                seen.append(statement)
+
+        engine = self.services.verifications._database.engine
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+
+
+def configure(database_url: str, receiver: Receiver, config: str, customers: str = CUSTOMERS) -> None:
+    """Imports a config and customers, as an operator would before serving."""
+    database = Database(database_url)
+    keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
+    clock = FakeClock()
+    text = config.replace("{{", "\0").replace("{receiver}", receiver.origin).replace("\0", "{").replace("}}", "}")
+    Configuration(database, keyring, clock, has_sandbox=False, check_origin=lambda _url: None).import_toml(
+        text, file_name="test.toml"
+    )
+    report = Directory(database, keyring, Passwords(), clock).import_csv(customers.encode(), default_region="ZA", dry_run=False)
+    assert not report.errors, report.errors
+    database.close()
+
+
+@contextmanager
+def open_world(
+    folder: Path, database_url: str, receiver: Receiver, *, config: str = STANDARD, settings: Mapping[str, str] | None = None
+) -> Any:
+    configure(database_url, receiver, CONFIG + config)
+    clock = FakeClock()
+    app = create_app(clock=clock)
+    process: Process = app.extensions["auth_portal_process"]
+    services = process.start(
+        {
+            "PORTAL_INSTANCE": str(folder),
+            "PORTAL_DATABASE_URL": database_url,
+            "PORTAL_SECRET_KEYS": MASTER_KEY,
+            "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
+            **(settings or {}),
+        }
+    )
+    database = Database(database_url)
+    try:
+        yield World(app, services, database, clock, receiver)
+    finally:
+        process.stop()
+        database.close()
+
+
+class Browser:
+    """One browser: cookies, the page it is on, and its forms."""
+
+    def __init__(self, world: World, address: str = "203.0.113.7", base_url: str = "http://127.0.0.1:8000") -> None:
+        self.world = world
+        self.client: FlaskClient = world.app.test_client()
+        self.client.environ_base["REMOTE_ADDR"] = address
+        self.base_url = base_url
+        self.page: TestResponse
+
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        self.page = self.client.get(path, base_url=self.base_url, **kwargs)
+        return self._followed()
+
+    def open(self, reference: str, slug: str = "", raw: bool = False) -> TestResponse:
+        path = f"/j/{slug}" if slug else "/"
+        return self.get(f"{path}?reference={reference if raw else quote(reference, safe='')}")
+
+    def post(self, path: str, follow: bool = True, headers: Mapping[str, str] | None = None, **fields: str) -> TestResponse:
+        """Posts a form of the page: its hidden fields go with what is typed."""
+        hidden = {name: value for name, value in self.hidden(path).items() if name not in fields}
+        self.page = self.client.post(path, data={**hidden, **fields}, base_url=self.base_url, headers=headers)
+        return self._followed() if follow else self.page
+
+    def hidden(self, path: str) -> dict[str, str]:
+        """The hidden fields of the page's form for a path."""
+        for form in re.findall(r"<form\b.*?</form>", self.page.text, re.S):
+            if f'action="{path}"' in form:
+                inputs = re.findall(r"<input\b[^>]*type=\"?hidden\"?[^>]*>", form)
+                return {_attribute(tag, "name"): _attribute(tag, "value") for tag in inputs}
+        raise AssertionError(f"no form for {path} on this page:\n{self.page.text}")
+
+    def name(self, identifier: str) -> TestResponse:
+        return self.post(self.page.request.path, identifier=identifier)
+
+    def begin(self, reference: str, slug: str = "", identifier: str = "C-1001") -> TestResponse:
+        self.open(reference, slug)
+        return self.name(identifier)
+
+    def prove(self, code: str, **kwargs: Any) -> TestResponse:
+        field = "password" if 'name="password"' in self.page.text else "code"
+        return self.post("/verify", **{field: code}, **kwargs)
+
+    def _followed(self) -> TestResponse:
+        for _ in range(5):
+            if self.page.status_code != 303:
+                return self.page
+            self.page = self.client.get(self.page.headers["Location"], base_url=self.base_url)
+        raise AssertionError("a redirect without an end")
+
+    @property
+    def path(self) -> str:
+        return self.page.request.path
+
+
+def _attribute(tag: str, name: str) -> str:
+    found = re.search(rf'\b{name}="([^"]*)"', tag)
+    return unescape(found.group(1)) if found else ""
