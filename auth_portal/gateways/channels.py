@@ -161,10 +161,12 @@ class SmtpConfig(ChannelConfig):
 
     @property
     def message_kinds(self) -> frozenset[str]:
+        """E-mail only."""
         return frozenset({"email"})
 
     @property
     def destination(self) -> Destination:
+        """The mail server, and how the conversation is protected."""
         return Destination(self.host.lower(), self.port, ("none", "starttls", "tls").index(self.security))
 
     @field_validator("username", "password")
@@ -197,14 +199,17 @@ class ClickatellConfig(ChannelConfig):
 
     @property
     def message_kinds(self) -> frozenset[str]:
+        """SMS only."""
         return frozenset({"sms"})
 
     @property
     def address(self) -> str:
+        """Where messages are posted."""
         return f"{self.base_url.rstrip('/')}/v1/message"
 
     @property
     def destination(self) -> Destination:
+        """Host and port of the base URL."""
         return _url_destination(self.base_url)
 
     @field_validator("base_url")
@@ -246,14 +251,17 @@ class HttpConfig(ChannelConfig):
 
     @property
     def message_kinds(self) -> frozenset[str]:
+        """The one that is configured."""
         return frozenset({self.carries})
 
     @property
     def address(self) -> str:
+        """The URL as configured."""
         return self.url
 
     @property
     def destination(self) -> Destination:
+        """Host and port of the URL."""
         return _url_destination(self.url)
 
     @field_validator("url")
@@ -433,6 +441,7 @@ def _identifier(message: OutgoingMessage) -> str:
 _E_MAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,253}")
 _ENHANCED = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
 _NO_MAIL = (ValueError, IndexError, MessageError)  # what the email package raises for what is no mail
+_DONE, _NOT_NOW, _NEVER = range(200, 300), range(400, 500), range(500, 600)  # RFC 5321, 4.2.1
 _LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954, 6
 # Whose fault a final refusal is, where the enhanced code says otherwise than the command that was refused.
 _AT_RECIPIENT = {"5.7.": Handover.OPERATOR, "5.1.7": Handover.OPERATOR, "5.1.8": Handover.OPERATOR}
@@ -524,10 +533,10 @@ def _compose(message: OutgoingMessage, sender: Address) -> EmailMessage:
 
 def _deliver(smtp: smtplib.SMTP, sender: str, to: str, content: bytes) -> Receipt:
     code, said = smtp.mail(sender)
-    if code != 250:
+    if code not in _DONE:
         return _smtp_refusal(code, said, Handover.OPERATOR)
     code, said = smtp.rcpt(to)
-    if code not in (250, 251):
+    if code not in _DONE:
         return _smtp_refusal(code, said, Handover.RECIPIENT, _AT_RECIPIENT)
     try:
         code, said = smtp.data(content)
@@ -535,9 +544,9 @@ def _deliver(smtp: smtplib.SMTP, sender: str, to: str, content: bytes) -> Receip
         return _smtp_refusal(error.smtp_code, error.smtp_error, Handover.OPERATOR, _AT_CONTENT)
     except OSError:
         return _receipt(Handover.UNCLEAR, "unclear", "Sent, but the mail server's answer was lost.")
-    if 200 <= code < 300:
+    if code in _DONE:
         return _receipt(Handover.ACCEPTED, "accepted", "The mail server took it.")
-    if 400 <= code < 600:
+    if code in _NOT_NOW or code in _NEVER:
         return _smtp_refusal(code, said, Handover.OPERATOR, _AT_CONTENT)
     return _receipt(Handover.UNCLEAR, "unclear", "Sent, but the mail server's answer makes no sense.")
 
@@ -552,7 +561,7 @@ def _smtp_refusal(
         fault = other if enhanced.startswith(prefix) else fault
     if code in _LOGIN_CODES:
         fault = Handover.OPERATOR
-    handover = fault if 500 <= code < 600 else Handover.RETRY
+    handover = fault if code in _NEVER else Handover.RETRY
     return _receipt(handover, f"smtp_{code}", f"The mail server refused: {code}", text)
 
 
@@ -573,6 +582,7 @@ def _smtp_trouble(error: smtplib.SMTPException) -> Receipt:
 
 # --- SMS and other gateways ----------------------------------------------------------------------------------
 
+_ERROR_CODE = re.compile(r"[0-9]{1,6}")
 _CLICKATELL_CODES = {
     **dict.fromkeys((18, 19, 43), (Handover.RETRY, "Clickatell could not take it now.")),
     **dict.fromkeys((25, 26, 27), (Handover.RECIPIENT, "Clickatell cannot send to this number.")),
@@ -601,14 +611,13 @@ def _read_clickatell(answer: HttpAnswer) -> Receipt:
     whole = _json_object(answer.body)
     messages = whole.get("messages")
     first = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], dict) else {}
-    is_success = 200 <= answer.status < 300
-    if is_success and first.get("accepted") is True:
+    if answer.is_success and first.get("accepted") is True:
         return _receipt(Handover.ACCEPTED, "accepted", "Clickatell took it.")
     code = _clickatell_error(first) or _clickatell_error(whole)
     if code in _CLICKATELL_CODES:
         handover, words = _CLICKATELL_CODES[code]
         return _receipt(handover, f"clickatell_{code}", words, f"Code {code}. {_said(answer)}")
-    if not is_success:
+    if not answer.is_success:
         return _by_status(answer)
     if code or first.get("accepted") is False:
         return _receipt(Handover.OPERATOR, f"clickatell_{code or 'rejected'}", "Clickatell refused it.", _said(answer))
@@ -628,7 +637,7 @@ def _clickatell_error(part: Mapping[str, Any]) -> int | None:
     error = part.get("error") or part.get("errorCode")
     if isinstance(error, dict):
         error = error.get("code")
-    return int(error) if isinstance(error, int | str) and str(error).isdecimal() and len(str(error)) < 7 else None
+    return int(error) if isinstance(error, int | str) and _ERROR_CODE.fullmatch(str(error)) else None
 
 
 class HttpChannel(_Frame):
@@ -647,7 +656,7 @@ class HttpChannel(_Frame):
         if answer.status in self._ABOUT_THIS_MESSAGE:
             words = f"HTTP {answer.status}: the gateway refused the number or address, or the body template."
             return _receipt(Handover.RECIPIENT, code, words, said)
-        if not 200 <= answer.status < 300:
+        if not answer.is_success:
             return _by_status(answer)
         if answer.status in self._config.success and self._config.success_contains in said:
             return _receipt(Handover.ACCEPTED, "accepted", "The gateway took it.")

@@ -23,6 +23,9 @@ PATHS = {"external_link": "/callback", "wait_for_callback": "/chat/callback"}
 
 REACHABLE = "reachable"
 
+_INTERIM = range(100, 200)  # never a last word, so the last word was lost
+_SUCCESS = range(200, 300)
+_SERVER_ERRORS = range(500, 600)
 _RETRIED = frozenset({408, 425, 429})
 _UPSTREAM_UNKNOWN = frozenset({502, 504})  # a gateway that asked Flow, and cannot say what Flow did
 _NAMES_A_WAIT = frozenset({429, 503})
@@ -105,11 +108,11 @@ def _judge(answer: HttpAnswer, now: datetime | None) -> Answer:
 
 def fate_of(status: int) -> Fate:
     """What a status of HTTP says about the fate of a callback."""
-    if 200 <= status < 300:
+    if status in _SUCCESS:
         return Fate.ACCEPTED
-    if status in _UPSTREAM_UNKNOWN or status < 200:
+    if status in _UPSTREAM_UNKNOWN or status in _INTERIM:
         return Fate.UNCLEAR
-    if status in _RETRIED or 500 <= status < 600:
+    if status in _RETRIED or status in _SERVER_ERRORS:
         return Fate.RETRY
     return Fate.REFUSED
 

@@ -49,6 +49,7 @@ TOTAL_SECONDS = 8.0  # D2: all of a request, from the name to the last byte of t
 ANSWER_BYTES = 64 * 1024  # D2: status line, headers and body together
 CONNECT_ATTEMPTS = 3  # addresses tried within CONNECT_SECONDS, so that each has a second
 SMTP_PORTS = frozenset({25, 465, 587, 2525})  # D4
+_PORTS = range(1, 65536)
 HEADER_LENGTH = 8190  # characters; what nginx and Apache take in one header line
 
 Resolve = Callable[[str, int], list[str]]
@@ -194,7 +195,7 @@ def _read_target(url: str, policy: NetworkPolicy) -> _Target:
         raise Blocked("The address must be a URL such as https://flow.example, in ASCII, without user, # or spaces.")
     scheme, host = match["scheme"].lower(), _plain_name(match["host"])
     port = int(match["port"] or (443 if scheme == "https" else 80))
-    if not host or not 0 < port < 65536:
+    if not host or port not in _PORTS:
         raise Blocked("The address names no host, or a port that does not exist.")
     is_sandbox = _is_below(url, policy.sandbox_origin)
     is_exempt = is_sandbox or policy.exempts(host, port)
@@ -385,6 +386,11 @@ class HttpAnswer:
     headers: Mapping[str, str]
     body: bytes
     is_whole: bool = True
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of 2xx."""
+        return self.status in range(200, 300)
 
 
 class _Limits(NamedTuple):

@@ -11,6 +11,6 @@ It refuses to be lenient: a callback that the real Flow might not match gets a 4
 from __future__ import annotations
 
 from auth_portal.sandbox.contract import DemoPerson, Fault, JourneyCard, ReferenceStyle
-from auth_portal.sandbox.wiring import MACHINE_ENDPOINTS, blueprint
+from auth_portal.sandbox.wiring import CSRF_EXEMPT, MACHINE_ENDPOINTS, blueprint
 
-__all__ = ["MACHINE_ENDPOINTS", "DemoPerson", "Fault", "JourneyCard", "ReferenceStyle", "blueprint"]
+__all__ = ["CSRF_EXEMPT", "MACHINE_ENDPOINTS", "DemoPerson", "Fault", "JourneyCard", "ReferenceStyle", "blueprint"]

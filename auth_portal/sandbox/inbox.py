@@ -13,7 +13,7 @@ from auth_portal.sandbox.conversations import moment
 from auth_portal.sandbox.database import Database, prune
 
 KINDS = ("sms", "email")
-LENGTHS = {"message_id": 100, "kind": 10, "to": 254, "subject": 250, "text": 10_000, "html": 100_000}
+LENGTHS = {"message_id": 100, "kind": 10, "to": 254, "subject": 250, "text": 10_000, "html": 50_000}
 CODE = re.compile(r"\b\d{6,10}\b")
 
 
@@ -65,9 +65,9 @@ class Inbox:
 
 def read_message(content: object) -> dict[str, str]:
     """The fields of a posted message, all filled in. Raises ValueError with what is wrong."""
-    if not isinstance(content, dict):
+    fields = {name: content.get(name, "") for name in LENGTHS} if isinstance(content, dict) else {}
+    if not fields:
         raise ValueError("The body must be a JSON object.")
-    fields = {name: content.get(name, "") for name in LENGTHS}
     for name, length in LENGTHS.items():
         if not isinstance(fields[name], str) or len(fields[name]) > length:
             raise ValueError(f"“{name}” must be a string of at most {length} characters.")

@@ -323,6 +323,7 @@ def _insert_verification(connection: Connection, beginning: _Beginning, case: Ca
             dropped_parameters=beginning.landing.dropped_parameters,
         )
         .on_conflict_do_nothing()
+        .returning(Verification.id)
     )
-    if inserted.rowcount != 1:
+    if inserted.first() is None:
         raise _Raced

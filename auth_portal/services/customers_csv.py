@@ -35,8 +35,12 @@ PHC_LANES = 16
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # and what turns text around
 _LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})?")
-_PHC = re.compile(r"\$argon2id\$(v=(16|19)\$)?m=\d{1,7},t=\d{1,4},p=\d{1,3}\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})")
-_FOREIGN_HASH = re.compile(r"(argon2)?\$(argon2\w*|2[abxy]?|[156]|7|y|scrypt|pbkdf2[\w-]*)\$|(pbkdf2|scrypt|bcrypt)[:_$]|\{[A-Z0-9]+\}")
+_PHC = re.compile(
+    r"\$argon2id\$(v=(16|19)\$)?m=\d{1,7},t=\d{1,4},p=\d{1,3}\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})"
+)
+_FOREIGN_HASH = re.compile(
+    r"(argon2)?\$(argon2\w*|2[abxy]?|[156]|7|y|scrypt|pbkdf2[\w-]*)\$|(pbkdf2|scrypt|bcrypt)[:_$]|\{[A-Z0-9]+\}"
+)
 _FORGIVEN_IN_SEEDS = str.maketrans("", "", " -\u00a0\t")
 
 Source = bytes | Path | BinaryIO
@@ -149,7 +153,9 @@ def _rows(file: io.TextIOWrapper, delimiter: str, reading: Reading) -> Iterator[
             yield number, cells
 
 
-def _read_row(number: int, cells: list[str], checks: Mapping[str, Check], seen: dict[str, int], reading: Reading) -> None:
+def _read_row(
+    number: int, cells: list[str], checks: Mapping[str, Check], seen: dict[str, int], reading: Reading
+) -> None:
     while len(cells) > len(reading.columns) and not cells[-1].strip():
         cells.pop()
     if len(cells) != len(reading.columns):
@@ -157,7 +163,9 @@ def _read_row(number: int, cells: list[str], checks: Mapping[str, Check], seen: 
         return
     before = reading.fault_count
     # An empty cell leaves what is stored, so it says nothing; a missing customer ID says so itself.
-    said = [(name, cell) for name, cell in zip(reading.columns, cells, strict=True) if cell.strip() or name == "customer_id"]
+    said = [
+        (name, cell) for name, cell in zip(reading.columns, cells, strict=True) if cell.strip() or name == "customer_id"
+    ]
     found = {name: _checked(number, name, cell, checks[name], reading) for name, cell in said}
     customer_id = found.pop("customer_id")
     if customer_id is None:
@@ -265,8 +273,14 @@ def _argon2id(text: str) -> str:
     if match is None or not (_is_base64(match["salt"]) and _is_base64(match["hash"])):
         raise CellFault("begins like an argon2id string and is none")
     cost = extract_parameters(text)
-    if cost.memory_cost > PHC_MEMORY_KIB or not 1 <= cost.time_cost <= PHC_ROUNDS or not 1 <= cost.parallelism <= PHC_LANES:
-        raise CellFault(f"costs too much to check: at most m={PHC_MEMORY_KIB}, t={PHC_ROUNDS}, p={PHC_LANES} are accepted")
+    if (
+        cost.memory_cost > PHC_MEMORY_KIB
+        or not 1 <= cost.time_cost <= PHC_ROUNDS
+        or not 1 <= cost.parallelism <= PHC_LANES
+    ):
+        raise CellFault(
+            f"costs too much to check: at most m={PHC_MEMORY_KIB}, t={PHC_ROUNDS}, p={PHC_LANES} are accepted"
+        )
     if cost.memory_cost < 8 * cost.parallelism:  # RFC 9106 3.1: no argon2 can verify it
         raise CellFault("begins like an argon2id string and is none")
     return text

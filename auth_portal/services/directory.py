@@ -67,16 +67,16 @@ class ImportReport:
     changed: int = 0
     equal: int = 0
     columns: Mapping[str, Tally] = field(default_factory=dict)
-    faults: tuple[RowFault, ...] = ()
-    fault_count: int = 0
+    errors: tuple[RowFault, ...] = ()
+    error_count: int = 0
 
     @property
     def lines(self) -> list[str]:
         """The report for people. The first thousand faults are told, all are counted."""
-        if self.fault_count:
-            untold = self.fault_count - len(self.faults)
-            told = [str(fault) for fault in self.faults] + ([f"and {untold} more"] if untold else [])
-            return [f"Nothing was imported: {self.fault_count} faults.", *told]
+        if self.error_count:
+            untold = self.error_count - len(self.errors)
+            told = [str(fault) for fault in self.errors] + ([f"and {untold} more"] if untold else [])
+            return [f"Nothing was imported: {self.error_count} faults.", *told]
         verb = "Dry run, nothing was imported" if self.is_dry_run else "Imported"
         rows = f"{self.new} customers new, {self.changed} changed, {self.equal} equal"
         return [f"{verb}: {rows}.", *(f"  {column}: {tally}" for column, tally in self.columns.items())]
@@ -117,7 +117,7 @@ class Directory:
         """
         reading = read_customers(source, region=default_region)
         if reading.fault_count:
-            return ImportReport(dry_run, faults=tuple(reading.faults), fault_count=reading.fault_count)
+            return ImportReport(dry_run, errors=tuple(reading.faults), error_count=reading.fault_count)
         plans = self._plans(reading, hashing=not dry_run)
         report = _report(reading, plans, dry_run)
         if not dry_run and (report.new or report.changed):
@@ -142,7 +142,7 @@ class Directory:
         with self._database.read() as connection:
             for some in _in_chunks(keys):
                 rows = connection.execute(_STORED.where(CustomerRow.customer_key.in_(some))).mappings()
-                found.update((row["customer_key"], row) for row in rows)
+                found.update((str(row["customer_key"]), dict(row)) for row in rows)
         return found
 
     def _opened(self, row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
@@ -161,9 +161,7 @@ class Directory:
         hashing: bool,
     ) -> dict[str, str]:
         """By customer key, the argon2id string that a plain password comes to; the stored one where that is right."""
-        plain = [
-            (entry.key, text) for entry in entries if (text := entry.cells.get("password")) and not is_hash(text)
-        ]
+        plain = [(entry.key, text) for entry in entries if (text := entry.cells.get("password")) and not is_hash(text)]
 
         def one(item: tuple[str, str]) -> str:
             key, password = item
@@ -187,7 +185,7 @@ class Directory:
         try:
             with self._database.write() as connection:
                 _write_all(connection, fresh, changes.values())
-                counts = {"new": report.new, "changed": report.changed, "equal": report.equal}
+                counts: dict[str, Any] = {"new": report.new, "changed": report.changed, "equal": report.equal}
                 audit.record(connection, self._keyring, now, "customers_imported", **counts)
         except IntegrityError:
             raise Misconfigured("Somebody else changed the same customers meanwhile; import the file again.") from None
@@ -239,7 +237,7 @@ class Directory:
             for table, forget in _FORGETTING.items():
                 for some in _in_chunks(traces[table]):
                     forget(connection, some)
-            facts = {"visits": erased.visits, "verifications": erased.verifications}
+            facts: dict[str, Any] = {"visits": erased.visits, "verifications": erased.verifications}
             audit.record(connection, self._keyring, self._clock(), "customer_erased", subject_id=subject_id, **facts)
         self._database.compact()
         return erased
@@ -247,7 +245,9 @@ class Directory:
     def _found(self, customer_id: str) -> tuple[str, str]:
         with self._database.read() as connection:
             found = connection.execute(
-                select(CustomerRow.id, CustomerRow.subject_id).where(CustomerRow.customer_key == customer_key(customer_id))
+                select(CustomerRow.id, CustomerRow.subject_id).where(
+                    CustomerRow.customer_key == customer_key(customer_id)
+                )
             ).one_or_none()
         if found is None:
             raise NotFound("customer_unknown")
@@ -309,7 +309,9 @@ def _forget_in_challenges(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def _forget_in_verifications(connection: Connection, ids: Sequence[str]) -> None:
-    connection.execute(update(Verification).where(Verification.id.in_(ids)).values(customer_row=None, identifier_key=None))
+    connection.execute(
+        update(Verification).where(Verification.id.in_(ids)).values(customer_row=None, identifier_key=None)
+    )
     # A result that was sent holds the customer ID.
     sent = Delivery.verification_id.in_(ids) & (Delivery.kind == "callback") & Delivery.ended_at.is_not(None)
     connection.execute(update(Delivery).where(sent).values(body_sealed=None))

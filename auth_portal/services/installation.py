@@ -1,44 +1,30 @@
-"""Setting a portal up, and its operator's work on it: the instance folder, keys, tables and their rotation.
+"""Setting a portal up: the instance folder, the keys and the tables.
 
-Imported by the command line only, because it loads Alembic. Nothing here overwrites a key: whoever loses one loses
-everything that was sealed with it.
+Loaded by the commands that need it only, because it loads Alembic. Nothing here overwrites a key: whoever loses one
+loses everything that was sealed with it.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, make_url, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import insert, make_url, select
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import KEY_BYTES, PURPOSES, KeyFault, MasterKeys
+from auth_portal.crypto import KEY_BYTES, PURPOSES, MasterKeys
 from auth_portal.errors import Misconfigured
-from auth_portal.services import audit
 from auth_portal.services.keys import load_keyring, wrapping_name
+from auth_portal.services.opening import plain_faults
 from auth_portal.settings import KEYS_FILE, Settings
 from auth_portal.store import migrate
-from auth_portal.store.db import Database, plain_reason, upsert
+from auth_portal.store.db import Database, schema_fault, upsert
 from auth_portal.store.models import DataKeyRow, Portal
 
 PORTAL_ROW = 1
-
-
-@contextmanager
-def plain_faults() -> Iterator[None]:
-    """Turns a full disk, a read-only folder or a database that is away into one line (Misconfigured)."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise Misconfigured(f"The database cannot be used: {plain_reason(error)}.") from None
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        raise Misconfigured(f"{place}{error.strerror or error}.") from None
 
 
 def initialise(settings: Settings, clock: Clock) -> list[str]:
@@ -50,42 +36,28 @@ def initialise(settings: Settings, clock: Clock) -> list[str]:
     with plain_faults():
         lines = _make_folder(settings.instance)
         _make_sqlite_file(settings.database)
-        database = Database(settings.database)
-        try:
+        with closing(Database(settings.database)) as database:
             migrate.upgrade(database)
             lines += _make_master_key(settings, has_data_keys=_has_data_keys(database))
             master = MasterKeys(settings.master_keys())
             lines += _furnish(database, master, clock())
             load_keyring(database, master)
-        finally:
-            database.close()
     return lines
 
 
-def rotate_keys(database: Database, master: MasterKeys, clock: Clock) -> int:
-    """Wraps every data key under the first master key, all or none; how many were wrapped by another one.
-
-    The data keys stay what they are, so running servers notice nothing. Raises Misconfigured where one of them
-    cannot be opened.
-    """
-    keyring = load_keyring(database, master)
-    with plain_faults(), database.write() as connection:
-        rows = connection.execute(select(DataKeyRow).with_for_update()).mappings().all()
-        outdated = [row for row in rows if not row["wrapped"].startswith(master.current)]
-        for row in outdated:
-            _wrap_again(connection, master, row["id"], row["purpose"], row["wrapped"])
-        if outdated:
-            audit.record(connection, keyring, clock(), "keys_rotated", keys=len(outdated))
-    return len(outdated)
+def upgrade(settings: Settings) -> None:
+    """Brings the tables to what this version needs. Raises Misconfigured in one line."""
+    with plain_faults(), closing(Database(settings.database)) as database:
+        migrate.upgrade(database)
 
 
-def _wrap_again(connection: Connection, master: MasterKeys, key_id: int, purpose: str, wrapped: bytes) -> None:
-    name = wrapping_name(key_id, purpose)
-    try:
-        again = master.wrap(master.unwrap(wrapped, name), name)
-    except KeyFault as fault:
-        raise Misconfigured(f"Data key {key_id} cannot be opened: {fault}.") from None
-    connection.execute(update(DataKeyRow).where(DataKeyRow.id == key_id).values(wrapped=again))
+def schema_faults(settings: Settings) -> list[str]:
+    """Where the database is not what this version needs, one line each. Raises Misconfigured where it is away."""
+    with plain_faults():
+        if fault := schema_fault(settings.database):
+            return [fault]
+        with closing(Database(settings.database)) as database:
+            return [f"The tables differ from the code: {found}." for found in migrate.differences(database)]
 
 
 def _make_folder(folder: Path) -> list[str]:
@@ -141,7 +113,9 @@ def _furnish(database: Database, master: MasterKeys, now: datetime) -> list[str]
         connection.execute(portal.on_conflict_do_nothing())  # PostgreSQL lets one `init` past this at a time
         if connection.execute(select(DataKeyRow.id).limit(1)).first() is not None:
             return []
-        connection.execute(insert(DataKeyRow), [_new_key(master, *numbered, now) for numbered in enumerate(PURPOSES, 1)])
+        connection.execute(
+            insert(DataKeyRow), [_new_key(master, *numbered, now) for numbered in enumerate(PURPOSES, 1)]
+        )
     return ["The database is ready."]
 
 

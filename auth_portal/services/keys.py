@@ -5,11 +5,13 @@ The wrapped keys are the canary: with the wrong master keys nothing starts, inst
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DBAPIError
 
+from auth_portal.clock import Clock
 from auth_portal.crypto import DataKey, KeyFault, Keyring, MasterKeys
 from auth_portal.errors import Misconfigured
+from auth_portal.services import audit
 from auth_portal.store.db import Database, plain_reason
 from auth_portal.store.models import DataKeyRow
 
@@ -36,10 +38,39 @@ def load_keyring(database: Database, master: MasterKeys) -> Keyring:
         raise Misconfigured("The database holds no data keys yet. Run `flask --app app init`.")
     try:
         return Keyring(
-            [DataKey(row.id, row.purpose, master.unwrap(row.wrapped, wrapping_name(row.id, row.purpose))) for row in rows]
+            [
+                DataKey(row.id, row.purpose, master.unwrap(row.wrapped, wrapping_name(row.id, row.purpose)))
+                for row in rows
+            ]
         )
     except KeyFault as fault:
         raise Misconfigured(
-            f"The keys cannot be used: {fault}. Put back the keys that belong to this database: the file secret_keys in "
-            "the instance folder, or PORTAL_SECRET_KEYS."
+            f"The keys cannot be used: {fault}. Put back the keys that belong to this database: the file secret_keys "
+            "in the instance folder, or PORTAL_SECRET_KEYS."
         ) from None
+
+
+def rotate_keys(database: Database, master: MasterKeys, clock: Clock) -> int:
+    """Wraps every data key under the first master key, all or none; how many were wrapped by another one.
+
+    The data keys stay what they are, so running servers notice nothing. Raises Misconfigured where one of them
+    cannot be opened.
+    """
+    keyring = load_keyring(database, master)
+    with database.write() as connection:
+        rows = connection.execute(_ALL_KEYS.with_for_update()).all()
+        outdated = [row for row in rows if not row.wrapped.startswith(master.current)]
+        for row in outdated:
+            _wrap_again(connection, master, row.id, row.purpose, row.wrapped)
+        if outdated:
+            audit.record(connection, keyring, clock(), "keys_rotated", keys=len(outdated))
+    return len(outdated)
+
+
+def _wrap_again(connection: Connection, master: MasterKeys, key_id: int, purpose: str, wrapped: bytes) -> None:
+    name = wrapping_name(key_id, purpose)
+    try:
+        again = master.wrap(master.unwrap(wrapped, name), name)
+    except KeyFault as fault:
+        raise Misconfigured(f"Data key {key_id} cannot be opened: {fault}.") from None
+    connection.execute(update(DataKeyRow).where(DataKeyRow.id == key_id).values(wrapped=again))

@@ -186,7 +186,7 @@ class Mailbox:
         return self.answers.get("RCPT", "250 OK")
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        content = cast(bytes, envelope.original_content)
+        content = cast("bytes", envelope.original_content)
         self.messages.append(BytesParser(policy=parsing_policy).parsebytes(content))
         return self.answers.get("DATA", "250 OK")
 

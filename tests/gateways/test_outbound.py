@@ -320,7 +320,8 @@ class TestCertificates:
 
     def test_old_tls_is_refused(self, outbound: Outbound, serve_tls: Any, certified: Any) -> None:
         assert outbound.tls.minimum_version is ssl.TLSVersion.TLSv1_2
-        assert outbound.tls.verify_mode is ssl.CERT_REQUIRED and outbound.tls.check_hostname
+        assert outbound.tls.verify_mode is ssl.CERT_REQUIRED
+        assert outbound.tls.check_hostname
 
     def test_checked_address_is_the_connected_one_and_the_name_stays(
         self, serve_tls: Any, certified: Any, ca_bundle: Path
@@ -383,7 +384,8 @@ class TestGuard:
         assert is_public(address)
 
     def test_ipv4_mapped_public_address_counts_as_itself(self) -> None:
-        assert is_public("::ffff:1.1.1.1") and not is_public("::ffff:192.168.1.1")
+        assert is_public("::ffff:1.1.1.1")
+        assert not is_public("::ffff:192.168.1.1")
 
     def test_of_several_addresses_only_public_ones_are_left(self) -> None:
         outbound = Outbound(NetworkPolicy(), resolve=lambda host, port: ["10.0.0.1", "8.8.8.8", "::1"])
@@ -621,7 +623,8 @@ class TestPolicy:
             proxy="http://proxy.example:3128",
             ca_bundle=ca_bundle,
         )
-        assert policy.exempts("MAIL.local.", 25) and not policy.exempts("mail.local", 26)
+        assert policy.exempts("MAIL.local.", 25)
+        assert not policy.exempts("mail.local", 26)
 
     @pytest.mark.parametrize("proxy", ["proxy.example:3128", "socks5://proxy.example", "http://"])
     def test_proxy_must_be_a_url(self, proxy: str) -> None:

@@ -134,7 +134,7 @@ def new_app(tmp_path: Path, clock: MovableClock) -> Callable[[], Flask]:
 def served(app: Flask) -> Iterator[int]:
     """The sandbox behind a real socket; gives its port."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server.server_port
     server.shutdown()

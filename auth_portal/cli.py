@@ -1,0 +1,235 @@
+"""The operator's commands: ``flask --app app init``, ``db``, ``demo``, ``customers``, ``config`` and the rest.
+
+A command reads the settings when it runs. Where it cannot do its job it says so in one line per reason on stderr,
+``auth-portal: …``, and leaves with 1; with 2 where the reason lies in the data that it was given. Loads Alembic, so
+only a ``flask`` command imports this.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from flask import Flask, current_app
+from flask.cli import AppGroup
+
+from auth_portal.clock import Clock, system_clock
+from auth_portal.errors import Misconfigured, Problem
+from auth_portal.i18n import error_text
+from auth_portal.services import installation
+from auth_portal.services.config_file import BadConfig
+from auth_portal.services.demo import load_demo
+from auth_portal.services.dispatcher import OWN_POLL_SECONDS
+from auth_portal.services.doctor import Finding, examine
+from auth_portal.services.keys import rotate_keys
+from auth_portal.services.opening import Opened, opened, plain_faults
+from auth_portal.services.retention import prune
+from auth_portal.settings import Settings, read_settings
+from auth_portal.telemetry import log_event, set_up_logging
+
+Build = Callable[[Settings, float], Any]  # the services of a process and its database, for a dispatcher's poll
+
+EXTENSION = "auth_portal_cli"
+CANNOT = 1
+BAD_DATA = 2
+ERRORS = {"customer_unknown": "Nobody has this customer ID."}
+FILE = click.Path(path_type=Path, dir_okay=False)  # whether it is there is said by whoever opens it, in our one line
+
+
+def register(app: Flask, build: Build, *, clock: Clock = system_clock) -> None:
+    """Adds the commands to an app. ``build`` gives ``dispatch`` its services."""
+    app.extensions[EXTENSION] = (build, clock)
+    for command in commands.commands.values():
+        app.cli.add_command(command)
+
+
+class Command(click.Command):
+    """Runs in the app's context; says in plain lines why it cannot."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, and leaves with a status that scripts can read."""
+        with _plainly(ctx):
+            return super().invoke(ctx)
+
+
+class Commands(AppGroup):
+    """A group whose commands are all of that kind."""
+
+    command_class = Command
+
+
+@contextmanager
+def _plainly(ctx: click.Context) -> Iterator[None]:
+    try:
+        with plain_faults():
+            yield
+    except BadConfig as error:
+        _leave(ctx, BAD_DATA, error.faults)
+    except Misconfigured as error:
+        _leave(ctx, CANNOT, error.faults)
+    except Problem as problem:
+        _leave(ctx, BAD_DATA, [ERRORS.get(problem.code) or error_text(problem.code)])
+
+
+def _leave(ctx: click.Context, status: int, lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(f"auth-portal: {line}", err=True)
+    ctx.exit(status)
+
+
+def _say(lines: Iterable[object]) -> None:
+    for line in lines:
+        click.echo(str(line))
+
+
+def _clock() -> Clock:
+    clock: Clock = current_app.extensions[EXTENSION][1]
+    return clock
+
+
+def _opened() -> AbstractContextManager[Opened]:
+    return opened(read_settings(), _clock())
+
+
+commands = Commands()
+
+
+@commands.command("init")
+def init() -> None:
+    """Makes the instance folder, keys and database; what is there already stays."""
+    _say(installation.initialise(read_settings(), _clock()) or ["Everything is there already."])
+
+
+@commands.command("demo")
+def demo() -> None:
+    """Loads a demo bank with journeys and customers; needs PORTAL_SANDBOX=1."""
+    with _opened() as portal:
+        _say(load_demo(portal))
+
+
+@commands.command("dispatch")
+def dispatch() -> None:
+    """Sends callbacks and messages until it is told to stop; for PORTAL_DISPATCH=off."""
+    set_up_logging()
+    build: Build = current_app.extensions[EXTENSION][0]
+    services, database = build(read_settings(), OWN_POLL_SECONDS)
+    with closing(database):
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        services.dispatcher.start()
+        log_event("dispatcher_started")
+        stopping.wait()
+        services.dispatcher.stop()
+        log_event("dispatcher_stopped")
+
+
+@commands.command("prune")
+def prune_command() -> None:
+    """Removes what has been kept for long enough: codes, verifications, audit events, counters."""
+    with _opened() as portal:
+        removed = prune(portal.database, portal.clock)
+    _say(f"{count} {kind} removed." for kind, count in removed.items())
+
+
+@commands.command("doctor")
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Looks at everything the portal needs. Sends no message and no callback."""
+    try:
+        settings = read_settings()
+    except Misconfigured as error:
+        _say(Finding(False, "settings", fault) for fault in error.faults)
+        ctx.exit(CANNOT)
+    is_well = True
+    for finding in examine(settings, _clock()):
+        _say([finding])
+        is_well = is_well and finding.is_well
+    ctx.exit(0 if is_well else CANNOT)
+
+
+db = Commands("db", help="The database's tables.")
+customers = Commands("customers", help="The people who can be verified.")
+config = Commands("config", help="Portal settings, channels and journeys as a TOML file.")
+keys = Commands("keys", help="The keys that wrap the data keys.")
+for _group in (db, customers, config, keys):
+    commands.add_command(_group)
+
+
+@db.command("upgrade")
+def upgrade() -> None:
+    """Brings the tables to what this version needs."""
+    installation.upgrade(read_settings())
+    _say(["The database is as this version needs it."])
+
+
+@db.command("check")
+def check() -> None:
+    """Says whether the tables are what this version needs."""
+    if faults := installation.schema_faults(read_settings()):
+        raise Misconfigured(*faults)
+    _say(["The database is as this version needs it."])
+
+
+@customers.command("import")
+@click.argument("file", type=FILE)
+@click.option("--dry-run", is_flag=True, help="Counts what would change and writes nothing.")
+@click.pass_context
+def import_customers(ctx: click.Context, file: Path, dry_run: bool) -> None:
+    """Imports a CSV file: all of it, or with any broken row nothing."""
+    with _opened() as portal:
+        report = portal.directory.import_csv(file, default_region=portal.default_region, dry_run=dry_run)
+    if report.error_count:
+        _leave(ctx, BAD_DATA, (f"{file.name}: {line}" for line in report.lines))
+    _say(report.lines)
+
+
+@customers.command("erase")
+@click.argument("customer_id")
+def erase(customer_id: str) -> None:
+    """Removes a person and all that identifies them. Backups keep it until they are gone."""
+    with _opened() as portal:
+        erased = portal.directory.erase(customer_id)
+    _say([f"Erased, with {erased.visits} visits and {erased.verifications} verifications."])
+
+
+@config.command("import")
+@click.argument("file", type=FILE)
+@click.option("--prune", "is_pruning", is_flag=True, help="Also switches off channels and journeys it does not name.")
+@click.pass_context
+def import_config(ctx: click.Context, file: Path, is_pruning: bool) -> None:
+    """Makes what the file names equal to the file: all of it, or with any fault nothing."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        _leave(ctx, BAD_DATA, [f"{file.name}: is not UTF-8"])
+    with _opened() as portal:
+        summary = portal.configuration.import_toml(text, file_name=file.name, prune=is_pruning)
+    _say(summary.lines or ["Nothing changed."])
+    for warning in summary.warnings:
+        click.echo(f"auth-portal: {warning}", err=True)
+
+
+@config.command("export")
+@click.argument("file", type=FILE, required=False)
+def export_config(file: Path | None) -> None:
+    """Writes everything in use, secrets as "keep", to FILE or to the screen."""
+    with _opened() as portal:
+        text = portal.configuration.export_toml()
+    if file is None:
+        click.echo(text, nl=False)
+    else:
+        file.write_text(text, encoding="utf-8")
+
+
+@keys.command("rotate")
+def rotate() -> None:
+    """Wraps every data key under the first of PORTAL_SECRET_KEYS."""
+    with _opened() as portal:
+        count = rotate_keys(portal.database, portal.master, portal.clock)
+    _say([f"{count} data keys are wrapped by the first key now." if count else "The first key wraps them all already."])

@@ -1,0 +1,117 @@
+"""What a configuration must not be, wherever it comes from: open to a weaker proof, or unable to work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+
+from auth_portal.errors import Misconfigured
+from auth_portal.gateways.channels import ChannelConfig
+from auth_portal.gateways.flow import SERVERS
+from auth_portal.methods import CARRIES
+from auth_portal.services.config_file import ConfigFile, Faults
+from auth_portal.services.journeys import JourneyConfig, PortalSettings, result_clashes
+
+KINDS_OF_MESSAGE = {"sms": "SMS", "email": "e-mail"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The whole configuration as it should be. Channels that are not in it are off."""
+
+    portal: PortalSettings
+    channels: Mapping[str, ChannelConfig]
+    journeys: Mapping[str, JourneyConfig]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules, and what this installation allows.
+
+    ``check_origin`` and ``check_channel`` raise Misconfigured for what the operator's policy never lets out; without
+    ``check_channel`` a channel's URL is given to ``check_origin``.
+    """
+
+    has_sandbox: bool
+    check_origin: Callable[[str], None]
+    check_channel: Callable[[ChannelConfig], None] | None = None
+
+    def check(self, file: ConfigFile, wanted: Wanted, faults: Faults) -> None:
+        """Notes what is wrong with the configuration as it would be after the file."""
+        for table in file.channels:
+            if (channel := wanted.channels.get(table.name)) is not None:
+                self._channel(channel, table.place, faults)
+        named = wanted.channels.keys() | {table.name for table in file.channels}  # a broken one is a fault already
+        for slug, journey in file.journeys.items():
+            self._server(journey, file.places[slug], faults)
+            for name in sorted(set(journey.channels) - named):
+                faults.add(file.places[slug], "channels", f'names "{name}", and there is no such channel')
+        for slug, journey in wanted.journeys.items():
+            if slug in file.journeys or journey.active:
+                _check_carried(journey, wanted, file.places.get(slug, f'journey "{slug}" (not in this file)'), faults)
+        for clash in result_clashes(wanted.journeys.values()):
+            faults.add("", "", clash)
+
+    def _channel(self, channel: ChannelConfig, place: str, faults: Faults) -> None:
+        if channel.NEEDS_SANDBOX and not self.has_sandbox:
+            faults.add(place, "kind", "needs the sandbox, which is off (PORTAL_SANDBOX)")
+        try:
+            if self.check_channel is not None:
+                self.check_channel(channel)
+            elif channel.address:
+                self.check_origin(channel.address)
+        except Misconfigured as fault:
+            faults.add(place, "", str(fault))
+
+    def _server(self, journey: JourneyConfig, place: str, faults: Faults) -> None:
+        server = journey.callback.server
+        if server == "sandbox" and not self.has_sandbox:
+            faults.add(place, "callback.server", "is the sandbox, which is off (PORTAL_SANDBOX)")
+        if server == "sandbox" or server in SERVERS:
+            return
+        if better := _better_spelling(server):
+            faults.add(place, "callback.server", f"must be written {better}")
+        try:
+            self.check_origin(server)
+        except Misconfigured as fault:
+            faults.add(place, "callback.server", str(fault))
+
+
+def _better_spelling(server: str) -> str:
+    """The one name of a server, where this is another: two journeys that share it must be seen to (R35)."""
+    default_port = ":443" if server.startswith("https:") else ":80"
+    for name, origin in SERVERS.items():
+        if server.removesuffix(default_port) == origin:
+            return f'"{name}"'
+    return f"without {default_port}" if server.endswith(default_port) else ""
+
+
+def _check_carried(journey: JourneyConfig, wanted: Wanted, place: str, faults: Faults) -> None:
+    known = _known_kinds(journey, wanted.channels)
+    for number, step in enumerate(journey.steps, 1):
+        for method in getattr(step, "any_of", ()):
+            kind = CARRIES.get(method)
+            if kind is not None and kind not in known:
+                reason = f"has {method}, but none of the journey's channels carries {KINDS_OF_MESSAGE[kind]}"
+                faults.add(place, f"steps[{number}].any_of", f"{reason}; add one to its channels")
+
+
+def _known_kinds(journey: JourneyConfig, channels: Mapping[str, ChannelConfig]) -> Set[str]:
+    """The kinds of message that a journey can send; all of them while one of its channels is a fault itself."""
+    if not set(journey.channels) <= channels.keys():
+        return KINDS_OF_MESSAGE.keys()
+    return {kind for name in journey.channels for kind in channels[name].message_kinds}
+
+
+def warnings(journeys: Mapping[str, JourneyConfig]) -> Iterator[str]:
+    """What the standards advise against and an admin may still want (R14, link relay), of active journeys."""
+    for slug, journey in journeys.items():
+        methods = {method for step in journey.verify_steps for method in step.any_of}
+        if not journey.active:
+            continue
+        if methods == {"sms_code"}:
+            yield f"journey {slug}: SMS is the only proof; NIST SP 800-63B asks for another choice beside it"
+        if "email_code" in methods:
+            yield f"journey {slug}: a code by e-mail is not out-of-band by NIST SP 800-63B"
+        if journey.relay_defence == "none":
+            yield f"journey {slug}: relay_defence is none; a link that is sent on brings the answer to its sender"

@@ -1,0 +1,321 @@
+"""The config file: what it names becomes equal to it, all in one transaction or not at all, and nothing else changes.
+
+Refuses what would let a weaker proof answer for a stronger one (R35), what could never work, and a stored secret for
+a server other than the one it was given for (D4).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import tomli_w
+from sqlalchemy import Connection, insert, select, update
+
+from auth_portal.clock import Clock
+from auth_portal.crypto import Keyring
+from auth_portal.errors import Misconfigured
+from auth_portal.gateways.channels import ChannelConfig, may_keep_secrets, parse_channel
+from auth_portal.services import audit
+from auth_portal.services.config_file import ConfigFile, Faults, Table, read_config
+from auth_portal.services.config_rules import Rules, Wanted, warnings
+from auth_portal.services.journeys import JourneyConfig, PortalSettings
+from auth_portal.store.db import Database, new_id
+from auth_portal.store.models import ChannelRow, Journey, JourneyVersion, Portal
+
+KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import changed, one line each, and what an admin should know of what it allowed."""
+
+    lines: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class StoredChannel(NamedTuple):
+    """A channel as it is stored, its secrets opened."""
+
+    id: str
+    config: ChannelConfig
+    is_active: bool
+
+
+class StoredJourney(NamedTuple):
+    """The live version of a journey."""
+
+    id: str
+    number: int
+    config: JourneyConfig
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The whole configuration in the database."""
+
+    portal: PortalSettings
+    channels: Mapping[str, StoredChannel]
+    journeys: Mapping[str, StoredJourney]
+
+
+class Configuration:
+    """Reads and writes portal settings, channels and journeys as one file."""
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        clock: Clock,
+        *,
+        has_sandbox: bool,
+        check_origin: Callable[[str], None],
+        check_channel: Callable[[ChannelConfig], None] | None = None,
+    ) -> None:
+        """``check_origin`` and ``check_channel`` raise Misconfigured for what the operator's policy never lets out.
+
+        Without ``check_channel`` a channel's URL is given to ``check_origin``.
+        """
+        self._database = database
+        self._keyring = keyring
+        self._clock = clock
+        self._rules = Rules(has_sandbox, check_origin, check_channel)
+
+    def import_toml(self, text: str, *, file_name: str, prune: bool = False) -> ImportSummary:
+        """Makes what the file names equal to the file; ``prune`` also switches off what it does not name.
+
+        Of ``[portal]`` it changes the keys that are there; a channel or journey is what the file says of it, with
+        the defaults for the rest. Raises BadConfig with every fault; then nothing was written.
+        """
+        faults = Faults(file_name)
+        file = read_config(text, faults)
+        with self._database.write() as connection:
+            stored = self._stored(connection, locked=True)
+            wanted = self._wanted(file, stored, prune, faults)
+            self._rules.check(file, wanted, faults)
+            faults.raise_if_any()
+            lines = self._write(connection, stored, wanted)
+        return ImportSummary(tuple(lines), tuple(warnings(file.journeys)))
+
+    def export_toml(self) -> str:
+        """Everything in use as a file. Secrets are ``"keep"``: they never leave the database."""
+        with self._database.read() as connection:
+            stored = self._stored(connection, locked=False)
+        document: dict[str, Any] = {"portal": stored.portal.model_dump(mode="json")}
+        if channels := [_exported(channel.config) for channel in stored.channels.values() if channel.is_active]:
+            document["channels"] = channels
+        if journeys := [journey.config.model_dump(mode="json") for journey in stored.journeys.values()]:
+            document["journeys"] = journeys
+        return tomli_w.dumps(document)
+
+    # --- What is stored
+
+    def _stored(self, connection: Connection, *, locked: bool) -> Stored:
+        portal = select(Portal.settings).where(Portal.id == 1)
+        settings = connection.execute(portal.with_for_update() if locked else portal).scalar_one_or_none()
+        if settings is None:
+            raise Misconfigured("The database holds no portal yet. Run `flask --app app init`.")
+        channels = connection.execute(select(ChannelRow.__table__).order_by(ChannelRow.name))
+        return Stored(
+            portal=PortalSettings.model_validate(settings),
+            channels={row.name: StoredChannel(row.id, self._channel(row), row.is_active) for row in channels},
+            journeys=dict(_stored_journeys(connection)),
+        )
+
+    def _channel(self, row: Any) -> ChannelConfig:
+        secrets = {}
+        if row.secrets_sealed is not None:
+            secrets = json.loads(self._keyring.open(row.secrets_sealed, "channels", row.id, "secrets"))
+        return parse_channel({**row.config, **secrets})
+
+    # --- What should be
+
+    def _wanted(self, file: ConfigFile, stored: Stored, prune: bool, faults: Faults) -> Wanted:
+        channels = (
+            {} if prune else {name: channel.config for name, channel in stored.channels.items() if channel.is_active}
+        )
+        for table in file.channels:
+            if (config := _parsed_channel(table, stored.channels.get(table.name), faults)) is not None:
+                channels[config.name] = config
+        return Wanted(_portal(stored.portal, file.portal), channels, _journeys(file, stored, prune))
+
+    # --- Writing
+
+    def _write(self, connection: Connection, stored: Stored, wanted: Wanted) -> list[str]:
+        now = self._clock()
+        portal = ["portal: changed"] if wanted.portal != stored.portal else []
+        channels = dict(self._write_channels(connection, stored.channels, wanted.channels, now))
+        journeys = dict(_write_journeys(connection, stored.journeys, wanted.journeys, now))
+        if portal or channels or journeys:
+            settings = wanted.portal.model_dump(mode="json")
+            version = update(Portal).where(Portal.id == 1).values(version=Portal.version + 1, settings=settings)
+            connection.execute(version)
+            audit.record(
+                connection,
+                self._keyring,
+                now,
+                "configuration_imported",
+                portal=bool(portal),
+                channels=sorted(channels),
+                journeys=sorted(journeys),
+            )
+        return [
+            *portal,
+            *(f"channel {name}: {done}" for name, done in channels.items()),
+            *(f"journey {slug}: {done}" for slug, done in journeys.items()),
+        ]
+
+    def _write_channels(
+        self,
+        connection: Connection,
+        stored: Mapping[str, StoredChannel],
+        wanted: Mapping[str, ChannelConfig],
+        now: datetime,
+    ) -> Iterator[tuple[str, str]]:
+        for name, before in stored.items():
+            if before.is_active and name not in wanted:
+                connection.execute(
+                    update(ChannelRow).where(ChannelRow.id == before.id).values(is_active=False, changed_at=now)
+                )
+                yield name, "switched off"
+        for name, config in wanted.items():
+            old = stored.get(name)
+            if old is None:
+                row_id = new_id(now)
+                connection.execute(
+                    insert(ChannelRow).values(id=row_id, name=name, **self._columns(row_id, config, now))
+                )
+                yield name, "added"
+            elif old.config != config or not old.is_active:
+                connection.execute(
+                    update(ChannelRow).where(ChannelRow.id == old.id).values(self._columns(old.id, config, now))
+                )
+                yield name, "changed" if old.is_active else "switched on"
+
+    def _columns(self, row_id: str, config: ChannelConfig, now: datetime) -> dict[str, Any]:
+        secrets = {name: value for name in sorted(config.SECRETS) if (value := getattr(config, name))}
+        sealed = self._keyring.seal(json.dumps(secrets), "channels", row_id, "secrets") if secrets else None
+        open_part = config.model_dump(mode="json", exclude=set(config.SECRETS))
+        return {"config": open_part, "secrets_sealed": sealed, "is_active": True, "changed_at": now}
+
+
+def _stored_journeys(connection: Connection) -> Iterator[tuple[str, StoredJourney]]:
+    live = (
+        select(Journey, JourneyVersion.number, JourneyVersion.document)
+        .join(JourneyVersion, JourneyVersion.id == Journey.version_id)
+        .order_by(Journey.slug)
+    )
+    for row in connection.execute(live):
+        document = {**row.document, "active": row.is_active, "default": row.is_default}
+        yield row.slug, StoredJourney(row.id, row.number, JourneyConfig.model_validate_json(json.dumps(document)))
+
+
+def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalSettings:
+    if values is None:
+        return stored
+    before = stored.model_dump()
+    limits = values.get("limits", {})
+    merged = {**before, **values, "limits": {**before["limits"], **(limits if isinstance(limits, dict) else {})}}
+    try:
+        return PortalSettings.model_validate(merged)
+    except ValueError:  # the reader of the file has said why
+        return stored
+
+
+def _parsed_channel(table: Table, stored: StoredChannel | None, faults: Faults) -> ChannelConfig | None:
+    try:
+        config = parse_channel(table.values)
+        kept = _with_kept_secrets(config, stored.config if stored is not None else None)
+        return parse_channel({**table.values, **kept}) if kept else config
+    except Misconfigured as error:
+        for line in error.faults:
+            key, _, reason = line.partition(": ")
+            faults.add(table.place, key, reason)
+        return None
+
+
+def _with_kept_secrets(config: ChannelConfig, stored: ChannelConfig | None) -> dict[str, Any]:
+    """The stored secrets in place of each "keep". Raises Misconfigured where they may not serve this channel."""
+    given = {name: getattr(config, name) for name in sorted(config.SECRETS)}
+    keeping = [
+        name for name, value in given.items() if KEEP in (value.values() if isinstance(value, dict) else (value,))
+    ]
+    if keeping and stored is None:
+        raise Misconfigured(
+            *(f'{name}: is "keep", but nothing is stored for this channel; give it' for name in keeping)
+        )
+    if keeping and stored is not None and not may_keep_secrets(stored, config):
+        raise Misconfigured(
+            *(
+                f'{name}: is "keep", but kind, host, port or security differ from what is stored; give it again'
+                for name in keeping
+            )
+        )
+    return {name: _kept(name, given[name], getattr(stored, name)) for name in keeping}
+
+
+def _kept(name: str, given: Any, stored: Any) -> Any:
+    if isinstance(given, dict):
+        return {part: _kept(f"{name}.{part}", text, stored.get(part)) for part, text in given.items()}
+    if given != KEEP:
+        return given
+    if not stored:
+        raise Misconfigured(f'{name}: is "keep", but nothing is stored for it; give it')
+    return stored
+
+
+def _journeys(file: ConfigFile, stored: Stored, prune: bool) -> dict[str, JourneyConfig]:
+    journeys = {slug: journey.config for slug, journey in stored.journeys.items()}
+    has_new_default = any(journey.default for journey in file.journeys.values())
+    for slug in journeys.keys() - file.journeys.keys():
+        changes = {**({"default": False} if has_new_default else {}), **({"active": False} if prune else {})}
+        journeys[slug] = journeys[slug].model_copy(update=changes)
+    return {**journeys, **file.journeys}
+
+
+def _write_journeys(
+    connection: Connection, stored: Mapping[str, StoredJourney], wanted: Mapping[str, JourneyConfig], now: datetime
+) -> Iterator[tuple[str, str]]:
+    for slug, config in wanted.items():
+        before = stored.get(slug)
+        if before is not None and before.config == config:
+            continue
+        version_id = new_id(now)
+        row = {"version_id": version_id, "is_active": config.active, "is_default": config.default}
+        journey_id = before.id if before is not None else new_id(now)
+        if before is None:
+            connection.execute(insert(Journey).values(id=journey_id, slug=slug, **row))
+        else:
+            connection.execute(update(Journey).where(Journey.id == journey_id).values(row))
+        number = before.number + 1 if before is not None else 1
+        document = config.model_dump(mode="json")
+        connection.execute(
+            insert(JourneyVersion).values(
+                id=version_id, journey_id=journey_id, number=number, document=document, created_at=now
+            )
+        )
+        yield slug, _done(before.config if before is not None else None, config)
+
+
+def _done(before: JourneyConfig | None, config: JourneyConfig) -> str:
+    if before is None:
+        return "added"
+    if before.active != config.active:
+        return "switched on" if config.active else "switched off"
+    if before.model_copy(update={"default": config.default}) == config:
+        return "is the default now" if config.default else "is the default no more"
+    return "changed"
+
+
+def _exported(config: ChannelConfig) -> dict[str, Any]:
+    secrets = {name: _hidden(getattr(config, name)) for name in config.SECRETS}
+    return {**config.model_dump(mode="json", exclude_none=True), **secrets}
+
+
+def _hidden(secret: Any) -> Any:
+    if isinstance(secret, dict):
+        return {name: _hidden(text) for name, text in secret.items()}
+    return KEEP if secret else ""

@@ -1,0 +1,115 @@
+"""Removes what has been kept for long enough (E3), in batches short enough that no other writer notices.
+
+Ids begin with the time they were made, so old rows are found by the primary key and nothing is scanned twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, exists, select, tuple_
+
+from auth_portal.clock import Clock
+from auth_portal.services import limits
+from auth_portal.store.db import Database
+from auth_portal.store.models import (
+    Attempt,
+    AuditEvent,
+    Challenge,
+    CustomerRow,
+    Delivery,
+    Tries,
+    Verification,
+    Visit,
+)
+
+BATCH = 200  # rows and all that hangs on them, removed in one transaction: a few milliseconds
+CODES_KEPT = timedelta(hours=24)
+VERIFICATIONS_KEPT = timedelta(days=30)
+AUDIT_KEPT = timedelta(days=396)  # 13 months
+TRIES_KEPT = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
+
+Remove = Callable[[Connection, Sequence[Any]], object]
+
+
+def prune(database: Database, clock: Clock) -> dict[str, int]:
+    """Removes what is due and tells how many of each kind. Safe to run at any time, and by several at once."""
+    now = clock()
+    removed = {
+        "codes": _in_batches(database, _old_codes(now - CODES_KEPT), _remove_codes),
+        "verifications": _in_batches(database, _old_verifications(now - VERIFICATIONS_KEPT), _remove_verifications),
+        "audit events": _in_batches(database, _old_events(now - AUDIT_KEPT), _remove_events),
+        "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
+        "counters": _sweep(database, now),
+    }
+    if any(removed.values()):
+        database.compact()
+    return removed
+
+
+def _in_batches(database: Database, query: Select[Any], remove: Remove) -> int:
+    total = 0
+    while True:
+        with database.read() as connection:
+            keys = [tuple(row) if len(row) > 1 else row[0] for row in connection.execute(query.limit(BATCH))]
+        if not keys:
+            return total
+        with database.write() as connection:
+            remove(connection, keys)
+        total += len(keys)
+
+
+def _made_before(moment: datetime) -> str:
+    """Ids made before a moment are smaller than this."""
+    return f"{int(moment.timestamp() * 1000):012x}"
+
+
+def _old_codes(before: datetime) -> Select[Any]:
+    return select(Challenge.id).where(Challenge.id < _made_before(before), Challenge.expires_at < before)
+
+
+def _remove_codes(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(Challenge).where(Challenge.id.in_(ids)))
+
+
+def _old_verifications(before: datetime) -> Select[Any]:
+    return select(Verification.id).where(
+        Verification.id < _made_before(before), Verification.outcome.is_not(None), Verification.ended_at < before
+    )
+
+
+def _remove_verifications(connection: Connection, ids: Sequence[str]) -> None:
+    deliveries = select(Delivery.id).where(Delivery.verification_id.in_(ids))
+    connection.execute(delete(Attempt).where(Attempt.delivery_id.in_(deliveries)))
+    for table in (Delivery, Challenge, Visit):
+        connection.execute(delete(table).where(table.verification_id.in_(ids)))
+    connection.execute(delete(Verification).where(Verification.id.in_(ids)))
+
+
+def _old_events(before: datetime) -> Select[Any]:
+    return select(AuditEvent.id).where(AuditEvent.id < _made_before(before))
+
+
+def _remove_events(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(AuditEvent).where(AuditEvent.id.in_(ids)))
+
+
+def _old_tries(before: datetime) -> Select[Any, Any, Any]:
+    is_customer = exists().where(CustomerRow.id == Tries.person_key)
+    return select(Tries.person_key, Tries.method, Tries.is_ticketed).where(Tries.day_ends_at < before, ~is_customer)
+
+
+def _remove_tries(connection: Connection, keys: Sequence[Any]) -> None:
+    connection.execute(delete(Tries).where(tuple_(Tries.person_key, Tries.method, Tries.is_ticketed).in_(keys)))
+
+
+def _sweep(database: Database, now: datetime) -> int:
+    total = 0
+    while True:
+        with database.write() as connection:
+            removed = limits.sweep(connection, now, BATCH)
+        total += removed
+        if removed < BATCH:
+            return total

@@ -1,0 +1,68 @@
+"use strict";
+// What script adds to pages that work without it: countdowns, the part of a link behind "#", one submit per form.
+(() => {
+  const loaded = Date.now();
+  const texts = document.body.dataset;
+
+  const about = (seconds) => {
+    const [n, one, many] = seconds >= 60
+      ? [Math.round(seconds / 60), texts.minute, texts.minutes]
+      : [seconds, texts.second, texts.secondsText];
+    return n === 1 ? one : many.replace("{n}", n);
+  };
+
+  // Seconds left of a time that the server told with the page; by the clock, so that a sleeping phone does not matter.
+  const left = (seconds) => Math.max(0, Math.ceil(Number(seconds) - (Date.now() - loaded) / 1000));
+
+  const count = () => {
+    for (const element of document.querySelectorAll("[data-seconds]")) {
+      const seconds = left(element.dataset.seconds);
+      const text = about(seconds);
+      if (element.textContent !== text) element.textContent = text;
+      const over = element.dataset.over && document.getElementById(element.dataset.over);
+      if (over && seconds === 0) over.hidden = false;
+    }
+    for (const button of document.querySelectorAll("button[data-wait]")) {
+      button.disabled = left(button.dataset.wait) > 0;
+      const waiting = button.form.querySelector("[data-while-waiting]");
+      if (waiting) waiting.hidden = !button.disabled;
+    }
+  };
+
+  const addTail = () => {
+    const tail = document.querySelector("input[name=reference_tail]");
+    if (tail) tail.value = location.hash;
+  };
+
+  // A second tap on the same form does nothing, until the answer came or something went wrong on the way.
+  const sent = new Set();
+  const release = (form) => {
+    sent.delete(form);
+    for (const button of form.querySelectorAll("button:not([data-wait])")) button.disabled = false;
+    form.removeAttribute("aria-busy");
+    count();
+  };
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (sent.has(form)) {
+      event.preventDefault();
+      return;
+    }
+    addTail();
+    sent.add(form);
+    form.setAttribute("aria-busy", "true");
+    // Only after the browser has read the pressed button's name and value.
+    setTimeout(() => {
+      for (const button of form.querySelectorAll("button")) button.disabled = true;
+    });
+    setTimeout(() => release(form), 10000);
+  });
+  addEventListener("pageshow", () => [...sent].forEach(release));
+
+  const link = document.getElementById("link");
+  if (link) link.addEventListener("focus", () => link.select());
+
+  addTail();
+  count();
+  if (document.querySelector("[data-seconds]")) setInterval(count, 1000);
+})();

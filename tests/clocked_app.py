@@ -1,0 +1,57 @@
+"""The app under a clock that is read from a file, so that a test moves the time of several processes at once.
+
+``PORTAL_TEST_CLOCK`` is no setting of the portal: it names the file for this module alone.
+``PORTAL_TEST_STOP`` names a place where the process kills itself, hard, the first time it passes it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+from auth_portal.bootstrap import create_app, serve
+from auth_portal.gateways.flow import Answer, FlowGateway
+from auth_portal.services.outbox import Outbox
+
+_CLOCK = Path(os.environ.pop("PORTAL_TEST_CLOCK"))
+_STOP = os.environ.pop("PORTAL_TEST_STOP", "")
+_DIED = _CLOCK.with_suffix(".died")
+
+
+def clock() -> datetime:
+    """The time in the file, or the system's where the file says so."""
+    text = _CLOCK.read_text().strip()
+    return datetime.now(UTC) if text == "system" else datetime.fromisoformat(text)
+
+
+def die_once() -> None:
+    """Kills this process like a power cut, once."""
+    try:
+        _DIED.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if _STOP == "between claim and post":
+    _send = FlowGateway.send
+
+    def _die_before(self: FlowGateway, *args: object, **kwargs: object) -> Answer:
+        die_once()
+        return _send(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    FlowGateway.send = _die_before  # type: ignore[method-assign]
+
+if _STOP == "between post and record":
+    _record = Outbox.record
+
+    def _die_after(self: Outbox, *args: object) -> object:
+        die_once()
+        return _record(self, *args)  # type: ignore[arg-type]
+
+    Outbox.record = _die_after  # type: ignore[method-assign, assignment]
+
+app = create_app(clock=clock)
+serve(app)

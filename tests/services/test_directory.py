@@ -1,0 +1,548 @@
+"""The customers CSV: what is refused, what is kept, what an import counts, and the erasing of one person."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert, select, update
+
+from auth_portal.crypto import Keyring, Passwords, normal_password
+from auth_portal.errors import Misconfigured, NotFound
+from auth_portal.services import audit, customers
+from auth_portal.services.customers_csv import COLUMNS, read_customers
+from auth_portal.services.directory import Directory, ImportReport
+from auth_portal.store.db import Database, new_id
+from auth_portal.store.models import (
+    AuditEvent,
+    Challenge,
+    CustomerRow,
+    Delivery,
+    Journey,
+    JourneyVersion,
+    Tries,
+    Verification,
+    Visit,
+)
+from tests.services.conftest import NOW
+
+SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+PHC = HASHER.hash("a password from elsewhere", salt=b"the salt is fixed")  # xdist: the same in every worker
+
+
+def load(directory: Directory, text: str | bytes, *, dry_run: bool = False, region: str = "ZA") -> ImportReport:
+    content = text.encode() if isinstance(text, str) else text
+    return directory.import_csv(content, default_region=region, dry_run=dry_run)
+
+
+def person(database: Database, keyring: Keyring, customer_id: str) -> customers.Person:
+    named = customers.read_identifier(customer_id, ["customer_id"], "ZA", keyring)
+    assert named is not None
+    with database.read() as connection:
+        return customers.find(connection, named)
+
+
+def rows(database: Database) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(select(CustomerRow).order_by(CustomerRow.customer_key)).mappings())
+
+
+def count(database: Database) -> int:
+    return len(rows(database))
+
+
+def faults(text: str | bytes, region: str = "ZA") -> list[str]:
+    content = text.encode() if isinstance(text, str) else text
+    return [str(fault) for fault in read_customers(content, region=region).faults]
+
+
+def test_everything_imported_opens_again_in_its_one_form(
+    directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+) -> None:
+    report = load(
+        directory,
+        "customer_id,name,phone,email,locale,password,totp_secret\r\n"
+        " C-1001 ,Thandi Nkosi,082 123 4567,Thandi@Example.com,en-ZA,correct horse battery,"
+        "jbsw y3dp-ehpk3pxp JBSWY3DPEHPK3PXP\r\n",
+    )
+    assert (report.new, report.changed, report.equal, report.error_count) == (1, 0, 0, 0)
+    found = person(database, keyring, "c-1001")
+    assert found.customer_id == "C-1001"
+    assert found.name(keyring) == "Thandi Nkosi"
+    assert found.contact("sms", keyring) == "+27821234567"
+    assert found.contact("email", keyring) == "thandi@example.com"
+    assert found.locale == "en-ZA"
+    assert passwords.matches(found.password_hash(keyring, alone=True), "correct horse battery")
+    assert found.totp_seed(keyring) == SEED
+    assert found.is_active
+    assert found.subject_id not in (None, "", found.row)
+
+
+def test_a_contact_finds_its_customer_and_a_shared_one_nobody(
+    directory: Directory, database: Database, keyring: Keyring
+) -> None:
+    load(directory, "customer_id,phone\nC-1,0821234567\nC-2,+27821234567\nC-3,0821234568\n")
+
+    def found(phone: str) -> str | None:
+        named = customers.read_identifier(phone, ["phone"], "ZA", keyring)
+        assert named is not None
+        with database.read() as connection:
+            return customers.find(connection, named).customer_id or None
+
+    assert found("082 123 4568") == "C-3"
+    assert found("082 123 4567") is None
+
+
+def test_r42_nothing_personal_is_readable_in_the_database(
+    directory: Directory, sqlite_url: str, keyring: Keyring, database: Database
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("reads the files")
+    load(
+        directory,
+        f"customer_id,name,phone,email,password,totp_secret\nC,Thandi,0821234567,t@example.com,{'pw' * 8},{SEED}\n",
+    )
+    folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
+    stored = b"".join(path.read_bytes() for path in folder.glob("portal.db*"))
+    for secret in (b"Thandi", b"821234567", b"t@example.com", b"pwpw", SEED.encode(), b"argon2id"):
+        assert secret not in stored
+
+
+def test_a_missing_column_and_an_empty_cell_leave_what_is_stored(
+    directory: Directory, database: Database, keyring: Keyring
+) -> None:
+    load(directory, f"customer_id,name,phone,email,totp_secret\nC,Thandi,0821234567,t@example.com,{SEED}\n")
+    report = load(directory, "customer_id,email,name\nC, ,Thandi Nkosi\n")
+    assert (report.new, report.changed) == (0, 1)
+    found = person(database, keyring, "C")
+    assert found.name(keyring) == "Thandi Nkosi"
+    assert found.contact("email", keyring) == "t@example.com"
+    assert found.contact("sms", keyring) == "+27821234567"
+    assert found.totp_seed(keyring) == SEED
+
+
+def test_a_dash_clears(directory: Directory, database: Database, keyring: Keyring) -> None:
+    text = "customer_id,name,phone,email,locale,password,totp_secret\nC,{}\n"
+    load(directory, text.format(f"Thandi,0821234567,t@example.com,en,correct horse battery,{SEED}"))
+    report = load(directory, text.format("-,-,-, - ,-,-"))
+    assert report.changed == 1
+    assert {name for name, tally in report.columns.items() if tally.cleared} == set(COLUMNS) - {"customer_id"}
+    (row,) = rows(database)
+    assert all(
+        row[column] is None for column in ("name_sealed", "phone_sealed", "phone_key", "email_sealed", "email_key")
+    )
+    assert (row["password_hash"], row["totp_sealed"]) == (None, None)
+    assert (row["locale"], row["password_is_long"]) == ("", False)
+    assert load(directory, text.format("-,-,-,-,-,-")).equal == 1
+
+
+def test_importing_the_same_file_again_changes_nothing(directory: Directory, database: Database) -> None:
+    text = (
+        "customer_id,name,phone,email,locale,password,totp_secret\n"
+        f"C-1,Thandi,0821234567,t@example.com,en,correct horse battery,{SEED}\n"
+        f'C-2,Pieter,,,af,"{PHC}",\n'
+    )
+    load(directory, text)
+    before = rows(database)
+    report = load(directory, text)
+    assert (report.new, report.changed, report.equal) == (0, 0, 2)
+    assert all(tally.new == tally.changed == tally.cleared == 0 for tally in report.columns.values())
+    assert rows(database) == before
+    assert count_events(database) == 1  # a file that changes nothing leaves no event
+
+
+def count_events(database: Database) -> int:
+    with database.read() as connection:
+        return len(connection.execute(select(AuditEvent.id)).all())
+
+
+def test_nobody_is_deleted(directory: Directory, database: Database) -> None:
+    load(directory, "customer_id\nC-1\nC-2\n")
+    load(directory, "customer_id\nC-3\n")
+    assert count(database) == 3
+
+
+def test_the_customer_id_is_one_without_regard_to_case_and_blanks(directory: Directory, database: Database) -> None:
+    load(directory, "customer_id,locale\nc 1001,en\n")
+    report = load(directory, "customer_id,locale\nC1001,en\n")
+    assert (report.new, report.changed) == (0, 1)
+    assert [row["customer_id"] for row in rows(database)] == ["C1001"]
+
+
+def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(directory: Directory, database: Database) -> None:
+    load(directory, "customer_id,phone,locale,password\nC-1,0821234567,en,correct horse\nC-2,,af,\nC-4,,en,\n")
+    text = (
+        "customer_id,phone,locale,password\n"
+        "C-1,+27 82 123 4567,af,another password\n"
+        "C-2,-,-,\n"
+        "C-3,0821234569,,yet another one\n"
+        "C-4,,en,\n"
+    )
+    before = rows(database)
+    dry = load(directory, text, dry_run=True)
+    assert rows(database) == before
+    assert (dry.new, dry.changed, dry.equal) == (1, 2, 1)
+    phone = dry.columns["phone"]
+    assert (phone.new, phone.changed, phone.cleared, phone.equal) == (1, 0, 0, 2)  # clearing nothing is equal
+    assert (dry.columns["locale"].changed, dry.columns["locale"].cleared) == (1, 1)
+    assert (dry.columns["password"].changed, dry.columns["password"].new) == (1, 1)
+    real = load(directory, text)
+    assert (real.new, real.changed, real.equal, real.columns) == (dry.new, dry.changed, dry.equal, dry.columns)
+
+
+def test_one_broken_row_and_nothing_is_imported_and_all_faults_are_told(
+    directory: Directory, database: Database
+) -> None:
+    report = load(
+        directory,
+        "customer_id,phone,email,locale,password,totp_secret\n"
+        "C-1,0821234567,,,,\n"
+        "C-2,12,nobody,english please,short,ABC\n"
+        "C-3,,,,,JBSWY3DPEHPK3PXP0189JBSWY3DPEHPK3PXP\n"
+        ",0821234567,,,,\n",
+    )
+    assert count(database) == 0
+    assert (report.new, report.error_count) == (0, 7)
+    assert [(fault.row, fault.column) for fault in report.errors] == [
+        (3, "phone"), (3, "email"), (3, "locale"), (3, "password"), (3, "totp_secret"), (4, "totp_secret"),
+        (5, "customer_id"),
+    ]  # fmt: skip
+    assert report.lines[0] == "Nothing was imported: 7 faults."
+    told = "\n".join(report.lines)
+    assert not any(value in told for value in ("english", "short,", "ABC", "nobody", "0189"))
+
+
+def test_two_rows_of_one_customer_are_a_fault_that_names_both() -> None:
+    assert faults("customer_id\nC-1001\nC-1002\nc - 1001\n") == ["row 4, customer_id: is the same customer as in row 2"]
+
+
+@pytest.mark.parametrize("text", ["customer_id;name\nC;Nkosi, Thandi\n", 'customer_id,name\nC,"Nkosi, Thandi"\n'])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_commas_semicolons_bom_and_line_ends(text: str, bom: bytes, newline: str) -> None:
+    reading = read_customers(bom + text.replace("\n", newline).encode(), region="ZA")
+    assert not reading.faults
+    assert [dict(entry.cells) for entry in reading.entries] == [{"name": "Nkosi, Thandi"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "row 1: is empty"),
+        ("\n", "row 1: is empty"),
+        ("name\nThandi\n", "row 1, customer_id: is missing"),
+        ("customer_id,mobile\nC,1\n", "row 1, column 2: is not known"),
+        ("customer_id,\nC,\n", "row 1, column 2: is not known"),
+        ("customer_id,name,Name\nC,a,b\n", "row 1, name: is there twice"),
+        ("customer_id,name\nC\n", "row 2: has 1 cells, the header has 2"),
+        ("customer_id,name\nC,a,b\n", "row 2: has 3 cells, the header has 2"),
+        ('customer_id,name\nC,"a\n', "row 2: cannot be read"),
+        ('customer_id,name\nC,"a"b\n', "row 2: cannot be read"),
+        (f'customer_id,name\nC,"{"a" * 200_000}"\n', "row 2: cannot be read"),
+        ('customer_id,name\nC,"a\nb"\n', "row 2, name: has a line break"),
+        ("customer_id,name\nC,a\x00b\n", "row 2, name: has a line break or another control"),
+        ("customer_id,name\nC,a\u202eb\n", "row 2, name: has a line break or another control"),
+        ("customer_id\n-\n", None),
+        ("customer_id,name\n-,a\n", "row 2, customer_id: is missing"),
+        (f"customer_id\n{'C' * 129}\n", "row 2, customer_id: is longer than 128"),
+        (f"customer_id\n{'ﷺ' * 20}\n", "row 2, customer_id: is longer than 128"),
+        (f"customer_id,password\nC,{'p' * 257}\n", "row 2, password: is longer than 256"),
+        ("customer_id,password\nC,1234567\n", "row 2, password: is shorter than 8"),
+        (f"customer_id,totp_secret\nC,{SEED[:24]}\n", "row 2, totp_secret: is shorter than 128 bits"),
+        (f"customer_id,totp_secret\nC,{SEED[:26]}X\n", "row 2, totp_secret: is no Base32"),
+        (f"customer_id,totp_secret\nC,{SEED * 5}\n", "row 2, totp_secret: is longer than 128"),
+        ("customer_id,phone\nC,2.78E+10\n", "row 2, phone: is no phone number"),
+        ("customer_id,email\nC,mıke@example.com\n", "row 2, email: is no e-mail address"),
+    ],
+)
+def test_what_is_refused(text: str, fault: str | None) -> None:
+    if fault is None:
+        fault = "row 2, customer_id: is missing"
+    (found,) = faults(text)
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize("content", ["customer_id\nZoë\n".encode("utf-16"), "customer_id\nZoë\n".encode("latin-1")])
+def test_another_encoding_is_said(content: bytes) -> None:
+    assert faults(content) == ["the file: is not UTF-8; save it as CSV UTF-8"]
+
+
+def test_blank_rows_are_passed_over_and_counted_as_a_spreadsheet_does() -> None:
+    assert faults("customer_id,phone\n\n,\nC,1\n") == [
+        "row 4, phone: is no phone number (numbers without + are read as of ZA)"
+    ]
+
+
+def test_cells_beyond_the_header_are_forgiven_while_they_are_empty() -> None:
+    assert faults("customer_id,name\nC,a,,\n") == []
+
+
+def test_national_numbers_are_of_the_default_region(directory: Directory, database: Database, keyring: Keyring) -> None:
+    load(directory, "customer_id,phone\nC,020 7946 0958\n", region="GB")
+    assert person(database, keyring, "C").contact("sms", keyring) == "+442079460958"
+
+
+def test_faults_are_all_counted_and_a_thousand_told() -> None:
+    reading = read_customers(("customer_id,phone\n" + "C,1\n" * 1500).encode(), region="ZA")
+    assert (len(reading.faults), reading.fault_count) == (1000, 2999)  # all but the first also name a customer again
+
+
+def test_a_path_and_a_stream_are_read_alike(directory: Directory, database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "customers.csv"
+    path.write_bytes(b"customer_id\nC-1\n")
+    assert directory.import_csv(path, default_region="ZA", dry_run=False).new == 1
+    assert directory.import_csv(io.BytesIO(b"customer_id\nC-2\n"), default_region="ZA", dry_run=False).new == 1
+    with pytest.raises(FileNotFoundError):
+        directory.import_csv(tmp_path / "nothing.csv", default_region="ZA", dry_run=False)
+    assert count(database) == 2
+
+
+class TestPasswords:
+    """Plain ones, hashes from elsewhere, and what may not be either."""
+
+    def test_r21_it_is_remembered_whether_a_password_is_long(self, directory: Directory, database: Database) -> None:
+        load(directory, f'customer_id,password\nC-1,{"p" * 14}\nC-2,{"p" * 15}\nC-3,"{PHC}"\n')
+        assert [row["password_is_long"] for row in rows(database)] == [False, True, False]
+
+    def test_a_hash_from_elsewhere_is_kept_as_it_is(
+        self, directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+    ) -> None:
+        load(directory, f'customer_id,password\nC,"{PHC}"\n')
+        stored = person(database, keyring, "C").password_hash(keyring, alone=False)
+        assert stored == PHC
+        assert passwords.matches(stored, "a password from elsewhere")
+
+    def test_nfc_and_nfd_are_one_password(
+        self, directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+    ) -> None:
+        load(directory, "customer_id,password\nC,Zoe\u0308 Zoe\u0308 Zoe\u0308\n")
+        stored = person(database, keyring, "C").password_hash(keyring, alone=False)
+        assert passwords.matches(stored, normal_password("Zoe\u0308 Zoe\u0308 Zoe\u0308"))
+        assert load(directory, "customer_id,password\nC,Zoë Zoë Zoë\n").equal == 1
+
+    def test_blanks_of_a_password_are_its_own(
+        self, directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+    ) -> None:
+        load(directory, 'customer_id,password\nC," correct horse "\n')
+        assert passwords.matches(person(database, keyring, "C").password_hash(keyring, alone=False), " correct horse ")
+
+    def test_the_plain_password_of_an_imported_hash_tells_how_long_it_is(
+        self, directory: Directory, database: Database
+    ) -> None:
+        load(directory, f'customer_id,password\nC,"{PHC}"\n')
+        assert load(directory, "customer_id,password\nC,a password from elsewhere\n").changed == 1
+        assert rows(database)[0]["password_is_long"] is True
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "$argon2i$v=19$m=16,t=2,p=1$c2FsdHNhbHQ$S0l6qfZLM/FmHHUGZ5kKOg",
+            "$2b$12$KIXQ1bV8Z3nqk5m7Y4n2KeJ8T5W1pE7JY9n3aZ2c4V6b8N0m1L3a5",
+            "pbkdf2_sha256$600000$salt$aGFzaA==",
+            "argon2$argon2id$v=19$m=16,t=2,p=1$c2FsdHNhbHQ$S0l6qfZLM/FmHHUGZ5kKOg",
+            "{SSHA}aGFzaGFzaGFzaA==",
+        ],
+    )
+    def test_other_hashes_are_not_taken_for_passwords(self, value: str) -> None:
+        assert faults(f'customer_id,password\nC,"{value}"\n') == [
+            "row 2, password: is a hash that cannot be used; only those that begin with $argon2id$ can"
+        ]
+
+    @pytest.mark.parametrize(
+        "cost", ["m=4194304,t=3,p=1", "m=131073,t=3,p=1", "m=65536,t=11,p=1", "m=65536,t=9999,p=1", "m=65536,t=3,p=17"]
+    )
+    def test_r23_a_hash_that_would_stop_the_server_is_refused(self, cost: str) -> None:
+        (fault,) = faults(f'customer_id,password\nC,"{PHC.replace("m=64,t=1,p=1", cost)}"\n')
+        assert "costs too much" in fault
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            PHC[:-20],
+            PHC[:-1] + "/",
+            PHC.replace("m=64", "m=7"),
+            PHC.replace(",p=1", ""),
+            PHC.replace("v=19", "v=20"),
+            PHC + "$x",
+            "$argon2id$",
+            PHC.replace("m=64", "m=99999999999999"),
+        ],
+    )
+    def test_a_hash_that_nothing_can_match_is_refused(self, broken: str) -> None:
+        assert faults(f'customer_id,password\nC,"{broken}"\n') == [
+            "row 2, password: begins like an argon2id string and is none"
+        ]
+
+
+def test_a_new_seed_forgets_the_spent_steps_and_the_same_one_keeps_them(
+    directory: Directory, database: Database
+) -> None:
+    load(directory, f"customer_id,totp_secret\nC,{SEED}\n")
+    with database.write() as connection:
+        connection.execute(update(CustomerRow).values(totp_last_step=7))
+    load(directory, f"customer_id,name,totp_secret\nC,Thandi,{SEED}\n")
+    assert rows(database)[0]["totp_last_step"] == 7
+    load(directory, f"customer_id,totp_secret\nC,{'ABCDEFGH' * 4}\n")
+    assert rows(database)[0]["totp_last_step"] == 0
+
+
+def test_the_import_is_audited_without_anybodys_data(
+    directory: Directory, database: Database, keyring: Keyring
+) -> None:
+    load(directory, "customer_id,name\nC-1001,Thandi\n")
+    with database.read() as connection:
+        (event,) = connection.execute(select(AuditEvent)).mappings()
+    assert (event["kind"], event["facts"]) == ("customers_imported", {"new": 1, "changed": 0, "equal": 0})
+    assert event["mac"] == keyring.audit_mac(audit.canonical(event))
+    edited = {**event, "facts": {"new": 2, "changed": 0, "equal": 0}}
+    assert event["mac"] != keyring.audit_mac(audit.canonical(edited))
+
+
+def test_two_imports_of_one_new_customer_at_once(
+    directory: Directory, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = directory._plans
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        plans = compared(*args, **kwargs)
+        monkeypatch.setattr(directory, "_plans", compared)
+        load(directory, "customer_id\nC\n")
+        return plans
+
+    monkeypatch.setattr(directory, "_plans", overtaken)
+    with pytest.raises(Misconfigured, match="import the file again"):
+        load(directory, "customer_id,name\nB,\nC,Thandi\n")
+    assert [row["customer_id"] for row in rows(database)] == ["C"]
+
+
+def test_ten_thousand_rows(directory: Directory, database: Database) -> None:
+    text = "customer_id,name,locale\n" + "".join(f"C-{number},Somebody,en\n" for number in range(10_000))
+    assert load(directory, text).new == 10_000
+    report = load(directory, text.replace("Somebody,en\nC-77,", "Somebody,af\nC-77,"))
+    assert (report.changed, report.equal) == (1, 9_999)
+
+
+class TestErase:
+    """One person, and every trace that identifies them."""
+
+    @pytest.fixture
+    def traces(self, directory: Directory, database: Database, keyring: Keyring) -> str:
+        """A customer who was verified once, and is at it again."""
+        load(directory, "customer_id,name\nC-1001,Thandi\nC-1002,Pieter\n")
+        row_id = next(row["id"] for row in rows(database) if row["customer_id"] == "C-1001")
+        with database.write() as connection:
+            _lay_traces(connection, keyring, row_id)
+        return row_id
+
+    def test_e3_nothing_points_to_the_person_any_more(
+        self, directory: Directory, database: Database, traces: str
+    ) -> None:
+        erased = directory.erase("c- 1001")
+        assert (erased.visits, erased.verifications) == (2, 1)
+        assert [row["customer_id"] for row in rows(database)] == ["C-1002"]
+        with database.read() as connection:
+            assert not connection.execute(select(Tries)).all()
+            for table in (Visit, Challenge, Verification):
+                assert set(connection.execute(select(table.customer_row)).scalars()) == {None}
+            visits = connection.execute(select(Visit)).mappings().all()
+            bodies = dict(connection.execute(select(Delivery.state, Delivery.body_sealed)).tuples().all())
+        assert all(visit["identifier_sealed"] is None and visit["person_key"] is None for visit in visits)
+        assert {(visit["step"], visit["proved"], visit["method"]) for visit in visits} == {(0, "", None)}
+        assert bodies == {"accepted": None, "pending": b"sealed"}
+
+    def test_the_event_has_the_subject_id_alone(self, directory: Directory, database: Database, traces: str) -> None:
+        subject = next(row["subject_id"] for row in rows(database) if row["id"] == traces)
+        directory.erase("C-1001")
+        with database.read() as connection:
+            event = connection.execute(select(AuditEvent).where(AuditEvent.kind == "customer_erased")).mappings().one()
+        assert (event["subject_id"], event["facts"]) == (subject, {"visits": 2, "verifications": 1})
+
+    def test_e3_the_files_hold_no_byte_of_it(self, directory: Directory, database: Database, sqlite_url: str) -> None:
+        if not database.is_sqlite:
+            pytest.skip("reads the files")
+        load(directory, "customer_id\nerase-me-entirely\n")
+        folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
+        directory.erase("erase-me-entirely")
+        assert all(b"erase-me-entirely" not in path.read_bytes() for path in folder.glob("portal.db*"))
+
+    def test_somebody_unknown(self, directory: Directory) -> None:
+        with pytest.raises(NotFound):
+            directory.erase("C-9999")
+
+
+def _lay_traces(connection: Any, keyring: Keyring, row_id: str) -> None:
+    journey, version = new_id(NOW), new_id(NOW)
+    connection.execute(
+        insert(Journey).values(id=journey, slug="balance", version_id=version, is_active=True, is_default=True)
+    )
+    connection.execute(
+        insert(JourneyVersion).values(id=version, journey_id=journey, number=1, document={}, created_at=NOW)
+    )
+    for outcome, state in (("verified", "accepted"), (None, "pending")):
+        _lay_verification(connection, keyring, row_id, version, outcome, state)
+    connection.execute(
+        insert(Tries).values(person_key=row_id, method="totp", is_ticketed=False, total=1, day_count=1, day_ends_at=NOW)
+    )
+
+
+def _lay_verification(
+    connection: Any, keyring: Keyring, row_id: str, version: str, outcome: str | None, state: str
+) -> None:
+    verification, visit = new_id(NOW), new_id(NOW)
+    later = NOW + timedelta(minutes=10)
+    connection.execute(
+        insert(Verification).values(
+            id=verification, reference_hash=b"r", reference_sealed=b"s", server="sandbox", version_id=version,
+            slug="balance", address_key="a", began_at=NOW, chat_started_at=NOW, proofs_until=later, chat_ends_at=later,
+            outcome=outcome, customer_row=row_id if outcome else None, identifier_key="k",
+        )
+    )  # fmt: skip
+    connection.execute(
+        insert(Visit).values(
+            id=visit, token_hash=visit.encode(), verification_id=verification, created_at=NOW, prompt="p", step=1,
+            method="sms_code", identifier_sealed=keyring.seal("C-1001", "visits", visit, "identifier"),
+            identifier_key="k", person_key=row_id, customer_row=row_id, proved="password",
+        )
+    )  # fmt: skip
+    connection.execute(
+        insert(Challenge).values(
+            id=new_id(NOW), verification_id=verification, identifier_key="k", customer_row=row_id, destination_key="d",
+            step=1, method="sms_code", key_id=3, digits=6, issued_at=NOW, expires_at=later,
+        )
+    )  # fmt: skip
+    connection.execute(
+        insert(Delivery).values(
+            id=new_id(NOW), kind="callback", verification_id=verification, target="sandbox", body_sealed=b"sealed",
+            priority=1, state=state, created_at=NOW, next_at=NOW, give_up_at=later,
+            ended_at=NOW if state == "accepted" else None,
+        )
+    )  # fmt: skip
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=400),
+        st.text(max_size=400).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.tuples(
+            st.sampled_from([",", ";"]), st.lists(st.lists(st.text(max_size=30), min_size=7, max_size=7), max_size=5)
+        ).map(
+            lambda table: "\n".join(table[0].join(row) for row in [list(COLUMNS), *table[1]]).encode("utf-8", "replace")
+        ),
+        st.tuples(
+            st.sampled_from([name for name in COLUMNS if name != "customer_id"]),
+            st.text(st.characters(exclude_characters='"', codec="utf-8"), max_size=60),
+        ).map(lambda cell: f'customer_id,{cell[0]}\nC,"{cell[1]}"\n'.encode()),
+    )
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_nonsense_gives_a_report_and_never_anything_else(content: bytes) -> None:
+    reading = read_customers(content, region="ZA")
+    assert all(fault.reason for fault in reading.faults)
+    assert all(entry.key for entry in reading.entries)
