@@ -14,13 +14,22 @@
   // Seconds left of a time that the server told with the page; by the clock, so that a sleeping phone does not matter.
   const left = (seconds) => Math.max(0, Math.ceil(Number(seconds) - (Date.now() - loaded) / 1000));
 
+  // Says once that a time is up; the end of everything stands for the end of the code.
+  const show = (id) => {
+    const [code, time] = ["code-over", "time-over"].map((name) => document.getElementById(name));
+    if (id === "time-over" || time.hidden) document.getElementById(id).hidden = false;
+    if (!time.hidden) code.hidden = true;
+  };
+
   const count = () => {
     for (const element of document.querySelectorAll("[data-seconds]")) {
       const seconds = left(element.dataset.seconds);
       const text = about(seconds);
       if (element.textContent !== text) element.textContent = text;
-      const over = element.dataset.over && document.getElementById(element.dataset.over);
-      if (over && seconds === 0) over.hidden = false;
+      if (seconds === 0 && element.dataset.over) {
+        element.closest("li").hidden = true;
+        show(element.dataset.over);
+      }
     }
     for (const button of document.querySelectorAll("button[data-wait]")) {
       button.disabled = left(button.dataset.wait) > 0;

@@ -297,7 +297,7 @@ def challenges_of(connection: Connection, case: Case) -> tuple[Issued, ...]:
         Challenge.step == case.step,
         Challenge.method == case.method,
     )
-    return tuple(starmap(Issued, connection.execute(found.order_by(Challenge.issued_at.desc())).tuples()))
+    return tuple(starmap(Issued, connection.execute(found.order_by(Challenge.issued_at.desc()))))
 
 
 def new_prompt() -> str:

@@ -44,11 +44,11 @@ class Rules:
         named = wanted.channels.keys() | {table.name for table in file.channels}  # a broken one is a fault already
         for slug, journey in file.journeys.items():
             self._server(journey, file.places[slug], faults)
-            for name in sorted(set(journey.channels) - named):
-                faults.add(file.places[slug], "channels", f'names "{name}", and there is no such channel')
         for slug, journey in wanted.journeys.items():
-            if slug in file.journeys or journey.active:
-                _check_carried(journey, wanted, file.places.get(slug, f'journey "{slug}" (not in this file)'), faults)
+            if journey.active:  # one that is off may name channels that are off too
+                place = file.places.get(slug, f'journey "{slug}" (not in this file)')
+                _check_channels(journey, named, place, faults)
+                _check_carried(journey, wanted, place, faults)
         for clash in result_clashes(wanted.journeys.values()):
             faults.add("", "", clash)
 
@@ -84,6 +84,11 @@ def _better_spelling(server: str) -> str:
         if server.removesuffix(default_port) == origin:
             return f'"{name}"'
     return f"without {default_port}" if server.endswith(default_port) else ""
+
+
+def _check_channels(journey: JourneyConfig, named: Set[str], place: str, faults: Faults) -> None:
+    for name in sorted(set(journey.channels) - named):
+        faults.add(place, "channels", f'names "{name}", and there is no such channel in use')
 
 
 def _check_carried(journey: JourneyConfig, wanted: Wanted, place: str, faults: Faults) -> None:

@@ -452,7 +452,9 @@ class TestErase:
             for table in (Visit, Challenge, Verification):
                 assert set(connection.execute(select(table.customer_row)).scalars()) == {None}
             visits = connection.execute(select(Visit)).mappings().all()
-            bodies = dict(connection.execute(select(Delivery.state, Delivery.body_sealed)).tuples().all())
+            bodies = {
+                row.state: row.body_sealed for row in connection.execute(select(Delivery.state, Delivery.body_sealed))
+            }
         assert all(visit["identifier_sealed"] is None and visit["person_key"] is None for visit in visits)
         assert {(visit["step"], visit["proved"], visit["method"]) for visit in visits} == {(0, "", None)}
         assert bodies == {"accepted": None, "pending": b"sealed"}

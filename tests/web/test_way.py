@@ -374,6 +374,6 @@ def test_a_closed_journey_answers_unavailable(small_world: World) -> None:
     small_world.services.journeys._looked_at = 0.0
     browser = small_world.browser()
     browser.open(REFERENCE, "app")
-    assert "closed" in browser.page.text
+    assert "Closed" in browser.page.text
     browser.post("/j/app", identifier="")
     assert told(small_world).body["data"]["outcome"] == "unavailable"
