@@ -20,6 +20,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 FORBIDDEN = frozenset(
     {"reference", "code", "password", "seed", "secret", "phone", "email", "token", "identifier", "to"}
 )
+OURS = frozenset({"delivery", "verification", "route", "kind", "state"})  # made by the portal: nothing to mask in them
 _DIGITS = re.compile(r"\d(?:[ -]?\d){3,}")
 _ADDRESS = re.compile(r"[^\s@<>\"']+@[^\s@<>\"']+")
 DETAIL_LENGTH = 200  # characters kept of what a provider answered (R42)
@@ -50,7 +51,7 @@ class JsonLines(logging.Formatter):
         if current := request_id.get():
             line["request_id"] = current
         for name, value in getattr(record, "portal_fields", {}).items():
-            line[name] = mask(value) if isinstance(value, str) and name not in ("id", "request", "route") else value
+            line[name] = mask(value) if isinstance(value, str) and name not in OURS else value
         if record.exc_info and record.exc_info[0]:
             line["error"] = record.exc_info[0].__name__
             line["where"] = _where(record)

@@ -53,7 +53,7 @@ class Server:
         settings: Mapping[str, str] | None = None, app: str = "tests.clocked_app:app", port: int = 0,
     ) -> None:  # fmt: skip
         self.folder, self.port = folder, port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url, self.verify = f"http://127.0.0.1:{self.port}", ""
         self.clock_file = folder / "clock"
         if not self.clock_file.exists():
             self.clock_file.write_text("system")
@@ -81,7 +81,7 @@ class Server:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server stopped:\n{self.log.read_text()[-3000:]}")
             try:
-                if requests.get(f"{self.url}/healthz", timeout=1).ok:
+                if requests.get(f"{self.url}/healthz", timeout=1, verify=self.verify or True).ok:
                     return self
             except requests.RequestException:
                 time.sleep(0.02)

@@ -155,7 +155,7 @@ class Deliverer:
         country = ""
         if carries == "sms":
             country = phonenumbers.region_code_for_number(phonenumbers.parse(to)) or ""
-            if country not in channel.countries:
+            if channel.countries and country not in channel.countries:
                 return f"the channel does not send to {country or 'this country'}"
         if channel.daily_cap is None:
             return ""

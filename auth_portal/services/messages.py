@@ -36,8 +36,8 @@ class CodeMessage:
 
     @property
     def minutes(self) -> int:
-        """Whole minutes, rounded down but never to none: the page's own countdown is exact."""
-        return max(1, self.seconds // 60)
+        """Whole minutes, rounded, never none: the page has the countdown."""
+        return max(1, round(self.seconds / 60))
 
 
 def gsm(text: str) -> str:

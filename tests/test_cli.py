@@ -1,0 +1,396 @@
+"""The operator's commands: what they do, what they say when they cannot, and the status they leave with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import phonenumbers
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from auth_portal import cli
+from auth_portal.clock import system_clock
+from auth_portal.methods.password import is_long
+from auth_portal.services.customers_csv import read_customers
+from auth_portal.services.demo import CUSTOMERS, PERSON_FIELDS, demo_people
+from auth_portal.settings import KEYS_FILE
+
+ROOT = Path(__file__).resolve().parent.parent
+KEYS = ("first-master-key-for-the-tests-of-commands", "second-master-key-for-the-tests-of-commands")
+
+
+class Shell:
+    """Runs commands as an operator would, with an instance folder of the test's own."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.environment = {"PORTAL_INSTANCE": str(folder / "instance"), **(environment or {})}
+        self.app = Flask(__name__)
+        cli.register(self.app, lambda _settings, _poll: None)
+
+    def run(self, *args: str, **environment: str) -> Result:
+        return self.app.test_cli_runner().invoke(args=list(args), env={**self.environment, **environment})
+
+    def fails(self, *args: str, status: int = 1, **environment: str) -> list[str]:
+        """The lines of a command that must not succeed; nothing but our own lines is said."""
+        result = self.run(*args, **environment)
+        assert result.exit_code == status, result.output
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        assert lines
+        assert all(line.startswith("auth-portal: ") for line in lines), result.stderr
+        return [line.removeprefix("auth-portal: ") for line in lines]
+
+    def succeeds(self, *args: str, **environment: str) -> list[str]:
+        result = self.run(*args, **environment)
+        assert result.exit_code == 0, result.output
+        return result.stdout.splitlines()
+
+    def file(self, name: str, text: str | bytes) -> str:
+        path = self.folder / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PORTAL_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Shell:
+    """Nothing is installed."""
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def shell(sqlite_url: str, tmp_path: Path) -> Shell:
+    """An installed portal on SQLite."""
+    return Shell(tmp_path, {"PORTAL_DATABASE_URL": sqlite_url, "PORTAL_SECRET_KEYS": _master_key()})
+
+
+@pytest.fixture
+def any_shell(database_url: str, tmp_path: Path) -> Shell:
+    """An installed portal, on SQLite and on PostgreSQL."""
+    return Shell(tmp_path, {"PORTAL_DATABASE_URL": database_url, "PORTAL_SECRET_KEYS": _master_key()})
+
+
+def _master_key() -> str:
+    return "a-master-key-for-tests-and-nothing-else"
+
+
+class TestInit:
+    def test_a_new_portal_and_again(self, bare: Shell) -> None:
+        assert bare.succeeds("init")[-1] == "The database is ready."
+        assert (bare.folder / "instance" / KEYS_FILE).exists()
+        assert bare.succeeds("init") == ["Everything is there already."]
+        assert bare.succeeds("db", "check") == ["The database is as this version needs it."]
+        assert bare.succeeds("db", "upgrade") == ["The database is as this version needs it."]
+
+    def test_a_place_that_cannot_be_written(self, bare: Shell) -> None:
+        bare.file("file", "")
+        assert len(bare.fails("init", PORTAL_INSTANCE=str(bare.folder / "file" / "instance"))) == 1
+
+    def test_every_fault_of_the_settings_at_once(self, bare: Shell) -> None:
+        lines = bare.fails("init", PORTAL_PUBLICURL="x", PORTAL_DISPATCH="maybe")
+        assert len(lines) == 2
+        assert lines[0].startswith("PORTAL_PUBLICURL is not a setting")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["db", "check"],
+        ["demo"],
+        ["customers", "import", "customers.csv"],
+        ["customers", "erase", "C-1001"],
+        ["config", "export"],
+        ["config", "import", "acme.toml"],
+        ["keys", "rotate"],
+        ["prune"],
+    ],
+    ids=" ".join,
+)
+class TestWithoutAPortal:
+    """Every command that needs an installed portal says so in one line."""
+
+    def test_nothing_was_initialised(self, bare: Shell, command: list[str]) -> None:
+        bare.file("customers.csv", "customer_id\nC\n")
+        bare.file("acme.toml", "")
+        command = [str(bare.folder / part) if "." in part else part for part in command]
+        (line,) = bare.fails(*command, PORTAL_SANDBOX="1")
+        assert "flask --app app init" in line
+
+    def test_another_key(self, shell: Shell, command: list[str]) -> None:
+        if command == ["db", "check"]:
+            pytest.skip("looks at the tables alone")
+        shell.file("customers.csv", "customer_id\nC\n")
+        shell.file("acme.toml", "")
+        command = [str(shell.folder / part) if "." in part else part for part in command]
+        (line,) = shell.fails(*command, PORTAL_SECRET_KEYS=KEYS[0], PORTAL_SANDBOX="1")
+        assert "do not belong to this database" in line
+
+    def test_a_database_that_is_away(self, bare: Shell, command: list[str]) -> None:
+        bare.file("customers.csv", "customer_id\nC\n")
+        bare.file("acme.toml", "")
+        command = [str(bare.folder / part) if "." in part else part for part in command]
+        away = {"PORTAL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing", "PORTAL_SECRET_KEYS": KEYS[0]}
+        assert len(bare.fails(*command, PORTAL_SANDBOX="1", **away)) == 1
+
+
+class TestCustomers:
+    def test_an_import_a_dry_run_and_an_erasure(self, any_shell: Shell) -> None:
+        file = any_shell.file("customers.csv", "customer_id,phone\nC-1001,082 123 4567\n")
+        assert any_shell.succeeds("customers", "import", file, "--dry-run") == [
+            "Dry run, nothing was imported: 1 customers new, 0 changed, 0 equal.",
+            "  customer_id: 1 new, 0 changed, 0 cleared, 0 equal",
+            "  phone: 1 new, 0 changed, 0 cleared, 0 equal",
+        ]
+        assert any_shell.succeeds("customers", "import", file)[0] == "Imported: 1 customers new, 0 changed, 0 equal."
+        assert any_shell.succeeds("customers", "erase", "c-1001") == ["Erased, with 0 visits and 0 verifications."]
+        assert any_shell.fails("customers", "erase", "c-1001", status=2) == ["Nobody has this customer ID."]
+
+    def test_the_region_is_that_of_the_portal(self, shell: Shell) -> None:
+        shell.succeeds("config", "import", shell.file("gb.toml", '[portal]\ndefault_region = "GB"\n'))
+        shell.succeeds("customers", "import", shell.file("gb.csv", "customer_id,phone\nC,020 7946 0958\n"))
+
+    def test_bad_data_is_listed(self, shell: Shell) -> None:
+        file = shell.file("customers.csv", "customer_id,phone\nC,12\n,\n,1\n")
+        assert shell.fails("customers", "import", file, status=2) == [
+            "customers.csv: Nothing was imported: 3 faults.",
+            "customers.csv: row 2, phone: is no phone number (numbers without + are read as of ZA)",
+            "customers.csv: row 4, customer_id: is missing",
+            "customers.csv: row 4, phone: is no phone number (numbers without + are read as of ZA)",
+        ]
+
+    @pytest.mark.parametrize("command", [["customers", "import"], ["config", "import"]], ids=" ".join)
+    def test_no_such_file(self, shell: Shell, command: list[str]) -> None:
+        path = str(shell.folder / "nothing.txt")
+        assert shell.fails(*command, path) == [f"{path}: No such file or directory."]
+
+
+class TestConfig:
+    def test_out_and_back(self, any_shell: Shell) -> None:
+        file = any_shell.file("acme.toml", '[portal]\nname = "Acme Bank"\n')
+        assert any_shell.succeeds("config", "import", file) == ["portal: changed"]
+        exported = any_shell.succeeds("config", "export")
+        assert 'name = "Acme Bank"' in exported
+        copy = str(any_shell.folder / "copy.toml")
+        assert any_shell.succeeds("config", "export", copy) == []
+        assert Path(copy).read_text().splitlines() == exported
+        assert any_shell.succeeds("config", "import", copy, "--prune") == ["Nothing changed."]
+
+    def test_faults_are_listed_with_their_file(self, shell: Shell) -> None:
+        file = shell.file("acme.toml", "[portal]\nnam = 1\ndefault_region = 2\n")
+        assert sorted(shell.fails("config", "import", file, status=2)) == [
+            "acme.toml: portal default_region: must be text",
+            "acme.toml: portal nam: is not known here",
+        ]
+        file = shell.file("acme.toml", "[portal]\nname = 'Zoë'\n".encode("latin-1"))
+        assert shell.fails("config", "import", file, status=2) == ["acme.toml: is not UTF-8"]
+
+    def test_an_address_that_the_operator_does_not_let_out(self, shell: Shell) -> None:
+        text = (
+            '[[channels]]\nname = "mail"\nkind = "smtp"\nhost = "10.0.0.1"\nport = 25\nsecurity = "none"\n'
+            'sender = "acme@example.com"\n'
+        )
+        (line,) = shell.fails("config", "import", shell.file("acme.toml", text), status=2)
+        assert line.startswith('acme.toml: channels[1] "mail": ')
+        shell.succeeds("config", "import", shell.file("acme.toml", text), PORTAL_PRIVATE_TARGETS="10.0.0.1:25")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_a_full_disk(self, shell: Shell) -> None:
+        assert shell.fails("config", "export", "/dev/full") == ["No space left on device."]
+
+
+class TestDemo:
+    def test_it_is_refused_without_the_sandbox(self, shell: Shell) -> None:
+        (line,) = shell.fails("demo")
+        assert "PORTAL_SANDBOX=1" in line
+
+    def test_it_loads_and_loads_again(self, any_shell: Shell) -> None:
+        first = any_shell.succeeds("demo", PORTAL_SANDBOX="1")
+        assert first[-1] == "Imported: 5 customers new, 0 changed, 0 equal."
+        for slug in ("balance", "password", "app", "email", "transfer", "code-back"):
+            assert f"journey {slug}: added" in first
+        assert any_shell.succeeds("demo", PORTAL_SANDBOX="1") == ["Imported: 0 customers new, 0 changed, 5 equal."]
+
+    def test_its_people_are_what_the_sandbox_shows(self) -> None:
+        people = {person["customer_id"]: person for person in demo_people()}
+        assert set(people["C-1001"]) == set(PERSON_FIELDS)
+        assert all(people["C-1001"].values())
+        assert is_long(people["C-1001"]["password"])
+        assert people["C-1002"]["email"] == ""
+        assert not read_customers(CUSTOMERS, region="ZA").faults
+        phones = [phonenumbers.parse(person["phone"]) for person in people.values() if person["phone"]]
+        assert all(phonenumbers.is_valid_number(phone) for phone in phones)
+
+
+class TestKeys:
+    def test_a_rotation(self, bare: Shell) -> None:
+        old, new = KEYS
+        bare.succeeds("init", PORTAL_SECRET_KEYS=old)
+        bare.succeeds("config", "export", PORTAL_SECRET_KEYS=f"{old},{new}")  # added at the end, on every machine
+        both = f"{new},{old}"
+        said = bare.succeeds("keys", "rotate", PORTAL_SECRET_KEYS=both)
+        assert said == ["5 data keys are wrapped by the first key now."]
+        assert bare.succeeds("keys", "rotate", PORTAL_SECRET_KEYS=both) == ["The first key wraps them all already."]
+        bare.succeeds("config", "export", PORTAL_SECRET_KEYS=new)
+        bare.fails("config", "export", PORTAL_SECRET_KEYS=old)
+
+
+def test_prune_says_what_it_removed(any_shell: Shell) -> None:
+    assert any_shell.succeeds("prune") == [
+        "0 codes removed.",
+        "0 verifications removed.",
+        "0 audit events removed.",
+        "0 counts of strangers removed.",
+        "0 counters removed.",
+    ]
+
+
+class Listener:
+    """Takes connections and remembers every byte that comes."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.received = b""
+        self.ended = threading.Semaphore(0)  # once for each connection that was closed again
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                while data := connection.recv(4096):
+                    self.received += data
+            self.ended.release()
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """Somebody listens where the portal should be."""
+    listening = Listener()
+    yield listening
+    listening.close()
+
+
+class TestDoctor:
+    def test_all_is_well_and_nothing_was_sent(self, any_shell: Shell, listener: Listener) -> None:
+        demo = {"PORTAL_SANDBOX": "1", "PORTAL_PUBLIC_URL": f"http://127.0.0.1:{listener.port}"}
+        any_shell.succeeds("demo", **demo)
+        lines = any_shell.succeeds("doctor", **demo)
+        assert all(line.startswith("ok   ") for line in lines), lines
+        assert [line.split(":")[0].removeprefix("ok   ") for line in lines] == [
+            "settings", "public URL", "sandbox", "keys", "database", "clock", "data keys", "configuration",
+            "channel sms", "channel mail", "callback server sandbox",
+        ]  # fmt: skip
+        assert all(listener.ended.acquire(timeout=10) for _ in range(3))
+        assert listener.received == b""
+
+    def test_nobody_listens(self, shell: Shell) -> None:
+        demo = {"PORTAL_SANDBOX": "1", "PORTAL_PUBLIC_URL": "http://127.0.0.1:9"}
+        shell.succeeds("demo", **demo)
+        result = shell.run("doctor", **demo)
+        assert result.exit_code == 1
+        failing = [line for line in result.stdout.splitlines() if line.startswith("FAIL ")]
+        assert [line.split(":")[0] for line in failing] == [
+            "FAIL channel sms", "FAIL channel mail", "FAIL callback server sandbox",
+        ] or [line.split(":")[0] for line in failing] == [
+            "FAIL channel mail", "FAIL channel sms", "FAIL callback server sandbox",
+        ]  # fmt: skip
+
+    def test_the_sandbox_was_switched_off_behind_its_journeys(self, shell: Shell) -> None:
+        shell.succeeds("demo", PORTAL_SANDBOX="1")
+        result = shell.run("doctor")
+        assert result.exit_code == 1
+        assert "FAIL journey balance: nobody can get through it" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("environment", "told"),
+        [
+            ({"PORTAL_SECRET_KEYS": KEYS[0]}, "FAIL data keys: "),
+            ({"PORTAL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, "FAIL database: "),
+            ({"PORTAL_PUBLIC_URL": "http://verify.example.com"}, "FAIL public URL: "),
+            ({"PORTAL_NONSENSE": "1"}, "FAIL settings: PORTAL_NONSENSE is not a setting"),
+            ({"PORTAL_SECRET_KEYS": ""}, "FAIL keys: There are no keys"),
+        ],
+    )
+    def test_what_is_not_well(self, shell: Shell, environment: dict[str, str], told: str) -> None:
+        result = shell.run("doctor", **environment)
+        assert result.exit_code == 1
+        failing = [line for line in result.stdout.splitlines() if not line.startswith("ok   ")]
+        assert len(failing) == 1
+        assert failing[0].startswith(told)
+
+    def test_a_clock_that_is_behind(self, shell: Shell) -> None:
+        shell.succeeds("config", "import", shell.file("acme.toml", '[portal]\nname = "Acme"\n'))
+        slow = Flask(__name__)
+        cli.register(slow, lambda _settings, _poll: None, clock=lambda: system_clock().replace(year=2020))
+        result = slow.test_cli_runner().invoke(args=["doctor"], env=shell.environment)
+        assert result.exit_code == 1
+        assert "FAIL clock: it is 2020-" in result.stdout
+
+
+class TestProcess:
+    """The real thing: its own process, ``flask --app app``."""
+
+    def start(self, folder: Path, *args: str, **environment: str) -> subprocess.Popen[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PORTAL_", "FLASK_"))}
+        return subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", "app", *args], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**kept, "PORTAL_INSTANCE": str(folder / "instance"), **environment},
+        )  # fmt: skip
+
+    def run(self, folder: Path, *args: str, **environment: str) -> tuple[int, str, str]:
+        process = self.start(folder, *args, **environment)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def test_init_demo_and_a_fault(self, tmp_path: Path) -> None:
+        status, out, err = self.run(tmp_path, "init")
+        assert (status, err) == (0, "")
+        assert "The database is ready." in out
+        status, out, _ = self.run(tmp_path, "demo", PORTAL_SANDBOX="1")
+        assert status == 0
+        assert "journey balance: added" in out
+        status, out, err = self.run(tmp_path, "customers", "erase", "nobody")
+        assert (status, out, err) == (2, "", "auth-portal: Nobody has this customer ID.\n")
+
+    def test_dispatch_works_until_it_is_told_to_stop(self, tmp_path: Path, sqlite_url: str) -> None:
+        settings: dict[str, Any] = {"PORTAL_DATABASE_URL": sqlite_url, "PORTAL_SECRET_KEYS": _master_key()}
+        process = self.start(tmp_path, "dispatch", **settings)
+        assert process.stderr is not None
+        assert "dispatcher_started" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "dispatcher_stopped" in err
+
+    def test_dispatch_without_a_portal(self, tmp_path: Path) -> None:
+        status, out, err = self.run(tmp_path, "dispatch")
+        assert (status, out) == (1, "")
+        assert err.startswith("auth-portal: There are no keys")
+        assert err.count("\n") == 1

@@ -1,0 +1,147 @@
+"""The app under every server that it is made for: started, dispatching without a first request, through TLS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyotp
+import pytest
+import requests
+import trustme
+
+from auth_portal.store.models import Delivery, Verification
+from tests.postgres import MASTER_KEY
+from tests.receiver import Receiver, wait_for
+from tests.security.test_races import rows
+from tests.serving import ROOT, Server, Visitor, command, free_port, serving
+from tests.world import CONFIG, STANDARD, TOTP_SECRET, configure
+
+SERVERS = ["gunicorn", "gunicorn-preload", "granian"]
+
+
+def configured(folder: Path, url: str, receiver: Receiver, **kwargs: object) -> Server:
+    configure(url, receiver, CONFIG + STANDARD)
+    return Server(folder, url, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_way_under_each_server(tmp_path: Path, sqlite_url: str, receiver: Receiver, kind: str) -> None:
+    with serving(configured(tmp_path, sqlite_url, receiver, server=kind, workers=2)) as server:
+        visitor = Visitor(server.url)
+        visitor.begin("abc", "app")
+        answer = visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+        assert answer.headers["Location"] == "/done"
+        wait_for(lambda: receiver.callbacks)
+        assert requests.get(f"{server.url}/readyz", timeout=5).json() == {"ready": True, "faults": [], "warnings": []}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_what_is_overdue_leaves_without_a_first_request(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, kind: str
+) -> None:
+    """A verification begun before a restart expires by itself, in a process that nobody has asked anything."""
+    server = configured(tmp_path, sqlite_url, receiver, server=kind)
+    with serving(server, PORTAL_DISPATCH="off"):
+        Visitor(server.url).begin("abc", "app")
+    server.set_clock(datetime.now(UTC) + timedelta(seconds=500))
+    with serving(server):
+        wait_for(lambda: receiver.callbacks)
+    assert receiver.callbacks[0].body["data"]["outcome"] == "expired"
+
+
+def test_a_dispatcher_of_its_own(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
+    """Web workers that send nothing, and two `flask dispatch` side by side: one callback."""
+    server = configured(tmp_path, database_url, receiver, settings={"PORTAL_DISPATCH": "off"})
+    environment = {
+        "PATH": str(Path(sys.executable).parent), "PORTAL_INSTANCE": str(tmp_path), "PORTAL_DATABASE_URL": database_url,
+        "PORTAL_SECRET_KEYS": MASTER_KEY, "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
+    }  # fmt: skip
+    with serving(server):
+        visitor = Visitor(server.url)
+        visitor.begin("abc", "app")
+        visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+        assert not receiver.callbacks
+        dispatchers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "flask", "--app", "app", "dispatch"], cwd=ROOT, env=environment,
+                stderr=(tmp_path / f"dispatch{number}.log").open("wb"),
+            )  # fmt: skip
+            for number in range(2)
+        ]
+        try:
+            logs = [tmp_path / f"dispatch{number}.log" for number in range(2)]
+            wait_for(lambda: all("dispatcher_started" in log.read_text() for log in logs), 20)
+            wait_for(lambda: [row for row in rows(database_url, Delivery) if row.state == "accepted"], 20)
+            began = time.monotonic()
+            visitor.begin("second", "app")
+            visitor.post("/verify/cancel", follow=False, reason="cancelled")
+            wait_for(lambda: len(receiver.callbacks) == 2)
+            assert time.monotonic() - began < 5
+        finally:
+            for dispatcher in dispatchers:
+                dispatcher.terminate()
+            assert [dispatcher.wait(20) for dispatcher in dispatchers] == [0, 0]
+    assert [call.header for call in receiver.callbacks] == ["abc", "second"]
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"PORTAL_SECRET_KEYS": ""}, "There are no keys"),
+        ({"PORTAL_SECRET_KEYS": "x" * 40}, "do not belong to this database"),
+        ({"PORTAL_PUBIC_URL": "https://x.example", "PORTAL_DISPATCH": "never"}, "PORTAL_PUBIC_URL is not a setting"),
+        ({"PORTAL_PUBLIC_URL": "https://x.example"}, "PORTAL_TRUSTED_PROXIES must be set"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    tmp_path: Path, sqlite_url: str, kind: str, settings: dict[str, str], says: str
+) -> None:
+    server = Server(tmp_path, sqlite_url, server=kind, settings=settings)
+    with pytest.raises(AssertionError, match="the server stopped"):
+        server.start()
+    log = server.log.read_text()
+    assert says in log
+    assert "Traceback" not in log
+
+
+def test_the_whole_way_through_tls(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    """Where cookies, Flask-WTF and Sec-Fetch-Site behave otherwise than over http."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    bundle, key, chain = tmp_path / "ca.pem", tmp_path / "key.pem", tmp_path / "chain.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    certificate.private_key_pem.write_to_path(str(key))
+    certificate.cert_chain_pems[0].write_to_path(str(chain))
+    port = free_port()
+    server = configured(
+        tmp_path, sqlite_url, receiver, port=port,
+        settings={"PORTAL_PUBLIC_URL": f"https://localhost:{port}", "PORTAL_TRUSTED_PROXIES": "0"},
+    )  # fmt: skip
+    server._command = [*command("gunicorn", port, 1, "tests.clocked_app:app"), "--keyfile", str(key), "--certfile", str(chain)]
+    server.url, server.verify = f"https://localhost:{port}", str(bundle)
+    with serving(server):
+        visitor = Visitor(server.url)
+        visitor.session.verify = str(bundle)
+        visitor.get("/j/app?reference=abc")
+        assert visitor.page.headers["Strict-Transport-Security"].startswith("max-age=63072000")
+        cookies = {cookie.name: cookie for cookie in visitor.session.cookies}
+        assert cookies.keys() == {"__Host-csrf"}
+        visitor.session.headers["Sec-Fetch-Site"] = "same-origin"
+        visitor.session.headers["Origin"] = "null"
+        visitor.post("/j/app", identifier="C-1001")
+        cookies = {cookie.name: cookie for cookie in visitor.session.cookies}
+        assert cookies.keys() == {"__Host-csrf", "__Host-verification"}
+        assert all(cookie.secure and cookie.has_nonstandard_attr("HttpOnly") for cookie in cookies.values())
+        fields = {**visitor.fields("/verify"), "code": pyotp.TOTP(TOTP_SECRET).now()}
+        for site in ("cross-site", "same-site"):
+            refused = visitor.session.post(f"{server.url}/verify", data=fields, headers={"Sec-Fetch-Site": site}, timeout=10)
+            assert refused.status_code == 400
+        visitor.post("/verify", code=pyotp.TOTP(TOTP_SECRET).now())
+        assert visitor.page.url.endswith("/done")
+        wait_for(lambda: receiver.callbacks)
+    assert [row.outcome for row in rows(sqlite_url, Verification)] == ["verified"]
