@@ -1,7 +1,7 @@
 """The app under a clock that is read from a file, so that a test moves the time of several processes at once.
 
-``PORTAL_TEST_CLOCK`` is no setting of the portal: it names the file for this module alone.
-``PORTAL_TEST_STOP`` names a place where the process kills itself, hard, the first time it passes it.
+``CLOCK_OF_TEST`` names the file.
+``STOP_OF_TEST`` names a place where the process kills itself, hard, the first time it passes it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from auth_portal.bootstrap import create_app, serve
 from auth_portal.gateways.flow import Answer, FlowGateway
 from auth_portal.services.outbox import Outbox
 
-_CLOCK = Path(os.environ.pop("PORTAL_TEST_CLOCK"))
-_STOP = os.environ.pop("PORTAL_TEST_STOP", "")
+_CLOCK = Path(os.environ["CLOCK_OF_TEST"])
+_STOP = os.environ.get("STOP_OF_TEST", "")
 _DIED = _CLOCK.with_suffix(".died")
 
 

@@ -66,7 +66,7 @@ class Server:
             "PORTAL_SECRET_KEYS": MASTER_KEY,
             "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
             "PORTAL_PUBLIC_URL": self.url,
-            "PORTAL_TEST_CLOCK": str(self.clock_file),
+            "CLOCK_OF_TEST": str(self.clock_file),
             **(settings or {}),
         }
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, select, update
 
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Problem
@@ -288,15 +288,20 @@ def headless_case(row: Any, journeys: Journeys, now: datetime) -> Case:
     )
 
 
-def challenges_of(connection: Connection, case: Case) -> tuple[Issued, ...]:
-    """The codes that were issued in this verification for the case's name, step and method, newest first."""
-    columns = [getattr(Challenge, name) for name in Issued._fields]
-    found = select(*columns).where(
+def challenged(case: Case) -> ColumnElement[bool]:
+    """The challenges of this verification for the case's name, step and method."""
+    return and_(
         Challenge.verification_id == case.verification_id,
         Challenge.identifier_key == case.identifier_key,
         Challenge.step == case.step,
         Challenge.method == case.method,
     )
+
+
+def challenges_of(connection: Connection, case: Case) -> tuple[Issued, ...]:
+    """The codes that were issued in this verification for the case's name, step and method, newest first."""
+    columns = [getattr(Challenge, name) for name in Issued._fields]
+    found = select(*columns).where(challenged(case))
     return tuple(starmap(Issued, connection.execute(found.order_by(Challenge.issued_at.desc()))))
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, and_, insert, update
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import TooMany
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits, outbox
-from auth_portal.services.cases import Case, Issued, update_verification
+from auth_portal.services.cases import Case, Issued, challenged, update_verification
 from auth_portal.services.journeys import Snapshot
 from auth_portal.store.db import new_id
 from auth_portal.store.models import Challenge, Verification
@@ -70,8 +70,9 @@ class Codes:
         return ""
 
     def _replace(self, connection: Connection, case: Case, now: datetime) -> Issued:
-        old = [issued.id for issued in case.challenges if issued.used_at is None and issued.replaced_at is None]
-        connection.execute(update(Challenge).where(Challenge.id.in_(old)).values(replaced_at=now))
+        # Told by what they are for, not by what this case has read: another visit may have had one sent since.
+        old = and_(challenged(case), Challenge.used_at.is_(None), Challenge.replaced_at.is_(None))
+        connection.execute(update(Challenge).where(old).values(replaced_at=now))
         issued = self.new_code(case, now)
         assert issued is not None, "only methods that send are resent"
         _insert(connection, case, issued)

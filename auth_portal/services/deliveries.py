@@ -58,14 +58,9 @@ class Deliverer:
     # -- callbacks ----------------------------------------------------------------------------------------------
 
     def _deliver_callback(self, claimed: Claimed) -> State:
-        assert claimed.body_sealed is not None, "a callback has a body"
-        body = self._keyring.open(claimed.body_sealed, "deliveries", claimed.id, "body")
         began, report = time.perf_counter(), _too_late(claimed)
         if report is None:
-            reference = json.loads(body)["reference"]
-            now = self._clock()
-            answer = self._flow.send(claimed.target, claimed.contract, reference, body.encode(), now=now)
-            report = callback_report(claimed, answer)
+            report = callback_report(claimed, self._tell_flow(claimed))
         milliseconds = _milliseconds(began)
         with self._database.write() as connection:
             state = self._outbox.record(connection, claimed, report, milliseconds)
@@ -73,6 +68,12 @@ class Deliverer:
                 self._note_answer(connection, claimed, report)
         _log("callback", claimed, state, report, milliseconds)
         return state
+
+    def _tell_flow(self, claimed: Claimed) -> Answer:
+        assert claimed.body_sealed is not None, "a callback has a body"
+        body = self._keyring.open(claimed.body_sealed, "deliveries", claimed.id, "body")
+        reference, now = json.loads(body)["reference"], self._clock()
+        return self._flow.send(claimed.target, claimed.contract, reference, body.encode(), now=now)
 
     def _note_answer(self, connection: Connection, claimed: Claimed, report: Report) -> None:
         found = select(Verification.address_key).where(Verification.id == claimed.verification_id)
@@ -98,7 +99,7 @@ class Deliverer:
         """What the channel said, or why the message was not given to it."""
         if dropped := _too_late(claimed):
             return dropped
-        if claimed.reason and claimed.number == 1:
+        if claimed.reason:
             return Report(State.DROPPED, "dropped", detail=claimed.reason)
         channel = self._journeys.current().channels.get(claimed.target)
         if channel is None:

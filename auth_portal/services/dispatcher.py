@@ -19,6 +19,7 @@ from auth_portal.services.outbox import CALLBACK, MESSAGE, Claimed, Outbox
 from auth_portal.telemetry import log_event
 
 THREADS = 8  # for each kind of delivery
+SHARE = THREADS // 2  # of them, at most, for one target
 INLINE_POLL_SECONDS = 0.5  # beside web workers: waking does the rest
 OWN_POLL_SECONDS = 0.1  # `flask dispatch`
 SWEEP_SECONDS = 1.0
@@ -72,15 +73,17 @@ class Lane:
         """Claims once and hands out; whether there may be more to claim at once."""
         with self._lock:
             free = THREADS - self._busy.total()
-            full = [target for target, count in self._busy.items() if count >= THREADS // 2]
+            full = [target for target, count in self._busy.items() if count >= SHARE]
+            busiest = max((count for count in self._busy.values() if count < SHARE), default=0)
         if free <= 0 or not (was_woken or self._outbox.has_due(self._kind)):
             return False
-        claimed = self._outbox.claim(self._kind, min(free, THREADS // 2), full)
+        most = min(free, SHARE - busiest)  # all that is claimed may be for the busiest
+        claimed = self._outbox.claim(self._kind, most, full)
         for delivery in claimed:
             with self._lock:
                 self._busy[delivery.target] += 1
             self._pool.submit(self._deliver, delivery)
-        return len(claimed) > 0 and len(claimed) == min(free, THREADS // 2)
+        return len(claimed) == most
 
     def _deliver(self, claimed: Claimed) -> None:
         try:

@@ -245,6 +245,7 @@ class Verifications:
             self.endings.end(connection, case, "unavailable", now)
             return OVER
         case = entered(case, snapshot, step, proved)
+        case = replace(case, challenges=challenges_of(connection, case))
         update_visit(connection, case, step=step, method=case.method, proved="+".join(proved))
         self._record(connection, case, now, "step_passed", method=proved[-1])
         self._codes.issue(connection, case, snapshot, now)
@@ -356,7 +357,9 @@ def _spend(connection: Connection, case: Case, verdict: Verdict, now: datetime) 
         spent = connection.execute(update(CustomerRow).where(unspent).values(totp_last_step=verdict.used_step))
         return spent.rowcount == 1
     issued = case.in_force(now)
-    unused = and_(Challenge.id == (issued.id if issued else ""), Challenge.used_at.is_(None))
+    unused = and_(
+        Challenge.id == (issued.id if issued else ""), Challenge.used_at.is_(None), Challenge.replaced_at.is_(None)
+    )
     return connection.execute(update(Challenge).where(unused).values(used_at=now)).rowcount == 1
 
 

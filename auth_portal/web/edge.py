@@ -65,6 +65,7 @@ class CsrfCookie(SecureCookieSessionInterface):
 def register(app: Flask) -> None:
     """Puts the edge around an app. Nothing here needs keys or a database yet."""
     app.session_interface = CsrfCookie()
+    app.url_map.merge_slashes = False  # its redirect would name a scheme and host that only nginx knows
     app.config.update(
         MAX_CONTENT_LENGTH=LARGEST_REQUEST,
         MAX_FORM_MEMORY_SIZE=LARGEST_REQUEST,
@@ -97,8 +98,10 @@ def _enter() -> Response | None:
     request_id.set(secrets.token_hex(8))
     if EXTENSION not in current_app.extensions:
         raise Problem("unavailable", status=503)
+    if request.endpoint in EVERY_HOST:
+        return None  # a probe comes without our Host and without a proxy in front
     g.address = client_address()
-    if not _is_our_host() and request.endpoint not in EVERY_HOST:
+    if not _is_our_host():
         raise Problem("bad_host", status=400)
     if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
         _refuse_other_sites()

@@ -15,7 +15,7 @@ from auth_portal.errors import Problem
 LONGEST = 512  # characters
 _START = re.compile(r"(?:^|&)reference=")
 # What apps add to links that they pass on. That one was dropped is recorded with the verification.
-_ADDED = re.compile(r"&(fbclid|gclid|igshid|mibextid|msclkid|utm_[a-z_]{1,30})=[^&]*$")
+_ADDED = re.compile(r"fbclid|gclid|igshid|mibextid|msclkid|utm_[a-z_]{1,30}")
 _ALLOWED = re.compile(r"[\x21-\x7e]+")
 
 
@@ -36,13 +36,25 @@ def read_query(query: str) -> ReadReference:
     if found is None:
         raise Problem("reference_missing")
     raw, dropped = query[found.end() :], []
-    while added := _ADDED.search(raw):
-        raw = raw[: added.start()]
-        dropped.append(added.group(1))
+    while name := _added_name(raw):
+        raw = raw.rpartition("&")[0]
+        dropped.append(name)
     text = decode(raw)
     if text:
         check(text)
     return ReadReference(text, ",".join(reversed(dropped))[:200])
+
+
+def _added_name(raw: str) -> str:
+    """The name of the last parameter, where an app added it. Looks from the end: a search over all would be quadratic."""
+    _, mark, last = raw.rpartition("&")
+    name, equals, _ = last.partition("=")
+    return name if mark and equals and _ADDED.fullmatch(name) else ""
+
+
+def dropped_names(text: str) -> str:
+    """The names of dropped parameters as a form brings them back; anything else in there was not ours."""
+    return ",".join(name for name in text.split(",") if _ADDED.fullmatch(name))[:200]
 
 
 def decode(raw: str) -> str:

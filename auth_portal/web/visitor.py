@@ -17,7 +17,8 @@ from auth_portal.services.beginnings import Begun, Landing
 from auth_portal.services.cases import Stage
 from auth_portal.services.verifications import Answer
 from auth_portal.web.context import keep_visit, services, visit_token
-from auth_portal.web.reference import ReadReference, completed, read_query
+from auth_portal.web.edge import problem_page
+from auth_portal.web.reference import ReadReference, completed, dropped_names, read_query
 
 visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
@@ -47,7 +48,7 @@ def begin(slug: str | None = None) -> BaseResponse:
         token=visit_token(),
         declines=request.form.get("decline") == "not_me",
         again=bool(request.form.get("again")),
-        dropped_parameters=request.form.get("dropped", "")[:200],
+        dropped_parameters=dropped_names(request.form.get("dropped", "")),
     )
     return _begun(slug, services().verifications.beginnings.begin(landing), whole)
 
@@ -117,8 +118,10 @@ def without_cookie(_error: CSRFError) -> BaseResponse:
         return redirect("/verify", 303)
     slug = (request.view_args or {}).get("slug")
     text, tail = request.form.get("reference", ""), request.form.get("reference_tail", "")
-    whole = completed(text, tail)
-    return _landing_page(slug, ReadReference(whole), status=400, is_without_cookie=True)
+    try:
+        return _landing_page(slug, ReadReference(completed(text, tail)), status=400, is_without_cookie=True)
+    except Problem as problem:  # raised in an error handler, nobody else would make it a page
+        return problem_page(problem)
 
 
 @visitor.get("/verify")

@@ -58,13 +58,13 @@ def test_d01_killed_right_after_the_success_page(server: Server, database_url: s
 
 @pytest.mark.parametrize("place", ["between claim and post", "between post and record"])
 def test_d01_killed_while_sending(server: Server, database_url: str, receiver: Receiver, place: str) -> None:
-    server.start(PORTAL_TEST_STOP=place)
+    server.start(STOP_OF_TEST=place)
     post_code(verify(server))
     wait_for(lambda: (server.folder / "clock.died").exists())
     server.kill()
     posted = 1 if place == "between post and record" else 0
     assert len(receiver.callbacks) == posted
-    with serving(server, PORTAL_TEST_STOP=place):
+    with serving(server, STOP_OF_TEST=place):
         server.advance(LEASE_SECONDS)
         wait_for(lambda: callback_row(database_url).state == "accepted", WITHIN_SECONDS)  # type: ignore[attr-defined]
     assert len(receiver.callbacks) == posted + 1
@@ -76,7 +76,7 @@ def test_d01_killed_while_sending(server: Server, database_url: str, receiver: R
 
 def test_d01_a_400_after_an_unknown_fate_is_unconfirmed(server: Server, database_url: str, receiver: Receiver) -> None:
     receiver.answers = [200, 400]
-    server.start(PORTAL_TEST_STOP="between post and record")
+    server.start(STOP_OF_TEST="between post and record")
     post_code(verify(server))
     wait_for(lambda: (server.folder / "clock.died").exists())
     server.kill()

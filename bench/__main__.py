@@ -1,0 +1,113 @@
+"""`make bench`: every number that the README quotes, measured here and now."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
+from tests.receiver import Receiver, wait_for
+from tests.serving import Server, serving
+
+ROUNDS = 300
+
+
+def cpu_per_request(folder: Path, receiver: Receiver, server: str) -> dict[str, float]:
+    """CPU milliseconds of the whole server tree per request, over a bare Flask on the same server."""
+    hello = Server(folder, "sqlite://", server=server, workers=1, app="bench.hello:app")
+    with serving(hello):
+        quick = Quick(hello.port)
+        found = {"hello": _cost(hello, lambda _n: quick.get("/healthz"), 3 * ROUNDS)}
+    running = portal(folder / f"cpu-{server}", receiver, server=server, workers=1, PORTAL_DISPATCH="off")
+    with serving(running):
+        quick = Quick(running.port)
+        found["landing"] = _cost(running, lambda n: (quick.fresh(), quick.get(f"/?reference=r{n}")), 2 * ROUNDS)
+        begun = {}
+        for number in range(ROUNDS + 20):
+            quick.fresh()
+            begun[number] = (quick.begin(f"check-{number}", number), quick.cookies())
+    # The messages leave in a process that sends, so that the codes are known; then the one that only checks goes on.
+    with serving(running, PORTAL_DISPATCH="inline"):
+        wait_for(lambda: len(receiver.messages) >= ROUNDS + 20, 60)
+    codes = {message["to"]: message["text"].split()[0] for message in receiver.messages}
+    with serving(running):
+        quick = Quick(running.port)
+
+        def check(number: int) -> None:
+            fields, cookies = begun[number]
+            quick.wear(cookies)
+            assert quick.post("/verify", {**fields, "code": codes[phone(number)]}) == "/done"
+
+        found["code check"] = _cost(running, check, ROUNDS)
+    return found
+
+
+def _cost(server: Server, act: object, times: int) -> float:
+    for number in range(times, times + 20):
+        act(number)  # type: ignore[operator]
+    before = cpu_seconds(server)
+    for number in range(times):
+        act(number)  # type: ignore[operator]
+    return (cpu_seconds(server) - before) / times * 1000
+
+
+def code_to_callback(folder: Path, receiver: Receiver, server: str) -> list[float]:
+    """Milliseconds from posting the right code to the callback's arrival, one at a time."""
+    found = []
+    running = portal(folder / f"latency-{server}", receiver, server=server, workers=2)
+    with serving(running):
+        quick = Quick(running.port)
+        for number in range(ROUNDS):
+            quick.fresh()
+            fields = quick.begin(f"latency-{number}", number)
+            wait_for(lambda: any(message["to"] == phone(number) for message in receiver.messages[-5:]))  # noqa: B023
+            so_far = len(receiver.callbacks)
+            began = time.monotonic()
+            quick.post("/verify", {**fields, "code": receiver.code_for(phone(number))})
+            wait_for(lambda: len(receiver.callbacks) > so_far)  # noqa: B023
+            found.append((receiver.callbacks[-1].at - began) * 1000)
+    return sorted(found)
+
+
+def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float, float]]:
+    """MiB PSS of the largest worker after it has worked, and seconds to the first answer, by server."""
+    found = {}
+    for server in ("gunicorn", "gunicorn-preload", "granian"):
+        running = portal(folder / f"memory-{server}", receiver, server=server, workers=2)
+        began = time.monotonic()
+        with serving(running):
+            first = time.monotonic() - began
+            quick = Quick(running.port)
+            for number in range(40):
+                quick.fresh()
+                quick.begin(f"memory-{number}", number)
+            found[server] = (max(pss_mib(running)), first)
+    return found
+
+
+def main() -> int:
+    """Measures and prints; `--quick` leaves the second server out."""
+    options = argparse.ArgumentParser(prog="python -m bench")
+    options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        receiver = Receiver()
+        costs = cpu_per_request(folder, receiver, chosen.server)
+        print(f"CPU of the server tree per request, {chosen.server}, one worker (SQLite, synchronous=FULL)")
+        for what, milliseconds in costs.items():
+            print(f"  {what:12} {milliseconds:7.2f} ms   {milliseconds / costs['hello']:5.1f} x hello")
+        times = code_to_callback(folder, receiver, chosen.server)
+        p99 = times[int(len(times) * 0.99) - 1]
+        print(f"Right code posted to callback received: p50 {statistics.median(times):.1f} ms, p99 {p99:.1f} ms")
+        for server, (mib, seconds) in memory_and_start(folder, receiver).items():
+            print(f"{server:18} worker {mib:5.1f} MiB PSS, first answer after {seconds:.2f} s")
+        receiver.close()
+    return 0
+
+
+sys.exit(main())

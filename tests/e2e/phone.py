@@ -1,0 +1,249 @@
+"""A customer's phone: a browser of 360 px that drives the sandbox's chat and the portal's pages.
+
+What it meets on its way is held against the rules of every page: see ``faults_of``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyotp
+import requests
+from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Response
+
+from tests.serving import Server
+
+WIDTHS = (320, 360)
+HEIGHT = 740
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = (
+    "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-quic", "--no-first-run",
+)  # fmt: skip
+MISSING = (
+    "The browser tests need Chromium, and {path} is not there. "
+    "Install it (Debian, Ubuntu: apt-get install chromium), or run `make test`, which does."
+)
+WITHIN_SECONDS = 20
+CODE = re.compile(r"\b\d{6,10}\b")
+
+RULES = r"""() => {
+  const faults = [], each = (selector, look) => document.querySelectorAll(selector).forEach(look);
+  const say = (text, element) => faults.push(text + (element ? ": " + element.outerHTML.slice(0, 120) : ""));
+  if (!document.title.trim()) say("no title");
+  if (!document.documentElement.lang) say("no lang");
+  if (!document.querySelector("meta[name=viewport]")) say("no viewport");
+  if (document.querySelectorAll("h1").length !== 1) say("not exactly one h1");
+  if (document.querySelectorAll("main").length !== 1) say("not exactly one main");
+  if (document.querySelector("meta[http-equiv=refresh i]")) say("meta refresh");
+  each("input:not([type=hidden]), select, textarea", (e) => {
+    if (!e.closest("[aria-hidden=true]") && !(e.labels && e.labels.length)) say("no label", e);
+  });
+  each("button, a", (e) => { if (!e.textContent.trim()) say("no text", e); });
+  each("img", (e) => {
+    if (!e.hasAttribute("alt")) say("no alt", e);
+    if (e.complete && !e.naturalWidth) say("broken picture", e);
+  });
+  each("style, [style]", (e) => say("inline style", e));
+  each("script:not([src])", (e) => say("inline script", e));
+  each("*", (e) => {
+    for (const { name, value } of e.attributes) {
+      if (name.startsWith("on")) say("inline handler", e);
+      if (/^\s*(javascript|data):/i.test(value)) say("a javascript: or data: address", e);
+    }
+  });
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  for (const id of new Set(ids)) if (ids.filter((other) => other === id).length > 1) say("id twice: " + id);
+  each("[aria-describedby]", (e) => {
+    for (const id of e.getAttribute("aria-describedby").split(/\s+/))
+      if (!document.getElementById(id)) say("described by nothing", e);
+  });
+  each("form[method=post i]", (e) => { if (!e.querySelector("input[name=csrf_token]")) say("no csrf_token", e); });
+  return faults;
+}"""
+TOO_WIDE = """() => {
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  const wide = [...document.querySelectorAll("main *, header *, footer *")]
+    .filter((e) => e.getBoundingClientRect().right > width + 1);
+  return ["wider than " + width + " px: " + wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)).join(" | ")];
+}"""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody of the test's own: whom other tests verify does not matter to their limits."""
+
+    customer_id: str
+    phone: str
+    email: str
+    totp_secret: str
+    password: str = "acacia under the moon"
+
+    def totp(self) -> str:
+        """What their authenticator app shows, with a few seconds left to type it."""
+        if 30 - time.time() % 30 < 3:  # noqa: PLR2004
+            time.sleep(3)
+        return pyotp.TOTP(self.totp_secret).now()
+
+
+def new_people(count: int) -> list[Person]:
+    """So many people who share nothing."""
+    return [
+        Person(f"E-{number:03}", f"+27825550{number:03}", f"e{number:03}@example.com", pyotp.random_base32())
+        for number in range(count)
+    ]
+
+
+@dataclass
+class Chat:
+    """A conversation of the sandbox, seen as scripts see it."""
+
+    url: str
+    id: str
+    link: str
+    reference: str
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = requests.get(f"{self.url}/sandbox/conversations/{self.id}", timeout=10).json()
+        return found
+
+    def answered(self, *, round_: int = 1) -> dict[str, Any]:
+        """The state once the flow has gone on."""
+        return waited(lambda: found if (found := self.state())["state"] != "waiting" and found["round"] == round_ else None)
+
+    @property
+    def said(self) -> str:
+        """The last thing that the business said."""
+        return [line["text"] for line in self.state()["messages"] if line["from"] == "business"][-1]
+
+
+@dataclass
+class Phone:
+    """One browser of one person, whose every page is looked at."""
+
+    server: Server
+    context: BrowserContext
+    has_script: bool = True
+    faults: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.context.set_default_timeout(WITHIN_SECONDS * 1000)
+        self.context.on("page", self._watch)
+
+    def _watch(self, page: Page) -> None:
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.faults.append(f"script fault: {error}"))
+        page.on("response", self._answered)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        # What the server answered is watched by itself, where a page's own 422 can be told from a missing file.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            self.faults.append(f"console: {message.text}")
+
+    def _answered(self, response: Response) -> None:
+        if response.status >= 400 and not response.request.is_navigation_request():  # noqa: PLR2004
+            self.faults.append(f"{response.status} for {response.url}")
+        if response.status >= 500:  # noqa: PLR2004
+            self.faults.append(f"{response.status} for {response.url}")
+
+    def look_at(self, page: Page) -> None:
+        """Holds the page against the rules of every page; what it found is said at the end of the test."""
+        place = page.url.removeprefix(self.server.url).partition("?")[0]
+        self.faults += [f"{place}: {fault}" for fault in faults_of(page)]
+
+    def open(self, address: str) -> Page:
+        """A new tab."""
+        page = self.context.new_page()
+        page.goto(address if address.startswith("http") else self.server.url + address)
+        return page
+
+    def begin(self, journey: str = "balance", style: str = "encoded", **fields: str) -> Chat:
+        """A chat that has just been sent its link."""
+        answer = requests.post(
+            f"{self.server.url}/sandbox/conversations", timeout=10,
+            json={"journey": journey, "reference_style": style, **fields},
+        ).json()  # fmt: skip
+        return Chat(self.server.url, answer["id"], answer["link"], answer["reference"])
+
+    def begin_by_hand(self, journey: str) -> tuple[Chat, Page]:
+        """The same as people do it: from the sandbox's start, with references as the browser can carry them."""
+        home = self.open("/sandbox/")
+        self.look_at(home)
+        home.locator(f"input[name=journey][value={journey}]").check()
+        home.locator("details.options summary").click()
+        home.get_by_label("How does the reference look").select_option("raw" if self.has_script else "encoded")
+        press(home, home.get_by_role("button", name="Start the chat"))
+        found = requests.get(f"{self.server.url}/sandbox/conversations/{_last_part(home.url)}", timeout=10).json()
+        return Chat(self.server.url, found["id"], found["link"], found["reference"]), home
+
+    def tap_link(self, chat_page: Page) -> Page:
+        """The card in the chat opens the portal in a tab of its own."""
+        with self.context.expect_page() as opened:
+            chat_page.locator("a.link-card").last.click()
+        page = opened.value
+        page.locator("button[name=decline]").wait_for()
+        return page
+
+    def name(self, page: Page, person: Person) -> None:
+        """Says who it is."""
+        page.fill("#identifier", person.customer_id)
+        press(page, page.locator("form.main-form button.main"))
+
+    def code_sent_to(self, address: str, *, count: int = 1) -> str:
+        """The code of the newest of so many messages."""
+        return waited(lambda: self._newest_code(address, count))
+
+    def _newest_code(self, address: str, count: int) -> str | None:
+        found = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=10).json()["messages"]
+        return CODE.search(found[0]["text"]).group() if len(found) >= count else None  # type: ignore[union-attr]
+
+    def prove(self, page: Page, method: str, person: Person) -> None:
+        """Answers the prompt that the page shows."""
+        if method == "password":
+            page.fill("#password", person.password)
+        else:
+            page.fill("#code", self.proof_of(method, person))
+        press(page, page.locator("form.main-form button.main"))
+
+    def proof_of(self, method: str, person: Person) -> str:
+        """A code that is right now."""
+        if method == "totp":
+            return person.totp()
+        return self.code_sent_to(person.phone if method == "sms_code" else person.email)
+
+    def choose(self, page: Page, method: str) -> None:
+        """Takes a way to prove it."""
+        press(page, page.locator(f"button[name=method][value={method}]"))
+
+
+def _last_part(url: str) -> str:
+    return url.partition("?")[0].rsplit("/", 1)[-1]
+
+
+def press(page: Page, button: Locator) -> None:
+    """Presses a button that leads to the next page, and waits for it."""
+    with page.expect_navigation():
+        button.click()
+
+
+def waited(look: Callable[[], Any]) -> Any:
+    """What ``look`` finds in the end."""
+    until = time.monotonic() + WITHIN_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def faults_of(page: Page) -> list[str]:
+    """What is wrong with a page by the rules that hold for every one."""
+    found: list[str] = list(page.evaluate(RULES))
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        found += page.evaluate(TOO_WIDE)
+    return found

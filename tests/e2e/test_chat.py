@@ -1,0 +1,339 @@
+"""The main job in a real browser: from the link in the chat to the answer in the chat, with script and without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Playwright, expect
+
+from tests.e2e.conftest import Portal
+from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, Person, Phone, press, waited
+from tests.serving import Server, serving
+
+# method -> a journey of the demo, and whether its page first asks how to prove it
+METHODS = {
+    "sms_code": ("balance", True),
+    "email_code": ("email", False),
+    "totp": ("app", False),
+    "password": ("password", False),
+}
+VERIFIED = "You are verified"
+TIME_IS_UP = "The time is up"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_verified_by_each_method_and_the_chat_goes_on(any_phone: Phone, person: Person, method: str) -> None:
+    phone, (journey, has_choice) = any_phone, METHODS[method]
+    chat, chat_page = phone.begin_by_hand(journey)
+    expect(chat_page.locator("a.link-card")).to_be_visible()
+    page = phone.tap_link(chat_page)
+    phone.look_at(page)
+    phone.name(page, person)
+    phone.look_at(page)
+    if has_choice:
+        phone.choose(page, method)
+        phone.look_at(page)
+    phone.prove(page, method, person)
+    expect(page).to_have_url(f"{phone.server.url}/done", timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text(VERIFIED)
+
+    state = chat.answered()
+    success = "verified" if journey == "balance" else f"verified_{journey}"
+    assert state["result"] == success
+    assert state["data"]["customer_id"] == person.customer_id
+    assert state["data"]["method"] == method
+    assert [call["header_reference"] for call in state["callbacks"]] == [chat.reference]
+
+    # What the person and the flow's author see, without touching anything.
+    thanks = chat_page.locator("#log .bubble.business").last
+    expect(thanks).to_contain_text(f"customer {person.customer_id}", timeout=20_000)
+    variables = chat_page.locator("#answer table")
+    for key, value in state["data"].items():
+        expect(variables.locator("tr", has=chat_page.get_by_text(key, exact=True))).to_contain_text(value)
+    expect(chat_page.locator("#branches .taken code")).to_have_text(success)
+    phone.look_at(chat_page)
+    page.goto(f"{phone.server.url}/done")
+    expect(page.locator("p.lead")).to_contain_text("knows")
+    phone.look_at(page)
+
+
+def test_password_and_then_a_code(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat, chat_page = phone.begin_by_hand("transfer")
+    page = phone.tap_link(chat_page)
+    phone.name(page, person)
+    expect(page.get_by_text("Step 1 of 2")).to_be_visible()
+    phone.look_at(page)
+    phone.prove(page, "password", person)
+    expect(page.get_by_text("Step 2 of 2")).to_be_visible()
+    phone.look_at(page)
+    assert page.locator("button[name=method][value=password]").count() == 0
+    assert chat.state()["state"] == "waiting"
+    phone.choose(page, "sms_code")
+    phone.look_at(page)
+    phone.prove(page, "sms_code", person)
+    assert chat.answered()["result"] == "verified_transfer"
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text(person.customer_id, timeout=20_000)
+
+
+def test_the_code_of_the_page_is_typed_into_the_chat(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat, chat_page = phone.begin_by_hand("code-back")
+    page = phone.tap_link(chat_page)
+    phone.name(page, person)
+    phone.choose(page, "totp")
+    phone.prove(page, "totp", person)
+    code = page.locator(".chat-code").inner_text()
+    state = chat.answered()
+    assert (state["result"], state["stage"]) == ("check_code", "code")
+    phone.look_at(page)
+
+    expect(chat_page.locator("#text")).to_be_visible(timeout=20_000)
+    phone.look_at(chat_page)
+    chat_page.fill("#text", "000000" if code != "000000" else "111111")
+    press(chat_page, chat_page.get_by_role("button", name="Send"))
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("not the code")
+    chat_page.fill("#text", code)
+    press(chat_page, chat_page.get_by_role("button", name="Send"))
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text(person.customer_id)
+    assert chat.state()["stage"] == "thanked"
+
+
+def test_a_raw_reference_is_completed_by_script(phone: Phone, person: Person) -> None:
+    chat = phone.begin("app", "raw")
+    assert "#" in chat.reference
+    assert chat.link.endswith(chat.reference)
+    page = phone.open(chat.link)
+    phone.name(page, person)
+    phone.prove(page, "totp", person)
+    state = chat.answered()
+    assert [call["header_reference"] for call in state["callbacks"]] == [chat.reference]
+    assert [json.loads(call["raw"])["reference"] for call in state["callbacks"]] == [chat.reference]
+
+
+def test_a_raw_reference_without_script_is_cut_and_the_page_says_so(new_phone: Callable[..., Phone], person: Person) -> None:
+    phone = new_phone(has_script=False)
+    chat = phone.begin("app", "raw")
+    page = phone.open(chat.link)
+    expect(page.get_by_text("Scripts are off")).to_be_visible()
+    phone.look_at(page)
+    phone.name(page, person)
+    phone.prove(page, "totp", person)
+    home = phone.open("/sandbox/")
+    cut = chat.reference.partition("#")[0]
+    found = home.locator("section[aria-labelledby=unmatched] .reference", has_text=cut)
+    waited(lambda: home.reload() and found.count())
+    assert found.first.inner_text() == cut
+    assert chat.state()["state"] == "waiting"
+    page.goto(f"{phone.server.url}/done")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your chat has ended")
+    phone.look_at(page)
+
+
+def test_a_double_tap_costs_nothing(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat = phone.begin("transfer")
+    page = phone.open(chat.link)
+    page.fill("#identifier", person.customer_id)
+    page.locator("form.main-form button.main").dblclick()
+    page.locator("#password").wait_for()
+    page.fill("#password", "not the right one")
+    page.locator("form.main-form button.main").dblclick()
+    page.locator("#note").wait_for()
+    expect(page.locator(".standing")).to_contain_text("4 tries left")
+    phone.prove(page, "password", person)
+    page.locator("button[name=method][value=sms_code]").dblclick()
+    page.locator("#code").wait_for()
+    page.fill("#code", phone.code_sent_to(person.phone))
+    page.locator("form.main-form button.main").dblclick()
+    page.wait_for_url("**/done*")
+    state = chat.answered()
+    assert (state["result"], len(state["callbacks"])) == ("verified_transfer", 1)
+    assert phone.code_sent_to(person.phone, count=1)
+
+
+def test_back_and_reload_cost_nothing(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat = phone.begin("transfer")
+    page = phone.open(chat.link)
+    phone.name(page, person)
+    page.reload()
+    phone.prove(page, "password", person)
+    expect(page.get_by_text("Step 2 of 2")).to_be_visible()
+    page.go_back()
+    if page.locator("#password").count():  # the browser may show the old page: its form is of a prompt that is passed
+        phone.prove(page, "password", person)
+    page.goto(f"{phone.server.url}/verify")
+    expect(page.get_by_text("Step 2 of 2")).to_be_visible()
+    phone.choose(page, "totp")
+    page.fill("#code", "00000x")
+    press(page, page.locator("form.main-form button.main"))
+    page.reload()  # the form is sent again, and nothing is counted twice
+    expect(page.locator(".standing")).to_contain_text("5 tries left")
+    phone.prove(page, "totp", person)
+    chat.answered()
+    page.go_back()
+    page.goto(f"{phone.server.url}/verify")
+    expect(page).to_have_url(f"{phone.server.url}/done")
+    assert len(chat.state()["callbacks"]) == 1
+
+
+def test_two_tabs_of_one_link(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat = phone.begin("email")
+    first, second = phone.open(chat.link), phone.open(chat.link)
+    phone.name(first, person)
+    phone.name(second, person)  # takes up the live code: no second message
+    code = phone.code_sent_to(person.email)
+    first.fill("#code", code)
+    press(first, first.locator("form.main-form button.main"))
+    waited(lambda: first.url.startswith(f"{phone.server.url}/done") or first.reload())
+    chat.answered()
+    second.fill("#code", code)
+    press(second, second.locator("form.main-form button.main"))
+    expect(second).to_have_url(f"{phone.server.url}/done")
+    expect(second.get_by_role("heading", level=1)).to_have_text(VERIFIED)
+    assert len(chat.state()["callbacks"]) == 1
+
+
+def test_two_links_in_one_browser(phone: Phone, person: Person) -> None:
+    """The newer link takes the browser over; the older one's tab does no harm, and its link still works."""
+    older, newer = phone.begin("app"), phone.begin("password")
+    old_page, new_page = phone.open(older.link), phone.open(newer.link)
+    phone.name(old_page, person)
+    phone.name(new_page, person)
+    old_page.fill("#code", "123456")
+    press(old_page, old_page.locator("form.main-form button.main"))
+    old_page.locator("#password").wait_for()  # where this browser is now; nothing was counted
+    expect(old_page.locator(".standing")).to_contain_text("5 tries left")
+    phone.prove(new_page, "password", person)
+    assert newer.answered()["result"] == "verified_password"
+    page = phone.open(older.link)
+    phone.name(page, person)
+    phone.prove(page, "totp", person)
+    assert older.answered()["result"] == "verified_app"
+
+
+def test_a_browser_that_keeps_no_cookies_is_told_where_to_go(
+    playwright: Playwright, portal: Server, person: Person, tmp_path: Path
+) -> None:
+    profile = tmp_path / "Default"
+    profile.mkdir()
+    (profile / "Preferences").write_text(json.dumps({"profile": {"default_content_setting_values": {"cookies": 2}}}))
+    context = playwright.chromium.launch_persistent_context(
+        tmp_path, executable_path=CHROMIUM, args=ARGUMENTS, viewport={"width": 360, "height": HEIGHT}
+    )
+    try:
+        phone = Phone(portal, context)
+        chat = phone.begin("app", "raw")
+        page = phone.open(chat.link)
+        phone.name(page, person)
+        assert page.input_value("#identifier") == person.customer_id
+        phone.look_at(page)
+        press(page, page.locator("form.main-form button.main"))
+        expect(page.get_by_role("heading", level=1)).to_have_text("This browser keeps no cookies")
+        link = page.input_value("#link")
+        phone.look_at(page)
+        assert not phone.faults
+    finally:
+        context.close()
+    assert "#" not in link, "another browser need not have script"
+    assert "reference=" in link
+
+
+def test_the_copied_link_works_in_another_browser(any_phone: Phone, person: Person) -> None:
+    """The link of the page above carries the whole reference, encoded, and so needs no script."""
+    chat = any_phone.begin("app", "encoded")
+    page = any_phone.open(chat.link)
+    any_phone.name(page, person)
+    any_phone.prove(page, "totp", person)
+    assert chat.answered()["callbacks"][0]["header_reference"] == chat.reference
+
+
+def test_the_countdown_says_when_the_time_is_up(phone: Phone, person: Person) -> None:
+    chat = phone.begin("balance")
+    page = phone.context.new_page()
+    page.clock.install()
+    page.goto(chat.link)
+    phone.name(page, person)
+    phone.choose(page, "sms_code")
+    resend = page.locator("form[action='/verify/resend'] button")
+    expect(resend).to_be_disabled()
+    page.clock.fast_forward(32_000)
+    expect(resend).to_be_enabled()
+    page.clock.fast_forward(290_000)
+    expect(page.locator("#code-over")).to_be_visible()
+    phone.look_at(page)
+    page.clock.fast_forward(300_000)
+    expect(page.locator("#time-over")).to_contain_text(TIME_IS_UP, ignore_case=True)
+    expect(page.locator("#code-over")).to_be_hidden()
+    phone.look_at(page)
+
+
+def test_whoever_walks_off_leaves_a_chat_that_is_told(
+    new_phone: Callable[..., Phone], tmp_path: Path, people: list[Person]
+) -> None:
+    with serving(Portal(tmp_path, people[:1], app="tests.clocked_app:app")) as server:
+        phone = new_phone(server=server)
+        chat = phone.begin("balance")
+        page = phone.open(chat.link)
+        phone.name(page, people[0])
+        server.advance(500)
+        state = chat.answered()
+        assert (state["result"], state["data"]["outcome"]) == ("failed", "expired")
+        page.reload()
+        expect(page).to_have_url(f"{server.url}/done")
+        expect(page.get_by_role("heading", level=1)).to_have_text(TIME_IS_UP)
+        phone.look_at(page)
+
+
+def test_start_again_answers_the_second_question(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat, chat_page = phone.begin_by_hand("app")
+    page = phone.tap_link(chat_page)
+    press(page, page.locator("button[name=decline]"))
+    assert chat.answered()["data"]["outcome"] == "not_me"
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("could not verify", timeout=20_000)
+
+    press(chat_page, chat_page.get_by_role("button", name="Ask again"))
+    again = phone.tap_link(chat_page)
+    phone.name(again, person)
+    expect(again.get_by_role("heading", level=1)).to_have_text("This link has been used")
+    phone.look_at(again)
+    press(again, again.get_by_role("button", name="Start again"))
+    phone.prove(again, "totp", person)
+    state = chat.answered(round_=2)
+    assert [call["body"]["result"] for call in state["callbacks"]] == ["failed", "verified_app"]
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text(person.customer_id, timeout=20_000)
+
+
+def test_too_many_wrong_tries_end_it(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat = phone.begin("password")
+    page = phone.open(chat.link)
+    phone.name(page, person)
+    for left in (4, 3, 2, 1):
+        page.fill("#password", "no")
+        press(page, page.locator("form.main-form button.main"))
+        expect(page.locator("#note")).to_contain_text(f"{left} tr")
+    page.fill("#password", "no")
+    press(page, page.locator("form.main-form button.main"))
+    expect(page).to_have_url(f"{phone.server.url}/done")
+    assert chat.answered()["data"]["outcome"] == "wrong"
+
+
+def test_a_mistyped_name_is_changed(any_phone: Phone, person: Person) -> None:
+    phone = any_phone
+    chat = phone.begin("app")
+    page = phone.open(chat.link)
+    page.fill("#identifier", "E-9999")
+    press(page, page.locator("form.main-form button.main"))
+    expect(page.locator("#code")).to_be_visible()  # a stranger walks the same road
+    press(page, page.locator("form[action='/verify/change'] button"))
+    phone.look_at(page)
+    phone.name(page, person)
+    phone.prove(page, "totp", person)
+    assert chat.answered()["data"]["customer_id"] == person.customer_id
