@@ -17,7 +17,7 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from auth_portal import sandbox
+from auth_portal import i18n, sandbox
 from auth_portal.clock import Clock, system_clock
 from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
@@ -51,7 +51,9 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     app = Flask("auth_portal", template_folder=str(ROOT / "templates"), static_folder=None)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.add_extension("jinja2.ext.i18n")
-    app.jinja_env.install_null_translations(newstyle=True)  # type: ignore[attr-defined]
+    app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=False)  # type: ignore[attr-defined]
+    app.jinja_env.globals.update({"_": i18n.gettext, "gettext": i18n.gettext, "ngettext": i18n.ngettext})
+    app.jinja_env.newstyle_gettext = True  # type: ignore[attr-defined]
     edge.register(app)
     assets.register(app)
     app.register_blueprint(visitor.visitor)

@@ -43,6 +43,7 @@ class JsonLines(logging.Formatter):
     """Formats every record, ours and a library's, as one line of JSON without a line break inside."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line."""
         line: dict[str, object] = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),

@@ -15,11 +15,11 @@ from sqlalchemy import Connection, insert
 
 from auth_portal.crypto import Keyring
 from auth_portal.store.db import new_id
-from auth_portal.store.models import AuditEvent
+from auth_portal.store.models import AuditEvent, table_of
 
 FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "facts")
 
-_INSERT = insert(AuditEvent)
+_INSERT = insert(table_of(AuditEvent))
 
 
 def record(

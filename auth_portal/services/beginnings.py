@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, select
@@ -34,7 +35,7 @@ from auth_portal.services.endings import Endings
 from auth_portal.services.journeys import ChatClock, JourneyNow, Journeys, Snapshot
 from auth_portal.services.limits import MINUTE, Limit
 from auth_portal.store.db import Database, new_id, upsert
-from auth_portal.store.models import Counter, Portal, Verification, Visit
+from auth_portal.store.models import Counter, Portal, Verification, Visit, table_of
 
 RACES = 3  # how often a beginning looks again when somebody else was faster
 
@@ -164,7 +165,8 @@ class Beginnings:
         if latest is None:
             return self._begin_anew(connection, beginning)
         if latest.outcome is None and now < latest.proofs_until:
-            return self._join(connection, beginning, headless_case(latest, self._journeys, now))
+            live = headless_case(_locked(connection, latest.id), self._journeys, now)
+            return self._join(connection, beginning, live)
         if latest.outcome is None:
             self._endings.end(connection, headless_case(latest, self._journeys, now), "expired", now)
         if not beginning.landing.again:
@@ -302,28 +304,41 @@ class Beginnings:
         return connection.execute(found).first() is not None
 
 
-def _insert_verification(connection: Connection, beginning: _Beginning, case: Case) -> None:
-    inserted = connection.execute(
-        upsert(connection, Verification)
-        .values(
-            id=case.verification_id,
-            reference_hash=case.reference_hash,
-            reference_sealed=case.reference_sealed,
-            server=case.server,
-            version_id=case.version_id,
-            slug=case.journey.slug,
-            address_key=case.address_key,
-            began_at=beginning.now,
-            chat_started_at=beginning.times.started_at,
-            proofs_until=case.proofs_until,
-            chat_ends_at=case.chat_ends_at,
-            sends=case.sends,
-            sent_at=case.sent_at,
-            identifier_key=case.last_identifier_key,
-            dropped_parameters=beginning.landing.dropped_parameters,
-        )
-        .on_conflict_do_nothing()
-        .returning(Verification.id)
-    )
-    if inserted.first() is None:
+def _locked(connection: Connection, verification_id: str) -> Any:
+    """A live verification as it is now, and stays until this transaction ends: two browsers join one after the other.
+
+    ``_LATEST`` cannot lock it: PostgreSQL locks nothing on the far side of an outer join.
+    """
+    found = select(*HEADLESS_COLUMNS).where(Verification.id == verification_id, Verification.outcome.is_(None))
+    row = connection.execute(found.with_for_update()).one_or_none()
+    if row is None:
         raise _Raced
+    return row
+
+
+def _insert_verification(connection: Connection, beginning: _Beginning, case: Case) -> None:
+    values = {
+        "id": case.verification_id,
+        "reference_hash": case.reference_hash,
+        "reference_sealed": case.reference_sealed,
+        "server": case.server,
+        "version_id": case.version_id,
+        "slug": case.journey.slug,
+        "address_key": case.address_key,
+        "began_at": beginning.now,
+        "chat_started_at": beginning.times.started_at,
+        "proofs_until": case.proofs_until,
+        "chat_ends_at": case.chat_ends_at,
+        "sends": case.sends,
+        "sent_at": case.sent_at,
+        "identifier_key": case.last_identifier_key,
+        "dropped_parameters": beginning.landing.dropped_parameters,
+    }
+    if connection.execute(_inserting(connection.dialect.name), values).first() is None:
+        raise _Raced
+
+
+@cache
+def _inserting(dialect: str) -> Any:
+    """One live verification per reference and server: the second beginning of a race finds the row taken."""
+    return upsert(dialect, table_of(Verification)).on_conflict_do_nothing().returning(Verification.id)

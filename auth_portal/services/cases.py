@@ -10,10 +10,11 @@ import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, select, update
+from sqlalchemy import ClauseElement, ColumnElement, Connection, and_, bindparam, insert, select, update
 
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Problem
@@ -22,7 +23,10 @@ from auth_portal.methods.contract import Evidence, IssuedCode
 from auth_portal.services.customers import PERSON_COLUMNS, Person, person_from, stranger
 from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot
 from auth_portal.store.db import new_id
-from auth_portal.store.models import Challenge, CustomerRow, Verification, Visit
+from auth_portal.store.models import Challenge, CustomerRow, Verification, Visit, table_of
+
+_VERIFICATIONS, _VISITS = table_of(Verification), table_of(Visit)
+_INSERT_VISIT = insert(_VISITS)
 
 
 class Stage(StrEnum):
@@ -319,28 +323,40 @@ def entered(case: Case, snapshot: Snapshot, step: int, proved: tuple[str, ...]) 
 
 def update_verification(connection: Connection, case: Case, *only_if: Any, **values: object) -> bool:
     """Changes a live verification; False where it has ended, or where a condition no longer holds."""
-    live = and_(Verification.id == case.verification_id, Verification.outcome.is_(None), *only_if)
-    return connection.execute(update(Verification).where(live).values(**values)).rowcount == 1
+    if only_if or any(isinstance(value, ClauseElement) for value in values.values()):
+        live = _VERIFICATIONS.c.id == case.verification_id, _VERIFICATIONS.c.outcome.is_(None), *only_if
+        return connection.execute(update(_VERIFICATIONS).where(*live).values(**values)).rowcount == 1
+    return connection.execute(_ending(tuple(values)), {"of": case.verification_id, **values}).rowcount == 1
+
+
+@cache
+def _ending(names: tuple[str, ...]) -> Any:
+    live = _VERIFICATIONS.c.id == bindparam("of"), _VERIFICATIONS.c.outcome.is_(None)
+    return update(_VERIFICATIONS).where(*live).values({name: bindparam(name) for name in names})
 
 
 def update_visit(connection: Connection, case: Case, **values: object) -> None:
     """Writes a visit, its present prompt included."""
-    connection.execute(update(Visit).where(Visit.id == case.visit_id).values(prompt=case.prompt, **values))
+    connection.execute(_changing(tuple(values)), {"of": case.visit_id, "prompt": case.prompt, **values})
+
+
+@cache
+def _changing(names: tuple[str, ...]) -> Any:
+    return update(_VISITS).where(_VISITS.c.id == bindparam("of")).values({n: bindparam(n) for n in (*names, "prompt")})
 
 
 def insert_visit(connection: Connection, case: Case, now: datetime) -> str:
     """Makes the visit of a case; gives the token that its browser keeps."""
     token = new_token()
-    connection.execute(
-        insert(Visit).values(
-            id=case.visit_id,
-            token_hash=token_hash(token),
-            verification_id=case.verification_id,
-            created_at=now,
-            prompt=case.prompt,
-            **naming_values(case),
-        )
-    )
+    values = {
+        "id": case.visit_id,
+        "token_hash": token_hash(token),
+        "verification_id": case.verification_id,
+        "created_at": now,
+        "prompt": case.prompt,
+        **naming_values(case),
+    }
+    connection.execute(_INSERT_VISIT, values)
     return token
 
 

@@ -18,7 +18,9 @@ from auth_portal.services import limits, outbox
 from auth_portal.services.cases import Case, Issued, challenged, update_verification
 from auth_portal.services.journeys import Snapshot
 from auth_portal.store.db import new_id
-from auth_portal.store.models import Challenge, Verification
+from auth_portal.store.models import Challenge, Verification, table_of
+
+_INSERT = insert(table_of(Challenge))
 
 
 class Codes:
@@ -109,13 +111,12 @@ def _count_send(connection: Connection, case: Case, now: datetime) -> bool:
 
 
 def _insert(connection: Connection, case: Case, issued: Issued) -> None:
-    connection.execute(
-        insert(Challenge).values(
-            **issued._asdict(),
-            verification_id=case.verification_id,
-            identifier_key=case.identifier_key,
-            customer_row=case.person.row,
-            step=case.step,
-            method=case.method,
-        )
-    )
+    values = {
+        **issued._asdict(),
+        "verification_id": case.verification_id,
+        "identifier_key": case.identifier_key,
+        "customer_row": case.person.row,
+        "step": case.step,
+        "method": case.method,
+    }
+    connection.execute(_INSERT, values)

@@ -26,7 +26,7 @@ from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
 from auth_portal.services.outbox import CALLBACK, Claimed, Outbox, Report, State
 from auth_portal.store.db import Database, upsert
-from auth_portal.store.models import Challenge, ChannelState, Verification
+from auth_portal.store.models import Challenge, ChannelState, Verification, table_of
 from auth_portal.telemetry import log_event
 
 MESSAGE_ATTEMPTS = 5  # a message is tried this often, then its code is left to the resend button: each try may cost
@@ -214,7 +214,7 @@ def _note_channel(connection: Connection, now: datetime, name: str, receipt: Rec
     if receipt.handover is Handover.RECIPIENT:
         return
     is_accepted = receipt.handover is Handover.ACCEPTED
-    insert = upsert(connection, ChannelState).values(
+    insert = upsert(connection.dialect.name, table_of(ChannelState)).values(
         name=name,
         failures_in_row=0 if is_accepted else 1,
         failed_at=None if is_accepted else now,

@@ -22,7 +22,7 @@ from auth_portal.services.opening import plain_faults
 from auth_portal.settings import KEYS_FILE, Settings
 from auth_portal.store import migrate
 from auth_portal.store.db import Database, schema_fault, upsert
-from auth_portal.store.models import DataKeyRow, Portal
+from auth_portal.store.models import DataKeyRow, Portal, table_of
 
 PORTAL_ROW = 1
 
@@ -109,7 +109,7 @@ def _has_data_keys(database: Database) -> bool:
 
 def _furnish(database: Database, master: MasterKeys, now: datetime) -> list[str]:
     with database.write() as connection:
-        portal = upsert(connection, Portal).values(id=PORTAL_ROW, version=1, settings={})
+        portal = upsert(connection.dialect.name, table_of(Portal)).values(id=PORTAL_ROW, version=1, settings={})
         connection.execute(portal.on_conflict_do_nothing())  # PostgreSQL lets one `init` past this at a time
         if connection.execute(select(DataKeyRow.id).limit(1)).first() is not None:
             return []

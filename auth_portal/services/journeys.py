@@ -149,8 +149,8 @@ class JourneyConfig(Frozen):
             for number, step in enumerate(choices):
                 if set(step) <= set(chosen[:number]):
                     raise ValueError(
-                        f"verify step {number + 1} has no method left for somebody who used {', '.join(chosen[:number])}; "
-                        "a method cannot be used twice in one visit"
+                        f"verify step {number + 1} has no method left for somebody who used "
+                        f"{', '.join(chosen[:number])}; a method cannot be used twice in one visit"
                     )
         return steps
 
@@ -226,15 +226,22 @@ def _all_data(values: Mapping[str, Any]) -> object:
 
 def result_clashes(journeys: Iterable[JourneyConfig]) -> list[str]:
     """Pairs of active journeys that could answer for each other at one server, one sentence each (R35)."""
-    clashes = []
     active = sorted((journey for journey in journeys if journey.active), key=lambda journey: journey.slug)
+    clashes = [
+        f"journey {other.slug} answers {text!r} for {outcome}, which journey {one.slug} answers for verified at "
+        f"{one.callback.server}: a link of {one.slug} opened under {other.slug} would pass without any proof. "
+        "Give each a text of its own"
+        for one, other in itertools.permutations(active, 2)
+        for outcome, text in other.results.items()
+        if one.callback.server == other.callback.server and outcome != "verified" and text == one.results["verified"]
+    ]
     for one, other in itertools.combinations(active, 2):
         together = one.callback.server == other.callback.server and one.results["verified"] == other.results["verified"]
         if together and not (one.shares_result and other.shares_result):
             clashes.append(
                 f"journeys {one.slug} and {other.slug} both answer {one.results['verified']!r} for verified at "
-                f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a text of its "
-                "own, or set shares_result = true in both"
+                f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a text "
+                "of its own, or set shares_result = true in both"
             )
     return clashes
 

@@ -10,13 +10,15 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, case, delete, select, update
+from sqlalchemy import Connection, bindparam, case, delete, select, update
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import TooMany
 from auth_portal.store.db import upsert
-from auth_portal.store.models import Counter, Tries
+from auth_portal.store.models import Counter, Tries, table_of
 
 MINUTE = 60
 HOUR = 3600
@@ -24,6 +26,9 @@ DAY = 86_400
 SLOWED_SECONDS = 10  # an address that invents references begins once in this time (R12a)
 UNMATCHED_MINIMUM = 20  # callbacks of an address within the hour before its share of refusals counts (R12a)
 SPENT_CREDENTIALS_ALARM = 20  # credentials at their daily limit within the hour (R6)
+
+
+_COUNTERS, _TRIES = table_of(Counter), table_of(Tries)
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,28 @@ class Taken:
 def take(connection: Connection, now: datetime, limits: Sequence[Limit]) -> list[Taken]:
     """Counts one event under each limit, in the order of their keys, and tells where that leaves them."""
     ordered = sorted(limits, key=lambda limit: limit.key)
-    insert = upsert(connection, Counter).values(
-        [{"key": limit.key, "events": 1, "ends_at": now + timedelta(seconds=limit.seconds)} for limit in ordered]
-    )
-    is_over = Counter.ends_at <= now
-    statement = insert.on_conflict_do_update(
-        index_elements=[Counter.key],
-        set_={
-            "events": case((is_over, 1), else_=Counter.events + 1),
-            "ends_at": case((is_over, insert.excluded.ends_at), else_=Counter.ends_at),
-        },
-    ).returning(Counter.key, Counter.events, Counter.ends_at)
-    found = {row.key: row for row in connection.execute(statement)}
+    values: dict[str, object] = {"now": now}
+    for number, limit in enumerate(ordered):
+        values[f"key_{number}"] = limit.key
+        values[f"ends_at_{number}"] = now + timedelta(seconds=limit.seconds)
+    found = {row.key: row for row in connection.execute(_taking(connection.dialect.name, len(ordered)), values)}
     return [Taken(limit, found[limit.key].events, found[limit.key].ends_at) for limit in ordered]
+
+
+@cache
+def _taking(dialect: str, rows: int) -> Any:
+    """The upsert for so many limits at once. Made once: building a statement costs more than running it."""
+    insert = upsert(dialect, _COUNTERS).values(
+        [{"key": bindparam(f"key_{n}"), "events": 1, "ends_at": bindparam(f"ends_at_{n}")} for n in range(rows)]
+    )
+    is_over = _COUNTERS.c.ends_at <= bindparam("now")
+    return insert.on_conflict_do_update(
+        index_elements=["key"],
+        set_={
+            "events": case((is_over, 1), else_=_COUNTERS.c.events + 1),
+            "ends_at": case((is_over, insert.excluded.ends_at), else_=_COUNTERS.c.ends_at),
+        },
+    ).returning(_COUNTERS.c.key, _COUNTERS.c.events, _COUNTERS.c.ends_at)
 
 
 def take_or_refuse(connection: Connection, now: datetime, limit: Limit, code: str) -> None:
@@ -121,22 +135,35 @@ def count_try(
     Gives the wrong tries of the day, or None where the budget was spent already: then the proof counts as wrong,
     whatever it was. The ticketed budget comes with tickets; links without one draw from the open one.
     """
-    fresh_day = Tries.day_ends_at <= now
-    day_end = now + timedelta(days=1)
-    first = 0 if succeeded else 1
-    insert = upsert(connection, Tries).values(
-        person_key=person_key, method=method, is_ticketed=False, total=first, day_count=first, day_ends_at=day_end
-    )
-    statement = insert.on_conflict_do_update(
-        index_elements=[Tries.person_key, Tries.method, Tries.is_ticketed],
+    values = {
+        "person_key": person_key,
+        "method": method,
+        "is_ticketed": False,
+        "now": now,
+        "day_end": now + timedelta(seconds=DAY),
+        "per_day": per_day,
+        "in_total": in_total,
+    }
+    return connection.execute(_trying(connection.dialect.name, succeeded), values).scalar_one_or_none()
+
+
+@cache
+def _trying(dialect: str, succeeded: bool) -> Any:
+    c, first = _TRIES.c, 0 if succeeded else 1
+    insert = upsert(dialect, _TRIES).values(
+        person_key=bindparam("person_key"), method=bindparam("method"), is_ticketed=bindparam("is_ticketed"),
+        total=first, day_count=first, day_ends_at=bindparam("day_end"),
+    )  # fmt: skip
+    is_new_day = c.day_ends_at <= bindparam("now")
+    return insert.on_conflict_do_update(
+        index_elements=["person_key", "method", "is_ticketed"],
         set_={
-            "total": 0 if succeeded else Tries.total + 1,
-            "day_count": 0 if succeeded else case((fresh_day, 1), else_=Tries.day_count + 1),
-            "day_ends_at": case((fresh_day, day_end), else_=Tries.day_ends_at),
+            "total": 0 if succeeded else c.total + 1,
+            "day_count": 0 if succeeded else case((is_new_day, 1), else_=c.day_count + 1),
+            "day_ends_at": case((is_new_day, insert.excluded.day_ends_at), else_=c.day_ends_at),
         },
-        where=(Tries.total < in_total) & (fresh_day | (Tries.day_count < per_day)),
-    ).returning(Tries.day_count)
-    return connection.execute(statement).scalar_one_or_none()
+        where=(c.total < bindparam("in_total")) & (is_new_day | (c.day_count < bindparam("per_day"))),
+    ).returning(c.day_count)
 
 
 def clear_tries(connection: Connection, person_key: str, method: str) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import aliased
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.store.db import Database, new_id
-from auth_portal.store.models import Attempt, Delivery
+from auth_portal.store.models import Attempt, Delivery, table_of
 
 CALLBACK = "callback"
 MESSAGE = "message"
@@ -29,6 +29,9 @@ WAITS = (0, 1, 2, 5, 10, 20, 40)  # seconds before each retry; then every minute
 LATER_SECONDS = 60
 LAST_CHANCE_SECONDS = 5  # before the end of the chat, one last try
 PRIORITIES = {"verified": 0, "expired": 2}  # what a person ended comes between (R12a)
+
+
+_INSERT = insert(table_of(Delivery))
 
 
 class State(StrEnum):
@@ -80,22 +83,21 @@ def add_callback(
 ) -> None:  # fmt: skip
     """Puts a verification's one result into the outbox, in the caller's transaction."""
     delivery_id = new_id(now)
-    connection.execute(
-        insert(Delivery).values(
-            id=delivery_id,
-            kind=CALLBACK,
-            verification_id=verification_id,
-            target=server,
-            contract=contract,
-            lane=lane,
-            body_sealed=keyring.seal(body, "deliveries", delivery_id, "body"),
-            priority=PRIORITIES.get(outcome, 1),
-            state=State.PENDING,
-            created_at=now,
-            next_at=now,
-            give_up_at=chat_ends_at,
-        )
-    )
+    values = {
+        "id": delivery_id,
+        "kind": CALLBACK,
+        "verification_id": verification_id,
+        "target": server,
+        "contract": contract,
+        "lane": lane,
+        "body_sealed": keyring.seal(body, "deliveries", delivery_id, "body"),
+        "priority": PRIORITIES.get(outcome, 1),
+        "state": State.PENDING,
+        "created_at": now,
+        "next_at": now,
+        "give_up_at": chat_ends_at,
+    }
+    connection.execute(_INSERT, values)
 
 
 def add_message(
@@ -106,21 +108,20 @@ def add_message(
 
     The row is written for strangers too, so that naming one takes the same road (R24).
     """
-    connection.execute(
-        insert(Delivery).values(
-            id=new_id(now),
-            kind=MESSAGE,
-            verification_id=verification_id,
-            challenge_id=challenge_id,
-            target=channel,
-            priority=0,
-            state=State.PENDING,
-            reason=withheld,
-            created_at=now,
-            next_at=now,
-            give_up_at=expires_at,
-        )
-    )
+    values = {
+        "id": new_id(now),
+        "kind": MESSAGE,
+        "verification_id": verification_id,
+        "challenge_id": challenge_id,
+        "target": channel,
+        "priority": 0,
+        "state": State.PENDING,
+        "reason": withheld,
+        "created_at": now,
+        "next_at": now,
+        "give_up_at": expires_at,
+    }
+    connection.execute(_INSERT, values)
 
 
 def supersede(connection: Connection, now: datetime, lane: bytes, server: str) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, update
+from sqlalchemy import Connection, and_, bindparam, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords, token_hash
@@ -52,7 +52,7 @@ from auth_portal.services.limits import HOUR, MINUTE, Limit
 from auth_portal.services.pages import Page, is_in_trouble, page_of
 from auth_portal.services.results import VERIFIED
 from auth_portal.store.db import Database
-from auth_portal.store.models import Challenge, CustomerRow, Verification
+from auth_portal.store.models import Challenge, CustomerRow, Verification, table_of
 from auth_portal.telemetry import log_event
 
 MOVES: Mapping[Stage, frozenset[str]] = {
@@ -63,6 +63,29 @@ MOVES: Mapping[Stage, frozenset[str]] = {
 }
 CANCEL_REASONS = frozenset({"cancelled", "not_me", "no_code"})
 ENDINGS = CANCEL_REASONS | {VERIFIED, "wrong", "expired", "unavailable"}
+
+# Statements of the hot path are made once: building one costs more than running it.
+_VERIFICATIONS, _CUSTOMERS, _CHALLENGES = table_of(Verification), table_of(CustomerRow), table_of(Challenge)
+_USE_CODE = (
+    update(_CHALLENGES)
+    .where(_CHALLENGES.c.id == bindparam("of"), _CHALLENGES.c.used_at.is_(None))
+    .values(used_at=bindparam("used_at"))
+)
+_USE_STEP = (
+    update(_CUSTOMERS)
+    .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.totp_last_step < bindparam("totp_last_step"))
+    .values(totp_last_step=bindparam("totp_last_step"))
+)
+_TAKE_TRY = (
+    update(_VERIFICATIONS)
+    .where(
+        _VERIFICATIONS.c.id == bindparam("of"),
+        _VERIFICATIONS.c.outcome.is_(None),
+        _VERIFICATIONS.c.wrong_tries < bindparam("bound"),
+    )
+    .values(wrong_tries=_VERIFICATIONS.c.wrong_tries + 1)
+    .returning(_VERIFICATIONS.c.wrong_tries)
+)
 
 
 @dataclass(frozen=True)
@@ -201,8 +224,11 @@ class Verifications:
             self.endings.end(connection, fresh, "expired", now)
         if fresh.stage is Stage.ENDED or fresh.is_due(now):
             return OVER
-        unchanged = fresh.prompt == case.prompt and fresh.person == case.person
-        if verdict.reading is not Reading.RIGHT or not unchanged or not fresh.person.is_active:
+        if fresh.prompt != case.prompt and fresh.tries_left:  # gone on to another page; the try stays counted
+            self._record(connection, case, now, "proof_failed", method=case.method)
+            return GO_ON
+        is_theirs = fresh.prompt == case.prompt and fresh.person == case.person and fresh.person.is_active
+        if verdict.reading is not Reading.RIGHT or not is_theirs:
             return self._after_wrong(connection, fresh, now)
         limits.clear_tries(connection, fresh.person.key, fresh.method or "")
         update_verification(connection, fresh, wrong_tries=Verification.wrong_tries - 1)
@@ -353,9 +379,8 @@ def _is_still_theirs(case: Case, now: datetime) -> bool:
 def _spend(connection: Connection, case: Case, verdict: Verdict, now: datetime) -> bool:
     """Uses up what was proved with, once. False where somebody was faster (R3, R17)."""
     if verdict.used_step is not None:
-        unspent = and_(CustomerRow.id == case.person.row, CustomerRow.totp_last_step < verdict.used_step)
-        spent = connection.execute(update(CustomerRow).where(unspent).values(totp_last_step=verdict.used_step))
-        return spent.rowcount == 1
+        step = {"of": case.person.row, "totp_last_step": verdict.used_step}
+        return connection.execute(_USE_STEP, step).rowcount == 1
     issued = case.in_force(now)
     unused = and_(
         Challenge.id == (issued.id if issued else ""), Challenge.used_at.is_(None), Challenge.replaced_at.is_(None)

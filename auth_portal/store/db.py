@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Dialect
@@ -195,6 +195,6 @@ def monotonic_ms(since: float) -> int:
     return int((time.perf_counter() - since) * 1000)
 
 
-def upsert(connection: Connection, table: type[Any]) -> Any:
-    """The database's own INSERT that knows ON CONFLICT; SQLite and PostgreSQL write it alike."""
-    return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
+def upsert(dialect: str, table: Table) -> Any:
+    """The dialect's own INSERT that knows ON CONFLICT; SQLite and PostgreSQL write it alike."""
+    return (sqlite_insert if dialect == "sqlite" else postgresql_insert)(table)

@@ -7,9 +7,9 @@ Ids are made by the code (``db.new_id``), so that a value can be sealed for its 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, Table, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from auth_portal.store.db import UtcDateTime
@@ -30,6 +30,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), list[Any]: JSON(), str: Text()}  # noqa: RUF012
+
+
+def table_of(model: type[Base]) -> Table:
+    """The plain table of a model: statements on it cost a third of what the ORM's own do."""
+    return cast("Table", model.__table__)
 
 
 class DataKeyRow(Base):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import secrets
 import time
-from datetime import timedelta
-from typing import Any
 
-from flask import Flask, Response, current_app, g, render_template, request
-from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from flask import Flask, Request, Response, current_app, g, render_template, request
+from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
@@ -42,24 +41,34 @@ HEADERS = {
 }
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
 EVERY_HOST = frozenset({"ops.healthz"})
+DEFAULT_CHAT_SECONDS = 600
+_CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
 csrf = CSRFProtect()
 
 
-class CsrfCookie(SecureCookieSessionInterface):
-    """Flask's signed session, holding the CSRF token alone: a cookie ``csrf`` that lives as long as the chat clock."""
+class CsrfCookie(SessionInterface):
+    """The cookie ``csrf``: a random token alone, living as long as the chat clock.
+
+    Flask-WTF keeps its token in Flask's session; this session holds nothing else, so it needs neither Flask's
+    signature nor its packing. What a form carries is the same token signed with the portal's key.
+    """
 
     def get_cookie_name(self, app: Flask) -> str:
         """The name, with its prefix under https."""
         return "__Host-csrf" if app.config["SESSION_COOKIE_SECURE"] else "csrf"
 
-    def get_expiration_time(self, app: Flask, session: SessionMixin) -> Any:
-        """The end of the chat clock of the page being sent."""
-        clock = services().clock
-        return clock() + timedelta(seconds=g.get("chat_seconds", 600))
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession:
+        """What the browser sent, where it is a token at all."""
+        token = request.cookies.get(self.get_cookie_name(app), "")
+        return SecureCookieSession({"csrf_token": token} if _CSRF_TOKEN.fullmatch(token) else None)
 
-    def should_set_cookie(self, app: Flask, session: SessionMixin) -> bool:
-        """Only when a page with a form was made."""
-        return bool(session.modified)
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """Gives the token to the browser anew with each page that begins a visit."""
+        if session.modified and (token := session.get("csrf_token")):
+            response.set_cookie(
+                self.get_cookie_name(app), token, max_age=g.get("chat_seconds", DEFAULT_CHAT_SECONDS), path="/",
+                secure=app.config["SESSION_COOKIE_SECURE"], httponly=True, samesite="Lax",
+            )  # fmt: skip
 
 
 def register(app: Flask) -> None:
@@ -69,9 +78,7 @@ def register(app: Flask) -> None:
     app.config.update(
         MAX_CONTENT_LENGTH=LARGEST_REQUEST,
         MAX_FORM_MEMORY_SIZE=LARGEST_REQUEST,
-        SESSION_COOKIE_HTTPONLY=True,
-        SESSION_COOKIE_SAMESITE="Lax",
-        SESSION_COOKIE_PATH="/",
+        SESSION_COOKIE_SECURE=False,
         # Our referrer policy removes the Referer that Flask-WTF would demand under https; Sec-Fetch-Site stands in.
         WTF_CSRF_SSL_STRICT=False,
         WTF_CSRF_TIME_LIMIT=None,

@@ -46,7 +46,7 @@ def read_query(query: str) -> ReadReference:
 
 
 def _added_name(raw: str) -> str:
-    """The name of the last parameter, where an app added it. Looks from the end: a search over all would be quadratic."""
+    """The name of the last parameter, where an app added it. From the end: searching all of it would be quadratic."""
     _, mark, last = raw.rpartition("&")
     name, equals, _ = last.partition("=")
     return name if mark and equals and _ADDED.fullmatch(name) else ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
@@ -14,51 +16,52 @@ from auth_portal.services.demo import load_demo
 from auth_portal.services.installation import initialise
 from auth_portal.services.opening import opened
 from auth_portal.settings import read_settings
-from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, Person, Phone, new_people
-from tests.postgres import MASTER_KEY
+from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, Person, Phone
 from tests.serving import Server, free_port
 
-PEOPLE = 40
+BLOCKED = 2  # as the browser's preferences write it
+SCREEN: dict[str, Any] = {"viewport": {"width": 360, "height": HEIGHT}, "is_mobile": True, "has_touch": True}
 
 
 class Portal(Server):
-    """The app itself, under the system's clock; nothing private is allowed but what the sandbox needs."""
+    """A server with the demo; nothing private is allowed but what the sandbox needs."""
 
-    def __init__(self, folder: Path, people: list[Person], *, app: str = "app:app") -> None:
+    def __init__(self, folder: Path, *, app: str = "app:app") -> None:
         settings = {"PORTAL_SANDBOX": "1", "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0"}
         super().__init__(folder, "", server="granian", settings=settings, app=app, port=free_port())
         if app == "app:app":
-            del self._environment["CLOCK_OF_TEST"]
-        load(self, people)
+            del self._environment["PORTAL_TEST_CLOCK"]
+        names = ("PORTAL_INSTANCE", "PORTAL_SECRET_KEYS", "PORTAL_PUBLIC_URL", "PORTAL_SANDBOX")
+        self._settings = read_settings({name: self._environment[name] for name in names})
+        self._numbers = itertools.count(1)
+        initialise(self._settings, system_clock)
+        with opened(self._settings, system_clock) as portal:
+            load_demo(portal)
 
-
-def load(server: Server, people: list[Person]) -> None:
-    """The demo, and people whom no other test verifies."""
-    names = ("PORTAL_INSTANCE", "PORTAL_SECRET_KEYS", "PORTAL_PUBLIC_URL", "PORTAL_SANDBOX")
-    settings = read_settings({name: server._environment[name] for name in names})
-    initialise(settings, system_clock)
-    rows = [f"{p.customer_id},{p.phone},{p.email},{p.totp_secret},{p.password}" for p in people]
-    text = "\n".join(["customer_id,phone,email,totp_secret,password", *rows])
-    with opened(settings, system_clock) as portal:
-        load_demo(portal)
-        report = portal.directory.import_csv(text.encode(), default_region="ZA", dry_run=False)
-    assert not report.errors, report.errors
-
-
-@pytest.fixture(scope="session")
-def people() -> list[Person]:
-    return new_people(PEOPLE)
+    def new_person(self) -> Person:
+        """Somebody whom no other test has spent a limit of."""
+        person = Person.with_number(next(self._numbers))
+        text = f"{','.join(Person.COLUMNS)}\n{','.join(getattr(person, name) for name in Person.COLUMNS)}\n"
+        with opened(self._settings, system_clock) as portal:
+            report = portal.directory.import_csv(text.encode(), default_region="ZA", dry_run=False)
+        assert not report.errors, report.errors
+        return person
 
 
 @pytest.fixture(scope="session")
-def portal(tmp_path_factory: pytest.TempPathFactory, people: list[Person]) -> Iterator[Server]:
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
     """One portal for all tests of this process, which share nothing but its limits by address."""
-    assert MASTER_KEY
-    server = Portal(tmp_path_factory.mktemp("portal"), people)
+    server = Portal(tmp_path_factory.mktemp("portal"))
     try:
-        yield server.start()
+        server.start()
+        yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def person(portal: Portal) -> Person:
+    return portal.new_person()
 
 
 @pytest.fixture(scope="session")
@@ -77,34 +80,39 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture(scope="session")
-def _next_person(people: list[Person]) -> Iterator[Person]:
-    return itertools.cycle(people)
-
-
 @pytest.fixture
-def person(_next_person: Iterator[Person]) -> Person:
-    """Somebody whom no other test has spent a limit of."""
-    return next(_next_person)
-
-
-@pytest.fixture
-def new_phone(portal: Server, chromium: Browser) -> Iterator[Callable[..., Phone]]:
-    """Makes phones, and says at the end what was wrong with any page that they met."""
-    phones: list[Phone] = []
-
-    def make(*, has_script: bool = True, server: Server = portal) -> Phone:
-        context = chromium.new_context(
-            viewport={"width": 360, "height": HEIGHT}, is_mobile=True, has_touch=True, java_script_enabled=has_script
-        )
-        phones.append(Phone(server, context, has_script))
-        return phones[-1]
-
-    yield make
-    faults = [fault for phone in phones for fault in phone.faults]
-    for phone in phones:
+def phones() -> Iterator[list[Phone]]:
+    """The phones of a test; at its end they say what was wrong with any page that they met."""
+    made: list[Phone] = []
+    yield made
+    faults = [fault for phone in made for fault in phone.faults]
+    for phone in made:
         phone.context.close()
     assert not faults, "\n".join(dict.fromkeys(faults))
+
+
+@pytest.fixture
+def new_phone(portal: Portal, chromium: Browser, phones: list[Phone]) -> Callable[..., Phone]:
+    """Makes a phone."""
+
+    def make(*, has_script: bool = True, server: Server = portal) -> Phone:
+        phones.append(Phone(server, chromium.new_context(**SCREEN, java_script_enabled=has_script), has_script))
+        return phones[-1]
+
+    return make
+
+
+@pytest.fixture
+def phone_without_cookies(portal: Portal, playwright: Playwright, phones: list[Phone], tmp_path: Path) -> Phone:
+    """A phone whose owner refuses cookies: a browser of its own, for it is a setting of the whole browser."""
+    (tmp_path / "Default").mkdir()
+    preferences = {"profile": {"default_content_setting_values": {"cookies": BLOCKED}}}
+    (tmp_path / "Default" / "Preferences").write_text(json.dumps(preferences))
+    context = playwright.chromium.launch_persistent_context(
+        tmp_path, executable_path=CHROMIUM, args=ARGUMENTS, **SCREEN
+    )
+    phones.append(Phone(portal, context))
+    return phones[-1]
 
 
 @pytest.fixture

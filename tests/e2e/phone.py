@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyotp
 import requests
@@ -84,19 +84,18 @@ class Person:
     totp_secret: str
     password: str = "acacia under the moon"
 
+    COLUMNS: ClassVar = ("customer_id", "phone", "email", "totp_secret", "password")
+
+    @classmethod
+    def with_number(cls, number: int) -> Person:
+        """A person who shares nothing with one of another number."""
+        return cls(f"E-{number:03}", f"+27825550{number:03}", f"e{number:03}@example.com", pyotp.random_base32())
+
     def totp(self) -> str:
         """What their authenticator app shows, with a few seconds left to type it."""
-        if 30 - time.time() % 30 < 3:  # noqa: PLR2004
+        if 30 - time.time() % 30 < 3:
             time.sleep(3)
         return pyotp.TOTP(self.totp_secret).now()
-
-
-def new_people(count: int) -> list[Person]:
-    """So many people who share nothing."""
-    return [
-        Person(f"E-{number:03}", f"+27825550{number:03}", f"e{number:03}@example.com", pyotp.random_base32())
-        for number in range(count)
-    ]
 
 
 @dataclass
@@ -114,7 +113,9 @@ class Chat:
 
     def answered(self, *, round_: int = 1) -> dict[str, Any]:
         """The state once the flow has gone on."""
-        return waited(lambda: found if (found := self.state())["state"] != "waiting" and found["round"] == round_ else None)
+        return waited(
+            lambda: found if (found := self.state())["state"] != "waiting" and found["round"] == round_ else None
+        )
 
     @property
     def said(self) -> str:
@@ -146,9 +147,9 @@ class Phone:
             self.faults.append(f"console: {message.text}")
 
     def _answered(self, response: Response) -> None:
-        if response.status >= 400 and not response.request.is_navigation_request():  # noqa: PLR2004
+        if response.status >= 400 and not response.request.is_navigation_request():
             self.faults.append(f"{response.status} for {response.url}")
-        if response.status >= 500:  # noqa: PLR2004
+        if response.status >= 500:
             self.faults.append(f"{response.status} for {response.url}")
 
     def look_at(self, page: Page) -> None:
@@ -199,7 +200,9 @@ class Phone:
         return waited(lambda: self._newest_code(address, count))
 
     def _newest_code(self, address: str, count: int) -> str | None:
-        found = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=10).json()["messages"]
+        found = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=10).json()[
+            "messages"
+        ]
         return CODE.search(found[0]["text"]).group() if len(found) >= count else None  # type: ignore[union-attr]
 
     def prove(self, page: Page, method: str, person: Person) -> None:

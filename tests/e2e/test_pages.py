@@ -1,0 +1,222 @@
+"""Rules that hold for every page that a customer or a newcomer can meet, in light and dark, error pages too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.e2e.phone import Person, Phone, press
+
+Way = Callable[[Phone, Person], Page]
+DARK_ONLY = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+
+
+def at_landing(phone: Phone, _person: Person, journey: str = "balance") -> Page:
+    return phone.open(phone.begin(journey).link)
+
+
+def at_first_prompt(phone: Phone, person: Person, journey: str) -> Page:
+    page = at_landing(phone, person, journey)
+    phone.name(page, person)
+    return page
+
+
+def submitted(page: Page, selector: str = "form.main-form button.main") -> Page:
+    press(page, page.locator(selector))
+    return page
+
+
+def landing_with_a_fault(phone: Phone, person: Person) -> Page:
+    page = at_landing(phone, person)
+    page.fill("#identifier", "\u2603" * 20)
+    return submitted(page)
+
+
+def choosing(phone: Phone, person: Person) -> Page:
+    return at_first_prompt(phone, person, "balance")
+
+
+def sms_code(phone: Phone, person: Person) -> Page:
+    page = choosing(phone, person)
+    phone.choose(page, "sms_code")
+    page.locator("details.stuck summary").click()
+    return page
+
+
+def wrong_code(phone: Phone, person: Person) -> Page:
+    page = at_first_prompt(phone, person, "email")
+    code = phone.code_sent_to(person.email)
+    page.fill("#code", str((int(code) + 1) % 1_000_000).zfill(6))
+    return submitted(page)
+
+
+def email_code(phone: Phone, person: Person) -> Page:
+    return at_first_prompt(phone, person, "email")
+
+
+def totp(phone: Phone, person: Person) -> Page:
+    return at_first_prompt(phone, person, "app")
+
+
+def wrong_password(phone: Phone, person: Person) -> Page:
+    page = at_first_prompt(phone, person, "password")
+    page.fill("#password", "no")
+    return submitted(page)
+
+
+def second_step(phone: Phone, person: Person) -> Page:
+    page = at_first_prompt(phone, person, "transfer")
+    phone.prove(page, "password", person)
+    phone.choose(page, "sms_code")
+    return page
+
+
+def changing(phone: Phone, person: Person) -> Page:
+    return submitted(totp(phone, person), "form[action='/verify/change'] button")
+
+
+def cancelled(phone: Phone, person: Person) -> Page:
+    return told(submitted(totp(phone, person), "button[name=reason][value=cancelled]"))
+
+
+def no_code(phone: Phone, person: Person) -> Page:
+    page = sms_code(phone, person)
+    return told(submitted(page, "button[name=reason][value=no_code]"))
+
+
+def not_me(phone: Phone, person: Person) -> Page:
+    return told(submitted(at_landing(phone, person), "button[name=decline]"))
+
+
+def verified(phone: Phone, person: Person) -> Page:
+    page = totp(phone, person)
+    phone.prove(page, "totp", person)
+    return told(page)
+
+
+def verified_with_a_chat_code(phone: Phone, person: Person) -> Page:
+    page = at_first_prompt(phone, person, "code-back")
+    phone.choose(page, "totp")
+    phone.prove(page, "totp", person)
+    return told(page)
+
+
+def the_chat_has_ended(phone: Phone, person: Person) -> Page:
+    page = phone.open(phone.begin("app", fault="session_ended").link)
+    phone.name(page, person)
+    phone.prove(page, "totp", person)
+    return told(page)
+
+
+def told(page: Page) -> Page:
+    """Opens the last page anew once it has stopped looking by itself."""
+    page.goto(page.url.partition("/done")[0] + "/done?looked=10")
+    for _ in range(100):
+        if not page.get_by_role("link", name="Look again").count():
+            return page
+        page.wait_for_timeout(100)
+        page.reload()
+    raise AssertionError("the chat was not told in time")
+
+
+def used_link(phone: Phone, person: Person) -> Page:
+    link = phone.begin("app").link
+    submitted(phone.open(link), "button[name=decline]")
+    page = phone.open(link)
+    phone.name(page, person)
+    return page
+
+
+def a_chat(phone: Phone, person: Person) -> Page:
+    chat, page = phone.begin_by_hand("app")
+    other = phone.open(chat.link)
+    phone.name(other, person)
+    phone.prove(other, "totp", person)
+    chat.answered()
+    page.goto(page.url)
+    return unfolded(page)
+
+
+def unfolded(page: Page) -> Page:
+    while (folded := page.locator("details:not([open]) > summary")).count():
+        folded.first.click()
+    return page
+
+
+def a_waiting_chat(phone: Phone, _person: Person) -> Page:
+    page = phone.begin_by_hand("code-back")[1]
+    page.wait_for_url("**live=1")
+    return page
+
+
+def a_sandbox(phone: Phone, _person: Person) -> Page:
+    page = phone.open("/sandbox/")
+    return unfolded(page)
+
+
+def an_inbox(phone: Phone, person: Person) -> Page:
+    at_first_prompt(phone, person, "email")
+    phone.code_sent_to(person.email)
+    return phone.open("/sandbox/inbox")
+
+
+def address(path: str) -> Way:
+    return lambda phone, _person: phone.open(path)
+
+
+PAGES: dict[str, Way] = {
+    "landing": at_landing,
+    "landing, journey with a password": lambda phone, person: at_landing(phone, person, "transfer"),
+    "landing with a fault": landing_with_a_fault,
+    "choosing": choosing,
+    "SMS code": sms_code,
+    "e-mail code": email_code,
+    "wrong code": wrong_code,
+    "authenticator app": totp,
+    "wrong password": wrong_password,
+    "second step": second_step,
+    "changing": changing,
+    "verified": verified,
+    "chat code": verified_with_a_chat_code,
+    "chat has ended": the_chat_has_ended,
+    "cancelled": cancelled,
+    "no code": no_code,
+    "not me": not_me,
+    "used link": used_link,
+    "no reference": address("/"),
+    "bad reference": address("/?reference=a%00b"),
+    "unknown journey": address("/j/nothing?reference=abc"),
+    "no visit": address("/verify"),
+    "nothing": address("/nothing"),
+    "wrong verb": address("/verify/method"),
+    "sandbox": a_sandbox,
+    "sandbox chat waiting": a_waiting_chat,
+    "sandbox chat": a_chat,
+    "sandbox inbox": an_inbox,
+    "sandbox inbox, empty": address("/sandbox/inbox?to=nobody"),
+    "sandbox, no such chat": address("/sandbox/chat/nothing"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_keeps_the_rules(phone: Phone, person: Person, name: str) -> None:
+    page = PAGES[name](phone, person)
+    phone.look_at(page)
+    found = axe_findings(page)
+    page.emulate_media(color_scheme="dark")
+    found += axe_findings(page, DARK_ONLY)
+    assert not found, "\n".join(found)
+
+
+def axe_findings(page: Page, options: dict[str, Any] | None = None) -> list[str]:
+    """What axe finds, one line for each element."""
+    response = Axe().run(page, options=options).response
+    return [
+        f"{finding['id']}: {node['html'][:150]} {node['failureSummary'][:300]}"
+        for finding in response["violations"]
+        for node in finding["nodes"]
+    ]
