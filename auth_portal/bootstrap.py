@@ -7,6 +7,7 @@ dispatcher threads are made. Under a ``flask`` command nothing is served.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -176,7 +177,17 @@ def serve(app: Flask) -> None:
     process: Process = app.extensions["auth_portal_process"]
     start = _starter(process)
     start()
-    os.register_at_fork(before=process.stop, after_in_child=start)
+    os.register_at_fork(before=_before_fork(process), after_in_child=start)
+
+
+def _before_fork(process: Process) -> Callable[[], None]:
+    def leave() -> None:
+        process.stop()
+        # What was loaded so far is never collected: a child's collector would touch, and so copy, every page of it.
+        gc.collect()
+        gc.freeze()
+
+    return leave
 
 
 def _starter(process: Process) -> Callable[[], None]:

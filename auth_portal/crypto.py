@@ -32,7 +32,9 @@ KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D 5.2.1.1
 TOKEN_BYTES = 24  # 192 bits; ASVS 5.0 7.2.3 asks for 128
 PASSWORD_CODE_POINTS = 256  # longer is refused before it is hashed (R21, R23)
-HALF_CODE_DIGITS = 6  # a HOTP value has 31 bits: more digits than this at once would not be uniform
+# The hash of random bytes that nobody kept: what a stranger's password is held against, at the same cost.
+NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYUO2AlNUoXHmEm53tmmnmebC8rpAi/qGkwZk"
+VALUE_DIGITS = 6  # of one HOTP value: it has 31 bits, so that many more digits would not be uniform
 
 
 class KeyFault(Exception):
@@ -156,9 +158,9 @@ class Keyring:
         The same challenge always gives the same code, so it can be sent again and need not be stored.
         """
         seed = hmac.digest(self._keys["code", key_id], challenge_id.encode(), "sha256")
-        secret = base64.b32encode(seed).decode().rstrip("=")
-        parts = (min(digits, HALF_CODE_DIGITS), max(0, digits - HALF_CODE_DIGITS))
-        return "".join(HOTP(secret, digits=length).at(counter) for counter, length in enumerate(parts) if length)
+        values = HOTP(base64.b32encode(seed).decode().rstrip("="), digits=VALUE_DIGITS)
+        count = -(-digits // VALUE_DIGITS)
+        return "".join(values.at(counter) for counter in range(count))[:digits]
 
 
 def _place(table: str, row: str, column: str) -> bytes:
@@ -186,7 +188,6 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._running = threading.Semaphore(slots)
         self._admitted = threading.BoundedSemaphore(slots + waiting)
-        self._nobody = self._hasher.hash(secrets.token_urlsafe(KEY_BYTES))
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -207,7 +208,7 @@ class Passwords:
         """Whether the password is right. Without a stored one it takes the same time and is wrong (R24)."""
         with self._running:
             try:
-                return self._hasher.verify(stored or self._nobody, normal_password(password)) and stored is not None
+                return self._hasher.verify(stored or NOBODY, normal_password(password)) and stored is not None
             except (VerificationError, InvalidHashError):
                 return False
 

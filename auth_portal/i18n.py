@@ -26,7 +26,7 @@ ERRORS = {
     "too_many_changes": "You changed who you are as often as we allow in one chat. Go on with the last one, or start again in the chat.",
     "csrf": "This page was too old, or your browser sent it from somewhere else. Please try again.",
     "cross_site": "This was sent from another website, so we did not accept it. Please open the link in your chat.",
-    "not_found": "There is no such page here.",
+    "not_found": "There is no such page here. Please go back to the chat and tap the link there.",
     "method_not_allowed": "That cannot be done here. Please go back to the chat and tap the link there.",
     "too_large": "That was more than we can take.",
     "bad_host": "This address is not served here.",

@@ -56,7 +56,7 @@ async function leaveRefreshing() {
 
 if ("refreshing" in document.body.dataset) {
   leaveRefreshing();
-} else {
+} else if (document.querySelector("[data-live]")) {
   setInterval(look, POLL_MILLISECONDS);
   document.addEventListener("visibilitychange", look);
 }

@@ -74,7 +74,12 @@ class Server:
         """Starts it and waits until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env={**self._environment, **more}, stdout=log, stderr=log, start_new_session=True
+                self._command,
+                cwd=ROOT,
+                env={**self._environment, **more},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         until = time.monotonic() + 20
         while time.monotonic() < until:

@@ -67,7 +67,9 @@ def test_a_dispatcher_of_its_own(tmp_path: Path, database_url: str, receiver: Re
         assert not receiver.callbacks
         dispatchers = [
             subprocess.Popen(
-                [sys.executable, "-m", "flask", "--app", "app", "dispatch"], cwd=ROOT, env=environment,
+                [sys.executable, "-m", "flask", "--app", "app", "dispatch"],
+                cwd=ROOT,
+                env=environment,
                 stderr=(tmp_path / f"dispatch{number}.log").open("wb"),
             )  # fmt: skip
             for number in range(2)
@@ -122,7 +124,13 @@ def test_the_whole_way_through_tls(tmp_path: Path, sqlite_url: str, receiver: Re
         tmp_path, sqlite_url, receiver, port=port,
         settings={"PORTAL_PUBLIC_URL": f"https://localhost:{port}", "PORTAL_TRUSTED_PROXIES": "0"},
     )  # fmt: skip
-    server._command = [*command("gunicorn", port, 1, "tests.clocked_app:app"), "--keyfile", str(key), "--certfile", str(chain)]
+    server._command = [
+        *command("gunicorn", port, 1, "tests.clocked_app:app"),
+        "--keyfile",
+        str(key),
+        "--certfile",
+        str(chain),
+    ]
     server.url, server.verify = f"https://localhost:{port}", str(bundle)
     with serving(server):
         visitor = Visitor(server.url)
@@ -139,7 +147,9 @@ def test_the_whole_way_through_tls(tmp_path: Path, sqlite_url: str, receiver: Re
         assert all(cookie.secure and cookie.has_nonstandard_attr("HttpOnly") for cookie in cookies.values())
         fields = {**visitor.fields("/verify"), "code": pyotp.TOTP(TOTP_SECRET).now()}
         for site in ("cross-site", "same-site"):
-            refused = visitor.session.post(f"{server.url}/verify", data=fields, headers={"Sec-Fetch-Site": site}, timeout=10)
+            refused = visitor.session.post(
+                f"{server.url}/verify", data=fields, headers={"Sec-Fetch-Site": site}, timeout=10
+            )
             assert refused.status_code == 400
         visitor.post("/verify", code=pyotp.TOTP(TOTP_SECRET).now())
         assert visitor.page.url.endswith("/done")

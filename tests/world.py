@@ -86,14 +86,27 @@ contract = "{contract}"
 
 
 def journey(
-    slug: str, *steps: str, default: bool = False, server: str = "{receiver}", contract: str = "external_link",
-    relay_defence: str = "none", chat_seconds: int = 600, limits: str = "",
+    slug: str,
+    *steps: str,
+    default: bool = False,
+    server: str = "{receiver}",
+    contract: str = "external_link",
+    relay_defence: str = "none",
+    chat_seconds: int = 600,
+    limits: str = "",
 ) -> str:
     """The TOML of a journey whose verify steps are given as ``"sms_code|totp"``."""
-    lines = ["{ kind = \"verify\", any_of = [" + ", ".join(f'"{m}"' for m in step.split("|")) + "] }," for step in steps]
+    lines = ['{ kind = "verify", any_of = [' + ", ".join(f'"{m}"' for m in step.split("|")) + "] }," for step in steps]
     return JOURNEY.format(
-        slug=slug, name=slug.replace("-", " ").capitalize(), default=str(default).lower(), steps="\n  ".join(lines),
-        server=server, contract=contract, relay_defence=relay_defence, chat_seconds=chat_seconds, limits=limits,
+        slug=slug,
+        name=slug.replace("-", " ").capitalize(),
+        default=str(default).lower(),
+        steps="\n  ".join(lines),
+        server=server,
+        contract=contract,
+        relay_defence=relay_defence,
+        chat_seconds=chat_seconds,
+        limits=limits,
     )
 
 
@@ -166,14 +179,21 @@ def configure(database_url: str, receiver: Receiver, config: str, customers: str
     Configuration(database, keyring, clock, has_sandbox=False, check_origin=lambda _url: None).import_toml(
         text, file_name="test.toml"
     )
-    report = Directory(database, keyring, Passwords(), clock).import_csv(customers.encode(), default_region="ZA", dry_run=False)
+    report = Directory(database, keyring, Passwords(), clock).import_csv(
+        customers.encode(), default_region="ZA", dry_run=False
+    )
     assert not report.errors, report.errors
     database.close()
 
 
 @contextmanager
 def open_world(
-    folder: Path, database_url: str, receiver: Receiver, *, config: str = STANDARD, settings: Mapping[str, str] | None = None
+    folder: Path,
+    database_url: str,
+    receiver: Receiver,
+    *,
+    config: str = STANDARD,
+    settings: Mapping[str, str] | None = None,
 ) -> Any:
     configure(database_url, receiver, CONFIG + config)
     clock = FakeClock()
@@ -214,7 +234,9 @@ class Browser:
         path = f"/j/{slug}" if slug else "/"
         return self.get(f"{path}?reference={reference if raw else quote(reference, safe='')}")
 
-    def post(self, path: str, follow: bool = True, headers: Mapping[str, str] | None = None, **fields: str) -> TestResponse:
+    def post(
+        self, path: str, follow: bool = True, headers: Mapping[str, str] | None = None, **fields: str
+    ) -> TestResponse:
         """Posts a form of the page: its hidden fields go with what is typed."""
         hidden = {name: value for name, value in self.hidden(path).items() if name not in fields}
         self.page = self.client.post(path, data={**hidden, **fields}, base_url=self.base_url, headers=headers)

@@ -133,8 +133,7 @@ class Verifications:
             case = load_case(connection, self._journeys, token_hash(token), locked=False)
             if case.outcome is not None or case.is_due(now):
                 return OVER
-            has_trouble = is_in_trouble(connection, case, self._journeys.current(), now)
-        return Answer(self._page(case, has_trouble=has_trouble))
+            return Answer(self._page(connection, case))
 
     def prove(self, token: str, prompt: str, form: Mapping[str, str], address: str) -> Answer:
         """Takes what was typed for the current prompt: a name, a code or a password.
@@ -159,11 +158,11 @@ class Verifications:
         kinds, region = case.journey.first_step.by, snapshot.portal.default_region
         identifier = read_identifier(typed, kinds, region, self._keyring)
         if identifier is None:
-            return self._stay(case, "identifier_invalid" if typed.strip() else "identifier_missing")
+            return self._stay(connection, case, "identifier_invalid" if typed.strip() else "identifier_missing")
         try:
             case = self.beginnings.name(connection, case, identifier, snapshot)
         except TooMany as refused:
-            return self._stay(case, refused.code)
+            return self._stay(connection, case, refused.code)
         update_visit(connection, case, **naming_values(case))
         self._codes.issue(connection, case, snapshot, now)
         return GO_ON
@@ -174,7 +173,7 @@ class Verifications:
         typed = form.get(method.field, "")
         proof = method.parse(typed, case.code_digits)
         if proof is None:
-            return self._stay(case, f"{method.field}_unreadable" if typed else f"{method.field}_missing")
+            return self._stay(connection, case, f"{method.field}_unreadable" if typed else f"{method.field}_missing")
         if method.is_costly:
             return None
         return self._settle(connection, case, method.check(proof, case.evidence(now, self._keyring)), now)
@@ -182,7 +181,7 @@ class Verifications:
     def _settle(self, connection: Connection, case: Case, verdict: Verdict, now: datetime) -> Answer:
         """Counts a judged proof, and moves on or stays."""
         if verdict.reading in (Reading.REPLACED, Reading.STALE):
-            return self._stay(case, f"code_{verdict.reading}")
+            return self._stay(connection, case, f"code_{verdict.reading}")
         is_right = verdict.reading is Reading.RIGHT and _is_still_theirs(case, now)
         if (
             self._count_try(connection, case, now, succeeded=is_right)
@@ -282,7 +281,7 @@ class Verifications:
             self.endings.end(connection, case, "wrong", now)
             return OVER
         self._record(connection, case, now, "proof_failed", method=case.method)
-        return self._stay(case, f"{self._method(case).field}_wrong")
+        return self._stay(connection, case, f"{self._method(case).field}_wrong")
 
     def choose(self, token: str, prompt: str, method: str) -> Answer:
         """Takes one of the methods that the step offers; a live code of it is taken up, else one is sent."""
@@ -292,7 +291,7 @@ class Verifications:
                 return early
             snapshot, now = self._journeys.current(), self._clock()
             if method not in offered(case, snapshot):
-                return self._stay(case, "method_missing")
+                return self._stay(connection, case, "method_missing")
             case = replace(case, method=method, prompt=new_prompt())
             case = replace(case, challenges=challenges_of(connection, case))
             update_visit(connection, case, method=method)
@@ -309,9 +308,11 @@ class Verifications:
             try:
                 note = self._codes.resend(connection, case, self._journeys.current(), self._clock())
             except TooMany as refused:
-                return replace(self._stay(case, refused.code), retry_after_seconds=refused.retry_after_seconds)
+                stayed = self._stay(connection, case, refused.code)
+                return replace(stayed, retry_after_seconds=refused.retry_after_seconds)
+            answer = self._stay(connection, case, note) if note else GO_ON
         self._wake()
-        return self._stay(case, note) if note else GO_ON
+        return answer
 
     def change(self, token: str, prompt: str) -> Answer:
         """Back to naming oneself. Tells Flow nothing and resets no count."""
@@ -320,7 +321,7 @@ class Verifications:
             if early is not None:
                 return early
             if case.changes_left == 0:
-                return self._stay(case, "too_many_changes")
+                return self._stay(connection, case, "too_many_changes")
             update_visit(connection, replace(case, prompt=new_prompt()), step=0, method=None, proved="")
         return GO_ON
 
@@ -358,11 +359,12 @@ class Verifications:
             connection, self._keyring, now, kind, verification_id=verification_id, subject_id=subject_id, **facts
         )
 
-    def _stay(self, case: Case, note: str) -> Answer:
-        return Answer(self._page(case, has_trouble=False), note=note)
+    def _stay(self, connection: Connection, case: Case, note: str) -> Answer:
+        return Answer(self._page(connection, case), note=note)
 
-    def _page(self, case: Case, *, has_trouble: bool) -> Page:
+    def _page(self, connection: Connection, case: Case) -> Page:
         snapshot, now = self._journeys.current(), self._clock()
+        has_trouble = is_in_trouble(connection, case, snapshot, now)
         return page_of(case, snapshot, self._methods, self._keyring, now, has_trouble=has_trouble)
 
 

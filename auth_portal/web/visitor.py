@@ -54,10 +54,11 @@ def begin(slug: str | None = None) -> BaseResponse:
 
 
 def _begun(slug: str | None, begun: Begun, reference: str) -> BaseResponse:
+    read = ReadReference(reference, request.form.get("dropped", "")[:200])
     if begun.fault:
-        return _landing_page(slug, ReadReference(reference), status=FAULT_STATUS, fault=begun.fault)
+        return _landing_page(slug, read, status=FAULT_STATUS, fault=begun.fault)
     if begun.has_ended_before:
-        return _landing_page(slug, ReadReference(reference), has_ended_before=True)
+        return _landing_page(slug, read, has_ended_before=True)
     response = redirect("/done" if begun.is_over else "/verify", 303)
     keep_visit(response, begun.token, begun.chat_seconds)  # type: ignore[arg-type]
     return response
@@ -81,6 +82,8 @@ def _landing_page(
         made_at=request.form.get("opened") or services().keyring.sign(_purpose(slug), services().clock().isoformat()),
         fault=fault,
         has_ended_before=has_ended_before,
+        is_again=has_ended_before or bool(request.form.get("again")),
+        ways=[snapshot.workable(journey, step.any_of) for step in journey.verify_steps],
         is_without_cookie=is_without_cookie,
         was_without_cookie=is_without_cookie and bool(request.form.get("cookieless")),
         link=_link(reference.text),
@@ -178,7 +181,9 @@ def _answered(answer: Answer) -> BaseResponse:
         return redirect("/done" if answer.is_over else "/verify", 303)
     template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
     g.chat_seconds = max(60, page.seconds_left)
-    response = make_response(render_template(template, page=page, note=answer.note))
+    response = make_response(
+        render_template(template, page=page, note=answer.note, typed=request.form.get("identifier"))
+    )
     response.status_code = FAULT_STATUS if answer.note else 200
     if answer.retry_after_seconds:
         response.status_code = 429

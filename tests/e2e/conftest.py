@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from auth_portal.clock import system_clock
 from auth_portal.services.demo import load_demo
 from auth_portal.services.installation import initialise
 from auth_portal.services.opening import opened
 from auth_portal.settings import read_settings
-from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, Person, Phone
+from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, WITHIN_SECONDS, Person, Phone
 from tests.serving import Server, free_port
 
 BLOCKED = 2  # as the browser's preferences write it
@@ -29,8 +29,6 @@ class Portal(Server):
     def __init__(self, folder: Path, *, app: str = "app:app") -> None:
         settings = {"PORTAL_SANDBOX": "1", "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0"}
         super().__init__(folder, "", server="granian", settings=settings, app=app, port=free_port())
-        if app == "app:app":
-            del self._environment["PORTAL_TEST_CLOCK"]
         names = ("PORTAL_INSTANCE", "PORTAL_SECRET_KEYS", "PORTAL_PUBLIC_URL", "PORTAL_SANDBOX")
         self._settings = read_settings({name: self._environment[name] for name in names})
         self._numbers = itertools.count(1)
@@ -68,6 +66,7 @@ def person(portal: Portal) -> Person:
 def playwright() -> Iterator[Playwright]:
     if not Path(CHROMIUM).exists():
         pytest.fail(MISSING.format(path=CHROMIUM), pytrace=False)
+    expect.set_options(timeout=1000 * WITHIN_SECONDS)
     with sync_playwright() as started:
         yield started
 

@@ -86,7 +86,9 @@ def test_d01_a_400_after_an_unknown_fate_is_unconfirmed(server: Server, database
     assert len(receiver.callbacks) == 2
 
 
-def test_d01_killed_at_any_moment_loses_and_invents_nothing(server: Server, database_url: str, receiver: Receiver) -> None:
+def test_d01_killed_at_any_moment_loses_and_invents_nothing(
+    server: Server, database_url: str, receiver: Receiver
+) -> None:
     """The real lease, under the real clock: killed a moment after the post, back within 20 seconds."""
     receiver.answers = ["hang"]
     server.start()

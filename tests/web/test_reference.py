@@ -68,7 +68,14 @@ def test_no_reference(query: str) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["reference=a%00b", "reference=a%0d%0ab", "reference=a%7f", "reference=a b", "reference=%e9", "reference=" + "a" * 513],
+    [
+        "reference=a%00b",
+        "reference=a%0d%0ab",
+        "reference=a%7f",
+        "reference=a b",
+        "reference=%e9",
+        "reference=" + "a" * 513,
+    ],
 )
 def test_r34_refused_before_anything(small_world: World, query: str) -> None:
     with pytest.raises(Problem, match="reference_invalid"):
