@@ -14,12 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import requests
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +29,7 @@ ARGUMENTS = (
     "--disable-quic", "--no-first-run", "--hide-scrollbars",
 )  # fmt: skip
 PHONE = {"width": 360, "height": 700}
-WIDE = {"width": 1120, "height": 780}
+WIDE = {"width": 1040, "height": 830}
 LARGEST = 120_000  # bytes of a picture
 START_SECONDS = 60
 SETTLE_MILLISECONDS = 400
@@ -63,8 +62,8 @@ def demo() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
         environment |= {"PORT": str(port), "PORTAL_INSTANCE": folder, "WORKERS": "1"}
-        running = subprocess.Popen(
-            ["deploy/run"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        running = subprocess.Popen(  # noqa: S603 -- our own script
+            [ROOT / "deploy" / "run"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
         try:
             wait_for(f"{url}/healthz")
@@ -79,9 +78,9 @@ def wait_for(url: str) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         try:
-            with urllib.request.urlopen(url, timeout=1):
+            if requests.get(url, timeout=1).ok:
                 return
-        except (urllib.error.URLError, OSError):
+        except requests.RequestException:
             time.sleep(0.1)
     sys.exit("The demo did not start.")
 

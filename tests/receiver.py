@@ -36,6 +36,7 @@ class Receiver:
     sms_answers: list[Answer] = field(default_factory=list)
     callbacks: list[Callback] = field(default_factory=list)
     messages: list[dict] = field(default_factory=list)
+    platform: list[dict] = field(default_factory=list)  # requests to Clickatell's message API
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -67,6 +68,9 @@ class Receiver:
         if handler.path in ("/sms", "/mail"):
             self._message(handler, body)
             return
+        if handler.path == "/v1/message":
+            self._clickatell(handler, body)
+            return
         callback = Callback(handler.path, handler.headers.get("reference", ""), body, time.monotonic())
         with self.lock:
             self.callbacks.append(callback)
@@ -81,6 +85,15 @@ class Receiver:
             if answer == 200:
                 self.messages.append({"kind": handler.path[1:], **json.loads(body)})
         self._answer(handler, answer, None)
+
+    def _clickatell(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        self.platform.append({"authorization": handler.headers["Authorization"], "body": body})
+        answer = json.dumps({"messages": [{"apiMessageId": "1", "accepted": True, "to": "", "error": None}]}).encode()
+        handler.send_response(202)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(answer)))
+        handler.end_headers()
+        handler.wfile.write(answer)
 
     @staticmethod
     def _answer(handler: BaseHTTPRequestHandler, answer: Answer, callback: Callback | None) -> None:

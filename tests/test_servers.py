@@ -71,7 +71,7 @@ def test_a_dispatcher_of_its_own(tmp_path: Path, database_url: str, receiver: Re
                 cwd=ROOT,
                 env=environment,
                 stderr=(tmp_path / f"dispatch{number}.log").open("wb"),
-            )  # fmt: skip
+            )
             for number in range(2)
         ]
         try:

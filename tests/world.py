@@ -39,11 +39,15 @@ C-1002,Sipho Dlamini,+27831234567,,en,{SHORT_PASSWORD},
 C-1003,Amahle Zulu,+27845551234,family@example.com,en,,
 C-1004,Bandile Zulu,+27845551234,family@example.com,en,,
 """
-CONFIG = """
+PORTAL = """
 [portal]
 name = "Acme Bank"
 default_region = "ZA"
 support_contact = "https://acme.example/help"
+"""
+CONFIG = (
+    PORTAL
+    + """
 
 [[channels]]
 name = "sms"
@@ -65,12 +69,13 @@ url = "{receiver}/mail"
 content_type = "application/json"
 body = '{{"to": "{{to}}", "text": "{{text}}", "subject": "{{subject}}"}}'
 """
+)
 JOURNEY = """
 [[journeys]]
 slug = "{slug}"
 name = "{name}"
 default = {default}
-channels = ["sms", "mail"]
+channels = [{channels}]
 relay_defence = "{relay_defence}"
 chat_seconds = {chat_seconds}
 steps = [
@@ -94,6 +99,7 @@ def journey(
     relay_defence: str = "none",
     chat_seconds: int = 600,
     limits: str = "",
+    channels: tuple[str, ...] = ("sms", "mail"),
 ) -> str:
     """The TOML of a journey whose verify steps are given as ``"sms_code|totp"``."""
     lines = ['{ kind = "verify", any_of = [' + ", ".join(f'"{m}"' for m in step.split("|")) + "] }," for step in steps]
@@ -107,6 +113,7 @@ def journey(
         relay_defence=relay_defence,
         chat_seconds=chat_seconds,
         limits=limits,
+        channels=", ".join(f'"{name}"' for name in channels),
     )
 
 
@@ -193,9 +200,10 @@ def open_world(
     receiver: Receiver,
     *,
     config: str = STANDARD,
+    base: str = CONFIG,
     settings: Mapping[str, str] | None = None,
 ) -> Any:
-    configure(database_url, receiver, CONFIG + config)
+    configure(database_url, receiver, (base or PORTAL) + config)
     clock = FakeClock()
     app = create_app(clock=clock)
     process: Process = app.extensions["auth_portal_process"]
@@ -244,7 +252,7 @@ class Browser:
 
     def hidden(self, path: str) -> dict[str, str]:
         """The hidden fields of the page's form for a path."""
-        for form in re.findall(r"<form\b.*?</form>", self.page.text, re.S):
+        for form in re.findall(r"<form\b.*?</form>", self.page.text, re.DOTALL):
             if f'action="{path}"' in form:
                 inputs = re.findall(r"<input\b[^>]*type=\"?hidden\"?[^>]*>", form)
                 return {_attribute(tag, "name"): _attribute(tag, "value") for tag in inputs}

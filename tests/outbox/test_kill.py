@@ -60,7 +60,7 @@ def test_d01_killed_right_after_the_success_page(server: Server, database_url: s
 def test_d01_killed_while_sending(server: Server, database_url: str, receiver: Receiver, place: str) -> None:
     server.start(STOP_OF_TEST=place)
     post_code(verify(server))
-    wait_for(lambda: (server.folder / "clock.died").exists())
+    wait_for((server.folder / "clock.died").exists)
     server.kill()
     posted = 1 if place == "between post and record" else 0
     assert len(receiver.callbacks) == posted
@@ -78,7 +78,7 @@ def test_d01_a_400_after_an_unknown_fate_is_unconfirmed(server: Server, database
     receiver.answers = [200, 400]
     server.start(STOP_OF_TEST="between post and record")
     post_code(verify(server))
-    wait_for(lambda: (server.folder / "clock.died").exists())
+    wait_for((server.folder / "clock.died").exists)
     server.kill()
     with serving(server):
         server.advance(LEASE_SECONDS)

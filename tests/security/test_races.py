@@ -72,7 +72,9 @@ def test_r08_forty_wrong_codes_at_once_five_are_evaluated(
     assert len(receiver.callbacks) == 1
 
 
-def test_r03_right_codes_at_once_one_success_one_callback(server: Server, database_url: str, receiver: Receiver) -> None:
+def test_r03_right_codes_at_once_one_success_one_callback(
+    server: Server, database_url: str, receiver: Receiver
+) -> None:
     with serving(server):
         visitors = [Visitor(server.url) for _ in range(20)]
         for visitor in visitors:

@@ -95,7 +95,11 @@ def face(page: TestResponse, typed: str = "") -> tuple[int, list[tuple[str, str]
         for name, value in page.headers
         if name not in VARYING
     )
-    return page.status_code, [(name, re.sub(r"expires=[^;]*", "", value, flags=re.I)) for name, value in headers], body
+    return (
+        page.status_code,
+        [(name, re.sub(r"expires=[^;]*", "", value, flags=re.IGNORECASE)) for name, value in headers],
+        body,
+    )
 
 
 def spend_tries(world: World, slug: str, reference: str, tries: int, identifier: str = "C-1001") -> Browser:

@@ -1,0 +1,88 @@
+"""A disk that is full, a database that goes away, a Flow that hangs: nothing half-done, one clear page or line."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+
+from auth_portal.store.models import Attempt, CustomerRow, Delivery, Verification
+from tests.postgres import MASTER_KEY
+from tests.receiver import wait_for
+from tests.security.test_races import rows
+from tests.serving import ROOT
+from tests.web.test_way import told
+from tests.world import World
+
+
+def test_a_full_disk_is_one_page_and_loses_nothing(small_world: World) -> None:
+    """SQLite's own limit on pages gives the error that a full disk gives, at the same place."""
+    engine = small_world.services.verifications._database.engine
+    is_full = True
+
+    def fill(connection: Any, *_: object) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count={pages if is_full else 2**30}")
+
+    event.listen(engine, "checkout", fill)
+    browser = small_world.browser()
+    browser.open("abc")
+    statuses = []
+    for number in range(60):
+        statuses.append(browser.post("/", follow=False, identifier="C-1001", reference=f"abc{number}").status_code)
+        if statuses[-1] == 503:
+            break
+        browser.open("abc")
+    assert statuses[-1] == 503
+    assert "Nothing was lost" in browser.page.text
+    before = len(small_world.rows(Verification))
+    is_full = False
+    browser.open("abc")
+    browser.post("/", decline="not_me", identifier="", reference="after")
+    assert len(small_world.rows(Verification)) == before + 1
+    wait_for(lambda: any(call.header == "after" for call in small_world.receiver.callbacks))
+
+
+def test_an_import_on_a_full_disk_is_one_line_and_changes_nothing(tmp_path: Path, sqlite_url: str) -> None:
+    file = tmp_path / "many.csv"
+    file.write_text("customer_id,name\n" + "\n".join(f"C-{n},{'x' * 100}" for n in range(20_000)))
+    size = (tmp_path / "portal.db").stat().st_size + 500_000
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app", "customers", "import", str(file)],
+        cwd=ROOT,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")},
+            "PORTAL_INSTANCE": str(tmp_path),
+            "PORTAL_DATABASE_URL": sqlite_url,
+            "PORTAL_SECRET_KEYS": MASTER_KEY,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("auth-portal: ")
+    assert rows(sqlite_url, CustomerRow) == []
+
+
+def test_a_flow_that_hangs_is_unclear_after_eight_seconds(small_world: World) -> None:
+    small_world.receiver.answers = ["hang"]
+    browser = small_world.browser()
+    browser.begin("abc", "app")
+    browser.prove(small_world.totp())
+    told(small_world)
+    wait_for(lambda: small_world.rows(Attempt)[0].ended_at, 12)
+    first = small_world.rows(Attempt)[0]
+    assert first.fate == "unclear"
+    assert 7_000 < first.milliseconds < 9_500
+    assert told(small_world, 2).raw == told(small_world).raw
+    wait_for(lambda: small_world.rows(Delivery)[0].state == "accepted")
