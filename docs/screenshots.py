@@ -29,7 +29,7 @@ ARGUMENTS = (
     "--disable-quic", "--no-first-run", "--hide-scrollbars",
 )  # fmt: skip
 PHONE = {"width": 360, "height": 700}
-WIDE = {"width": 1040, "height": 830}
+WIDE = {"width": 1040, "height": 800}
 LARGEST = 120_000  # bytes of a picture
 START_SECONDS = 60
 SETTLE_MILLISECONDS = 400

@@ -84,7 +84,9 @@ class Codes:
         """Queues the message of a code and counts it for its destination, which acts without a sign."""
         carries, bounds = CARRIES[case.method or ""], case.journey.limits
         wanted = limits.destination_limits(issued.destination_key, bounds.destination_hour, bounds.destination_day)
-        is_over = any([taken.is_over for taken in limits.take(connection, now, wanted)])
+        is_over = any(taken.is_over for taken in limits.take(connection, now, wanted))
+        if is_over:  # what does not leave is not counted, else a minute of begins would close somebody's whole day
+            limits.give_back(connection, wanted)
         withheld = "" if case.person.has_contact(carries) else "nobody to send to"
         channel = snapshot.channel_for(case.journey, carries)
         outbox.add_message(

@@ -59,23 +59,26 @@ class Lane:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            was_woken = self._woken.wait(self._poll_seconds)
+            self._woken.wait(self._poll_seconds)
             self._woken.clear()
             try:
-                while not self._stopping.is_set() and self._round(was_woken):
-                    was_woken = True
+                while not self._stopping.is_set() and self._round():
+                    pass
             except Exception:
                 log_event("dispatcher_failed", level=logging.ERROR, kind=self._kind)
                 logging.getLogger("auth_portal").exception("dispatcher_fault")
                 self._stopping.wait(FAULT_SECONDS)
 
-    def _round(self, was_woken: bool) -> bool:
-        """Claims once and hands out; whether there may be more to claim at once."""
+    def _round(self) -> bool:
+        """Claims once and hands out; whether there may be more to claim at once.
+
+        A look comes before the claim: most wakes are for the other lane, and writers queue.
+        """
         with self._lock:
             free = THREADS - self._busy.total()
             full = [target for target, count in self._busy.items() if count >= SHARE]
             busiest = max((count for count in self._busy.values() if count < SHARE), default=0)
-        if free <= 0 or not (was_woken or self._outbox.has_due(self._kind)):
+        if free <= 0 or not self._outbox.has_due(self._kind):
             return False
         most = min(free, SHARE - busiest)  # all that is claimed may be for the busiest
         claimed = self._outbox.claim(self._kind, most, full)

@@ -51,6 +51,7 @@ _DONE = (
         Verification.outcome,
         Verification.visit_id.label("decided_by"),
         Verification.chat_code_sealed,
+        Verification.proofs_until,
         Verification.chat_ends_at,
         Delivery.state,
     )
@@ -140,7 +141,8 @@ class Endings:
             row = connection.execute(_DONE, {"token": token_hash(token)}).one_or_none()
         if row is None:
             raise Problem("no_visit")
-        if row.outcome is None:
+        now = self._clock()
+        if row.outcome is None and now < row.proofs_until:
             return None
         chat_code = ""
         if row.chat_code_sealed is not None and row.visit_id == row.decided_by:
@@ -148,14 +150,14 @@ class Endings:
             chat_code = self._keyring.open(row.chat_code_sealed, "verifications", row.id, "chat_code")
         portal, journey = self._journeys.current().portal, self._journeys.version(row.version_id)
         return Ending(
-            outcome=row.outcome,
+            outcome=row.outcome or "expired",  # by the clock already; the sweep writes it within a second
             journey=journey.name,
             portal=portal.name,
             support_contact=portal.support_contact,
             return_url=journey.return_url,
-            told=row.state or "",
+            told=row.state or outbox.State.PENDING,
             chat_code=chat_code,
-            is_chat_over=self._clock() >= row.chat_ends_at,
+            is_chat_over=now >= row.chat_ends_at,
         )
 
 

@@ -7,6 +7,7 @@ person exists (R24). Counts of wrong tries of a person and method live in ``trie
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -81,11 +82,17 @@ def _taking(dialect: str, rows: int) -> Any:
     ).returning(_COUNTERS.c.key, _COUNTERS.c.events, _COUNTERS.c.ends_at)
 
 
+def give_back(connection: Connection, limits: Sequence[Limit]) -> None:
+    """Takes back what ``take`` has counted: the event did not happen after all."""
+    keys = [limit.key for limit in limits]
+    connection.execute(update(_COUNTERS).where(_COUNTERS.c.key.in_(keys)).values(events=_COUNTERS.c.events - 1))
+
+
 def take_or_refuse(connection: Connection, now: datetime, limit: Limit, code: str) -> None:
     """Counts one event. Raises TooMany with the seconds until the window ends where it was one too many."""
     (taken,) = take(connection, now, [limit])
     if taken.is_over:
-        raise TooMany(code, retry_after_seconds=int((taken.ends_at - now).total_seconds()) + 1)
+        raise TooMany(code, retry_after_seconds=math.ceil((taken.ends_at - now).total_seconds()))
 
 
 def address_key(address: str, keyring: Keyring) -> str:

@@ -182,7 +182,7 @@ def test_r12_thirty_then_sixty_seconds_and_three_in_all(still: World) -> None:
         still.clock.advance(wait)
         assert resend(browser) in (200, 429, 0)
         assert sent(still) == count
-    assert "as many messages as one chat allows" in browser.get("/verify").text
+    assert 'action="/verify/resend"' not in browser.get("/verify").text
 
 
 def test_r12_a_form_kept_back_sends_no_more(still: World) -> None:
@@ -198,7 +198,7 @@ def test_r12_a_form_kept_back_sends_no_more(still: World) -> None:
 
 
 def test_r12_five_an_hour_and_ten_a_day_whatever_is_rotated(still: World) -> None:
-    names = ["C-1001", "c 1001", "082 123 4567", "+27 82 123 4567", "0027821234567", MAIL]
+    names = ["C-1001", " c-1001", "082 123 4567", "+27 82 123 4567", "0027821234567", MAIL]
 
     def begin_many(hour: int) -> None:
         for number in range(12):
@@ -364,7 +364,7 @@ def test_r12a_whoever_invents_references_is_slowed(still: World) -> None:
 
 
 def test_r12a_half_of_the_answers_or_few_of_them_slow_nobody(small_still: World) -> None:
-    small_still.receiver.answers = [400, 200] * 15
+    small_still.receiver.answers = [200, 400] * 15
     posts(small_still, "203.0.113.9", 30, "half", decline="not_me")
     small_still.receiver.answers += [400] * 19
     posts(small_still, "203.0.113.10", 19, "few", decline="not_me")

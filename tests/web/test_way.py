@@ -188,6 +188,16 @@ def test_expired_while_typing(small_world: World) -> None:
     assert told(small_world).body["data"]["outcome"] == "expired"
 
 
+def test_a_page_that_is_overdue_says_so_before_anybody_ended_it(small_world: World) -> None:
+    browser = verified(small_world)
+    small_world.services.dispatcher.stop()
+    small_world.clock.advance(496)
+    page = browser.get("/verify")
+    assert browser.path == "/done"
+    assert page.status_code == 200
+    assert not [row for row in small_world.rows(Verification) if row.outcome]
+
+
 def test_a_form_older_than_its_clock_is_gone(small_world: World) -> None:
     browser = small_world.browser()
     browser.open(REFERENCE)
