@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, insert, update
 from auth_portal.crypto import Keyring
 from auth_portal.errors import TooMany
 from auth_portal.methods import CARRIES
-from auth_portal.services import limits, outbox
+from auth_portal.services import outbox
 from auth_portal.services.cases import Case, Issued, challenged, update_verification
 from auth_portal.services.journeys import Snapshot
 from auth_portal.store.db import new_id
@@ -81,17 +81,13 @@ class Codes:
         return issued
 
     def send(self, connection: Connection, case: Case, snapshot: Snapshot, issued: Issued, now: datetime) -> None:
-        """Queues the message of a code and counts it for its destination, which acts without a sign."""
-        carries, bounds = CARRIES[case.method or ""], case.journey.limits
-        wanted = limits.destination_limits(issued.destination_key, bounds.destination_hour, bounds.destination_day)
-        is_over = any(taken.is_over for taken in limits.take(connection, now, wanted))
-        if is_over:  # what does not leave is not counted, else a minute of begins would close somebody's whole day
-            limits.give_back(connection, wanted)
+        """Queues the message of a code. The dispatcher counts it for its destination: here that could be seen (R24)."""
+        carries = CARRIES[case.method or ""]
         withheld = "" if case.person.has_contact(carries) else "nobody to send to"
         channel = snapshot.channel_for(case.journey, carries)
         outbox.add_message(
             connection, now, case.verification_id, issued.id, channel.name if channel else "", issued.expires_at,
-            withheld or ("destination limit reached" if is_over else ""),
+            withheld,
         )  # fmt: skip
 
     def issue_first(

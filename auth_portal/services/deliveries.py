@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import phonenumbers
@@ -21,7 +22,7 @@ from auth_portal.gateways.outbound import Outbound
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.customers import Person, get_by_row
-from auth_portal.services.journeys import JourneyConfig, Journeys
+from auth_portal.services.journeys import JourneyConfig, JourneyLimits, Journeys
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
 from auth_portal.services.outbox import CALLBACK, Claimed, Outbox, Report, State
@@ -32,6 +33,7 @@ from auth_portal.telemetry import log_event
 MESSAGE_ATTEMPTS = 5  # a message is tried this often, then its code is left to the resend button: each try may cost
 OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is kept for verifications with a ticket (R12)
 ALARM_SHARES = (0.5, 0.8)  # of a daily cap (R12)
+CAP = "cap:"  # what the key of a cap's counter begins with
 
 
 class Deliverer:
@@ -138,7 +140,11 @@ class Deliverer:
     ) -> Receipt | Report:
         carries, now, portal = CARRIES[challenge.method], self._clock(), self._journeys.current().portal
         to = person.contact(carries, self._keyring)
-        if refused := self._over_cap(channel, carries, to, now):
+        country = _country(to) if carries == "sms" else ""
+        if country not in (channel.countries or (country,)):
+            return Report(State.DROPPED, "dropped", detail=f"the channel does not send to {country or 'this country'}")
+        counted = _limits_of(channel, country, challenge, journey.limits, now)
+        if refused := self._over_limit(channel, counted, now):
             return Report(State.DROPPED, "dropped", detail=refused)
         message = CodeMessage(
             code=self._keyring.code(challenge.id, challenge.digits, challenge.key_id),
@@ -149,24 +155,42 @@ class Deliverer:
             support=portal.support_contact,
         )
         outgoing = self._texts.outgoing(carries, to, message, claimed.id)
-        return open_channel(channel, self._outbound, sandbox_url=self._sandbox_url).send(outgoing)
+        receipt = open_channel(channel, self._outbound, sandbox_url=self._sandbox_url).send(outgoing)
+        if receipt.handover is Handover.RETRY:  # certainly not taken
+            with self._database.write() as connection:
+                limits.give_back(connection, counted)
+        return receipt
 
-    def _over_cap(self, channel: ChannelConfig, carries: str, to: str, now: datetime) -> str:
-        """Counts a message against its channel's day; why it may not leave, or nothing (R12)."""
-        country = ""
-        if carries == "sms":
-            country = phonenumbers.region_code_for_number(phonenumbers.parse(to)) or ""
-            if channel.countries and country not in channel.countries:
-                return f"the channel does not send to {country or 'this country'}"
-        if channel.daily_cap is None:
-            return ""
-        day = f"{channel.name}:{country}:{now:%Y%m%d}"
-        wanted = Limit(f"cap:{day}", int(channel.daily_cap * OPEN_SHARE), DAY)
+    def _over_limit(self, channel: ChannelConfig, wanted: Sequence[Limit], now: datetime) -> str:
+        """Counts a message for its destination and its channel's day; why it may not leave, or nothing (R12).
+
+        What does not leave is not counted, else a minute of begins would close somebody's whole day.
+        """
         with self._database.write() as connection:
-            (taken,) = limits.take(connection, now, [wanted])
-        if taken.count in {int(channel.daily_cap * share) for share in ALARM_SHARES}:
-            log_event("daily_cap_near", level=logging.WARNING, channel=channel.name, country=country, sent=taken.count)
-        return "the channel's daily cap is reached" if taken.is_over else ""
+            taken = limits.take_all(connection, now, wanted)
+        caps = [item for item in taken if item.limit.key.startswith(CAP)]
+        if any(item.is_over for item in caps):
+            return "the channel's daily cap is reached"
+        if any(item.is_over for item in taken):
+            return "destination limit reached"
+        for cap in caps:
+            if cap.count in {int((channel.daily_cap or 0) * share) for share in ALARM_SHARES}:
+                log_event("daily_cap_near", level=logging.WARNING, channel=channel.name, sent=cap.count)
+        return ""
+
+
+def _country(phone: str) -> str:
+    return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
+
+
+def _limits_of(
+    channel: ChannelConfig, country: str, challenge: Challenge, bounds: JourneyLimits, now: datetime
+) -> list[Limit]:
+    found = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
+    if channel.daily_cap is not None:
+        day = f"{CAP}{channel.name}:{country}:{now:%Y%m%d}"
+        found.append(Limit(day, int(channel.daily_cap * OPEN_SHARE), DAY))
+    return found
 
 
 def callback_report(claimed: Claimed, answer: Answer) -> Report:

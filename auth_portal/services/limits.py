@@ -82,8 +82,16 @@ def _taking(dialect: str, rows: int) -> Any:
     ).returning(_COUNTERS.c.key, _COUNTERS.c.events, _COUNTERS.c.ends_at)
 
 
+def take_all(connection: Connection, now: datetime, limits: Sequence[Limit]) -> list[Taken]:
+    """Counts one event under every limit, or under none of them where one has no room."""
+    taken = take(connection, now, limits)
+    if any(item.is_over for item in taken):
+        give_back(connection, limits)
+    return taken
+
+
 def give_back(connection: Connection, limits: Sequence[Limit]) -> None:
-    """Takes back what ``take`` has counted: the event did not happen after all."""
+    """Takes back what was counted for an event that then did not happen."""
     keys = [limit.key for limit in limits]
     connection.execute(update(_COUNTERS).where(_COUNTERS.c.key.in_(keys)).values(events=_COUNTERS.c.events - 1))
 

@@ -241,6 +241,7 @@ class TestFate:
 
     def test_reset_before_the_request_was_read_is_unclear(self, outbound: Outbound, serve: Any) -> None:
         def reset(peer: Any, connection: socket.socket) -> None:
+            connection.recv(1)  # a reset before the request began would be a connection that never was
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
         peer = serve(reset)

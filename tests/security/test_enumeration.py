@@ -36,7 +36,6 @@ def furnished(folder: Path, url: str, receiver: Receiver) -> Iterator[World]:
     configure(url, receiver, CONFIG + STANDARD, PEOPLE)
     with open_world(folder, url, receiver, settings=STILL) as world:
         disable(world, "C-1005")
-        world.services.journeys._looked_at = float("inf")  # no look at the version in between
         yield world
 
 
@@ -106,9 +105,17 @@ class Walk:
 
 def walked(world: World, slug: str, typed: str, reference: str) -> Seen:
     before = world.clock.now
+    world.services.journeys.current()
+    world.services.journeys._looked_at = float("inf")  # no look at the version in between
     seen = Walk(world, slug, typed, reference).all()
     world.clock.now = before
     return seen
+
+
+def assert_same(one: Seen, other: Seen, who: str = "") -> None:
+    for number, (left, right) in enumerate(zip(one, other, strict=True)):
+        assert left[0][2] == right[0][2], (number, who)
+        assert left == right, (number, who)
 
 
 @pytest.mark.parametrize("slug", JOURNEYS)
@@ -116,14 +123,14 @@ def test_r24_every_state_has_the_face_of_a_stranger(small_town: World, slug: str
     walked(small_town, slug, "C-0000", "warm")
     stranger = walked(small_town, slug, STRANGER, "R-0")
     for number, known in enumerate(KNOWN, 1):
-        assert walked(small_town, slug, known, f"R-{number}") == stranger, known
+        assert_same(walked(small_town, slug, known, f"R-{number}"), stranger, known)
 
 
 @pytest.mark.parametrize("slug", ["", "password", "either"])
 def test_r24_on_both_databases(town: World, slug: str) -> None:
     walked(town, slug, "C-0000", "warm")
-    assert walked(town, slug, "C-1001", "R-1") == walked(town, slug, STRANGER, "R-2")
-    assert walked(town, slug, "C-1005", "R-3") == walked(town, slug, STRANGER, "R-4")
+    assert_same(walked(town, slug, "C-1001", "R-1"), walked(town, slug, STRANGER, "R-2"))
+    assert_same(walked(town, slug, "C-1005", "R-3"), walked(town, slug, "C-9998", "R-4"))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,7 @@ def test_r24_on_both_databases(town: World, slug: str) -> None:
 def test_r24_phones_and_mailboxes_as_well(small_town: World, slug: str, known: str, unknown: str) -> None:
     unknown = unknown.ljust(len(known), "m")
     walked(small_town, slug, "C-0000", "warm")
-    assert walked(small_town, slug, known, "R-1") == walked(small_town, slug, unknown, "R-2")
+    assert_same(walked(small_town, slug, known, "R-1"), walked(small_town, slug, unknown, "R-2"))
 
 
 def test_r24_a_spent_credential_does_not_show(small_town: World) -> None:
@@ -151,8 +158,9 @@ def test_r24_a_spent_credential_does_not_show(small_town: World) -> None:
                 if browser.path == "/verify":
                     browser.prove(wrong_totp(small_town))
     walked(small_town, "app", "C-0000", "warm")
-    assert walked(small_town, "app", "C-1001", "R-1") == walked(small_town, "app", STRANGER, "R-2")
-    assert walked(small_town, "either", "C-1001", "R-3") == walked(small_town, "either", STRANGER, "R-4")
+    walked(small_town, "either", "C-0000", "warm-too")
+    assert_same(walked(small_town, "app", "C-1001", "R-1"), walked(small_town, "app", STRANGER, "R-2"))
+    assert_same(walked(small_town, "either", "C-1001", "R-3"), walked(small_town, "either", STRANGER, "R-4"))
 
 
 def test_r24_a_spent_destination_does_not_show(small_town: World) -> None:
@@ -161,7 +169,8 @@ def test_r24_a_spent_destination_does_not_show(small_town: World) -> None:
             small_town.browser().begin(f"R-{typed}-{number}", "", typed)
     deliver(small_town)
     assert len(small_town.receiver.messages) == 5
-    assert walked(small_town, "", "C-1001", "R-1") == walked(small_town, "", STRANGER, "R-2")
+    walked(small_town, "", "C-0000", "warm")
+    assert_same(walked(small_town, "", "C-1001", "R-1"), walked(small_town, "", STRANGER, "R-2"))
 
 
 def test_r24_a_number_that_cannot_be_reached_does_not_show(small_town: World) -> None:
@@ -236,7 +245,7 @@ def test_r25_every_form_names_the_same_person(small_still: World, kind: str) -> 
         small_still.clock.advance(90)
         browser.prove(small_still.totp())
         assert browser.path == "/done", typed
-    deliver(small_still)
+        deliver(small_still)
     assert {call.body["data"]["customer_id"] for call in small_still.receiver.callbacks} == {"C-1001"}
     assert len(small_still.receiver.callbacks) == len(FORMS[kind])
 

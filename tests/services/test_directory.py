@@ -100,11 +100,10 @@ def test_a_contact_finds_its_customer_and_a_shared_one_nobody(
     assert found("082 123 4567") is None
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_r42_nothing_personal_is_readable_in_the_database(
     directory: Directory, sqlite_url: str, keyring: Keyring, database: Database
 ) -> None:
-    if not database.is_sqlite:
-        pytest.skip("reads the files")
     load(
         directory,
         f"customer_id,name,phone,email,password,totp_secret\nC,Thandi,0821234567,t@example.com,{'pw' * 8},{SEED}\n",
@@ -466,9 +465,8 @@ class TestErase:
             event = connection.execute(select(AuditEvent).where(AuditEvent.kind == "customer_erased")).mappings().one()
         assert (event["subject_id"], event["facts"]) == (subject, {"visits": 2, "verifications": 1})
 
+    @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
     def test_e3_the_files_hold_no_byte_of_it(self, directory: Directory, database: Database, sqlite_url: str) -> None:
-        if not database.is_sqlite:
-            pytest.skip("reads the files")
         load(directory, "customer_id\nerase-me-entirely\n")
         folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
         directory.erase("erase-me-entirely")
