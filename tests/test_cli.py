@@ -137,6 +137,7 @@ class TestWithoutAPortal:
         (line,) = shell.fails(*command, PORTAL_SECRET_KEYS=KEYS[0], PORTAL_SANDBOX="1")
         assert "do not belong to this database" in line
 
+    @pytest.mark.parametrize("command", [["db", "check"], *NEED_KEYS], ids=" ".join)
     def test_a_database_that_is_away(self, bare: Shell, command: list[str]) -> None:
         bare.file("customers.csv", "customer_id\nC\n")
         bare.file("acme.toml", "")

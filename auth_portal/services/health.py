@@ -54,13 +54,13 @@ class Health:
                 .group_by(Delivery.kind, Delivery.state)
             ).all()
             verifications = connection.execute(
-                select(Verification.slug, func.coalesce(Verification.outcome, "live"), func.count())
+                select(Verification.slug, Verification.outcome, func.count())
                 .where(Verification.began_at > since)
-                .group_by(Verification.slug, func.coalesce(Verification.outcome, "live"))
+                .group_by(Verification.slug, Verification.outcome)
             ).all()
             channels = connection.execute(select(ChannelState.name, ChannelState.failures_in_row)).all()
         return {
             "deliveries": {(row[0], row[1]): row[2] for row in deliveries},
-            "verifications": {(row[0], row[1]): row[2] for row in verifications},
+            "verifications": {(row[0], row[1] or "live"): row[2] for row in verifications},
             "channel_failures": {(row[0],): row[1] for row in channels},
         }

@@ -73,6 +73,8 @@ TOO_WIDE = """() => {
   return ["wider than " + width + " px: " + wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)).join(" | ")];
 }"""
 
+_LOOKED_AT: set[tuple[str, int, bool]] = set()
+
 
 @dataclass(frozen=True)
 class Person:
@@ -130,6 +132,7 @@ class Phone:
     server: Server
     context: BrowserContext
     has_script: bool = True
+    has_one_tab: bool = False  # a tab costs more than all that is done in it
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -153,13 +156,18 @@ class Phone:
             self.faults.append(f"{response.status} for {response.url}")
 
     def look_at(self, page: Page) -> None:
-        """Holds the page against the rules of every page; what it found is said at the end of the test."""
-        place = page.url.removeprefix(self.server.url).partition("?")[0]
-        self.faults += [f"{place}: {fault}" for fault in faults_of(page)]
+        """Holds the page against the rules of every page; what it found is said at the end of the test.
+
+        Each kind of page once in a process: a second look at the same page finds the same and costs as much.
+        """
+        kind = (page.title(), page.locator("form").count(), self.has_script)
+        if kind not in _LOOKED_AT:
+            self.faults += [f"{kind[0]}: {fault}" for fault in faults_of(page)]
+            _LOOKED_AT.add(kind)
 
     def open(self, address: str) -> Page:
-        """A new tab."""
-        page = self.context.new_page()
+        """A new tab, or the one tab of a phone that keeps to it."""
+        page = self.context.pages[0] if self.has_one_tab and self.context.pages else self.context.new_page()
         page.goto(address if address.startswith("http") else self.server.url + address)
         return page
 

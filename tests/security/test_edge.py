@@ -1,0 +1,436 @@
+"""What comes in from the network: R30 to R34, R38, R39, R41, and the two doors of the sandbox's absence."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from auth_portal.bootstrap import create_app
+from auth_portal.store.models import Base, Verification
+from auth_portal.web.edge import HEADERS
+from auth_portal.web.reference import read_query
+from tests.receiver import Receiver
+from tests.security.tools import STILL, deliver, logged, results
+from tests.world import Browser, World, open_world
+
+TLS = {"PORTAL_PUBLIC_URL": "https://verify.example.com", "PORTAL_TRUSTED_PROXIES": "1", **STILL}
+BOTS = [
+    "WhatsApp/2.24.1 A",
+    "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
+    "Twitterbot/1.0",
+    "TelegramBot (like TwitterBot)",
+    "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)",
+    "Mozilla/5.0 (compatible; Discordbot/2.0; +https://discordapp.com)",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_11_1) AppleWebKit/601.2.4 Version/9.0.1 Safari/601.2.4 facebookexternalhit/1.1 Facebot Twitterbot/1.0",
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36",  # mail scanner
+    "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+    "SkypeUriPreview Preview/0.5 skype-url-preview@microsoft.com",
+]
+
+
+def everything(world: World) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    with world.database.read() as connection:
+        return {
+            table.name: sorted(map(str, connection.execute(table.select()).all())) for table in Base.metadata.sorted_tables
+        }
+
+
+def routes(app: Flask, method: str) -> list[str]:
+    """A path of every route that takes a method."""
+    return sorted(
+        {re.sub(r"<[^>]+>", "balance", rule.rule) for rule in app.url_map.iter_rules() if method in (rule.methods or ())}
+    )
+
+
+POSTS = ["/", "/j/balance", "/verify", "/verify/cancel", "/verify/change", "/verify/method", "/verify/resend"]
+
+
+@pytest.fixture
+def tls(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World]:
+    with open_world(tmp_path, sqlite_url, receiver, settings=TLS) as opened:
+        yield opened
+
+
+def over_tls(world: World, address: str = "203.0.113.7") -> Browser:
+    """A browser behind nginx."""
+    browser = Browser(world, "127.0.0.1", "https://verify.example.com")
+    browser.client.environ_base["HTTP_X_FORWARDED_FOR"] = address
+    return browser
+
+
+# -- CSRF -------------------------------------------------------------------------------------------------------
+
+
+def test_r30_these_are_all_the_posts(small_still: World) -> None:
+    assert routes(small_still.app, "POST") == POSTS
+    for method in ("PUT", "PATCH", "DELETE"):
+        assert routes(small_still.app, method) == []
+    assert not small_still.app.config.get("CSRF_EXEMPT_ENDPOINTS")
+
+
+@pytest.mark.parametrize("with_cookie", [True, False])
+@pytest.mark.parametrize("token", [None, "", "wrong", "ImFiYyI.Z0Z0Z0.AAAA"])
+@pytest.mark.parametrize("path", POSTS)
+def test_r30_no_post_without_its_token(small_still: World, path: str, token: str | None, *, with_cookie: bool) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "app")
+    fields = {
+        **browser.hidden("/verify"), "code": small_still.totp(), "identifier": "C-1002", "reference": "two",
+        "method": "totp", "reason": "cancelled",
+    }  # fmt: skip
+    fields.pop("csrf_token")
+    if token is not None:
+        fields["csrf_token"] = token
+    if not with_cookie:
+        browser.client.delete_cookie("csrf")
+    before = everything(small_still)
+    answer = browser.client.post(path, data=fields, base_url=browser.base_url)
+    assert (answer.status_code, answer.headers.get("Location")) in ((400, None), (303, "/verify"))
+    assert everything(small_still) == before
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("path", POSTS)
+def test_r30_no_post_from_another_site_even_with_its_token(tls: World, path: str, site: str) -> None:
+    browser = over_tls(tls)
+    browser.begin("one", "app")
+    fields = {**browser.hidden("/verify"), "code": tls.totp(), "identifier": "C-1002", "reference": "two", "reason": "cancelled"}
+    before = everything(tls)
+    answer = browser.client.post(path, data=fields, base_url=browser.base_url, headers={"Sec-Fetch-Site": site})
+    assert answer.status_code == 400
+    assert everything(tls) == before
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none", None])
+def test_r30_our_own_pages_post_through_tls_without_a_referer(tls: World, site: str | None) -> None:
+    browser = over_tls(tls)
+    headers = {"Origin": "null"} | ({"Sec-Fetch-Site": site} if site else {})
+    browser.begin("one", "app")
+    browser.prove(tls.totp(), headers=headers)
+    assert browser.path == "/done"
+
+
+def test_r30_a_token_of_another_browser_is_none(small_still: World) -> None:
+    other, browser = small_still.browser(), small_still.browser()
+    other.open("one")
+    browser.open("one")
+    answer = browser.client.post(
+        "/", data={**other.hidden("/"), "identifier": "C-1001"}, base_url=browser.base_url
+    )
+    assert answer.status_code == 400
+    assert not small_still.rows(Verification)
+
+
+def test_r30_what_bots_post_is_an_answer_and_no_fault(small_still: World) -> None:
+    """Without a cookie, a reference or a journey: refused as such, not by breaking."""
+    client = small_still.app.test_client()
+    with logged() as log:
+        for path, status in (("/", 400), ("/j/nope", 404), ("/j/balance", 400), ("/nope", 400), ("/verify", 303)):
+            for data in ({}, {"reference": "a\0b"}, {"reference": "x" * 600}, {"reference": "ok"}):
+                answer = client.post(path, data=data, base_url="http://127.0.0.1:8000")
+                assert answer.status_code in (status, 400, 404), (path, data)
+    assert "fault" not in log.getvalue()
+
+
+def test_r34_a_hidden_field_is_no_way_into_the_database(still: World) -> None:
+    for number, dropped in enumerate(["a\0b", "\U0001f600", "C-1001,0821234567", "utm_source,fbclid", "x" * 5000]):
+        browser = still.browser()
+        browser.open(f"reference-{number}", "app")
+        page = browser.post("/j/app", identifier="C-1001", dropped=dropped, follow=False)
+        assert page.status_code == 303
+    assert {row.dropped_parameters for row in still.rows(Verification)} == {"", "utm_source,fbclid"}
+
+
+@pytest.mark.parametrize("field", ["identifier", "reference_tail", "opened", "again", "decline"])
+@pytest.mark.parametrize("value", ["a\0b", "\r\nSet-Cookie: x=1", "\x7f", "\u2028", "'; DROP TABLE visits; --", "{{7*7}}<b>", "x" * 60_000])
+def test_r34_nothing_that_a_field_can_hold_breaks_a_page(still: World, field: str, value: str) -> None:
+    browser = still.browser()
+    browser.open("one")
+    answer = browser.post("/", follow=False, **{"identifier": "C-1001", field: value})
+    assert answer.status_code in (200, 303, 400, 413, 422)
+    assert "<b>" not in answer.text
+    assert "Set-Cookie: x" not in str(answer.headers)
+    browser.get("/verify")
+    if browser.page.status_code == 200:
+        for path in POSTS[2:]:
+            answer = browser.client.post(
+                path, data={**browser.hidden("/verify"), "code": value, "method": value, "reason": value, "prompt": value},
+                base_url=browser.base_url,
+            )  # fmt: skip
+            assert answer.status_code in (303, 400, 413, 422)
+
+
+@pytest.mark.parametrize("size", [64 * 1024 + 1, 1024 * 1024])
+def test_r23_too_much_is_refused_at_once(small_still: World, size: int) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "password")
+    answer = browser.post("/verify", follow=False, password="x" * size)
+    assert answer.status_code == 413
+    assert small_still.rows(Verification)[0].wrong_tries == 0
+
+
+def test_r34_a_long_query_costs_no_time() -> None:
+    """A search over the whole query for what apps add was quadratic: 64 kB took two seconds."""
+    query = "reference=abc" + "&utm_source=1" * 20_000
+    began = time.process_time()
+    assert read_query(query).text == "abc"
+    assert time.process_time() - began < 1.0
+
+
+# -- GET changes nothing ----------------------------------------------------------------------------------------
+
+
+def test_r31_ten_preview_bots_then_a_person(still: World) -> None:
+    paths = [*routes(still.app, "GET"), "/?reference=one", "/j/app?reference=one", "/done?looked=3", "/static/app.css", "/nope"]
+    before = everything(still)
+    for bot in BOTS:
+        client = still.app.test_client()
+        for path in paths:
+            for method in ("GET", "HEAD"):
+                answer = client.open(path, method=method, headers={"User-Agent": bot}, base_url="http://127.0.0.1:8000")
+                assert answer.status_code < 500, (method, path)
+    assert everything(still) == before
+    person = still.browser()
+    person.begin("one", "app")
+    in_between = everything(still)
+    for bot in BOTS:  # and while the person is at it
+        still.app.test_client().get("/j/app?reference=one", headers={"User-Agent": bot}, base_url="http://127.0.0.1:8000")
+    person.get("/verify")
+    person.get("/done")
+    person.client.head("/verify", base_url=person.base_url)
+    assert everything(still) == in_between
+    person.get("/verify")
+    person.prove(still.totp())
+    assert results(still) == ["verified_app"]
+    assert not still.receiver.messages
+
+
+def test_r31_the_same_query_in_a_get_is_no_form(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "app")
+    prompt = browser.hidden("/verify")["prompt"]
+    before = everything(small_still)
+    for path in (f"/verify?prompt={prompt}&code={small_still.totp()}", "/?reference=two&identifier=C-1001&decline=not_me"):
+        browser.get(path)
+    for path in POSTS[3:]:
+        assert browser.client.get(path, base_url=browser.base_url).status_code == 405
+    assert everything(small_still) == before
+
+
+# -- headers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
+def test_r32_every_answer_has_every_header(tls: World, method: str) -> None:
+    client = over_tls(tls).client
+    paths = {*routes(tls.app, "GET"), *routes(tls.app, "POST"), "/nope", "/j/nope?reference=a", "/?reference=%00", "/?reference=a",
+             "/static/nope.css", "//nope", "/verify/", "/j/app/"}  # fmt: skip
+    for path in sorted(paths):
+        answer = client.open(path, method=method, base_url="https://verify.example.com")
+        for name, value in HEADERS.items():
+            assert answer.headers[name] == value, (method, path, name)
+        assert answer.headers["Strict-Transport-Security"].startswith("max-age=63072000")
+        assert "Server" not in answer.headers
+        assert not answer.headers.get("Content-Encoding")
+
+
+def test_r32_the_policy_allows_nothing_inline(small_still: World) -> None:
+    policy = HEADERS["Content-Security-Policy"]
+    for part in ("default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"):
+        assert part in policy
+    assert "unsafe" not in policy
+    assert HEADERS["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert HEADERS["Cache-Control"] == "no-store"
+    browser = small_still.browser()
+    browser.begin("one", "either")
+    for page in (browser.page.text, browser.get("/?reference=a").text, browser.get("/nope").text):
+        assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=|<style", page)
+
+
+def test_r32_no_hsts_without_tls(small_still: World) -> None:
+    assert "Strict-Transport-Security" not in small_still.browser().get("/?reference=a").headers
+
+
+def test_r32_static_files_are_for_a_year_and_immutable(tls: World) -> None:
+    browser = over_tls(tls)
+    page = browser.get("/?reference=a").text
+    found = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page))
+    assert found
+    for url in found:
+        answer = browser.client.get(url, base_url=browser.base_url)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert f"max-age={365 * 24 * 3600}" in answer.headers["Cache-Control"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Set-Cookie" not in answer.headers
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/app.css/../../app.py", "/static//etc/passwd"):
+        assert browser.client.get(path, base_url=browser.base_url).status_code == 404
+
+
+def test_r27_cookies_are_bound_to_this_host(tls: World) -> None:
+    browser = over_tls(tls)
+    answer = browser.client.get("/?reference=a", base_url=browser.base_url)
+    cookies = answer.headers.getlist("Set-Cookie")
+    browser.page = answer
+    cookies += browser.post("/", follow=False, identifier="C-1001").headers.getlist("Set-Cookie")
+    assert {cookie.split("=")[0] for cookie in cookies} == {"__Host-csrf", "__Host-verification"}
+    for cookie in cookies:
+        assert {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"} <= {part.strip() for part in cookie.split(";")}
+        assert "domain" not in cookie.lower()
+
+
+# -- redirects, hosts and hops ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example", "//evil.example/verify", "/\t/evil.example", "/\\evil.example", "/%09/evil.example", "//verify",
+             "/verify//", "/j//evil.example", "/https://evil.example", "/?reference=a&next=https://evil.example",
+             "/done?next=//evil.example", "/verify?url=//evil.example"],
+)  # fmt: skip
+def test_r33_no_path_leads_elsewhere(small_still: World, path: str) -> None:
+    client = small_still.app.test_client()
+    raw, _, query = path.partition("?")
+    for method in ("GET", "POST"):
+        answer = client.open(
+            "/", method=method, base_url="http://127.0.0.1:8000", headers={"Referer": "https://evil.example/"},
+            environ_overrides={"PATH_INFO": raw.replace("%09", "\t"), "QUERY_STRING": query},
+        )  # fmt: skip
+        location = answer.headers.get("Location", "")
+        assert location in ("", "/verify", "/done")
+        assert "evil.example" not in answer.headers.get("Refresh", "")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "verify.example.com.evil.example", "verify.example.com:8080", "evil.example:443", "", "127.0.0.1",
+             "localhost", "verify.example.com@evil.example", "verify.example.com\tevil.example"],
+)  # fmt: skip
+def test_r39_another_host_is_refused(tls: World, host: str) -> None:
+    client = over_tls(tls).client
+    answer = client.get("/?reference=a", base_url="https://verify.example.com", headers={"Host": host})
+    assert answer.status_code == 400
+    assert "evil" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Proto"])
+def test_r39_links_use_the_configured_origin(tls: World, name: str) -> None:
+    browser = over_tls(tls)
+    value = "host=evil.example" if name == "Forwarded" else "http://evil.example/x"
+    answer = browser.client.post(
+        "/j/app", data={"reference": "a", "cookieless": "1"}, base_url=browser.base_url, headers={name: value}
+    )
+    assert "evil.example" not in answer.text
+    assert 'value="https://verify.example.com/j/app?reference=a"' in answer.text
+
+
+def counted_as(world: World, reference: str, remote: str, forwarded: list[str]) -> tuple[int, str]:
+    """The status of a begin, and under which address it was counted."""
+    browser = Browser(world, remote)
+    headers = [("X-Forwarded-For", value) for value in forwarded]
+    browser.client.environ_base["REMOTE_ADDR"] = remote
+    page = browser.client.get(f"/j/app?reference={reference}", base_url=browser.base_url, headers=headers)
+    if page.status_code != 200:
+        return page.status_code, ""
+    browser.page = page
+    answer = browser.client.post(
+        "/j/app", data={**browser.hidden("/j/app"), "identifier": "C-1"}, base_url=browser.base_url, headers=headers
+    )
+    found = [row.address_key for row in world.rows(Verification)]
+    return answer.status_code, found[-1] if found else ""
+
+
+CLIENT, PROXY, SPOOF = "203.0.113.7", "10.0.0.1", "198.51.100.66"
+
+
+@pytest.mark.parametrize(
+    ("hops", "remote", "forwarded", "expected"),
+    [
+        (0, CLIENT, [], CLIENT),
+        (0, CLIENT, [SPOOF], CLIENT),
+        (0, CLIENT, [SPOOF, PROXY], CLIENT),
+        (1, PROXY, [CLIENT], CLIENT),
+        (1, PROXY, [f"{SPOOF}, {CLIENT}"], CLIENT),
+        (1, PROXY, [SPOOF, CLIENT], CLIENT),  # the header came twice
+        (1, PROXY, [f"  {CLIENT}  "], CLIENT),
+        (1, "", [CLIENT], CLIENT),  # a unix socket behind nginx
+        (2, PROXY, [f"{CLIENT}, 10.0.0.2"], CLIENT),
+        (2, PROXY, [f"{SPOOF}, {CLIENT}, 10.0.0.2"], CLIENT),
+        (2, PROXY, [f"{SPOOF}, {CLIENT}", "10.0.0.2"], CLIENT),
+        (1, PROXY, ["2001:db8:1:2::77"], "2001:db8:1:2::1"),
+        (0, "", [], None),
+        (0, "", [CLIENT], None),
+        (1, PROXY, [], None),
+        (1, PROXY, [""], None),
+        (1, PROXY, ["unknown"], None),
+        (1, PROXY, [f"{CLIENT},"], None),
+        (1, PROXY, [f"{CLIENT}, evil"], None),
+        (1, PROXY, [f"{CLIENT}:4711"], None),
+        (1, PROXY, ["999.1.1.1"], None),
+        (2, PROXY, [CLIENT], None),
+        (2, PROXY, ["", "10.0.0.2"], None),
+    ],
+)
+def test_r38_the_address_is_what_the_trusted_hop_says(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, hops: int, remote: str, forwarded: list[str], expected: str | None
+) -> None:
+    settings = {**STILL, "PORTAL_TRUSTED_PROXIES": str(hops)}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        status, key = counted_as(world, "one", remote, forwarded)
+        if expected is None:
+            assert status == 503
+            assert not world.rows(Verification)
+            return
+        assert status == 303
+        honest = expected if hops == 0 else ", ".join([expected, *["10.0.0.2"] * (hops - 1)])
+        _, other = counted_as(world, "two", expected if hops == 0 else PROXY, [] if hops == 0 else [honest])
+        assert key == other
+
+
+def test_r38_a_probe_needs_no_proxy_and_no_host(tls: World) -> None:
+    client = tls.app.test_client()
+    assert client.get("/healthz", base_url="http://10.1.2.3:8000").status_code == 200
+    assert client.get("/readyz", base_url="http://10.1.2.3:8000").status_code in (400, 503)
+
+
+# -- faults -----------------------------------------------------------------------------------------------------
+
+
+def test_r41_no_page_shows_how_it_broke(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "app")
+    form = {**browser.hidden("/verify"), "code": small_still.totp()}
+    with small_still.database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE tries RENAME TO gone")
+    with logged() as log:
+        answer = browser.client.post("/verify", data=form, base_url=browser.base_url)
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    for text in (answer.text, str(answer.headers)):
+        assert not re.search(r"Traceback|sqlite|sqlalchemy|werkzeug|flask|python|\.py\b|tries", text, re.IGNORECASE)
+    assert "request_fault" in log.getvalue()
+    assert "INSERT" not in log.getvalue()
+    assert not small_still.app.debug
+
+
+def test_r41_before_it_serves_it_says_so() -> None:
+    client = create_app().test_client()
+    for path in ("/", "/verify", "/readyz"):
+        assert client.get(path).status_code == 503
+
+
+def test_r41_numbers_and_reasons_need_the_token(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings={**TLS, "PORTAL_METRICS_TOKEN": "a-long-token-for-metrics"}) as world:
+        client = over_tls(world).client
+        for token in ("", "Bearer ", "Bearer wrong", "Basic a-long-token-for-metrics"):
+            headers = {"Authorization": token} if token else {}
+            assert client.get("/metrics", base_url="https://verify.example.com", headers=headers).status_code == 404
+            assert "faults" not in client.get("/readyz", base_url="https://verify.example.com", headers=headers).text
+        headers = {"Authorization": "Bearer a-long-token-for-metrics"}
+        assert client.get("/metrics", base_url="https://verify.example.com", headers=headers).status_code == 200
+        deliver(world)
