@@ -11,10 +11,11 @@ export FLASK_APP := app
 help: ## Shows this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-.venv/.run: requirements.txt
+.venv/.run: requirements.txt $(wildcard static/*.css static/*.js)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Auth Portal needs Python 3.11 or later."; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m whitenoise.compress --quiet --no-brotli static
 	@touch $@
 
 .venv/.test: .venv/.run requirements-dev.txt

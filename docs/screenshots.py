@@ -104,7 +104,7 @@ def take_phone(browser: Browser, url: str) -> None:
     inbox = context.new_page()
     inbox.goto(f"{url}/sandbox/inbox")
     code = inbox.locator("strong.code").first.inner_text()
-    keep(inbox, "inbox", height=470)
+    keep(inbox, "inbox", height=520)
     keep(page, "code")
     page.fill("#code", re.sub(r"\D", "", code))
     page.locator("form.main-form button.main").click()
