@@ -198,6 +198,15 @@ def erase(customer_id: str) -> None:
     _say([f"Erased, with {erased.visits} visits and {erased.verifications} verifications."])
 
 
+@customers.command("renew")
+@click.argument("customer_id")
+def renew(customer_id: str) -> None:
+    """Opens a person's methods again after too many wrong tries. Make sure first of who is asking."""
+    with _opened() as portal:
+        portal.directory.renew(customer_id)
+    _say(["Renewed: the wrong tries of this person are counted from none."])
+
+
 @config.command("import")
 @click.argument("file", type=FILE)
 @click.option("--prune", "is_pruning", is_flag=True, help="Also switches off channels and journeys it does not name.")

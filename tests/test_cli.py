@@ -111,6 +111,7 @@ NEED_KEYS = [
     ["demo"],
     ["customers", "import", "customers.csv"],
     ["customers", "erase", "C-1001"],
+    ["customers", "renew", "C-1001"],
     ["config", "export"],
     ["config", "import", "acme.toml"],
     ["keys", "rotate"],

@@ -189,7 +189,7 @@ def _limits_of(
     found = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
     if channel.daily_cap is not None:
         day = f"{CAP}{channel.name}:{country}:{now:%Y%m%d}"
-        found.append(Limit(day, int(channel.daily_cap * OPEN_SHARE), DAY))
+        found.append(Limit(day, max(1, int(channel.daily_cap * OPEN_SHARE)), DAY))
     return found
 
 

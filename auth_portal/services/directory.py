@@ -76,7 +76,10 @@ class ImportReport:
         if self.error_count:
             untold = self.error_count - len(self.errors)
             told = [str(fault) for fault in self.errors] + ([f"and {untold} more"] if untold else [])
-            return [f"Nothing was imported: {self.error_count} faults.", *told]
+            return [
+                f"Nothing was imported: {self.error_count} {'fault' if self.error_count == 1 else 'faults'}.",
+                *told,
+            ]
         verb = "Dry run, nothing was imported" if self.is_dry_run else "Imported"
         rows = f"{self.new} customers new, {self.changed} changed, {self.equal} equal"
         return [f"{verb}: {rows}.", *(f"  {column}: {tally}" for column, tally in self.columns.items())]
@@ -241,6 +244,13 @@ class Directory:
             audit.record(connection, self._keyring, self._clock(), "customer_erased", subject_id=subject_id, **facts)
         self._database.compact()
         return erased
+
+    def renew(self, customer_id: str) -> None:
+        """Opens every method of a person again after too many wrong tries (R6). Raises NotFound for nobody."""
+        row_id, subject_id = self._found(customer_id)
+        with self._database.write() as connection:
+            connection.execute(delete(Tries).where(Tries.person_key == row_id))
+            audit.record(connection, self._keyring, self._clock(), "credentials_renewed", subject_id=subject_id)
 
     def _found(self, customer_id: str) -> tuple[str, str]:
         with self._database.read() as connection:
