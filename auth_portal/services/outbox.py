@@ -172,11 +172,12 @@ class Outbox:
             .order_by(Delivery.priority, Delivery.next_at)
             .limit(most)
             .with_for_update(skip_locked=True)
+            .cte("chosen")  # read once; PostgreSQL may run a plain subquery anew for each row, and so take too many
         )
         leased_until = now + timedelta(seconds=LEASE_SECONDS)
         claim = (
             update(Delivery)
-            .where(Delivery.id.in_(chosen), Delivery.state == State.PENDING)
+            .where(Delivery.id.in_(select(chosen.c.id)), Delivery.state == State.PENDING)
             .values(
                 attempts=Delivery.attempts + 1,
                 is_unclear=or_(

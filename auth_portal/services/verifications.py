@@ -68,7 +68,9 @@ ENDINGS = CANCEL_REASONS | {VERIFIED, "wrong", "expired", "unavailable"}
 _VERIFICATIONS, _CUSTOMERS, _CHALLENGES = table_of(Verification), table_of(CustomerRow), table_of(Challenge)
 _USE_CODE = (
     update(_CHALLENGES)
-    .where(_CHALLENGES.c.id == bindparam("of"), _CHALLENGES.c.used_at.is_(None))
+    .where(
+        _CHALLENGES.c.id == bindparam("of"), _CHALLENGES.c.used_at.is_(None), _CHALLENGES.c.replaced_at.is_(None)
+    )
     .values(used_at=bindparam("used_at"))
 )
 _USE_STEP = (
@@ -384,20 +386,13 @@ def _spend(connection: Connection, case: Case, verdict: Verdict, now: datetime) 
         step = {"of": case.person.row, "totp_last_step": verdict.used_step}
         return connection.execute(_USE_STEP, step).rowcount == 1
     issued = case.in_force(now)
-    unused = and_(
-        Challenge.id == (issued.id if issued else ""), Challenge.used_at.is_(None), Challenge.replaced_at.is_(None)
-    )
-    return connection.execute(update(Challenge).where(unused).values(used_at=now)).rowcount == 1
+    return connection.execute(_USE_CODE, {"of": issued.id if issued else "", "used_at": now}).rowcount == 1
 
 
 def _count_wrong(connection: Connection, case: Case) -> Case:
     """Takes one of the verification's tries (R8); a new prompt, so that a double tap costs one and not two."""
     bound = case.journey.limits.wrong_tries
-    live = and_(
-        Verification.id == case.verification_id, Verification.outcome.is_(None), Verification.wrong_tries < bound
-    )
-    taken = update(Verification).where(live).values(wrong_tries=Verification.wrong_tries + 1)
-    count = connection.execute(taken.returning(Verification.wrong_tries)).scalar_one_or_none()
+    count = connection.execute(_TAKE_TRY, {"of": case.verification_id, "bound": bound}).scalar_one_or_none()
     case = replace(case, wrong_tries=bound if count is None else count, prompt=new_prompt())
     update_visit(connection, case)
     return case

@@ -38,14 +38,19 @@ def everything(world: World) -> dict[str, list[Any]]:
     """Every row of every table."""
     with world.database.read() as connection:
         return {
-            table.name: sorted(map(str, connection.execute(table.select()).all())) for table in Base.metadata.sorted_tables
+            table.name: sorted(map(str, connection.execute(table.select()).all()))
+            for table in Base.metadata.sorted_tables
         }
 
 
 def routes(app: Flask, method: str) -> list[str]:
     """A path of every route that takes a method."""
     return sorted(
-        {re.sub(r"<[^>]+>", "balance", rule.rule) for rule in app.url_map.iter_rules() if method in (rule.methods or ())}
+        {
+            re.sub(r"<[^>]+>", "balance", rule.rule)
+            for rule in app.url_map.iter_rules()
+            if method in (rule.methods or ())
+        }
     )
 
 
@@ -101,7 +106,13 @@ def test_r30_no_post_without_its_token(small_still: World, path: str, token: str
 def test_r30_no_post_from_another_site_even_with_its_token(tls: World, path: str, site: str) -> None:
     browser = over_tls(tls)
     browser.begin("one", "app")
-    fields = {**browser.hidden("/verify"), "code": tls.totp(), "identifier": "C-1002", "reference": "two", "reason": "cancelled"}
+    fields = {
+        **browser.hidden("/verify"),
+        "code": tls.totp(),
+        "identifier": "C-1002",
+        "reference": "two",
+        "reason": "cancelled",
+    }
     before = everything(tls)
     answer = browser.client.post(path, data=fields, base_url=browser.base_url, headers={"Sec-Fetch-Site": site})
     assert answer.status_code == 400
@@ -121,9 +132,7 @@ def test_r30_a_token_of_another_browser_is_none(small_still: World) -> None:
     other, browser = small_still.browser(), small_still.browser()
     other.open("one")
     browser.open("one")
-    answer = browser.client.post(
-        "/", data={**other.hidden("/"), "identifier": "C-1001"}, base_url=browser.base_url
-    )
+    answer = browser.client.post("/", data={**other.hidden("/"), "identifier": "C-1001"}, base_url=browser.base_url)
     assert answer.status_code == 400
     assert not small_still.rows(Verification)
 
@@ -149,7 +158,9 @@ def test_r34_a_hidden_field_is_no_way_into_the_database(still: World) -> None:
 
 
 @pytest.mark.parametrize("field", ["identifier", "reference_tail", "opened", "again", "decline"])
-@pytest.mark.parametrize("value", ["a\0b", "\r\nSet-Cookie: x=1", "\x7f", "\u2028", "'; DROP TABLE visits; --", "{{7*7}}<b>", "x" * 60_000])
+@pytest.mark.parametrize(
+    "value", ["a\0b", "\r\nSet-Cookie: x=1", "\x7f", "\u2028", "'; DROP TABLE visits; --", "{{7*7}}<b>", "x" * 60_000]
+)
 def test_r34_nothing_that_a_field_can_hold_breaks_a_page(still: World, field: str, value: str) -> None:
     browser = still.browser()
     browser.open("one")
@@ -188,7 +199,14 @@ def test_r34_a_long_query_costs_no_time() -> None:
 
 
 def test_r31_ten_preview_bots_then_a_person(still: World) -> None:
-    paths = [*routes(still.app, "GET"), "/?reference=one", "/j/app?reference=one", "/done?looked=3", "/static/app.css", "/nope"]
+    paths = [
+        *routes(still.app, "GET"),
+        "/?reference=one",
+        "/j/app?reference=one",
+        "/done?looked=3",
+        "/static/app.css",
+        "/nope",
+    ]
     before = everything(still)
     for bot in BOTS:
         client = still.app.test_client()
@@ -201,7 +219,9 @@ def test_r31_ten_preview_bots_then_a_person(still: World) -> None:
     person.begin("one", "app")
     in_between = everything(still)
     for bot in BOTS:  # and while the person is at it
-        still.app.test_client().get("/j/app?reference=one", headers={"User-Agent": bot}, base_url="http://127.0.0.1:8000")
+        still.app.test_client().get(
+            "/j/app?reference=one", headers={"User-Agent": bot}, base_url="http://127.0.0.1:8000"
+        )
     person.get("/verify")
     person.get("/done")
     person.client.head("/verify", base_url=person.base_url)
@@ -217,7 +237,10 @@ def test_r31_the_same_query_in_a_get_is_no_form(small_still: World) -> None:
     browser.begin("one", "app")
     prompt = browser.hidden("/verify")["prompt"]
     before = everything(small_still)
-    for path in (f"/verify?prompt={prompt}&code={small_still.totp()}", "/?reference=two&identifier=C-1001&decline=not_me"):
+    for path in (
+        f"/verify?prompt={prompt}&code={small_still.totp()}",
+        "/?reference=two&identifier=C-1001&decline=not_me",
+    ):
         browser.get(path)
     for path in POSTS[3:]:
         assert browser.client.get(path, base_url=browser.base_url).status_code == 405
@@ -318,7 +341,9 @@ def test_r39_another_host_is_refused(tls: World, host: str) -> None:
     assert "evil" not in answer.text
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Proto"])
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Proto"]
+)
 def test_r39_links_use_the_configured_origin(tls: World, name: str) -> None:
     browser = over_tls(tls)
     value = "host=evil.example" if name == "Forwarded" else "http://evil.example/x"
@@ -377,7 +402,13 @@ CLIENT, PROXY, SPOOF = "203.0.113.7", "10.0.0.1", "198.51.100.66"
     ],
 )
 def test_r38_the_address_is_what_the_trusted_hop_says(
-    tmp_path: Path, sqlite_url: str, receiver: Receiver, hops: int, remote: str, forwarded: list[str], expected: str | None
+    tmp_path: Path,
+    sqlite_url: str,
+    receiver: Receiver,
+    hops: int,
+    remote: str,
+    forwarded: list[str],
+    expected: str | None,
 ) -> None:
     settings = {**STILL, "PORTAL_TRUSTED_PROXIES": str(hops)}
     with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
@@ -425,7 +456,9 @@ def test_r41_before_it_serves_it_says_so() -> None:
 
 
 def test_r41_numbers_and_reasons_need_the_token(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
-    with open_world(tmp_path, sqlite_url, receiver, settings={**TLS, "PORTAL_METRICS_TOKEN": "a-long-token-for-metrics"}) as world:
+    with open_world(
+        tmp_path, sqlite_url, receiver, settings={**TLS, "PORTAL_METRICS_TOKEN": "a-long-token-for-metrics"}
+    ) as world:
         client = over_tls(world).client
         for token in ("", "Bearer ", "Bearer wrong", "Basic a-long-token-for-metrics"):
             headers = {"Authorization": token} if token else {}

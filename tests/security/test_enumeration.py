@@ -26,7 +26,13 @@ C-1006,Nothing On File,,,en,,
 """
 STRANGER = "C-9999"
 JOURNEYS = ["", "mail", "app", "password", "either", "transfer", "code-back"]
-KNOWN = ["C-1001", "C-1002", "C-1003", "C-1005", "C-1006"]  # all, no e-mail, no password and shared contacts, disabled, none
+KNOWN = [
+    "C-1001",
+    "C-1002",
+    "C-1003",
+    "C-1005",
+    "C-1006",
+]  # all, no e-mail, no password and shared contacts, disabled, none
 
 Seen = list[tuple[Any, tuple[str, ...]]]
 
@@ -279,7 +285,11 @@ def test_r25_dotless_i_is_nobodys_i(tmp_path: Path, sqlite_url: str, receiver: R
     people = "customer_id,email,totp_secret\nM-1,mike@example.com,JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n"
     configure(sqlite_url, receiver, CONFIG + STANDARD, people)
     with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
-        for typed, passes in (("m\u0131ke@example.com", False), ("MIKE@example.com", True), ("m\u0130ke@example.com", False)):
+        for typed, passes in (
+            ("m\u0131ke@example.com", False),
+            ("MIKE@example.com", True),
+            ("m\u0130ke@example.com", False),
+        ):
             browser = world.browser()
             browser.begin(f"reference-{passes}-{len(typed.encode())}", "app", typed)
             if browser.path == "/verify":

@@ -169,7 +169,8 @@ def test_r37_naming_another_by_the_landing_page_takes_them_away_too(still: World
 
 
 @pytest.mark.parametrize(
-    "verify", [("sms_code", "sms_code"), ("sms_code|totp", "sms_code", "totp"), ("totp|password", "password|totp", "totp"), ()]
+    "verify",
+    [("sms_code", "sms_code"), ("sms_code|totp", "sms_code", "totp"), ("totp|password", "password|totp", "totp"), ()],
 )
 def test_r37_a_journey_that_could_leave_nothing_is_refused(
     tmp_path: Path, sqlite_url: str, receiver: Receiver, verify: tuple[str, ...]
@@ -178,7 +179,9 @@ def test_r37_a_journey_that_could_leave_nothing_is_refused(
         configure(sqlite_url, receiver, CONFIG + journey("bad", *verify, default=True))
 
 
-def test_r37_after_a_first_proof_nothing_is_left_for_this_person(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+def test_r37_after_a_first_proof_nothing_is_left_for_this_person(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
     """C-1002 has a password and no authenticator app: the chat is told, and nobody is verified."""
     with steps(tmp_path, sqlite_url, receiver, "password", "totp") as world:
         browser = world.browser()
@@ -189,7 +192,9 @@ def test_r37_after_a_first_proof_nothing_is_left_for_this_person(tmp_path: Path,
         assert world.receiver.callbacks[0].body["data"]["outcome"] == "unavailable"
 
 
-@pytest.mark.parametrize("table", ["tries", "verifications", "visits", "deliveries", "audit_events", "customers", "challenges"])
+@pytest.mark.parametrize(
+    "table", ["tries", "verifications", "visits", "deliveries", "audit_events", "customers", "challenges"]
+)
 def test_r37_a_failing_database_never_verifies(still: World, table: str) -> None:
     browser = still.browser()
     browser.begin("one", "app")
@@ -307,7 +312,9 @@ def test_relay_a_planted_visit_of_another_verification_is_not_taken_up(still: Wo
     attacker = still.browser()
     attacker.begin("his", "code-back")
     victim = still.browser()
-    victim.client.set_cookie("verification", attacker.client.get_cookie("verification", domain="127.0.0.1").value, domain="127.0.0.1")  # type: ignore[union-attr]
+    victim.client.set_cookie(
+        "verification", attacker.client.get_cookie("verification", domain="127.0.0.1").value, domain="127.0.0.1"
+    )  # type: ignore[union-attr]
     victim.begin("hers", "code-back")
     assert len(still.rows(Visit)) == 2
     victim.prove(code_for(still, PHONE))
@@ -384,7 +391,9 @@ def test_d3_later_waits_have_jitter(still: World) -> None:
     assert max(seconds) <= 66
 
 
-@pytest.mark.parametrize(("said", "second"), [("30", 30), ("0", 0), ("Sun, 22 Nov 2026 12:01:30 GMT", 90), ("soon", 0), ("-5", 0)])
+@pytest.mark.parametrize(
+    ("said", "second"), [("30", 30), ("0", 0), ("Sun, 22 Nov 2026 12:01:30 GMT", 90), ("soon", 0), ("-5", 0)]
+)
 def test_d3_retry_after_is_honoured(tmp_path: Path, sqlite_url: str, waiting: Waiting, said: str, second: int) -> None:
     with open_world(tmp_path, sqlite_url, waiting, settings=STILL) as world:
         waiting.answers, waiting.retry_after = [429, 200], said
@@ -430,6 +439,18 @@ class Stuck(Receiver):
     def _answer(self, handler: BaseHTTPRequestHandler, answer: int | str, callback: Callback | None) -> None:  # type: ignore[override]
         self.let_go.wait(20)
         Receiver._answer(handler, answer, callback)
+
+
+def test_d5_a_claim_takes_no_more_than_it_may(still: World) -> None:
+    """PostgreSQL may run a subquery with SKIP LOCKED again for every row, and so claim all that is due."""
+    for number in range(12):
+        browser = still.browser()
+        browser.open(f"reference-{number}")
+        browser.post("/", decline="not_me", identifier="")
+    outbox = still.services.dispatcher._lanes[0]._outbox
+    for most in (1, 1, 3, 4):
+        assert len(outbox.claim(CALLBACK, most)) == most
+    assert len(outbox.claim(CALLBACK, 10)) == 3
 
 
 def test_d5_another_journey_is_told_at_once(tmp_path: Path, database_url: str, receiver: Receiver) -> None:

@@ -70,7 +70,9 @@ def lived_in(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[
         run(2, "transfer", "082 123 4567", PHONE)
         receiver.answers, receiver.sms_answers = [500, "close", 302], [400, 500, "close"]
         run_into_trouble(world)
-        codes |= {call.body["data"]["chat_code"] for call in receiver.callbacks if "chat_code" in call.body["data"]} - {""}
+        codes |= {call.body["data"]["chat_code"] for call in receiver.callbacks if "chat_code" in call.body["data"]} - {
+            ""
+        }
         codes = {code for code in codes if len(code) == 10}
         yield world, codes, log.getvalue()
 
@@ -88,7 +90,11 @@ def run_into_trouble(world: World) -> None:
         deliver(world)
         world.clock.advance(1)
     client = world.app.test_client()
-    for path in (f"/?reference={REFERENCES[5]}%00", f"/nope?reference={REFERENCES[5]}", f"/j/nope?reference={REFERENCES[5]}"):
+    for path in (
+        f"/?reference={REFERENCES[5]}%00",
+        f"/nope?reference={REFERENCES[5]}",
+        f"/j/nope?reference={REFERENCES[5]}",
+    ):
         client.get(path, base_url="http://127.0.0.1:8000", headers={"Authorization": REFERENCES[5]})
     other.get("/verify")
     other.client.post("/verify", data={"code": "1234567890"}, base_url=other.base_url)
@@ -141,7 +147,9 @@ def test_r43_one_line_for_each_event_whatever_it_holds() -> None:
     assert log.getvalue().count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["reference", "code", "password", "seed", "secret", "phone", "email", "token", "identifier", "to"])
+@pytest.mark.parametrize(
+    "name", ["reference", "code", "password", "seed", "secret", "phone", "email", "token", "identifier", "to"]
+)
 def test_r42_a_field_that_would_hold_a_secret_cannot_be_logged(name: str) -> None:
     with pytest.raises(ValueError, match="never in a log"):
         log_event("something", **{name: "x"})
@@ -245,7 +253,9 @@ def test_e1_what_was_typed_opens_in_its_own_visit_only(still: World) -> None:
 
 
 def test_e1_the_secrets_of_a_channel_are_sealed(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
-    config = STANDARD + """
+    config = (
+        STANDARD
+        + """
 [[channels]]
 name = "sealed"
 kind = "http"
@@ -255,8 +265,12 @@ url = "{receiver}/mail"
 headers = { Authorization = "a-very-secret-header-value" }
 body = '{{"to": "{{to}}", "text": "{{text}}"}}'
 """
+    )
     with open_world(tmp_path, database_url, receiver, config=config, settings=STILL) as world:
-        assert world.services.journeys.current().channels["sealed"].headers["Authorization"] == "a-very-secret-header-value"  # type: ignore[attr-defined]
+        assert (
+            world.services.journeys.current().channels["sealed"].headers["Authorization"]
+            == "a-very-secret-header-value"
+        )  # type: ignore[attr-defined]
         assert "a-very-secret-header-value" not in dumped(world)
         (row,) = [row for row in world.rows(ChannelRow) if row.name == "sealed"]
         keyring = world.services.keyring
