@@ -123,6 +123,11 @@ class Process:
         self._database.close()
         self._database = None
 
+    def warm(self) -> None:
+        """Compiles what every child would compile for itself, so that they share it."""
+        for name in self._app.jinja_env.list_templates(extensions=["html"]):
+            self._app.jinja_env.get_template(name)
+
     def _add_sandbox(self, services: Services) -> None:
         self._app.jinja_env.globals["has_sandbox"] = services.settings.has_sandbox
         if not services.settings.has_sandbox or self._has_sandbox:
@@ -183,6 +188,7 @@ def serve(app: Flask) -> None:
 def _before_fork(process: Process) -> Callable[[], None]:
     def leave() -> None:
         process.stop()
+        process.warm()
         # What was loaded so far is never collected: a child's collector would touch, and so copy, every page of it.
         gc.collect()
         gc.freeze()
