@@ -68,9 +68,7 @@ ENDINGS = CANCEL_REASONS | {VERIFIED, "wrong", "expired", "unavailable"}
 _VERIFICATIONS, _CUSTOMERS, _CHALLENGES = table_of(Verification), table_of(CustomerRow), table_of(Challenge)
 _USE_CODE = (
     update(_CHALLENGES)
-    .where(
-        _CHALLENGES.c.id == bindparam("of"), _CHALLENGES.c.used_at.is_(None), _CHALLENGES.c.replaced_at.is_(None)
-    )
+    .where(_CHALLENGES.c.id == bindparam("of"), _CHALLENGES.c.used_at.is_(None), _CHALLENGES.c.replaced_at.is_(None))
     .values(used_at=bindparam("used_at"))
 )
 _USE_STEP = (

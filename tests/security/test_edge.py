@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,41 +84,42 @@ def test_r30_these_are_all_the_posts(small_still: World) -> None:
 
 @pytest.mark.parametrize("with_cookie", [True, False])
 @pytest.mark.parametrize("token", [None, "", "wrong", "ImFiYyI.Z0Z0Z0.AAAA"])
-@pytest.mark.parametrize("path", POSTS)
-def test_r30_no_post_without_its_token(small_still: World, path: str, token: str | None, *, with_cookie: bool) -> None:
+def test_r30_no_post_without_its_token(small_still: World, token: str | None, *, with_cookie: bool) -> None:
     browser = small_still.browser()
     browser.begin("one", "app")
     fields = {
         **browser.hidden("/verify"), "code": small_still.totp(), "identifier": "C-1002", "reference": "two",
-        "method": "totp", "reason": "cancelled",
+        "method": "totp", "reason": "cancelled", "csrf_token": token or "",
     }  # fmt: skip
-    fields.pop("csrf_token")
-    if token is not None:
-        fields["csrf_token"] = token
+    if token is None:
+        fields.pop("csrf_token")
     if not with_cookie:
-        browser.client.delete_cookie("csrf")
+        browser.client.delete_cookie("csrf", domain="127.0.0.1")
     before = everything(small_still)
-    answer = browser.client.post(path, data=fields, base_url=browser.base_url)
-    assert (answer.status_code, answer.headers.get("Location")) in ((400, None), (303, "/verify"))
-    assert everything(small_still) == before
+    for path in POSTS:
+        answer = browser.client.post(path, data=fields, base_url=browser.base_url)
+        assert (answer.status_code, answer.headers.get("Location")) in ((400, None), (303, "/verify")), path
+        assert everything(small_still) == before, path
+        if not with_cookie:
+            browser.client.delete_cookie("csrf", domain="127.0.0.1")
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-@pytest.mark.parametrize("path", POSTS)
-def test_r30_no_post_from_another_site_even_with_its_token(tls: World, path: str, site: str) -> None:
+def test_r30_no_post_from_another_site_even_with_its_token(tls: World, site: str) -> None:
     browser = over_tls(tls)
     browser.begin("one", "app")
     fields = {
         **browser.hidden("/verify"),
         "code": tls.totp(),
-        "identifier": "C-1002",
+        "identifier": "C-1",
         "reference": "two",
-        "reason": "cancelled",
+        "reason": "not_me",
     }
     before = everything(tls)
-    answer = browser.client.post(path, data=fields, base_url=browser.base_url, headers={"Sec-Fetch-Site": site})
-    assert answer.status_code == 400
-    assert everything(tls) == before
+    for path in POSTS:
+        answer = browser.client.post(path, data=fields, base_url=browser.base_url, headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == 400, path
+        assert everything(tls) == before, path
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none", None])
@@ -157,33 +160,41 @@ def test_r34_a_hidden_field_is_no_way_into_the_database(still: World) -> None:
     assert {row.dropped_parameters for row in still.rows(Verification)} == {"", "utm_source,fbclid"}
 
 
-@pytest.mark.parametrize("field", ["identifier", "reference_tail", "opened", "again", "decline"])
-@pytest.mark.parametrize(
-    "value", ["a\0b", "\r\nSet-Cookie: x=1", "\x7f", "\u2028", "'; DROP TABLE visits; --", "{{7*7}}<b>", "x" * 60_000]
-)
-def test_r34_nothing_that_a_field_can_hold_breaks_a_page(still: World, field: str, value: str) -> None:
+FIELDS = ["identifier", "reference_tail", "opened", "again", "decline"]
+NASTY = [
+    "a\0b", "\r\nSet-Cookie: x=1", "\x7f", "\u2028", "\ufffe\U0010ffff", "'; DROP TABLE visits; --", "{{7*7}}<b>", "x" * 60_000,
+]  # fmt: skip
+
+
+def test_r34_nothing_that_a_landing_field_can_hold_breaks_a_page(still: World) -> None:
     browser = still.browser()
-    browser.open("one")
-    answer = browser.post("/", follow=False, **{"identifier": "C-1001", field: value})
-    assert answer.status_code in (200, 303, 400, 413, 422)
-    assert "<b>" not in answer.text
-    assert "Set-Cookie: x" not in str(answer.headers)
-    browser.get("/verify")
-    if browser.page.status_code == 200:
-        for path in POSTS[2:]:
-            answer = browser.client.post(
-                path, data={**browser.hidden("/verify"), "code": value, "method": value, "reason": value, "prompt": value},
-                base_url=browser.base_url,
-            )  # fmt: skip
-            assert answer.status_code in (303, 400, 413, 422)
+    for number, (field, value) in enumerate(product(FIELDS, NASTY)):
+        browser.open(f"reference-{number}")
+        answer = browser.post("/", follow=False, **{"identifier": "C-1001", field: value})
+        assert answer.status_code in (200, 303, 400, 413, 422), (field, value[:20])
+        assert "<b>" not in answer.text
+        assert "x=1" not in str(answer.headers)
 
 
-@pytest.mark.parametrize("size", [64 * 1024 + 1, 1024 * 1024])
-def test_r23_too_much_is_refused_at_once(small_still: World, size: int) -> None:
+def test_r34_nothing_that_a_field_of_a_prompt_can_hold_breaks_a_page(still: World) -> None:
+    browser = still.browser()
+    for number, (path, value) in enumerate(product(POSTS[2:], NASTY)):
+        if "/verify/cancel" not in browser.get("/verify").text:
+            browser.begin(f"reference-{number}", "either")
+        form = browser.hidden("/verify/cancel")
+        for fields in ({**form, "code": value, "method": value, "identifier": value}, {**form, "prompt": value}):
+            answer = browser.client.post(path, data={**fields, "reason": value}, base_url=browser.base_url)
+            assert answer.status_code in (303, 400, 413, 422), (path, value[:20])
+    assert results(still) == []
+
+
+def test_r23_too_much_is_refused_at_once(small_still: World) -> None:
     browser = small_still.browser()
     browser.begin("one", "password")
-    answer = browser.post("/verify", follow=False, password="x" * size)
-    assert answer.status_code == 413
+    form = browser.hidden("/verify")
+    for size in (64 * 1024 + 1, 1024 * 1024):
+        answer = browser.client.post("/verify", data={**form, "password": "x" * size}, base_url=browser.base_url)
+        assert answer.status_code == 413
     assert small_still.rows(Verification)[0].wrong_tries == 0
 
 
@@ -250,18 +261,17 @@ def test_r31_the_same_query_in_a_get_is_no_form(small_still: World) -> None:
 # -- headers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
-def test_r32_every_answer_has_every_header(tls: World, method: str) -> None:
+def test_r32_every_answer_has_every_header(tls: World) -> None:
     client = over_tls(tls).client
-    paths = {*routes(tls.app, "GET"), *routes(tls.app, "POST"), "/nope", "/j/nope?reference=a", "/?reference=%00", "/?reference=a",
-             "/static/nope.css", "//nope", "/verify/", "/j/app/"}  # fmt: skip
-    for path in sorted(paths):
+    paths = {*routes(tls.app, "GET"), *POSTS, "/nope", "/j/nope?reference=a", "/?reference=%00", "/?reference=a",
+             "/static/nope.css", "/verify/", "/j/app/"}  # fmt: skip
+    for path, method in product(sorted(paths), ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW")):
         answer = client.open(path, method=method, base_url="https://verify.example.com")
-        for name, value in HEADERS.items():
-            assert answer.headers[name] == value, (method, path, name)
+        missing = {name for name, value in HEADERS.items() if answer.headers.get(name) != value}
+        assert not missing, (method, path)
         assert answer.headers["Strict-Transport-Security"].startswith("max-age=63072000")
         assert "Server" not in answer.headers
-        assert not answer.headers.get("Content-Encoding")
+        assert "Content-Encoding" not in answer.headers
 
 
 def test_r32_the_policy_allows_nothing_inline(small_still: World) -> None:
@@ -312,115 +322,107 @@ def test_r27_cookies_are_bound_to_this_host(tls: World) -> None:
 # -- redirects, hosts and hops ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "path", ["//evil.example", "//evil.example/verify", "/\t/evil.example", "/\\evil.example", "/%09/evil.example", "//verify",
-             "/verify//", "/j//evil.example", "/https://evil.example", "/?reference=a&next=https://evil.example",
-             "/done?next=//evil.example", "/verify?url=//evil.example"],
-)  # fmt: skip
-def test_r33_no_path_leads_elsewhere(small_still: World, path: str) -> None:
+ELSEWHERE = [
+    "//evil.example", "//evil.example/verify", "/\t/evil.example", "/\\evil.example", "//verify", "/verify//", "/j//evil.example",
+    "/https://evil.example", "/?reference=a&next=https://evil.example", "/done?next=//evil.example", "/verify?url=//evil.example",
+]  # fmt: skip
+
+
+def test_r33_no_path_leads_elsewhere(small_still: World) -> None:
     client = small_still.app.test_client()
-    raw, _, query = path.partition("?")
-    for method in ("GET", "POST"):
+    for path, method in product(ELSEWHERE, ("GET", "POST")):
+        raw, _, query = path.partition("?")
         answer = client.open(
             "/", method=method, base_url="http://127.0.0.1:8000", headers={"Referer": "https://evil.example/"},
-            environ_overrides={"PATH_INFO": raw.replace("%09", "\t"), "QUERY_STRING": query},
+            environ_overrides={"PATH_INFO": raw, "QUERY_STRING": query},
         )  # fmt: skip
-        location = answer.headers.get("Location", "")
-        assert location in ("", "/verify", "/done")
+        assert answer.headers.get("Location", "") in ("", "/verify", "/done"), path
         assert "evil.example" not in answer.headers.get("Refresh", "")
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "verify.example.com.evil.example", "verify.example.com:8080", "evil.example:443", "", "127.0.0.1",
-             "localhost", "verify.example.com@evil.example", "verify.example.com\tevil.example"],
-)  # fmt: skip
-def test_r39_another_host_is_refused(tls: World, host: str) -> None:
+HOSTS = [
+    "evil.example", "verify.example.com.evil.example", "verify.example.com:8080", "evil.example:443", "", "127.0.0.1", "localhost",
+    "verify.example.com@evil.example", "verify.example.com\tevil.example",
+]  # fmt: skip
+NAMING_A_HOST = ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Proto"]
+
+
+def test_r39_another_host_is_refused(tls: World) -> None:
     client = over_tls(tls).client
-    answer = client.get("/?reference=a", base_url="https://verify.example.com", headers={"Host": host})
-    assert answer.status_code == 400
-    assert "evil" not in answer.text
+    for host in HOSTS:
+        answer = client.get("/?reference=a", base_url="https://verify.example.com", headers={"Host": host})
+        assert answer.status_code == 400, host
+        assert "evil" not in answer.text
 
 
-@pytest.mark.parametrize(
-    "name", ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Proto"]
-)
-def test_r39_links_use_the_configured_origin(tls: World, name: str) -> None:
+def test_r39_links_use_the_configured_origin(tls: World) -> None:
     browser = over_tls(tls)
-    value = "host=evil.example" if name == "Forwarded" else "http://evil.example/x"
-    answer = browser.client.post(
-        "/j/app", data={"reference": "a", "cookieless": "1"}, base_url=browser.base_url, headers={name: value}
-    )
-    assert "evil.example" not in answer.text
-    assert 'value="https://verify.example.com/j/app?reference=a"' in answer.text
+    for name in NAMING_A_HOST:
+        value = "host=evil.example" if name == "Forwarded" else "http://evil.example/x"
+        form = {"reference": "a", "cookieless": "1"}
+        answer = browser.client.post("/j/app", data=form, base_url=browser.base_url, headers={name: value})
+        assert "evil.example" not in answer.text, name
+        assert 'value="https://verify.example.com/j/app?reference=a"' in answer.text
 
 
 def counted_as(world: World, reference: str, remote: str, forwarded: list[str]) -> tuple[int, str]:
     """The status of a begin, and under which address it was counted."""
     browser = Browser(world, remote)
     headers = [("X-Forwarded-For", value) for value in forwarded]
-    browser.client.environ_base["REMOTE_ADDR"] = remote
-    page = browser.client.get(f"/j/app?reference={reference}", base_url=browser.base_url, headers=headers)
-    if page.status_code != 200:
-        return page.status_code, ""
-    browser.page = page
-    answer = browser.client.post(
-        "/j/app", data={**browser.hidden("/j/app"), "identifier": "C-1"}, base_url=browser.base_url, headers=headers
-    )
-    found = [row.address_key for row in world.rows(Verification)]
-    return answer.status_code, found[-1] if found else ""
+    browser.page = browser.client.get(f"/j/app?reference={reference}", base_url=browser.base_url, headers=headers)
+    if browser.page.status_code != 200:
+        return browser.page.status_code, ""
+    form = {**browser.hidden("/j/app"), "identifier": "C-1"}
+    answer = browser.client.post("/j/app", data=form, base_url=browser.base_url, headers=headers)
+    digest = hashlib.sha256(reference.encode()).digest()
+    (row,) = (row for row in world.rows(Verification) if row.reference_hash == digest)
+    return answer.status_code, row.address_key
 
 
 CLIENT, PROXY, SPOOF = "203.0.113.7", "10.0.0.1", "198.51.100.66"
 
 
-@pytest.mark.parametrize(
-    ("hops", "remote", "forwarded", "expected"),
-    [
-        (0, CLIENT, [], CLIENT),
-        (0, CLIENT, [SPOOF], CLIENT),
-        (0, CLIENT, [SPOOF, PROXY], CLIENT),
-        (1, PROXY, [CLIENT], CLIENT),
-        (1, PROXY, [f"{SPOOF}, {CLIENT}"], CLIENT),
-        (1, PROXY, [SPOOF, CLIENT], CLIENT),  # the header came twice
-        (1, PROXY, [f"  {CLIENT}  "], CLIENT),
-        (1, "", [CLIENT], CLIENT),  # a unix socket behind nginx
-        (2, PROXY, [f"{CLIENT}, 10.0.0.2"], CLIENT),
-        (2, PROXY, [f"{SPOOF}, {CLIENT}, 10.0.0.2"], CLIENT),
-        (2, PROXY, [f"{SPOOF}, {CLIENT}", "10.0.0.2"], CLIENT),
-        (1, PROXY, ["2001:db8:1:2::77"], "2001:db8:1:2::1"),
-        (0, "", [], None),
-        (0, "", [CLIENT], None),
-        (1, PROXY, [], None),
-        (1, PROXY, [""], None),
-        (1, PROXY, ["unknown"], None),
-        (1, PROXY, [f"{CLIENT},"], None),
-        (1, PROXY, [f"{CLIENT}, evil"], None),
-        (1, PROXY, [f"{CLIENT}:4711"], None),
-        (1, PROXY, ["999.1.1.1"], None),
-        (2, PROXY, [CLIENT], None),
-        (2, PROXY, ["", "10.0.0.2"], None),
-    ],
-)
+HOPS = [
+    (0, CLIENT, [], CLIENT),
+    (0, CLIENT, [SPOOF], CLIENT),
+    (0, CLIENT, [SPOOF, PROXY], CLIENT),
+    (1, PROXY, [CLIENT], CLIENT),
+    (1, PROXY, [f"{SPOOF}, {CLIENT}"], CLIENT),
+    (1, PROXY, [SPOOF, CLIENT], CLIENT),  # the header came twice
+    (1, PROXY, [f"  {CLIENT}  "], CLIENT),
+    (1, "", [CLIENT], CLIENT),  # a unix socket behind nginx
+    (2, PROXY, [f"{CLIENT}, 10.0.0.2"], CLIENT),
+    (2, PROXY, [f"{SPOOF}, {CLIENT}, 10.0.0.2"], CLIENT),
+    (2, PROXY, [f"{SPOOF}, {CLIENT}", "10.0.0.2"], CLIENT),
+    (1, PROXY, ["2001:db8:1:2::77"], "2001:db8:1:2::1"),
+    (0, "", [], None),
+    (0, "", [CLIENT], None),
+    (1, PROXY, [], None),
+    (1, PROXY, [""], None),
+    (1, PROXY, ["unknown"], None),
+    (1, PROXY, [f"{CLIENT},"], None),
+    (1, PROXY, [f"{CLIENT}, evil"], None),
+    (1, PROXY, [f"{CLIENT}:4711"], None),
+    (1, PROXY, ["999.1.1.1"], None),
+    (2, PROXY, [CLIENT], None),
+    (2, PROXY, ["", "10.0.0.2"], None),
+]
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
 def test_r38_the_address_is_what_the_trusted_hop_says(
-    tmp_path: Path,
-    sqlite_url: str,
-    receiver: Receiver,
-    hops: int,
-    remote: str,
-    forwarded: list[str],
-    expected: str | None,
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, hops: int
 ) -> None:
     settings = {**STILL, "PORTAL_TRUSTED_PROXIES": str(hops)}
     with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
-        status, key = counted_as(world, "one", remote, forwarded)
-        if expected is None:
-            assert status == 503
-            assert not world.rows(Verification)
-            return
-        assert status == 303
-        honest = expected if hops == 0 else ", ".join([expected, *["10.0.0.2"] * (hops - 1)])
-        _, other = counted_as(world, "two", expected if hops == 0 else PROXY, [] if hops == 0 else [honest])
-        assert key == other
+        for number, (_, remote, forwarded, expected) in enumerate(case for case in HOPS if case[0] == hops):
+            status, key = counted_as(world, f"reference-{number}", remote, forwarded)
+            if expected is None:
+                assert status == 503, forwarded
+                continue
+            assert status == 303, forwarded
+            honest = [] if hops == 0 else [", ".join([expected, *["10.0.0.2"] * (hops - 1)])]
+            assert key == counted_as(world, f"honest-{number}", expected if hops == 0 else PROXY, honest)[1], forwarded
 
 
 def test_r38_a_probe_needs_no_proxy_and_no_host(tls: World) -> None:

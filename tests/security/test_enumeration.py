@@ -268,16 +268,19 @@ def test_r25_every_form_counts_as_one_change_of_person(small_still: World, kind:
     assert 'action="/verify/change"' in browser.page.text
 
 
-@pytest.mark.parametrize(
-    "typed", ["th\u0430ndi@example.com", "thand\u0131@example.com", "thandi@ex\u0430mple.com", "\uff34handi@example.com",
-              "thandi+x@example.com", "t.handi@example.com", "\uff0b27821234567\u0660", "C-l00l", "C-100\u0031\u0301"],
-)  # fmt: skip
-def test_r25_a_lookalike_is_a_stranger(small_still: World, typed: str) -> None:
-    browser = small_still.browser()
-    browser.begin("one", "app", typed)
-    if browser.path == "/verify":
-        browser.prove(small_still.totp())
-    assert browser.path != "/done"
+LOOKALIKES = [
+    "th\u0430ndi@example.com", "thand\u0131@example.com", "thandi@ex\u0430mple.com", "\uff34handi@example.com",
+    "thandi+x@example.com", "t.handi@example.com", "\uff0b27821234567\u0660", "C-l00l", "C-100\u0031\u0301",
+]  # fmt: skip
+
+
+def test_r25_a_lookalike_is_a_stranger(small_still: World) -> None:
+    for number, typed in enumerate(LOOKALIKES):
+        browser = small_still.browser()
+        browser.begin(f"reference-{number}", "app", typed)
+        if browser.path == "/verify":
+            browser.prove(small_still.totp())
+        assert browser.path != "/done", typed
     assert results(small_still) == []
 
 

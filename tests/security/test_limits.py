@@ -94,9 +94,9 @@ def test_r07_every_name_of_a_person_draws_from_one_budget(still: World) -> None:
     assert not passes(still, "right")
 
 
-def test_r07_codes_by_sms_over_twenty_references(still: World) -> None:
+def test_r07_codes_by_sms_over_ten_references(still: World) -> None:
     evaluated = 0
-    for number in range(20):
+    for number in range(10):
         browser = still.browser(f"198.51.100.{number}")
         browser.begin(f"reference-{number}")
         deliver(still)
@@ -293,9 +293,8 @@ def test_r12_a_failing_provider_is_not_paid_for_ever(small_still: World) -> None
     """A message that cannot be sent and loops, at a price (Zitadel #7186)."""
     small_still.receiver.sms_answers = [500] * 100
     small_still.browser().begin("one")
-    for _ in range(300):
-        deliver(small_still)
-        small_still.clock.advance(1)
+    while deliver(small_still):
+        small_still.clock.now = small_still.rows(Delivery)[0].next_at
     (message,) = small_still.rows(Delivery)
     assert message.state == "given_up"
     assert 100 - len(small_still.receiver.sms_answers) == 5
@@ -318,8 +317,10 @@ def posts(world: World, address: str, count: int, prefix: str, **more: str) -> l
 
 
 def test_r12a_three_hundred_begins_a_minute(small_still: World) -> None:
-    statuses = posts(small_still, "203.0.113.7", 302, "a", decline="not_me")
-    assert statuses == [303] * 300 + [429] * 2
+    assert posts(small_still, "203.0.113.7", 300, "a", decline="not_me") == [303] * 300
+    before = len(small_still.rows(Verification)), len(small_still.rows(Delivery))
+    assert posts(small_still, "203.0.113.7", 3, "more") == [429] * 3
+    assert (len(small_still.rows(Verification)), len(small_still.rows(Delivery))) == before
     assert posts(small_still, "203.0.113.8", 1, "b", decline="not_me") == [303]
     page = small_still.browser().begin("one-more")
     assert page.status_code == 429
@@ -388,14 +389,6 @@ def test_r12a_verified_leaves_first_and_expired_last(still: World) -> None:
     deliver(still, (CALLBACK,), most=1)
     told = [call.body["data"]["outcome"] for call in still.receiver.callbacks]
     assert told == ["verified", "cancelled", "expired", "expired", "expired"]
-
-
-def test_r12a_r11_a_refused_begin_changes_nothing(small_still: World) -> None:
-    posts(small_still, "203.0.113.7", 300, "a", decline="not_me")
-    before = len(small_still.rows(Verification)), len(small_still.rows(Challenge)), len(small_still.rows(Delivery))
-    assert posts(small_still, "203.0.113.7", 20, "b") == [429] * 20
-    after = len(small_still.rows(Verification)), len(small_still.rows(Challenge)), len(small_still.rows(Delivery))
-    assert after == before
 
 
 def test_r12_strangers_are_counted_and_queued_like_anyone(still: World) -> None:

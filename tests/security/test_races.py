@@ -45,7 +45,7 @@ def rows(database_url: str, model: type) -> list:
 @pytest.fixture
 def server(tmp_path: Path, database_url: str, receiver: Receiver) -> Server:
     configure(database_url, receiver, CONFIG + STANDARD)
-    return Server(tmp_path, database_url, workers=4)
+    return Server(tmp_path, database_url, server="gunicorn-preload", workers=4)
 
 
 def test_r08_forty_wrong_codes_at_once_five_are_evaluated(
