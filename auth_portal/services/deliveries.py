@@ -101,7 +101,7 @@ class Deliverer:
         """What the channel said, or why the message was not given to it."""
         if dropped := _too_late(claimed):
             return dropped
-        if claimed.reason:
+        if claimed.reason and claimed.number == 1:
             return Report(State.DROPPED, "dropped", detail=claimed.reason)
         channel = self._journeys.current().channels.get(claimed.target)
         if channel is None:

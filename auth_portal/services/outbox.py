@@ -208,8 +208,7 @@ class Outbox:
             .values(
                 leased_until=None,
                 is_unclear=report.is_unclear,
-                # While it waits, a reason says that it must not leave at all; what each attempt met is in its own row.
-                reason=Delivery.reason if next_at else report.detail,
+                reason=report.detail,
                 next_at=next_at or now,
                 # A result that was withdrawn while it was on its way stays withdrawn.
                 state=case((Delivery.state == State.PENDING, state), else_=Delivery.state),

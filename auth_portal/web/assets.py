@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from wsgiref.headers import Headers
@@ -23,7 +24,7 @@ def register(app: Flask) -> None:
         immutable_file_test=lambda _path, url: bool(_HASHED.search(url)),
     )  # fmt: skip
     for name, url in urls.items():
-        served.add_file_to_dictionary(url, str(STATIC / name))
+        served.add_file_to_dictionary(url, str(STATIC / name), stat_cache=_fresh_stats(STATIC / name))
     app.wsgi_app = served  # type: ignore[method-assign]
     app.jinja_env.globals["static_url"] = urls.__getitem__
 
@@ -35,6 +36,14 @@ def _files() -> list[Path]:
 def _hashed_url(path: Path) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return f"/static/{path.relative_to(STATIC).with_suffix('').as_posix()}.{digest}{path.suffix}"
+
+
+def _fresh_stats(path: Path) -> dict[str, os.stat_result]:
+    """The file and its compressed twin; one that is older than the file was made from another text."""
+    found, twin = {str(path): path.stat()}, path.with_name(path.name + ".gz")
+    if twin.exists() and twin.stat().st_mtime >= path.stat().st_mtime:
+        found[str(twin)] = twin.stat()
+    return found
 
 
 def _headers(headers: Headers, _path: str, _url: str) -> None:

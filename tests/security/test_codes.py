@@ -182,7 +182,7 @@ def test_r05_two_browsers_joining_at_once_get_one_code(still: World) -> None:
     first.begin("one")
     deliver(still)
     still.clock.advance(301)  # the first code is over, so that a join needs a new one
-    browsers = [still.browser() for _ in range(8)]
+    browsers = [still.browser(f"198.51.100.{number}") for number in range(8)]  # one address is counted in turn
     for browser in browsers:
         browser.open("one")
     gate = Barrier(len(browsers))

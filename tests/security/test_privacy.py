@@ -147,6 +147,14 @@ def test_r43_one_line_for_each_event_whatever_it_holds() -> None:
     assert log.getvalue().count("\n") == 1
 
 
+def test_r42_free_text_of_a_provider_is_masked_and_cut() -> None:
+    with logged() as log:
+        log_event("something", detail=f"no route to {PHONE}, {MAIL}: code 123456 refused " + "x" * 5000)
+    assert "something" in log.getvalue()
+    for secret in (PHONE, PHONE[1:], MAIL, "123456", "x" * 200):
+        assert secret not in log.getvalue()
+
+
 @pytest.mark.parametrize(
     "name", ["reference", "code", "password", "seed", "secret", "phone", "email", "token", "identifier", "to"]
 )

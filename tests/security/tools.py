@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from auth_portal.services.outbox import CALLBACK, MESSAGE
 from auth_portal.store.models import CustomerRow
-from auth_portal.telemetry import JsonLines
+from auth_portal.telemetry import JsonLines, set_up_logging
 from tests.world import Browser, World
 
 STILL = {"PORTAL_DISPATCH": "off"}  # nothing leaves until the test says so
@@ -70,6 +70,7 @@ def disable(world: World, customer_id: str) -> None:
 @contextmanager
 def logged() -> Iterator[io.StringIO]:
     """Every line that the portal, or a library under it, would write to stderr inside the block."""
+    set_up_logging()
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(JsonLines())
