@@ -102,6 +102,9 @@ class CallbackTarget(Frozen):
         parts = urlsplit(value)
         if parts.scheme not in ("https", "http") or not parts.hostname or parts.path not in ("", "/") or parts.query:
             raise ValueError("must be production, uat, sandbox or an origin such as https://flow.example")
+        if parts.username is not None or parts.hostname.endswith("."):
+            # Another spelling of one server would slip past the rule that its texts are unique (R35).
+            raise ValueError("must be written without a user and without a dot at the end of its host")
         return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
