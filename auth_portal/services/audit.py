@@ -17,7 +17,7 @@ from auth_portal.crypto import Keyring
 from auth_portal.store.db import new_id
 from auth_portal.store.models import AuditEvent, table_of
 
-FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "facts")
+FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "admin_id", "facts")
 
 _INSERT = insert(table_of(AuditEvent))
 
@@ -30,6 +30,7 @@ def record(
     *,
     verification_id: str | None = None,
     subject_id: str | None = None,
+    admin_id: str | None = None,
     **facts: object,
 ) -> None:
     """Writes one event into the caller's transaction. ``facts`` are what JSON can hold, and nobody's contacts."""
@@ -39,6 +40,7 @@ def record(
         "kind": kind,
         "verification_id": verification_id,
         "subject_id": subject_id,
+        "admin_id": admin_id,
         "facts": facts,
     }
     connection.execute(_INSERT, {**event, "mac": keyring.audit_mac(canonical(event))})
@@ -46,6 +48,7 @@ def record(
 
 def canonical(event: Mapping[str, Any]) -> str:
     """The one text of an event that its HMAC is made of, the same before it is written and after it is read."""
-    values = {name: event[name] for name in FIELDS}
+    # Who acted is part of the text only where somebody did: events older than that column keep their HMAC.
+    values = {name: event[name] for name in FIELDS if name != "admin_id" or event[name] is not None}
     values["at"] = values["at"].astimezone(UTC).isoformat(timespec="microseconds")
     return json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -106,6 +106,30 @@ class Database:
         with self._gate.passed(), self.engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A writing transaction that may rebuild tables others refer to, as SQLite must to change a column.
+
+        Raises Misconfigured, and leaves nothing, where a reference would be broken at its end.
+        """
+        if self._gate is None:
+            with self.write() as connection:
+                yield connection
+            return
+        with self._gate.passed(), self._reader.connect() as connection:
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")  # takes no effect inside a transaction
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                    raise Misconfigured("The database could not be migrated: a row refers to one that is not there.")
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            finally:
+                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+
     def compact(self) -> bool:
         """Empties SQLite's log, which still holds what was deleted; False where a reader is in the way."""
         if self._gate is None:

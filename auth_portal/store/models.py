@@ -240,8 +240,8 @@ class Delivery(Base):
     __tablename__ = "deliveries"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     kind: Mapped[str] = mapped_column(String(8))  # callback | message
-    verification_id: Mapped[str] = mapped_column(Id, ForeignKey("verifications.id"), index=True)
-    challenge_id: Mapped[str | None] = mapped_column(Id)
+    verification_id: Mapped[str | None] = mapped_column(Id, ForeignKey("verifications.id"), index=True)
+    challenge_id: Mapped[str | None] = mapped_column(Id)  # without one, a message is a notice and has a body
     target: Mapped[str] = mapped_column(String(255))  # the server, or the channel's name
     contract: Mapped[str] = mapped_column(String(24), server_default="")
     lane: Mapped[bytes | None]  # callbacks of one reference and server leave one after another
@@ -300,5 +300,64 @@ class AuditEvent(Base):
     kind: Mapped[str] = mapped_column(String(48))
     verification_id: Mapped[str | None] = mapped_column(Id, index=True)
     subject_id: Mapped[str | None] = mapped_column(Id, index=True)
+    admin_id: Mapped[str | None] = mapped_column(Id, index=True)  # whose act it was
     facts: Mapped[dict[str, Any]]
     mac: Mapped[str] = mapped_column(String(64))
+
+
+class Admin(Base):
+    """A person with access to the configuration page. Without a password they have not yet followed their link."""
+
+    __tablename__ = "admins"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(80))
+    email_sealed: Mapped[bytes]
+    email_key: Mapped[str] = mapped_column(Key, unique=True)
+    role: Mapped[str] = mapped_column(String(16))  # owner | support | auditor
+    password_hash: Mapped[bytes]  # sealed argon2id string
+    totp_sealed: Mapped[bytes]
+    totp_last_step: Mapped[int] = mapped_column(server_default=text("0"))
+    recovery_sealed: Mapped[bytes | None]  # recovery codes as shown, until the admin says that they are kept
+    is_active: Mapped[bool] = mapped_column(server_default=text("true"))
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+
+
+class RecoveryCode(Base):
+    """One way in for an admin without their authenticator app, once (R20)."""
+
+    __tablename__ = "recovery_codes"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    admin_id: Mapped[str] = mapped_column(Id, ForeignKey("admins.id"), index=True)
+    code_key: Mapped[str] = mapped_column(Key)
+    used_at: Mapped[datetime | None]
+
+
+class AdminSession(Base):
+    """An admin's browser. Only the token's hash is here, so that a copied database opens no door (R26)."""
+
+    __tablename__ = "admin_sessions"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    admin_id: Mapped[str] = mapped_column(Id, ForeignKey("admins.id"), index=True)
+    began_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    confirmed_at: Mapped[datetime]  # when the second factor was last shown
+    address: Mapped[str] = mapped_column(String(45))
+    browser: Mapped[str] = mapped_column(String(160))
+
+
+class AdminLink(Base):
+    """A one-time link: to become an admin, or to set a new password and authenticator app."""
+
+    __tablename__ = "admin_links"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    admin_id: Mapped[str | None] = mapped_column(Id, ForeignKey("admins.id"), index=True)  # for a reset
+    email_sealed: Mapped[bytes | None]  # whom it was made for
+    made_by: Mapped[str | None] = mapped_column(Id)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]

@@ -1,0 +1,16 @@
+"""Tickets."""
+
+from __future__ import annotations
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Applies this migration."""
+
+
+def downgrade() -> None:
+    """Takes it back."""

@@ -1,0 +1,16 @@
+"""Customer imports."""
+
+from __future__ import annotations
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Applies this migration."""
+
+
+def downgrade() -> None:
+    """Takes it back."""

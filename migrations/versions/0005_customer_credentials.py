@@ -1,0 +1,16 @@
+"""Customer credentials."""
+
+from __future__ import annotations
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Applies this migration."""
+
+
+def downgrade() -> None:
+    """Takes it back."""

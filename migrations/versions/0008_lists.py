@@ -1,0 +1,16 @@
+"""Lists."""
+
+from __future__ import annotations
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Applies this migration."""
+
+
+def downgrade() -> None:
+    """Takes it back."""

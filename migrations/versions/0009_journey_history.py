@@ -1,0 +1,16 @@
+"""Journey history."""
+
+from __future__ import annotations
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Applies this migration."""
+
+
+def downgrade() -> None:
+    """Takes it back."""
