@@ -121,8 +121,7 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection
-                if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
-                    raise Misconfigured("The database could not be migrated: a row refers to one that is not there.")
+                _refuse_broken_references(connection)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
                 connection.exec_driver_sql("ROLLBACK")
@@ -142,6 +141,11 @@ class Database:
         self.engine.dispose()
         if self._gate is not None:
             self._gate.close()
+
+
+def _refuse_broken_references(connection: Connection) -> None:
+    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+        raise Misconfigured("The database could not be migrated: a row refers to one that is not there.")
 
 
 def _engine(url: URL) -> Engine:
