@@ -6,49 +6,19 @@ spreadsheet counts them, the header being row 1) and column, in words that never
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
 import io
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from argon2 import extract_parameters
-
-from auth_portal.crypto import PASSWORD_CODE_POINTS, normal_password
-from auth_portal.methods.password import SHORT_PASSWORD
 from auth_portal.services import customers
+from auth_portal.services.customer_fields import CLEAR, FIELDS, CellFault, Check, checks
 
-COLUMNS = ("customer_id", "name", "phone", "email", "locale", "password", "totp_secret")
-CLEAR = "-"
 FAULTS_KEPT = 1000  # told in full; all are counted
-NAME_LENGTH = 200
-SEED_BITS = 128  # RFC 4226 R6 demands these; the 160 that it recommends are for the seeds we make ourselves (R15)
-SEED_LENGTH = 128  # Base32 digits: no app makes longer ones
-PHC_PREFIX = "$argon2id$"
-PHC_MEMORY_KIB = 128 * 1024  # more, or more rounds, would let one sign-in stop the server
-PHC_ROUNDS = 10
-PHC_LANES = 16
-
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # and what turns text around
-_LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})?")
-_PHC = re.compile(
-    r"\$argon2id\$(v=(16|19)\$)?m=\d{1,7},t=\d{1,4},p=\d{1,3}\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})"
-)
-_FOREIGN_HASH = re.compile(
-    r"(argon2)?\$(argon2\w*|2[abxy]?|[156]|7|y|scrypt|pbkdf2[\w-]*)\$|(pbkdf2|scrypt|bcrypt)[:_$]|\{[A-Z0-9]+\}"
-)
-_FORGIVEN_IN_SEEDS = str.maketrans("", "", " -\u00a0\t")
 
 Source = bytes | Path | BinaryIO
-Check = Callable[[str], str]
-
-
-class CellFault(ValueError):
-    """Why a cell cannot be used, without its value."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +82,10 @@ def _read_table(file: io.TextIOWrapper, region: str, reading: Reading) -> None:
     reading.columns = _columns(header, reading)
     if reading.fault_count:
         return
-    checks = {column: check for column, check in _checks(region).items() if column in reading.columns}
+    rules = {column: rule for column, rule in checks(region).items() if column in reading.columns}
     seen: dict[str, int] = {}
     for number, cells in _rows(file, _delimiter(header), reading):
-        _read_row(number, cells, checks, seen, reading)
+        _read_row(number, cells, rules, seen, reading)
 
 
 def _delimiter(header: str) -> str:
@@ -125,11 +95,11 @@ def _delimiter(header: str) -> str:
 def _columns(header: str, reading: Reading) -> tuple[str, ...]:
     names = [name.strip().strip('"').strip().lower() for name in header.rstrip("\r\n").split(_delimiter(header))]
     if not any(names):
-        reading.refuse(1, "", f"is empty; it must name the columns: {', '.join(COLUMNS)}")
+        reading.refuse(1, "", f"is empty; it must name the columns: {', '.join(FIELDS)}")
         return ()
     for position, name in enumerate(names, 1):
-        if name not in COLUMNS:
-            reading.refuse(1, f"column {position}", f"is not known; known: {', '.join(COLUMNS)}")
+        if name not in FIELDS:
+            reading.refuse(1, f"column {position}", f"is not known; known: {', '.join(FIELDS)}")
         elif name in names[: position - 1]:
             reading.refuse(1, name, "is there twice")
     if "customer_id" not in names:
@@ -154,7 +124,7 @@ def _rows(file: io.TextIOWrapper, delimiter: str, reading: Reading) -> Iterator[
 
 
 def _read_row(
-    number: int, cells: list[str], checks: Mapping[str, Check], seen: dict[str, int], reading: Reading
+    number: int, cells: list[str], rules: Mapping[str, Check], seen: dict[str, int], reading: Reading
 ) -> None:
     while len(cells) > len(reading.columns) and not cells[-1].strip():
         cells.pop()
@@ -166,7 +136,7 @@ def _read_row(
     said = [
         (name, cell) for name, cell in zip(reading.columns, cells, strict=True) if cell.strip() or name == "customer_id"
     ]
-    found = {name: _checked(number, name, cell, checks[name], reading) for name, cell in said}
+    found = {name: _checked(number, name, cell, rules[name], reading) for name, cell in said}
     customer_id = found.pop("customer_id")
     if customer_id is None:
         return
@@ -190,123 +160,3 @@ def _note_duplicate(number: int, key: str, seen: dict[str, int], reading: Readin
     first = seen.setdefault(key, number)
     if first != number:
         reading.refuse(number, "customer_id", f"is the same customer as in row {first}")
-
-
-# --- What each column may hold -------------------------------------------------------------------------------
-
-
-def _checks(region: str) -> dict[str, Check]:
-    return {
-        "customer_id": _customer_id,
-        "name": _name,
-        "phone": lambda cell: _phone(cell, region),
-        "email": _email,
-        "locale": _locale,
-        "password": _password,
-        "totp_secret": _seed,
-    }
-
-
-def _customer_id(cell: str) -> str:
-    text = _one_line(cell)
-    key = customers.customer_key(text)
-    if max(len(text), len(key)) > customers.CUSTOMER_ID_LENGTH:
-        raise CellFault(f"is longer than {customers.CUSTOMER_ID_LENGTH} characters")
-    if not key or text == CLEAR:
-        raise CellFault("is missing")
-    return text
-
-
-def _name(cell: str) -> str:
-    text = _one_line(cell)
-    if len(text) > NAME_LENGTH:
-        raise CellFault(f"is longer than {NAME_LENGTH} characters")
-    return text
-
-
-def _phone(cell: str, region: str) -> str:
-    number = customers.e164(cell, region)
-    if number is None:
-        raise CellFault(f"is no phone number (numbers without + are read as of {region})")
-    return number
-
-
-def _email(cell: str) -> str:
-    address = customers.email_form(cell)
-    if address is None or len(address) > customers.IDENTIFIER_LENGTH:
-        raise CellFault("is no e-mail address that codes can be sent to")
-    return address
-
-
-def _locale(cell: str) -> str:
-    text = cell.strip()
-    if not _LOCALE.fullmatch(text):
-        raise CellFault("must be a language such as en, af or zu, perhaps with a region as in en-ZA")
-    return text
-
-
-def _one_line(cell: str) -> str:
-    text = cell.strip()
-    if _CONTROLS.search(text):
-        raise CellFault("has a line break or another control character in it")
-    return text
-
-
-def _password(cell: str) -> str:
-    if _CONTROLS.search(cell):
-        raise CellFault("has a line break or another control character in it")
-    if is_hash(cell.strip()):
-        return _argon2id(cell.strip())
-    if _FOREIGN_HASH.match(cell.strip()):
-        raise CellFault(f"is a hash that cannot be used; only those that begin with {PHC_PREFIX} can")
-    text = normal_password(cell)
-    if len(text) < SHORT_PASSWORD:
-        raise CellFault(f"is shorter than {SHORT_PASSWORD} characters")
-    if max(len(cell), len(text)) > PASSWORD_CODE_POINTS:
-        raise CellFault(f"is longer than {PASSWORD_CODE_POINTS} characters")
-    return text
-
-
-def _argon2id(text: str) -> str:
-    """A hash from elsewhere, if it is whole and one sign-in with it would not stop the server."""
-    match = _PHC.fullmatch(text)
-    if match is None or not (_is_base64(match["salt"]) and _is_base64(match["hash"])):
-        raise CellFault("begins like an argon2id string and is none")
-    cost = extract_parameters(text)
-    if (
-        cost.memory_cost > PHC_MEMORY_KIB
-        or not 1 <= cost.time_cost <= PHC_ROUNDS
-        or not 1 <= cost.parallelism <= PHC_LANES
-    ):
-        raise CellFault(
-            f"costs too much to check: at most m={PHC_MEMORY_KIB}, t={PHC_ROUNDS}, p={PHC_LANES} are accepted"
-        )
-    if cost.memory_cost < 8 * cost.parallelism:  # RFC 9106 3.1: no argon2 can verify it
-        raise CellFault("begins like an argon2id string and is none")
-    return text
-
-
-def _is_base64(text: str) -> bool:
-    """Whether argon2 can read it: unpadded, and without bits left over at its end."""
-    try:
-        return base64.b64encode(base64.b64decode(text + "=" * (-len(text) % 4))).decode().rstrip("=") == text
-    except binascii.Error:
-        return False
-
-
-def is_hash(password: str) -> bool:
-    """Whether a checked password cell is an argon2id string rather than the password itself."""
-    return password.startswith(PHC_PREFIX)
-
-
-def _seed(cell: str) -> str:
-    text = cell.strip().translate(_FORGIVEN_IN_SEEDS).rstrip("=").upper()
-    try:
-        raw = base64.b32decode(text + "=" * (-len(text) % 8))
-    except (binascii.Error, ValueError):
-        raise CellFault("is no Base32 (letters A to Z and digits 2 to 7)") from None
-    if len(raw) * 8 < SEED_BITS:
-        raise CellFault(f"is shorter than {SEED_BITS} bits (26 characters)")
-    if len(text) > SEED_LENGTH:
-        raise CellFault(f"is longer than {SEED_LENGTH} characters")
-    return text

@@ -23,8 +23,9 @@ from auth_portal.crypto import Keyring, Passwords, new_token
 from auth_portal.errors import Misconfigured, NotFound
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
+from auth_portal.services.customer_fields import is_hash
 from auth_portal.services.customers import customer_key
-from auth_portal.services.customers_csv import Entry, Reading, RowFault, Source, is_hash, read_customers
+from auth_portal.services.customers_csv import Entry, Reading, RowFault, Source, read_customers
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import Challenge, CustomerRow, Delivery, Tries, Verification, Visit
 

@@ -16,7 +16,8 @@ from sqlalchemy import insert, select, update
 from auth_portal.crypto import Keyring, Passwords, normal_password
 from auth_portal.errors import Misconfigured, NotFound
 from auth_portal.services import audit, customers
-from auth_portal.services.customers_csv import COLUMNS, read_customers
+from auth_portal.services.customer_fields import FIELDS
+from auth_portal.services.customers_csv import read_customers
 from auth_portal.services.directory import Directory, ImportReport
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
@@ -132,7 +133,7 @@ def test_a_dash_clears(directory: Directory, database: Database, keyring: Keyrin
     load(directory, text.format(f"Thandi,0821234567,t@example.com,en,correct horse battery,{SEED}"))
     report = load(directory, text.format("-,-,-, - ,-,-"))
     assert report.changed == 1
-    assert {name for name, tally in report.columns.items() if tally.cleared} == set(COLUMNS) - {"customer_id"}
+    assert {name for name, tally in report.columns.items() if tally.cleared} == set(FIELDS) - {"customer_id"}
     (row,) = rows(database)
     assert all(
         row[column] is None for column in ("name_sealed", "phone_sealed", "phone_key", "email_sealed", "email_key")
@@ -533,10 +534,10 @@ def _lay_verification(
         st.tuples(
             st.sampled_from([",", ";"]), st.lists(st.lists(st.text(max_size=30), min_size=7, max_size=7), max_size=5)
         ).map(
-            lambda table: "\n".join(table[0].join(row) for row in [list(COLUMNS), *table[1]]).encode("utf-8", "replace")
+            lambda table: "\n".join(table[0].join(row) for row in [list(FIELDS), *table[1]]).encode("utf-8", "replace")
         ),
         st.tuples(
-            st.sampled_from([name for name in COLUMNS if name != "customer_id"]),
+            st.sampled_from([name for name in FIELDS if name != "customer_id"]),
             st.text(st.characters(exclude_characters='"', codec="utf-8"), max_size=60),
         ).map(lambda cell: f'customer_id,{cell[0]}\nC,"{cell[1]}"\n'.encode()),
     )
