@@ -6,9 +6,9 @@ Knows what a file may say by itself. Whether it fits what is stored is asked in 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,8 +25,20 @@ KNOWN_PATTERNS = {
 }
 
 
+class Fault(NamedTuple):
+    """One thing that is wrong. Without a key it is the table's, without a table the whole configuration's."""
+
+    table: str
+    key: str
+    reason: str
+
+
 class BadConfig(Misconfigured):
-    """The file cannot be imported; one line per fault, and nothing was written."""
+    """This configuration is refused; one line per fault, and nothing was written. ``found`` is for forms."""
+
+    def __init__(self, *lines: str, found: Sequence[Fault] = ()) -> None:
+        super().__init__(*lines)
+        self.found = tuple(found)
 
 
 @dataclass
@@ -34,17 +46,20 @@ class Faults:
     """Collects what is wrong, so that all of it is told at once."""
 
     file_name: str
-    lines: list[str] = field(default_factory=list)
+    found: list[Fault] = field(default_factory=list)
 
     def add(self, table: str, key: str, reason: str) -> None:
         """Notes one fault. Neither table, key nor reason holds a value of the file, save names."""
-        place = " ".join(part for part in (table, key) if part)
-        self.lines.append(f"{self.file_name}: {place}: {reason}" if place else f"{self.file_name}: {reason}")
+        self.found.append(Fault(table, key, reason))
 
     def raise_if_any(self) -> None:
-        """Raises BadConfig with every line."""
-        if self.lines:
-            raise BadConfig(*self.lines)
+        """Raises BadConfig with every fault."""
+        if self.found:
+            raise BadConfig(*(self._line(*fault) for fault in self.found), found=self.found)
+
+    def _line(self, table: str, key: str, reason: str) -> str:
+        place = " ".join(part for part in (table, key) if part)
+        return ": ".join(part for part in (self.file_name, place, reason) if part)
 
 
 @dataclass(frozen=True)

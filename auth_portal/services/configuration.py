@@ -18,15 +18,20 @@ from sqlalchemy import Connection, insert, select, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.channels import ChannelConfig, may_keep_secrets, parse_channel
+from auth_portal.gateways.channels import ChannelConfig, parse_channel
 from auth_portal.services import audit
+from auth_portal.services.channel_rows import (
+    StoredChannel,
+    exported_channel,
+    stored_channels,
+    with_kept_secrets,
+    write_channels,
+)
 from auth_portal.services.config_file import ConfigFile, Faults, Table, read_config
 from auth_portal.services.config_rules import Rules, Wanted, warnings
 from auth_portal.services.journeys import JourneyConfig, PortalSettings
 from auth_portal.store.db import Database, new_id
-from auth_portal.store.models import ChannelRow, Journey, JourneyVersion, Portal
-
-KEEP = "keep"
+from auth_portal.store.models import Journey, JourneyVersion, Portal
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,6 @@ class ImportSummary:
 
     lines: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-class StoredChannel(NamedTuple):
-    """A channel as it is stored, its secrets opened."""
-
-    id: str
-    config: ChannelConfig
-    is_active: bool
 
 
 class StoredJourney(NamedTuple):
@@ -105,7 +102,7 @@ class Configuration:
         with self._database.read() as connection:
             stored = self._stored(connection, locked=False)
         document: dict[str, Any] = {"portal": stored.portal.model_dump(mode="json")}
-        if channels := [_exported(channel.config) for channel in stored.channels.values() if channel.is_active]:
+        if channels := [exported_channel(channel.config) for channel in stored.channels.values() if channel.is_active]:
             document["channels"] = channels
         if journeys := [journey.config.model_dump(mode="json") for journey in stored.journeys.values()]:
             document["journeys"] = journeys
@@ -118,18 +115,11 @@ class Configuration:
         settings = connection.execute(portal.with_for_update() if locked else portal).scalar_one_or_none()
         if settings is None:
             raise Misconfigured("The database holds no portal yet. Run `flask --app app init`.")
-        channels = connection.execute(select(ChannelRow.__table__).order_by(ChannelRow.name))
         return Stored(
             portal=PortalSettings.model_validate(settings),
-            channels={row.name: StoredChannel(row.id, self._channel(row), row.is_active) for row in channels},
+            channels=stored_channels(connection, self._keyring),
             journeys=dict(_stored_journeys(connection)),
         )
-
-    def _channel(self, row: Any) -> ChannelConfig:
-        secrets = {}
-        if row.secrets_sealed is not None:
-            secrets = json.loads(self._keyring.open(row.secrets_sealed, "channels", row.id, "secrets"))
-        return parse_channel({**row.config, **secrets})
 
     # --- What should be
 
@@ -147,7 +137,7 @@ class Configuration:
     def _write(self, connection: Connection, stored: Stored, wanted: Wanted) -> list[str]:
         now = self._clock()
         portal = ["portal: changed"] if wanted.portal != stored.portal else []
-        channels = dict(self._write_channels(connection, stored.channels, wanted.channels, now))
+        channels = dict(write_channels(connection, self._keyring, stored.channels, wanted.channels, now))
         journeys = dict(_write_journeys(connection, stored.journeys, wanted.journeys, now))
         if portal or channels or journeys:
             settings = wanted.portal.model_dump(mode="json")
@@ -167,39 +157,6 @@ class Configuration:
             *(f"channel {name}: {done}" for name, done in channels.items()),
             *(f"journey {slug}: {done}" for slug, done in journeys.items()),
         ]
-
-    def _write_channels(
-        self,
-        connection: Connection,
-        stored: Mapping[str, StoredChannel],
-        wanted: Mapping[str, ChannelConfig],
-        now: datetime,
-    ) -> Iterator[tuple[str, str]]:
-        for name, before in stored.items():
-            if before.is_active and name not in wanted:
-                connection.execute(
-                    update(ChannelRow).where(ChannelRow.id == before.id).values(is_active=False, changed_at=now)
-                )
-                yield name, "switched off"
-        for name, config in wanted.items():
-            old = stored.get(name)
-            if old is None:
-                row_id = new_id(now)
-                connection.execute(
-                    insert(ChannelRow).values(id=row_id, name=name, **self._columns(row_id, config, now))
-                )
-                yield name, "added"
-            elif old.config != config or not old.is_active:
-                connection.execute(
-                    update(ChannelRow).where(ChannelRow.id == old.id).values(self._columns(old.id, config, now))
-                )
-                yield name, "changed" if old.is_active else "switched on"
-
-    def _columns(self, row_id: str, config: ChannelConfig, now: datetime) -> dict[str, Any]:
-        secrets = {name: value for name in sorted(config.SECRETS) if (value := getattr(config, name))}
-        sealed = self._keyring.seal(json.dumps(secrets), "channels", row_id, "secrets") if secrets else None
-        open_part = config.model_dump(mode="json", exclude=set(config.SECRETS))
-        return {"config": open_part, "secrets_sealed": sealed, "is_active": True, "changed_at": now}
 
 
 def _stored_journeys(connection: Connection) -> Iterator[tuple[str, StoredJourney]]:
@@ -228,43 +185,13 @@ def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalS
 def _parsed_channel(table: Table, stored: StoredChannel | None, faults: Faults) -> ChannelConfig | None:
     try:
         config = parse_channel(table.values)
-        kept = _with_kept_secrets(config, stored.config if stored is not None else None)
+        kept = with_kept_secrets(config, stored.config if stored is not None else None)
         return parse_channel({**table.values, **kept}) if kept else config
     except Misconfigured as error:
         for line in error.faults:
             key, _, reason = line.partition(": ")
             faults.add(table.place, key, reason)
         return None
-
-
-def _with_kept_secrets(config: ChannelConfig, stored: ChannelConfig | None) -> dict[str, Any]:
-    """The stored secrets in place of each "keep". Raises Misconfigured where they may not serve this channel."""
-    given = {name: getattr(config, name) for name in sorted(config.SECRETS)}
-    keeping = [
-        name for name, value in given.items() if KEEP in (value.values() if isinstance(value, dict) else (value,))
-    ]
-    if keeping and stored is None:
-        raise Misconfigured(
-            *(f'{name}: is "keep", but nothing is stored for this channel; give it' for name in keeping)
-        )
-    if keeping and stored is not None and not may_keep_secrets(stored, config):
-        raise Misconfigured(
-            *(
-                f'{name}: is "keep", but kind, host, port or security differ from what is stored; give it again'
-                for name in keeping
-            )
-        )
-    return {name: _kept(name, given[name], getattr(stored, name)) for name in keeping}
-
-
-def _kept(name: str, given: Any, stored: Any) -> Any:
-    if isinstance(given, dict):
-        return {part: _kept(f"{name}.{part}", text, stored.get(part)) for part, text in given.items()}
-    if given != KEEP:
-        return given
-    if not stored:
-        raise Misconfigured(f'{name}: is "keep", but nothing is stored for it; give it')
-    return stored
 
 
 def _journeys(file: ConfigFile, stored: Stored, prune: bool) -> dict[str, JourneyConfig]:
@@ -308,14 +235,3 @@ def _done(before: JourneyConfig | None, config: JourneyConfig) -> str:
     if before.model_copy(update={"default": config.default}) == config:
         return "is the default now" if config.default else "is the default no more"
     return "changed"
-
-
-def _exported(config: ChannelConfig) -> dict[str, Any]:
-    secrets = {name: _hidden(getattr(config, name)) for name in config.SECRETS}
-    return {**config.model_dump(mode="json", exclude_none=True), **secrets}
-
-
-def _hidden(secret: Any) -> Any:
-    if isinstance(secret, dict):
-        return {name: _hidden(text) for name, text in secret.items()}
-    return KEEP if secret else ""
