@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, select
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, token_hash
@@ -262,13 +262,22 @@ class Beginnings:
             self._endings.end(connection, case, "not_me", now)
             return Begun(token, is_over=True)
         if identifier is None:
-            return Begun(fault="identifier_missing")
+            return self._join_closed(connection, beginning, case)
         if self._has_visit(connection, beginning.landing.token, case, identifier):
             return Begun(beginning.landing.token)
         case = self.name(connection, case, identifier, beginning.snapshot)
         token = insert_visit(connection, case, now)
         self._codes.issue(connection, case, beginning.snapshot, now)
         return Begun(token)
+
+    def _join_closed(self, connection: Connection, beginning: _Beginning, case: Case) -> Begun:
+        """Nobody is named: the journey was closed meanwhile. The browser under way goes on, another tells the chat."""
+        token, now = beginning.landing.token, beginning.now
+        if self._is_visit_of(connection, token, case):
+            return Begun(token)
+        token = insert_visit(connection, case, now)
+        self._endings.end(connection, case, "unavailable", now)
+        return Begun(token, is_over=True)
 
     def name(self, connection: Connection, case: Case, identifier: Identifier, snapshot: Snapshot) -> Case:
         """The case at its first proof, for whoever was named now. Raises TooMany when the changes are spent."""
@@ -293,13 +302,16 @@ class Beginnings:
 
     def _has_visit(self, connection: Connection, token: str, case: Case, identifier: Identifier) -> bool:
         """Whether this browser has a visit of the same verification and name already: then it keeps it."""
+        return self._is_visit_of(connection, token, case, Visit.identifier_key == identifier.key)
+
+    def _is_visit_of(self, connection: Connection, token: str, case: Case, *conditions: ColumnElement[bool]) -> bool:
         if not token:
             return False
         found = select(Visit.id).where(
             Visit.token_hash == token_hash(token),
             Visit.verification_id == case.verification_id,
-            Visit.identifier_key == identifier.key,
             Visit.step > 0,
+            *conditions,
         )
         return connection.execute(found).first() is not None
 

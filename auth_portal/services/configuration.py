@@ -6,14 +6,12 @@ a server other than the one it was given for (D4).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import tomli_w
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
@@ -29,9 +27,10 @@ from auth_portal.services.channel_rows import (
 )
 from auth_portal.services.config_file import ConfigFile, Faults, Table, read_config
 from auth_portal.services.config_rules import Rules, Wanted, warnings
+from auth_portal.services.journey_rows import StoredJourney, stored_journeys, write_journeys
 from auth_portal.services.journeys import JourneyConfig, PortalSettings
-from auth_portal.store.db import Database, new_id
-from auth_portal.store.models import Journey, JourneyVersion, Portal
+from auth_portal.store.db import Database
+from auth_portal.store.models import Portal
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,6 @@ class ImportSummary:
 
     lines: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-class StoredJourney(NamedTuple):
-    """The live version of a journey."""
-
-    id: str
-    number: int
-    config: JourneyConfig
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class Configuration:
         self._database = database
         self._keyring = keyring
         self._clock = clock
-        self._rules = Rules(has_sandbox, check_origin, check_channel)
+        self.rules = Rules(has_sandbox, check_origin, check_channel)
 
     def import_toml(self, text: str, *, file_name: str, prune: bool = False) -> ImportSummary:
         """Makes what the file names equal to the file; ``prune`` also switches off what it does not name.
@@ -90,9 +81,9 @@ class Configuration:
         faults = Faults(file_name)
         file = read_config(text, faults)
         with self._database.write() as connection:
-            stored = self._stored(connection, locked=True)
+            stored = self.stored(connection, locked=True)
             wanted = self._wanted(file, stored, prune, faults)
-            self._rules.check(file, wanted, faults)
+            self.rules.check(file, wanted, faults)
             faults.raise_if_any()
             lines = self._write(connection, stored, wanted)
         return ImportSummary(tuple(lines), tuple(warnings(file.journeys)))
@@ -100,7 +91,7 @@ class Configuration:
     def export_toml(self) -> str:
         """Everything in use as a file. Secrets are ``"keep"``: they never leave the database."""
         with self._database.read() as connection:
-            stored = self._stored(connection, locked=False)
+            stored = self.stored(connection, locked=False)
         document: dict[str, Any] = {"portal": stored.portal.model_dump(mode="json")}
         if channels := [exported_channel(channel.config) for channel in stored.channels.values() if channel.is_active]:
             document["channels"] = channels
@@ -110,7 +101,8 @@ class Configuration:
 
     # --- What is stored
 
-    def _stored(self, connection: Connection, *, locked: bool) -> Stored:
+    def stored(self, connection: Connection, *, locked: bool) -> Stored:
+        """Everything as it is stored. ``locked``: until the caller's transaction ends, no other one changes it."""
         portal = select(Portal.settings).where(Portal.id == 1)
         settings = connection.execute(portal.with_for_update() if locked else portal).scalar_one_or_none()
         if settings is None:
@@ -118,7 +110,7 @@ class Configuration:
         return Stored(
             portal=PortalSettings.model_validate(settings),
             channels=stored_channels(connection, self._keyring),
-            journeys=dict(_stored_journeys(connection)),
+            journeys=stored_journeys(connection),
         )
 
     # --- What should be
@@ -138,7 +130,7 @@ class Configuration:
         now = self._clock()
         portal = ["portal: changed"] if wanted.portal != stored.portal else []
         channels = dict(write_channels(connection, self._keyring, stored.channels, wanted.channels, now))
-        journeys = dict(_write_journeys(connection, stored.journeys, wanted.journeys, now))
+        journeys = dict(write_journeys(connection, stored.journeys, wanted.journeys, now))
         if portal or channels or journeys:
             settings = wanted.portal.model_dump(mode="json")
             version = update(Portal).where(Portal.id == 1).values(version=Portal.version + 1, settings=settings)
@@ -157,17 +149,6 @@ class Configuration:
             *(f"channel {name}: {done}" for name, done in channels.items()),
             *(f"journey {slug}: {done}" for slug, done in journeys.items()),
         ]
-
-
-def _stored_journeys(connection: Connection) -> Iterator[tuple[str, StoredJourney]]:
-    live = (
-        select(Journey, JourneyVersion.number, JourneyVersion.document)
-        .join(JourneyVersion, JourneyVersion.id == Journey.version_id)
-        .order_by(Journey.slug)
-    )
-    for row in connection.execute(live):
-        document = {**row.document, "active": row.is_active, "default": row.is_default}
-        yield row.slug, StoredJourney(row.id, row.number, JourneyConfig.model_validate_json(json.dumps(document)))
 
 
 def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalSettings:
@@ -201,37 +182,3 @@ def _journeys(file: ConfigFile, stored: Stored, prune: bool) -> dict[str, Journe
         changes = {**({"default": False} if has_new_default else {}), **({"active": False} if prune else {})}
         journeys[slug] = journeys[slug].model_copy(update=changes)
     return {**journeys, **file.journeys}
-
-
-def _write_journeys(
-    connection: Connection, stored: Mapping[str, StoredJourney], wanted: Mapping[str, JourneyConfig], now: datetime
-) -> Iterator[tuple[str, str]]:
-    for slug, config in wanted.items():
-        before = stored.get(slug)
-        if before is not None and before.config == config:
-            continue
-        version_id = new_id(now)
-        row = {"version_id": version_id, "is_active": config.active, "is_default": config.default}
-        journey_id = before.id if before is not None else new_id(now)
-        if before is None:
-            connection.execute(insert(Journey).values(id=journey_id, slug=slug, **row))
-        else:
-            connection.execute(update(Journey).where(Journey.id == journey_id).values(row))
-        number = before.number + 1 if before is not None else 1
-        document = config.model_dump(mode="json")
-        connection.execute(
-            insert(JourneyVersion).values(
-                id=version_id, journey_id=journey_id, number=number, document=document, created_at=now
-            )
-        )
-        yield slug, _done(before.config if before is not None else None, config)
-
-
-def _done(before: JourneyConfig | None, config: JourneyConfig) -> str:
-    if before is None:
-        return "added"
-    if before.active != config.active:
-        return "switched on" if config.active else "switched off"
-    if before.model_copy(update={"default": config.default}) == config:
-        return "is the default now" if config.default else "is the default no more"
-    return "changed"

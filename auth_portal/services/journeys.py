@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
@@ -268,10 +268,11 @@ class Snapshot:
     channels: Mapping[str, ChannelConfig]
     has_sandbox: bool
     default: JourneyNow | None = field(default=None)
+    deleted: Mapping[str, JourneyNow] = field(default_factory=dict)  # closed, so that their links still tell the chat
 
     def journey(self, slug: str | None) -> JourneyNow:
         """The journey of a path; the default one for ``/``. Raises NotFound."""
-        found = self.default if slug is None else self.journeys.get(slug)
+        found = self.default if slug is None else self.journeys.get(slug) or self.deleted.get(slug)
         if found is None:
             raise NotFound("journey_unknown")
         return found
@@ -336,29 +337,16 @@ class Journeys:
 
     def _load(self, connection: Any) -> Snapshot:
         portal = connection.execute(select(Portal.version, Portal.settings).where(Portal.id == 1)).one_or_none()
-        rows = connection.execute(
-            select(
-                JourneyVersion.id, JourneyVersion.number, JourneyVersion.document, Journey.is_active, Journey.is_default
-            ).join(Journey, Journey.version_id == JourneyVersion.id)
-        ).all()
-        journeys = {
-            now.config.slug: now
-            for now in (
-                JourneyNow(
-                    row.id,
-                    row.number,
-                    _config({**row.document, "active": row.is_active, "default": row.is_default}),
-                )
-                for row in rows
-            )
-        }
+        journeys = _now(connection, Journey.deleted_at.is_(None))
+        deleted = _now(connection, Journey.deleted_at.is_not(None))
         return Snapshot(
             version=portal.version if portal else 0,
             portal=PortalSettings.model_validate(portal.settings if portal else {}),
             journeys=journeys,
             channels=dict(self._load_channels(connection)),
             has_sandbox=self._has_sandbox,
-            default=next((now for now in journeys.values() if now.config.default), None),
+            default=_default(journeys) or _default(deleted),
+            deleted=deleted,
         )
 
     def _load_channels(self, connection: Any) -> Iterable[tuple[str, ChannelConfig]]:
@@ -379,6 +367,24 @@ class Journeys:
                 select(JourneyVersion.document).where(JourneyVersion.id == version_id)
             ).scalar_one()
         return _config(document)
+
+
+def _now(connection: Any, which: ColumnElement[bool]) -> dict[str, JourneyNow]:
+    """The live versions of some journeys, by slug; of deleted ones with the same slug the last."""
+    rows = connection.execute(
+        select(JourneyVersion.id, JourneyVersion.number, JourneyVersion.document, Journey.is_active, Journey.is_default)
+        .join(Journey, Journey.version_id == JourneyVersion.id)
+        .where(which)
+        .order_by(Journey.deleted_at)
+    )
+    configs = (
+        (row, _config({**row.document, "active": row.is_active, "default": row.is_default})) for row in rows.all()
+    )
+    return {config.slug: JourneyNow(row.id, row.number, config) for row, config in configs}
+
+
+def _default(journeys: dict[str, JourneyNow]) -> JourneyNow | None:
+    return next((now for now in reversed(journeys.values()) if now.config.default), None)
 
 
 @lru_cache(maxsize=512)

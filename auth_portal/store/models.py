@@ -80,14 +80,24 @@ class ChannelState(Base):
 
 
 class Journey(Base):
-    """A journey's name in links, and which of its versions is live."""
+    """A journey's name in links, and which of its versions is live. The name of a deleted one may be used again."""
 
     __tablename__ = "journeys"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    slug: Mapped[str] = mapped_column(String(64), unique=True)
+    slug: Mapped[str] = mapped_column(String(64))
     version_id: Mapped[str] = mapped_column(Id)
     is_active: Mapped[bool]
     is_default: Mapped[bool]
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_journeys_live",
+            "slug",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+    )
 
 
 class JourneyVersion(Base):
@@ -99,6 +109,8 @@ class JourneyVersion(Base):
     number: Mapped[int]
     document: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    made_by: Mapped[str | None] = mapped_column(Id)  # an admin; nobody where a command did it
+    note: Mapped[str] = mapped_column(String(200), server_default="")
     __table_args__ = (UniqueConstraint("journey_id", "number"),)
 
 
@@ -361,3 +373,13 @@ class AdminLink(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+
+class Logo(Base):
+    """A picture that journeys show, found by the SHA-256 of its bytes."""
+
+    __tablename__ = "logos"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    media_type: Mapped[str] = mapped_column(String(16))
+    content: Mapped[bytes]
+    created_at: Mapped[datetime]
