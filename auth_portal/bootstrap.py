@@ -27,6 +27,7 @@ from auth_portal.gateways.outbound import NetworkPolicy, Outbound
 from auth_portal.methods import all_methods
 from auth_portal.services import demo
 from auth_portal.services.deliveries import Deliverer
+from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.dispatcher import INLINE_POLL_SECONDS, Dispatcher
 from auth_portal.services.endings import Endings
 from auth_portal.services.health import Health
@@ -89,7 +90,9 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
     verifications = Verifications(database, keyring, clock, journeys, methods, passwords, wake)
     health = Health(database, clock)
-    return Services(settings, clock, keyring, journeys, methods, verifications, dispatcher, health), database
+    delivery_lists = DeliveryLists(database, keyring, clock, wake)
+    services = Services(settings, clock, keyring, journeys, methods, verifications, dispatcher, health, delivery_lists)
+    return services, database
 
 
 class Process:

@@ -125,12 +125,34 @@ def add_message(
 
 
 def supersede(connection: Connection, now: datetime, lane: bytes, server: str) -> None:
-    """Withdraws every result of this reference that is not yet accepted: the question is being asked anew."""
+    """Withdraws every result of this reference that is under way: the question is being asked anew.
+
+    It writes all rows of the lane, so that it waits for whoever is putting one of them back at this moment.
+    """
+    is_pending = Delivery.state == State.PENDING
     connection.execute(
         update(Delivery)
-        .where(Delivery.lane == lane, Delivery.target == server, Delivery.state == State.PENDING)
-        .values(state=State.SUPERSEDED, ended_at=now)
+        .where(Delivery.lane == lane, Delivery.target == server)
+        .values(
+            state=case((is_pending, State.SUPERSEDED), else_=Delivery.state),
+            ended_at=case((is_pending, now), else_=Delivery.ended_at),
+        )
     )
+
+
+def put_back(
+    connection: Connection, now: datetime, delivery_id: str, states: Collection[State], give_up_at: datetime
+) -> bool:
+    """Makes a delivery pending again with the bytes it has; False where it is in none of ``states`` any more.
+
+    Whether it may be is for the caller to judge. Attempts that were made stay, and go on being counted.
+    """
+    again = (
+        update(Delivery)
+        .where(Delivery.id == delivery_id, Delivery.state.in_(states))
+        .values(state=State.PENDING, next_at=now, give_up_at=give_up_at, ended_at=None, leased_until=None)
+    )
+    return connection.execute(again).rowcount == 1
 
 
 def next_try_at(number: int, now: datetime, give_up_at: datetime, retry_after_seconds: float | None) -> datetime | None:

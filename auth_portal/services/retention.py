@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Select, delete, exists, select, tuple_
 
 from auth_portal.clock import Clock
 from auth_portal.services import limits
-from auth_portal.store.db import Database
+from auth_portal.store.db import Database, first_id
 from auth_portal.store.models import (
     Attempt,
     AuditEvent,
@@ -61,13 +61,8 @@ def _in_batches(database: Database, query: Select[Any], remove: Remove) -> int:
         total += len(keys)
 
 
-def _made_before(moment: datetime) -> str:
-    """Ids made before a moment are smaller than this."""
-    return f"{int(moment.timestamp() * 1000):012x}"
-
-
 def _old_codes(before: datetime) -> Select[Any]:
-    return select(Challenge.id).where(Challenge.id < _made_before(before), Challenge.expires_at < before)
+    return select(Challenge.id).where(Challenge.id < first_id(before), Challenge.expires_at < before)
 
 
 def _remove_codes(connection: Connection, ids: Sequence[str]) -> None:
@@ -76,7 +71,7 @@ def _remove_codes(connection: Connection, ids: Sequence[str]) -> None:
 
 def _old_verifications(before: datetime) -> Select[Any]:
     return select(Verification.id).where(
-        Verification.id < _made_before(before), Verification.outcome.is_not(None), Verification.ended_at < before
+        Verification.id < first_id(before), Verification.outcome.is_not(None), Verification.ended_at < before
     )
 
 
@@ -89,7 +84,7 @@ def _remove_verifications(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def _old_events(before: datetime) -> Select[Any]:
-    return select(AuditEvent.id).where(AuditEvent.id < _made_before(before))
+    return select(AuditEvent.id).where(AuditEvent.id < first_id(before))
 
 
 def _remove_events(connection: Connection, ids: Sequence[str]) -> None:

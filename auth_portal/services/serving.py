@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.methods.contract import Method
+from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.dispatcher import Dispatcher
 from auth_portal.services.health import Health
 from auth_portal.services.journeys import Journeys
@@ -27,3 +28,4 @@ class Services:
     verifications: Verifications
     dispatcher: Dispatcher
     health: Health
+    delivery_lists: DeliveryLists

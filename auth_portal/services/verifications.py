@@ -21,6 +21,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, update
 
@@ -353,7 +354,7 @@ class Verifications:
     def _method(self, case: Case) -> Method:
         return self._methods[case.method or ""]
 
-    def _record(self, connection: Connection, case: Case, now: datetime, kind: str, **facts: object) -> None:
+    def _record(self, connection: Connection, case: Case, now: datetime, kind: str, **facts: Any) -> None:
         verification_id, subject_id = case.verification_id, case.person.subject_id
         audit.record(
             connection, self._keyring, now, kind, verification_id=verification_id, subject_id=subject_id, **facts

@@ -56,6 +56,11 @@ def new_id(now: datetime) -> str:
     return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
 
 
+def first_id(moment: datetime) -> str:
+    """Ids made before a moment are smaller than this, those made at it or later are not."""
+    return f"{int(moment.timestamp() * 1000):012x}"
+
+
 class WriteGate:
     """Lets one writer at a time into a SQLite file, over all threads and processes of this machine."""
 

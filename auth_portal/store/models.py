@@ -17,6 +17,13 @@ from auth_portal.store.db import UtcDateTime
 Id = String(32)
 Key = String(32)  # a keyed hash, hex, 128 bits
 
+# What the lists' partial indexes hold: the rows that are rare. The common ones are found by id alone, and what every
+# verification writes costs nothing more. A query must say the same words, or no index is used.
+ENDED_OTHERWISE = "outcome <> 'verified'"
+NOT_ACCEPTED = "state NOT IN ('pending', 'accepted')"
+COMMON_KINDS = ("verification_began", "verification_ended", "proof_failed", "step_passed")
+RARE_KIND = f"kind NOT IN ({', '.join(repr(kind) for kind in COMMON_KINDS)})"
+
 
 class Base(DeclarativeBase):
     """The base of all tables; constraints have names, so that migrations can speak of them."""
@@ -205,6 +212,14 @@ class Verification(Base):
             sqlite_where=text("outcome IS NULL"),
             postgresql_where=text("outcome IS NULL"),
         ),
+        Index("ix_verifications_slug", "slug", "id"),
+        Index(
+            "ix_verifications_outcome",
+            "outcome",
+            "id",
+            sqlite_where=text(ENDED_OTHERWISE),
+            postgresql_where=text(ENDED_OTHERWISE),
+        ),
     )
 
 
@@ -224,6 +239,22 @@ class Visit(Base):
     person_key: Mapped[str | None] = mapped_column(Key)
     customer_row: Mapped[str | None] = mapped_column(Id)
     proved: Mapped[str] = mapped_column(String(64), server_default="")  # methods in order, joined by "+"
+    __table_args__ = (
+        Index(
+            "ix_visits_customer_row",
+            "customer_row",
+            "verification_id",
+            sqlite_where=text("customer_row IS NOT NULL"),
+            postgresql_where=text("customer_row IS NOT NULL"),
+        ),
+        Index(
+            "ix_visits_identifier_key",
+            "identifier_key",
+            "verification_id",
+            sqlite_where=text("identifier_key IS NOT NULL"),
+            postgresql_where=text("identifier_key IS NOT NULL"),
+        ),
+    )
 
 
 class Challenge(Base):
@@ -285,6 +316,9 @@ class Delivery(Base):
             sqlite_where=text("kind = 'callback'"),
             postgresql_where=text("kind = 'callback'"),
         ),
+        Index(
+            "ix_deliveries_state", "state", "id", sqlite_where=text(NOT_ACCEPTED), postgresql_where=text(NOT_ACCEPTED)
+        ),
     )
 
 
@@ -312,9 +346,19 @@ class AuditEvent(Base):
     kind: Mapped[str] = mapped_column(String(48))
     verification_id: Mapped[str | None] = mapped_column(Id, index=True)
     subject_id: Mapped[str | None] = mapped_column(Id, index=True)
-    admin_id: Mapped[str | None] = mapped_column(Id, index=True)  # whose act it was
+    admin_id: Mapped[str | None] = mapped_column(Id)  # whose act it was
     facts: Mapped[dict[str, Any]]
     mac: Mapped[str] = mapped_column(String(64))
+    __table_args__ = (
+        Index(
+            "ix_audit_events_admin",
+            "admin_id",
+            "id",
+            sqlite_where=text("admin_id IS NOT NULL"),
+            postgresql_where=text("admin_id IS NOT NULL"),
+        ),
+        Index("ix_audit_events_kind", "kind", "id", sqlite_where=text(RARE_KIND), postgresql_where=text(RARE_KIND)),
+    )
 
 
 class Admin(Base):

@@ -1,0 +1,87 @@
+"""Lists that page by key, newest first, and are not slower for being long.
+
+Ids sort by the time they were made, so a page is a range of the primary key, or of an index that ends in it, and the
+next page begins where the last one ended. What no index serves is looked for among a bounded number of rows: such a
+page may be short, and says from where to look on. It refuses to count, and to skip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Boolean, ColumnElement, Connection, Select, func, literal_column, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from auth_portal.store.db import first_id
+
+PAGE = 50  # rows
+LOOKED_AT = 10_000  # rows that one page looks through at most for what no index serves: some 20 ms
+
+Row = TypeVar("Row")
+Other = TypeVar("Other")
+Key = ColumnElement[str] | InstrumentedAttribute[str]
+Conditions = Sequence[ColumnElement[bool]]
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Row]):
+    """One page. ``older`` is the key to go on from, empty at the end of the list.
+
+    ``is_partial`` says that the page is short because enough was looked through, not because there is no more.
+    """
+
+    rows: tuple[Row, ...]
+    older: str = ""
+    is_partial: bool = False
+
+    def of(self, make: Callable[[Row], Other]) -> Listing[Other]:
+        """The same page with each row made into something else."""
+        return Listing(tuple(make(row) for row in self.rows), self.older, self.is_partial)
+
+
+def made_between(key: Key, since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    """The ids made from ``since`` on and before ``until``, where given."""
+    found = []
+    if since is not None:
+        found.append(key >= first_id(since))
+    if until is not None:
+        found.append(key < first_id(until))
+    return found
+
+
+def as_written(condition: str) -> ColumnElement[bool]:
+    """A condition in the very words of a partial index, without which a database does not use it."""
+    return literal_column(condition, Boolean())
+
+
+def listed(
+    connection: Connection, query: Select[Any], key: Key, *, found_by: Sequence[Conditions] = ((),),
+    filtered_by: Conditions = (), after: str = "", most: int = PAGE,
+) -> Listing[Any]:  # fmt: skip
+    """A page of ``query``, whose rows have ``id``, the value of ``key``.
+
+    Each of ``found_by`` is a set of conditions that an index ending in the key serves; their rows are merged.
+    ``filtered_by`` is what no index serves. ``after`` is the ``older`` of the page before.
+    """
+    start = (key < after,) if after else ()
+    floors = [_floor(connection, key, (*conditions, *start)) if filtered_by else "" for conditions in found_by]
+    floor = max(floors)
+    rows: dict[str, Any] = {}
+    for conditions in found_by:
+        bound = (key >= floor,) if floor else ()
+        ordered = query.where(*conditions, *filtered_by, *start, *bound).order_by(key.desc())
+        rows |= {row.id: row for row in connection.execute(ordered.limit(most + 1))}
+    newest = sorted(rows.values(), key=lambda row: row.id, reverse=True)
+    if len(newest) > most:
+        return Listing(tuple(newest[:most]), older=newest[most - 1].id)
+    return Listing(tuple(newest), older=floor, is_partial=bool(floor))
+
+
+def _floor(connection: Connection, key: Key, conditions: Conditions) -> str:
+    """The oldest key that one page looks at, or nothing where it may look at all there are."""
+    looked_at = select(key.label("key")).where(*conditions).order_by(key.desc()).limit(LOOKED_AT).subquery()
+    count, oldest = connection.execute(select(func.count(), func.min(looked_at.c.key))).one()
+    return oldest if count == LOOKED_AT else ""
