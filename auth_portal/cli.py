@@ -194,7 +194,7 @@ def import_customers(ctx: click.Context, file: Path, dry_run: bool) -> None:
 def erase(customer_id: str) -> None:
     """Removes a person and all that identifies them. Backups keep it until they are gone."""
     with _opened() as portal:
-        erased = portal.directory.erase(customer_id)
+        erased = portal.erasure.erase(portal.row_of(customer_id))
     _say([f"Erased, with {erased.visits} visits and {erased.verifications} verifications."])
 
 
@@ -203,7 +203,7 @@ def erase(customer_id: str) -> None:
 def renew(customer_id: str) -> None:
     """Opens a person's methods again after too many wrong tries. Make sure first of who is asking."""
     with _opened() as portal:
-        portal.directory.renew(customer_id)
+        portal.credentials.renew(portal.row_of(customer_id))
     _say(["Renewed: the wrong tries of this person are counted from none."])
 
 

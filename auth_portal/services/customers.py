@@ -17,6 +17,7 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection, or_, select
 
 from auth_portal.crypto import Keyring
+from auth_portal.errors import NotFound
 from auth_portal.store.models import CustomerRow
 
 IDENTIFIER_LENGTH = 254  # characters: an e-mail address is no longer (RFC 5321 4.5.3.1.3)
@@ -28,6 +29,11 @@ _BLANKS = re.compile(r"\s+")
 def customer_key(customer_id: str) -> str:
     """The one form of a customer ID: compatibility forms folded, case and blanks gone."""
     return _BLANKS.sub("", unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", customer_id).casefold()))
+
+
+def name_form(name: str) -> str:
+    """The one form of a name: compatibility forms folded, without regard to case, one blank between its parts."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
 
 
 def e164(typed: str, region: str) -> str | None:
@@ -204,9 +210,23 @@ def get_by_row(connection: Connection, row: str | None, key: str) -> Person:
     return person_from(found, key) if found is not None else stranger(key)
 
 
+def row_of(connection: Connection, customer_id: str) -> str:
+    """The row of a customer ID. Raises NotFound for nobody."""
+    found = select(CustomerRow.id).where(CustomerRow.customer_key == customer_key(customer_id))
+    row: str | None = connection.execute(found).scalar_one_or_none()
+    if row is None:
+        raise NotFound("customer_unknown")
+    return row
+
+
 def mask_contact(contact: str) -> str:
     """A contact as it may be shown after a first proof: ``*** 4567`` or ``t***@example.com``."""
     if "@" in contact:
         local, _, domain = contact.rpartition("@")
         return f"{local[:1]}•••@{domain}"
     return f"••• {contact[-3:]}"
+
+
+def mask_name(name: str) -> str:
+    """A name as support may see it before it is revealed: the first letter of each part."""
+    return " ".join(f"{part[:1]}•••" for part in name.split())

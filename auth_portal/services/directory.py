@@ -1,4 +1,4 @@
-"""The directory's upkeep: the CSV import, and the erasing of one person.
+"""The directory's upkeep in bulk: the CSV import. What is done to one person is in ``people``.
 
 An import is one act: every row is read, compared and hashed first, then one transaction writes all of it, or a
 broken row means that nothing is written. Nobody is ever deleted by an import.
@@ -8,36 +8,27 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, Passwords, new_token
-from auth_portal.errors import Misconfigured, NotFound
+from auth_portal.crypto import Keyring, Passwords
+from auth_portal.errors import Misconfigured
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
 from auth_portal.services.customer_fields import is_hash
-from auth_portal.services.customers import customer_key
+from auth_portal.services.customer_rows import SEALED, column_values, new_row, opened
 from auth_portal.services.customers_csv import Entry, Reading, RowFault, Source, read_customers
-from auth_portal.store.db import Database, new_id
-from auth_portal.store.models import Challenge, CustomerRow, Delivery, Tries, Verification, Visit
+from auth_portal.store.db import Database
+from auth_portal.store.models import CustomerRow
 
 CHUNK = 500  # rows asked for at once
-SEALED = {  # the name under which a value is sealed, and the column that holds it
-    "name": "name_sealed",
-    "phone": "phone_sealed",
-    "email": "email_sealed",
-    "password": "password_hash",
-    "totp_secret": "totp_sealed",
-}
-INDEXED = {"phone": "phone_key", "email": "email_key"}
 NOTHING_STORED: Mapping[str, Any] = {}
 
 _STORED = select(
@@ -95,17 +86,15 @@ class Plan:
     changes: Mapping[str, str | None]
     verdicts: Mapping[str, str]  # column: new, changed, cleared or equal
 
-
-@dataclass(frozen=True)
-class Erased:
-    """What was taken from the database with a person."""
-
-    visits: int
-    verifications: int
+    @property
+    def is_long(self) -> bool:
+        """Whether the row has a plain password that may stand alone."""
+        plain = self.entry.cells.get("password")
+        return plain is not None and not is_hash(plain) and is_long(plain)
 
 
 class Directory:
-    """Writes the table ``customers``."""
+    """Writes the table ``customers``, many rows at once."""
 
     def __init__(self, database: Database, keyring: Keyring, passwords: Passwords, clock: Clock) -> None:
         self._database = database
@@ -130,7 +119,7 @@ class Directory:
 
     def _plans(self, reading: Reading, *, hashing: bool) -> list[Plan]:
         stored = self._stored(entry.key for entry in reading.entries)
-        texts = {key: self._opened(row, reading.columns) for key, row in stored.items()}
+        texts = {key: opened(self._keyring, row, reading.columns) for key, row in stored.items()}
         hashes = self._hashes(reading.entries, stored, texts, hashing)
         plans = []
         for entry in reading.entries:
@@ -148,14 +137,6 @@ class Directory:
                 rows = connection.execute(_STORED.where(CustomerRow.customer_key.in_(some))).mappings()
                 found.update((str(row["customer_key"]), dict(row)) for row in rows)
         return found
-
-    def _opened(self, row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
-        """What is stored in these columns, as the file would say it."""
-        texts = {"customer_id": row["customer_id"], "locale": row["locale"]}
-        for name in SEALED.keys() & set(columns):
-            if (sealed := row[SEALED[name]]) is not None:
-                texts[name] = self._keyring.open(sealed, "customers", row["id"], name)
-        return texts
 
     def _hashes(
         self,
@@ -180,11 +161,14 @@ class Directory:
 
     def _write(self, plans: Sequence[Plan], report: ImportReport) -> None:
         now = self._clock()
-        fresh = [self._new_row(plan, now) for plan in plans if plan.row_id is None]
+        fresh = [
+            new_row(self._keyring, now, plan.changes, is_long=plan.is_long) for plan in plans if plan.row_id is None
+        ]
         changes: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         for plan in plans:
             if plan.row_id is not None and plan.changes:
-                values = {"row_id": plan.row_id, "changed_at": now, **self._values(plan, plan.row_id)}
+                columns = column_values(self._keyring, plan.row_id, plan.changes, is_long=plan.is_long)
+                values = {"row_id": plan.row_id, "changed_at": now, **columns}
                 changes[tuple(values)].append(values)
         try:
             with self._database.write() as connection:
@@ -193,81 +177,6 @@ class Directory:
                 audit.record(connection, self._keyring, now, "customers_imported", **counts)
         except IntegrityError:
             raise Misconfigured("Somebody else changed the same customers meanwhile; import the file again.") from None
-
-    def _new_row(self, plan: Plan, now: datetime) -> dict[str, Any]:
-        row_id = new_id(now)
-        empty = dict.fromkeys((*SEALED.values(), *INDEXED.values()))
-        return {
-            **empty,
-            "id": row_id,
-            "customer_key": plan.entry.key,
-            "locale": "",
-            "password_is_long": False,
-            "subject_id": new_id(now),
-            "created_at": now,
-            "changed_at": now,
-            **self._values(plan, row_id),
-        }
-
-    def _values(self, plan: Plan, row_id: str) -> dict[str, Any]:
-        """The columns that a plan's changes come to."""
-        values: dict[str, Any] = {}
-        for name, text in sorted(plan.changes.items()):
-            if name in SEALED:
-                sealed = None if text is None else self._keyring.seal(text, "customers", row_id, name)
-                values[SEALED[name]] = sealed
-            else:
-                values[name] = text or ""
-            if name in INDEXED:
-                values[INDEXED[name]] = None if text is None else self._keyring.index(name, text)
-        if "password" in plan.changes:
-            plain = plan.entry.cells["password"]
-            values["password_is_long"] = plain is not None and not is_hash(plain) and is_long(plain)
-        if "totp_secret" in plan.changes and plan.row_id is not None:
-            values["totp_last_step"] = 0  # the steps of another seed are spent no more
-        return values
-
-    def erase(self, customer_id: str) -> Erased:
-        """Removes a person and all that identifies them; what was counted and audited stays, without a name.
-
-        Raises NotFound where nobody has this customer ID. An answer that is still on its way to Flow is sent.
-        """
-        row_id, subject_id = self._found(customer_id)
-        traces = {table: self._traces(table, row_id) for table in _FORGETTING}
-        erased = Erased(len(traces[Visit]), len(traces[Verification]))
-        with self._database.write() as connection:
-            connection.execute(delete(CustomerRow).where(CustomerRow.id == row_id))
-            connection.execute(delete(Tries).where(Tries.person_key == row_id))
-            for table, forget in _FORGETTING.items():
-                for some in _in_chunks(traces[table]):
-                    forget(connection, some)
-            facts: dict[str, Any] = {"visits": erased.visits, "verifications": erased.verifications}
-            audit.record(connection, self._keyring, self._clock(), "customer_erased", subject_id=subject_id, **facts)
-        self._database.compact()
-        return erased
-
-    def renew(self, customer_id: str) -> None:
-        """Opens every method of a person again after too many wrong tries (R6). Raises NotFound for nobody."""
-        row_id, subject_id = self._found(customer_id)
-        with self._database.write() as connection:
-            connection.execute(delete(Tries).where(Tries.person_key == row_id))
-            audit.record(connection, self._keyring, self._clock(), "credentials_renewed", subject_id=subject_id)
-
-    def _found(self, customer_id: str) -> tuple[str, str]:
-        with self._database.read() as connection:
-            found = connection.execute(
-                select(CustomerRow.id, CustomerRow.subject_id).where(
-                    CustomerRow.customer_key == customer_key(customer_id)
-                )
-            ).one_or_none()
-        if found is None:
-            raise NotFound("customer_unknown")
-        return found.id, found.subject_id
-
-    def _traces(self, table: Any, row_id: str) -> list[str]:
-        """Where a person was; looked for outside the transaction, because nothing indexes it."""
-        with self._database.read() as connection:
-            return list(connection.execute(select(table.id).where(table.customer_row == row_id)).scalars())
 
 
 def _plan(entry: Entry, row_id: str | None, wanted: Mapping[str, str | None], before: Mapping[str, str]) -> Plan:
@@ -306,30 +215,3 @@ def _in_chunks(values: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(values)
     while some := list(islice(rest, CHUNK)):
         yield some
-
-
-def _forget_in_visits(connection: Connection, ids: Sequence[str]) -> None:
-    nobody = dict.fromkeys(("identifier_sealed", "identifier_key", "person_key", "customer_row", "method"))
-    # A visit still under way goes back to its beginning; a form that lies open in the browser is out of date.
-    beginning = {"step": 0, "proved": "", "prompt": new_token()}
-    connection.execute(update(Visit).where(Visit.id.in_(ids)).values(**nobody, **beginning))
-
-
-def _forget_in_challenges(connection: Connection, ids: Sequence[str]) -> None:
-    connection.execute(update(Challenge).where(Challenge.id.in_(ids)).values(customer_row=None))
-
-
-def _forget_in_verifications(connection: Connection, ids: Sequence[str]) -> None:
-    connection.execute(
-        update(Verification).where(Verification.id.in_(ids)).values(customer_row=None, identifier_key=None)
-    )
-    # A result that was sent holds the customer ID.
-    sent = Delivery.verification_id.in_(ids) & (Delivery.kind == "callback") & Delivery.ended_at.is_not(None)
-    connection.execute(update(Delivery).where(sent).values(body_sealed=None))
-
-
-_FORGETTING: Mapping[Any, Callable[[Connection, Sequence[str]], None]] = {
-    Visit: _forget_in_visits,
-    Challenge: _forget_in_challenges,
-    Verification: _forget_in_verifications,
-}

@@ -15,7 +15,10 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import check_destination
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
 from auth_portal.services.configuration import Configuration
+from auth_portal.services.credentials import Credentials
+from auth_portal.services.customers import row_of
 from auth_portal.services.directory import Directory
+from auth_portal.services.erasure import Erasure
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.keys import load_keyring
 from auth_portal.settings import Settings
@@ -47,8 +50,23 @@ class Opened:
 
     @property
     def directory(self) -> Directory:
-        """The customers."""
+        """The customers, in bulk."""
         return Directory(self.database, self.keyring, Passwords(), self.clock)
+
+    @property
+    def erasure(self) -> Erasure:
+        """The erasing of people."""
+        return Erasure(self.database, self.keyring, self.clock)
+
+    @property
+    def credentials(self) -> Credentials:
+        """People's credentials."""
+        return Credentials(self.database, self.keyring, self.clock)
+
+    def row_of(self, customer_id: str) -> str:
+        """The row of a customer ID. Raises NotFound."""
+        with self.database.read() as connection:
+            return row_of(connection, customer_id)
 
     @property
     def default_region(self) -> str:

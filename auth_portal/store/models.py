@@ -129,6 +129,7 @@ class CustomerRow(Base):
     customer_id: Mapped[str] = mapped_column(String(128))
     customer_key: Mapped[str] = mapped_column(String(160), unique=True)
     name_sealed: Mapped[bytes | None]
+    name_key: Mapped[str | None] = mapped_column(Key)
     phone_sealed: Mapped[bytes | None]
     phone_key: Mapped[str | None] = mapped_column(Key)
     email_sealed: Mapped[bytes | None]
@@ -138,11 +139,15 @@ class CustomerRow(Base):
     password_is_long: Mapped[bool] = mapped_column(server_default=text("false"))  # 15 characters or more (R21)
     totp_sealed: Mapped[bytes | None]
     totp_last_step: Mapped[int] = mapped_column(server_default=text("0"))
+    support_code_id: Mapped[str | None] = mapped_column(Id)  # what the temporary code is derived from (R19)
+    support_code_key_id: Mapped[int | None]
+    support_code_expires_at: Mapped[datetime | None]
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     subject_id: Mapped[str] = mapped_column(Id, unique=True)
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     __table_args__ = (
+        Index("ix_customers_name_key", "name_key", "customer_key"),  # names repeat: their list is paged
         Index("ix_customers_phone_key", "phone_key"),
         Index("ix_customers_email_key", "email_key"),
     )
@@ -427,3 +432,18 @@ class Logo(Base):
     media_type: Mapped[str] = mapped_column(String(16))
     content: Mapped[bytes]
     created_at: Mapped[datetime]
+
+
+class CredentialLink(Base):
+    """A one-time link by which a customer sets a password or enrols an authenticator app."""
+
+    __tablename__ = "credential_links"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    kind: Mapped[str] = mapped_column(String(16))  # password | totp
+    customer_row: Mapped[str] = mapped_column(Id, ForeignKey("customers.id"), index=True)
+    seed_sealed: Mapped[bytes | None]  # totp: the seed offered, until it is confirmed
+    made_by: Mapped[str | None] = mapped_column(Id)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]

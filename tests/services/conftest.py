@@ -9,6 +9,7 @@ import pytest
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.services.directory import Directory
+from auth_portal.services.erasure import Erasure
 from auth_portal.store.db import Database
 
 NOW = datetime(2026, 11, 22, 19, 5, tzinfo=UTC)
@@ -30,3 +31,9 @@ def passwords() -> Passwords:
 def directory(database: Database, keyring: Keyring, passwords: Passwords, clock: Clock) -> Directory:
     """The directory's upkeep, on SQLite and on PostgreSQL."""
     return Directory(database, keyring, passwords, clock)
+
+
+@pytest.fixture
+def erasure(database: Database, keyring: Keyring, clock: Clock) -> Erasure:
+    """The erasing of people."""
+    return Erasure(database, keyring, clock)

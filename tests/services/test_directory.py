@@ -19,6 +19,7 @@ from auth_portal.services import audit, customers
 from auth_portal.services.customer_fields import FIELDS
 from auth_portal.services.customers_csv import read_customers
 from auth_portal.services.directory import Directory, ImportReport
+from auth_portal.services.erasure import Erasure
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
     AuditEvent,
@@ -48,6 +49,11 @@ def person(database: Database, keyring: Keyring, customer_id: str) -> customers.
     assert named is not None
     with database.read() as connection:
         return customers.find(connection, named)
+
+
+def row_of(database: Database, customer_id: str) -> str:
+    with database.read() as connection:
+        return customers.row_of(connection, customer_id)
 
 
 def rows(database: Database) -> list[Any]:
@@ -441,10 +447,8 @@ class TestErase:
             _lay_traces(connection, keyring, row_id)
         return row_id
 
-    def test_e3_nothing_points_to_the_person_any_more(
-        self, directory: Directory, database: Database, traces: str
-    ) -> None:
-        erased = directory.erase("c- 1001")
+    def test_e3_nothing_points_to_the_person_any_more(self, erasure: Erasure, database: Database, traces: str) -> None:
+        erased = erasure.erase(row_of(database, "c- 1001"))
         assert (erased.visits, erased.verifications) == (2, 1)
         assert [row["customer_id"] for row in rows(database)] == ["C-1002"]
         with database.read() as connection:
@@ -459,23 +463,27 @@ class TestErase:
         assert {(visit["step"], visit["proved"], visit["method"]) for visit in visits} == {(0, "", None)}
         assert bodies == {"accepted": None, "pending": b"sealed"}
 
-    def test_the_event_has_the_subject_id_alone(self, directory: Directory, database: Database, traces: str) -> None:
+    def test_the_event_has_the_subject_id_alone(self, erasure: Erasure, database: Database, traces: str) -> None:
         subject = next(row["subject_id"] for row in rows(database) if row["id"] == traces)
-        directory.erase("C-1001")
+        erasure.erase(traces)
         with database.read() as connection:
             event = connection.execute(select(AuditEvent).where(AuditEvent.kind == "customer_erased")).mappings().one()
         assert (event["subject_id"], event["facts"]) == (subject, {"visits": 2, "verifications": 1})
 
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-    def test_e3_the_files_hold_no_byte_of_it(self, directory: Directory, database: Database, sqlite_url: str) -> None:
+    def test_e3_the_files_hold_no_byte_of_it(
+        self, directory: Directory, erasure: Erasure, database: Database, sqlite_url: str
+    ) -> None:
         load(directory, "customer_id\nerase-me-entirely\n")
         folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
-        directory.erase("erase-me-entirely")
+        erasure.erase(row_of(database, "erase-me-entirely"))
         assert all(b"erase-me-entirely" not in path.read_bytes() for path in folder.glob("portal.db*"))
 
-    def test_somebody_unknown(self, directory: Directory) -> None:
+    def test_somebody_unknown(self, erasure: Erasure, database: Database) -> None:
         with pytest.raises(NotFound):
-            directory.erase("C-9999")
+            row_of(database, "C-9999")
+        with pytest.raises(NotFound):
+            erasure.erase("C-9999")
 
 
 def _lay_traces(connection: Any, keyring: Keyring, row_id: str) -> None:

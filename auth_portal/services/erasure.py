@@ -1,0 +1,101 @@
+"""The erasing of one person: all that identifies them goes; what was counted and audited stays, without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from auth_portal.clock import Clock
+from auth_portal.crypto import Keyring, new_token
+from auth_portal.errors import NotFound
+from auth_portal.services import audit
+from auth_portal.store.db import Database
+from auth_portal.store.models import Challenge, CredentialLink, CustomerRow, Delivery, Tries, Verification, Visit
+
+CHUNK = 500  # rows changed by one statement
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What was taken from the database with a person."""
+
+    visits: int
+    verifications: int
+
+
+class Erasure:
+    """Removes people."""
+
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._clock = clock
+
+    def erase(self, row: str, *, admin_id: str | None = None, **facts: Any) -> Erased:
+        """Removes a person and all that identifies them. An answer that is still on its way to Flow is sent.
+
+        Raises NotFound where there is no such row.
+        """
+        traces = {table: self._traces(table, row) for table in _FORGETTING}
+        erased = Erased(len(traces[Visit]), len(traces[Verification]))
+        with self._database.write() as connection:
+            subject_id = connection.execute(
+                select(CustomerRow.subject_id).where(CustomerRow.id == row)
+            ).scalar_one_or_none()
+            if subject_id is None:
+                raise NotFound("customer_unknown")
+            connection.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
+            connection.execute(delete(CustomerRow).where(CustomerRow.id == row))
+            connection.execute(delete(Tries).where(Tries.person_key == row))
+            for table, forget in _FORGETTING.items():
+                for some in _in_chunks(traces[table]):
+                    forget(connection, some)
+            counts: dict[str, Any] = {"visits": erased.visits, "verifications": erased.verifications, **facts}
+            audit.record(
+                connection, self._keyring, self._clock(), "customer_erased",
+                subject_id=subject_id, admin_id=admin_id, **counts,
+            )  # fmt: skip
+        self._database.compact()
+        return erased
+
+    def _traces(self, table: Any, row: str) -> list[str]:
+        """Where a person was; looked for outside the transaction, because nothing indexes it."""
+        with self._database.read() as connection:
+            return list(connection.execute(select(table.id).where(table.customer_row == row)).scalars())
+
+
+def _in_chunks(values: Sequence[str]) -> Iterator[list[str]]:
+    rest = iter(values)
+    while some := list(islice(rest, CHUNK)):
+        yield some
+
+
+def _forget_in_visits(connection: Connection, ids: Sequence[str]) -> None:
+    nobody = dict.fromkeys(("identifier_sealed", "identifier_key", "person_key", "customer_row", "method"))
+    # A visit still under way goes back to its beginning; a form that lies open in the browser is out of date.
+    beginning = {"step": 0, "proved": "", "prompt": new_token()}
+    connection.execute(update(Visit).where(Visit.id.in_(ids)).values(**nobody, **beginning))
+
+
+def _forget_in_challenges(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(update(Challenge).where(Challenge.id.in_(ids)).values(customer_row=None))
+
+
+def _forget_in_verifications(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(
+        update(Verification).where(Verification.id.in_(ids)).values(customer_row=None, identifier_key=None)
+    )
+    # A result that was sent holds the customer ID.
+    sent = Delivery.verification_id.in_(ids) & (Delivery.kind == "callback") & Delivery.ended_at.is_not(None)
+    connection.execute(update(Delivery).where(sent).values(body_sealed=None))
+
+
+_FORGETTING: Mapping[Any, Callable[[Connection, Sequence[str]], None]] = {
+    Visit: _forget_in_visits,
+    Challenge: _forget_in_challenges,
+    Verification: _forget_in_verifications,
+}
