@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from auth_portal.errors import Misconfigured
-from auth_portal.services.journeys import JourneyConfig, PortalSettings
+from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.portal_config import PortalSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 

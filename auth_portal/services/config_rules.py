@@ -10,7 +10,8 @@ from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.flow import SERVERS
 from auth_portal.methods import CARRIES
 from auth_portal.services.config_file import ConfigFile, Faults
-from auth_portal.services.journeys import JourneyConfig, PortalSettings, result_clashes
+from auth_portal.services.journeys import JourneyConfig, result_clashes
+from auth_portal.services.portal_config import PortalSettings
 
 KINDS_OF_MESSAGE = {"sms": "SMS", "email": "e-mail"}
 
@@ -38,6 +39,7 @@ class Rules:
 
     def check(self, file: ConfigFile, wanted: Wanted, faults: Faults) -> None:
         """Notes what is wrong with the configuration as it would be after the file."""
+        self._portal(wanted, faults)
         for table in file.channels:
             if (channel := wanted.channels.get(table.name)) is not None:
                 self._channel(channel, table.place, faults)
@@ -51,6 +53,19 @@ class Rules:
                 _check_carried(journey, wanted, place, faults)
         for clash in result_clashes(wanted.journeys.values()):
             faults.add("", "", clash)
+
+    def _portal(self, wanted: Wanted, faults: Faults) -> None:
+        notices_by, webhook = wanted.portal.notices_by, wanted.portal.alerts.webhook
+        channel = wanted.channels.get(notices_by)
+        if notices_by and (channel is None or "email" not in channel.message_kinds):
+            faults.add(
+                "portal", "notices_by", f'names "{notices_by}", but no channel in use has this name and carries e-mail'
+            )
+        try:
+            if webhook:
+                self.check_origin(webhook)
+        except Misconfigured as fault:
+            faults.add("portal", "alerts.webhook", str(fault))
 
     def _channel(self, channel: ChannelConfig, place: str, faults: Faults) -> None:
         if channel.NEEDS_SANDBOX and not self.has_sandbox:

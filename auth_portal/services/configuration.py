@@ -6,8 +6,9 @@ a server other than the one it was given for (D4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import tomli_w
@@ -25,20 +26,38 @@ from auth_portal.services.channel_rows import (
     with_kept_secrets,
     write_channels,
 )
+from auth_portal.services.config_changes import (
+    Change,
+    channel_change,
+    facts,
+    journey_change,
+    lines_for_owners,
+    portal_change,
+)
 from auth_portal.services.config_file import ConfigFile, Faults, Table, read_config
 from auth_portal.services.config_rules import Rules, Wanted, warnings
-from auth_portal.services.journey_rows import StoredJourney, stored_journeys, write_journeys
-from auth_portal.services.journeys import JourneyConfig, PortalSettings
+from auth_portal.services.journey_rows import Author, StoredJourney, stored_journeys, write_journeys
+from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.portal_config import PortalSettings
 from auth_portal.store.db import Database
 from auth_portal.store.models import Portal
+
+TellOwners = Callable[[Connection, datetime, str, Sequence[str]], None]
+"""Mails all owners in the caller's transaction: a subject and lines."""
+NOBODY = Author()  # a command
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import changed, one line each, and what an admin should know of what it allowed."""
+    """What an import changed, and what an admin should know of what it allowed."""
 
-    lines: tuple[str, ...]
+    changes: tuple[Change, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One line for each change."""
+        return tuple(change.line for change in self.changes)
 
 
 @dataclass(frozen=True)
@@ -62,11 +81,13 @@ class Configuration:
         has_sandbox: bool,
         check_origin: Callable[[str], None],
         check_channel: Callable[[ChannelConfig], None] | None = None,
+        tell_owners: TellOwners = lambda *_: None,
     ) -> None:
         """``check_origin`` and ``check_channel`` raise Misconfigured for what the operator's policy never lets out.
 
         Without ``check_channel`` a channel's URL is given to ``check_origin``.
         """
+        self._tell_owners = tell_owners
         self._database = database
         self._keyring = keyring
         self._clock = clock
@@ -85,8 +106,8 @@ class Configuration:
             wanted = self._wanted(file, stored, prune, faults)
             self.rules.check(file, wanted, faults)
             faults.raise_if_any()
-            lines = self._write(connection, stored, wanted)
-        return ImportSummary(tuple(lines), tuple(warnings(file.journeys)))
+            changes = self.apply(connection, stored, wanted, "configuration_imported")
+        return ImportSummary(tuple(changes), tuple(warnings(file.journeys)))
 
     def export_toml(self) -> str:
         """Everything in use as a file. Secrets are ``"keep"``: they never leave the database."""
@@ -126,41 +147,68 @@ class Configuration:
 
     # --- Writing
 
-    def _write(self, connection: Connection, stored: Stored, wanted: Wanted) -> list[str]:
+    def apply(
+        self, connection: Connection, stored: Stored, wanted: Wanted, kind: str, author: Author = NOBODY
+    ) -> list[Change]:
+        """Writes what differs and publishes it; gives what that was. The rules were asked before."""
         now = self._clock()
-        portal = ["portal: changed"] if wanted.portal != stored.portal else []
-        channels = dict(write_channels(connection, self._keyring, stored.channels, wanted.channels, now))
-        journeys = dict(write_journeys(connection, stored.journeys, wanted.journeys, now))
-        if portal or channels or journeys:
+        changes = list(self._write(connection, stored, wanted, now, author))
+        if changes:
+            self.publish(connection, now, kind, changes, author)
+        return changes
+
+    def publish(
+        self, connection: Connection, now: datetime, kind: str, changes: Sequence[Change], author: Author = NOBODY
+    ) -> None:
+        """What goes with every change, in its transaction: servers notice it, it is audited, and owners are told (R19).
+
+        ``kind`` is that of the audit event.
+        """
+        connection.execute(update(Portal).where(Portal.id == 1).values(version=Portal.version + 1))
+        audit.record(
+            connection,
+            self._keyring,
+            now,
+            kind,
+            admin_id=author.admin_id,
+            portal=any(change.table == "portal" for change in changes),
+            channels=sorted(change.name for change in changes if change.table == "channel"),
+            journeys=sorted(change.name for change in changes if change.table == "journey"),
+            changes=facts(changes),
+            **({"note": author.note} if author.note else {}),
+        )
+        if lines := lines_for_owners(changes):
+            self._tell_owners(connection, now, "The configuration was changed", lines)
+
+    def _write(
+        self, connection: Connection, stored: Stored, wanted: Wanted, now: datetime, author: Author
+    ) -> Iterator[Change]:
+        if wanted.portal != stored.portal:
             settings = wanted.portal.model_dump(mode="json")
-            version = update(Portal).where(Portal.id == 1).values(version=Portal.version + 1, settings=settings)
-            connection.execute(version)
-            audit.record(
-                connection,
-                self._keyring,
-                now,
-                "configuration_imported",
-                portal=bool(portal),
-                channels=sorted(channels),
-                journeys=sorted(journeys),
-            )
-        return [
-            *portal,
-            *(f"channel {name}: {done}" for name, done in channels.items()),
-            *(f"journey {slug}: {done}" for slug, done in journeys.items()),
-        ]
+            connection.execute(update(Portal).where(Portal.id == 1).values(settings=settings))
+            yield portal_change(stored.portal, wanted.portal)
+        for name, done in write_channels(connection, self._keyring, stored.channels, wanted.channels, now):
+            before = stored.channels.get(name)
+            yield channel_change(done, before.config if before else None, wanted.channels.get(name))
+        for slug, done in write_journeys(connection, stored.journeys, wanted.journeys, now, author):
+            old = stored.journeys.get(slug)
+            yield journey_change(done, old.config if old else None, wanted.journeys[slug])
 
 
 def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalSettings:
     if values is None:
         return stored
     before = stored.model_dump()
-    limits = values.get("limits", {})
-    merged = {**before, **values, "limits": {**before["limits"], **(limits if isinstance(limits, dict) else {})}}
+    merged = {**before, **{key: _merged(before.get(key), value) for key, value in values.items()}}
     try:
         return PortalSettings.model_validate(merged)
     except ValueError:  # the reader of the file has said why
         return stored
+
+
+def _merged(before: Any, value: Any) -> Any:
+    """Of a table only the keys that are there change."""
+    return {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
 
 
 def _parsed_channel(table: Table, stored: StoredChannel | None, faults: Faults) -> ChannelConfig | None:

@@ -18,13 +18,14 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from sqlalchemy import ColumnElement, select
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig, parse_channel
 from auth_portal.methods import CARRIES
+from auth_portal.services.portal_config import Frozen, PortalSettings
 from auth_portal.steps import AnyStep, Identify, Verify
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelRow, Journey, JourneyVersion, Portal
@@ -39,35 +40,6 @@ SANDBOX_CHANNELS = frozenset({"inbox", "console"})
 SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is looked at again
 DATA_KEYS = 20  # at most: with the values' length this keeps a callback far below 20 kB (D2)
 DATA_TEXT = 200  # characters
-
-
-class Frozen(BaseModel):
-    """Config values: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PortalLimits(Frozen):
-    """Limits per client address (an IPv6 /64 is one); wide, because carriers put thousands behind one (R12a)."""
-
-    begins_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 300
-    password_checks_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
-
-
-class PortalSettings(Frozen):
-    """What the pages and messages say of the business, and its limits."""
-
-    name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
-    default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "ZA"
-    support_contact: Annotated[str, Field(max_length=200)] = ""
-    limits: PortalLimits = PortalLimits()
-
-    @field_validator("support_contact")
-    @classmethod
-    def _contact(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in ("https", "mailto", "tel"):
-            raise ValueError("must begin with https://, mailto: or tel:")
-        return value
 
 
 class JourneyLimits(Frozen):

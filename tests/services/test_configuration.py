@@ -172,9 +172,13 @@ class TestImport:
         assert "mail.example.com" in stored
         (event,) = portals.rows(AuditEvent)
         assert event.kind == "configuration_imported"
+        changes = event.facts.pop("changes")
         assert event.facts == {
             "portal": True, "channels": ["gateway", "mail", "sms"], "journeys": ["balance", "loans"],
         }  # fmt: skip
+        assert changes["channel mail"]["host"] == ["", "mail.example.com"]
+        assert changes["channel mail"]["password"] == ["", "changed"]
+        assert "the-real" not in repr(changes)
 
     def test_the_same_file_again_changes_nothing(self, portals: Portals) -> None:
         portals.load(WHOLE)
