@@ -26,6 +26,8 @@ from auth_portal.gateways.flow import FlowGateway
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
 from auth_portal.methods import all_methods
 from auth_portal.services import demo
+from auth_portal.services.admin_sessions import AdminSessions
+from auth_portal.services.admins import Admins
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.dispatcher import INLINE_POLL_SECONDS, Dispatcher
@@ -34,6 +36,7 @@ from auth_portal.services.health import Health
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.keys import load_keyring
 from auth_portal.services.messages import Texts
+from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
 from auth_portal.services.serving import Services
 from auth_portal.services.verifications import Verifications
@@ -41,6 +44,7 @@ from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
 from auth_portal.telemetry import log_event, set_up_logging
 from auth_portal.web import assets, edge, ops, visitor
+from auth_portal.web.admin import admin
 from auth_portal.web.context import EXTENSION
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +64,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     assets.register(app)
     app.register_blueprint(visitor.visitor)
     app.register_blueprint(ops.ops)
+    app.register_blueprint(admin)
     if is_flask_command():
         # Only here: the commands bring Alembic, which a worker has no use for.
         commands = importlib.import_module("auth_portal.cli")
@@ -89,9 +94,23 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     dispatcher = Dispatcher(outbox, deliverer, endings, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
     verifications = Verifications(database, keyring, clock, journeys, methods, passwords, wake)
-    health = Health(database, clock)
     delivery_lists = DeliveryLists(database, keyring, clock, wake)
-    services = Services(settings, clock, keyring, journeys, methods, verifications, dispatcher, health, delivery_lists)
+    notices = Notices(keyring, journeys)
+    admins = Admins(database, keyring, clock, passwords, notices)
+    services = Services(
+        settings=settings,
+        clock=clock,
+        keyring=keyring,
+        journeys=journeys,
+        methods=methods,
+        verifications=verifications,
+        dispatcher=dispatcher,
+        health=Health(database, clock),
+        delivery_lists=delivery_lists,
+        notices=notices,
+        admins=admins,
+        admin_sessions=AdminSessions(database, keyring, clock, passwords, admins, notices),
+    )
     return services, database
 
 

@@ -156,8 +156,9 @@ def doctor(ctx: click.Context) -> None:
 db = Commands("db", help="The database's tables.")
 customers = Commands("customers", help="The people who can be verified.")
 config = Commands("config", help="Portal settings, channels and journeys as a TOML file.")
+admin = Commands("admin", help="Who may use the configuration page.")
 keys = Commands("keys", help="The keys that wrap the data keys.")
-for _group in (db, customers, config, keys):
+for _group in (db, customers, config, admin, keys):
     commands.add_command(_group)
 
 
@@ -242,3 +243,25 @@ def rotate() -> None:
     with _opened() as portal:
         count = rotate_keys(portal.database, portal.master, portal.clock)
     _say([f"{count} data keys are wrapped by the first key now." if count else "The first key wraps them all already."])
+
+
+@admin.command("create")
+@click.option("--role", default="owner", show_default=True, help="owner, support or auditor.")
+@click.option("--email", default="", help="Whom the link is for.")
+@click.option("--if-none", "only_first", is_flag=True, help="Says nothing where there is an owner already.")
+def create_admin(role: str, email: str, only_first: bool) -> None:
+    """Prints a one-time link with which somebody becomes an admin: there is no default password."""
+    with _opened() as portal:
+        if only_first and portal.admins.has_owner():
+            return
+        token = portal.admins.invite(role, email=email)
+    _say([f"{read_settings().public_url}/admin/join/{token}"])
+
+
+@admin.command("reset")
+@click.argument("email")
+def reset_admin(email: str) -> None:
+    """Prints a one-time link with which an admin sets password and app anew; ends their sessions."""
+    with _opened() as portal:
+        token = portal.admins.reset(portal.admins.id_of(email))
+    _say([f"{read_settings().public_url}/admin/join/{token}"])

@@ -30,6 +30,7 @@ from auth_portal.errors import Busy
 PURPOSES = ("seal", "index", "code", "sign", "audit")
 KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D 5.2.1.1
+SEED_BYTES = 20  # 160 bits (RFC 4226 R6, R15)
 TOKEN_BYTES = 24  # 192 bits; ASVS 5.0 7.2.3 asks for 128
 PASSWORD_CODE_POINTS = 256  # longer is refused before it is hashed (R21, R23)
 # The hash of random bytes that nobody kept: what a stranger's password is held against, at the same cost.
@@ -146,6 +147,14 @@ class Keyring:
     def session_key(self) -> bytes:
         """The key that signs the csrf cookie."""
         return hmac.digest(self._key("sign"), b"csrf cookie", "sha256")
+
+    def seed(self, purpose: str, row: str) -> str:
+        """The authenticator seed that belongs to a one-time link, as Base32.
+
+        The same link always shows the same one, so that opening it twice does not spoil what was scanned.
+        """
+        digest = hmac.digest(self._key("sign"), f"seed {purpose}\0{row}".encode(), "sha256")
+        return base64.b32encode(digest[:SEED_BYTES]).decode()
 
     @property
     def code_key_id(self) -> int:

@@ -1,4 +1,4 @@
-"""One delivery from claim to record: a callback to Flow, or the message of a code.
+"""One delivery from claim to record: a callback to Flow, the message of a code, or a notice.
 
 Each is three moves: open what is to be sent, send it with no transaction open, record what came of it.
 """
@@ -31,6 +31,7 @@ from auth_portal.store.models import Challenge, ChannelState, Verification, tabl
 from auth_portal.telemetry import log_event
 
 MESSAGE_ATTEMPTS = 5  # a message is tried this often, then its code is left to the resend button: each try may cost
+NOTICE_ATTEMPTS = 60  # about an hour: nobody waits for a notice, and nobody asks for it again
 OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is kept for verifications with a ticket (R12)
 ALARM_SHARES = (0.5, 0.8)  # of a daily cap (R12)
 CAP = "cap:"  # what the key of a cap's counter begins with
@@ -106,6 +107,8 @@ class Deliverer:
         channel = self._journeys.current().channels.get(claimed.target)
         if channel is None:
             return Report(State.REFUSED, "refused", detail=f"there is no active channel {claimed.target!r}")
+        if claimed.challenge_id is None:
+            return self._send_notice(claimed, channel)
         with self._database.read() as connection:
             challenge, version_id = _challenge(connection, claimed)
             person = get_by_row(connection, challenge.customer_row, "")
@@ -161,6 +164,12 @@ class Deliverer:
                 limits.give_back(connection, counted)
         return receipt
 
+    def _send_notice(self, claimed: Claimed, channel: ChannelConfig) -> Receipt:
+        assert claimed.body_sealed is not None, "a notice has a body"
+        notice = json.loads(self._keyring.open(claimed.body_sealed, "deliveries", claimed.id, "body"))
+        outgoing = self._texts.notice(notice["to"], notice["subject"], notice["text"], claimed.id)
+        return open_channel(channel, self._outbound, sandbox_url=self._sandbox_url).send(outgoing)
+
     def _over_limit(self, channel: ChannelConfig, wanted: Sequence[Limit], now: datetime) -> str:
         """Counts a message for its destination and its channel's day; why it may not leave, or nothing (R12).
 
@@ -210,7 +219,8 @@ def message_report(claimed: Claimed, receipt: Receipt) -> Report:
     if receipt.handover is Handover.ACCEPTED:
         state = State.ACCEPTED
     elif receipt.handover in (Handover.RETRY, Handover.UNCLEAR):
-        state = State.PENDING if claimed.number < MESSAGE_ATTEMPTS else State.GIVEN_UP
+        most = MESSAGE_ATTEMPTS if claimed.challenge_id else NOTICE_ATTEMPTS
+        state = State.PENDING if claimed.number < most else State.GIVEN_UP
     else:
         state = State.REFUSED
     return Report(state, receipt.handover, detail=receipt.detail)

@@ -253,11 +253,13 @@ class Snapshot:
         """The first of the journey's channels that can carry this kind of message here."""
         for name in journey.channels:
             channel = self.channels.get(name)
-            if channel is None or carries not in channel.message_kinds:
-                continue
-            if channel.kind not in SANDBOX_CHANNELS or self.has_sandbox:
+            if channel is not None and carries in channel.message_kinds and self.may_use(channel):
                 return channel
         return None
+
+    def may_use(self, channel: ChannelConfig) -> bool:
+        """Whether a channel may send here: those of the sandbox only where it is on."""
+        return channel.kind not in SANDBOX_CHANNELS or self.has_sandbox
 
     def workable(self, journey: JourneyConfig, methods: Iterable[str]) -> tuple[str, ...]:
         """Those of the methods that can work at all: the ones that need no channel, or have one."""

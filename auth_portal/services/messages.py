@@ -1,4 +1,4 @@
-"""The texts that carry a code. They are made when they are sent and kept nowhere.
+"""The texts of messages. Those that carry a code are made when they are sent and kept nowhere.
 
 An SMS is one message of 160 GSM characters or fewer, and its last line is ``@host #code``, by which iOS and Android
 fill the code in. An e-mail has the code in its subject's first words.
@@ -73,7 +73,7 @@ class Texts:
         loader = FileSystemLoader(TEMPLATES)
         self._environment = Environment(
             loader=loader, autoescape=lambda name: bool(name and name.endswith(".html")), undefined=StrictUndefined,
-            keep_trailing_newline=True,
+            keep_trailing_newline=True, trim_blocks=True,
         )  # fmt: skip
 
     @property
@@ -88,3 +88,11 @@ class Texts:
         values = {name: getattr(message, name) for name in ("code", "portal", "journey", "host", "minutes", "support")}
         text, html = (self._environment.get_template(f"email.{part}").render(values) for part in ("txt", "html"))
         return OutgoingMessage("email", to, f"{message.code} is your {message.portal} code", text, html, message_id)
+
+    def notice(self, to: str, subject: str, text: str, message_id: str) -> OutgoingMessage:
+        """A message without a code, to an e-mail address or a phone (then subject and text become one SMS)."""
+        if "@" not in to:
+            return OutgoingMessage("sms", to, "", gsm(f"{subject}. {text}")[: 2 * SMS_LENGTH], "", message_id)
+        values = {"subject": subject, "lines": text.splitlines(), "host": self._host}
+        plain, html = (self._environment.get_template(f"notice.{part}").render(values) for part in ("txt", "html"))
+        return OutgoingMessage("email", to, subject, plain, html, message_id)

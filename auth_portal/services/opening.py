@@ -14,6 +14,7 @@ from auth_portal.crypto import KeyFault, Keyring, MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import check_destination
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
+from auth_portal.services.admins import Admins
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.credentials import Credentials
 from auth_portal.services.customers import row_of
@@ -21,6 +22,7 @@ from auth_portal.services.directory import Directory
 from auth_portal.services.erasure import Erasure
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.keys import load_keyring
+from auth_portal.services.notices import Notices
 from auth_portal.settings import Settings
 from auth_portal.store.db import Database, plain_reason, schema_fault
 
@@ -67,6 +69,16 @@ class Opened:
         """The row of a customer ID. Raises NotFound."""
         with self.database.read() as connection:
             return row_of(connection, customer_id)
+
+    @property
+    def notices(self) -> Notices:
+        """What owners and customers are told; it leaves when the portal serves."""
+        return Notices(self.keyring, Journeys(self.database, self.keyring, has_sandbox=self.settings.has_sandbox))
+
+    @property
+    def admins(self) -> Admins:
+        """Who may use the configuration page."""
+        return Admins(self.database, self.keyring, self.clock, Passwords(), self.notices)
 
     @property
     def default_region(self) -> str:

@@ -52,7 +52,7 @@ class Claimed:
 
     id: str
     kind: str
-    verification_id: str
+    verification_id: str | None
     challenge_id: str | None
     target: str
     contract: str
@@ -120,6 +120,28 @@ def add_message(
         "created_at": now,
         "next_at": now,
         "give_up_at": expires_at,
+    }
+    connection.execute(_INSERT, values)
+
+
+def add_notice(
+    connection: Connection, keyring: Keyring, now: datetime, channel: str, body: str, give_up_at: datetime
+) -> None:
+    """Puts a message that belongs to no verification into the outbox; ``body`` says to whom and what, as JSON.
+
+    Codes leave first: somebody waits for them.
+    """
+    delivery_id = new_id(now)
+    values = {
+        "id": delivery_id,
+        "kind": MESSAGE,
+        "target": channel,
+        "body_sealed": keyring.seal(body, "deliveries", delivery_id, "body"),
+        "priority": 1,
+        "state": State.PENDING,
+        "created_at": now,
+        "next_at": now,
+        "give_up_at": give_up_at,
     }
     connection.execute(_INSERT, values)
 
@@ -224,10 +246,13 @@ class Outbox:
             next_at = next_try_at(delivery.number, now, delivery.give_up_at, report.retry_after_seconds)
             if next_at is None:
                 state = State.UNCONFIRMED if report.is_unclear else State.GIVEN_UP
+        # What a notice said, and to whom, is nobody's business once it has left.
+        forgotten = {"body_sealed": None} if delivery.kind == MESSAGE and state is State.ACCEPTED else {}
         connection.execute(
             update(Delivery)
             .where(Delivery.id == delivery.id)
             .values(
+                **forgotten,
                 leased_until=None,
                 is_unclear=report.is_unclear,
                 reason=report.detail,

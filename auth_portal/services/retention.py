@@ -15,6 +15,8 @@ from auth_portal.clock import Clock
 from auth_portal.services import limits
 from auth_portal.store.db import Database, first_id
 from auth_portal.store.models import (
+    AdminLink,
+    AdminSession,
     Attempt,
     AuditEvent,
     Challenge,
@@ -40,6 +42,9 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
     removed = {
         "codes": _in_batches(database, _old_codes(now - CODES_KEPT), _remove_codes),
         "verifications": _in_batches(database, _old_verifications(now - VERIFICATIONS_KEPT), _remove_verifications),
+        "notices": _in_batches(database, _old_notices(now - VERIFICATIONS_KEPT), _remove_deliveries),
+        "admins' sessions and links": _in_batches(database, _old_sessions(now), _remove_sessions)
+        + _in_batches(database, _old_links(now - CODES_KEPT), _remove_links),
         "audit events": _in_batches(database, _old_events(now - AUDIT_KEPT), _remove_events),
         "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
         "counters": _sweep(database, now),
@@ -81,6 +86,33 @@ def _remove_verifications(connection: Connection, ids: Sequence[str]) -> None:
     for table in (Delivery, Challenge, Visit):
         connection.execute(delete(table).where(table.verification_id.in_(ids)))
     connection.execute(delete(Verification).where(Verification.id.in_(ids)))
+
+
+def _old_notices(before: datetime) -> Select[Any]:
+    return select(Delivery.id).where(
+        Delivery.id < first_id(before), Delivery.verification_id.is_(None), Delivery.ended_at < before
+    )
+
+
+def _remove_deliveries(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(Attempt).where(Attempt.delivery_id.in_(ids)))
+    connection.execute(delete(Delivery).where(Delivery.id.in_(ids)))
+
+
+def _old_sessions(now: datetime) -> Select[Any]:
+    return select(AdminSession.id).where(AdminSession.ends_at < now)
+
+
+def _remove_sessions(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(AdminSession).where(AdminSession.id.in_(ids)))
+
+
+def _old_links(before: datetime) -> Select[Any]:
+    return select(AdminLink.id).where(AdminLink.expires_at < before)
+
+
+def _remove_links(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(AdminLink).where(AdminLink.id.in_(ids)))
 
 
 def _old_events(before: datetime) -> Select[Any]:

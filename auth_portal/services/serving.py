@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.methods.contract import Method
+from auth_portal.services.admin_sessions import AdminSessions
+from auth_portal.services.admins import Admins
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.dispatcher import Dispatcher
 from auth_portal.services.health import Health
 from auth_portal.services.journeys import Journeys
+from auth_portal.services.notices import Notices
 from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings
 
@@ -29,3 +32,6 @@ class Services:
     dispatcher: Dispatcher
     health: Health
     delivery_lists: DeliveryLists
+    notices: Notices
+    admins: Admins
+    admin_sessions: AdminSessions

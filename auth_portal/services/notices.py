@@ -1,0 +1,66 @@
+"""Notices: what the portal tells people besides codes. They leave through the outbox, and commit with what they tell.
+
+Owners hear of every change that an attacker would make (R19); customers of a change to their contacts or credentials.
+A notice has no code, link or secret in it, save where the caller puts a one-time link there on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, select
+
+from auth_portal.crypto import Keyring
+from auth_portal.services import outbox
+from auth_portal.services.journeys import Journeys, Snapshot
+from auth_portal.store.models import Admin
+from auth_portal.telemetry import log_event
+
+LIFETIME = timedelta(hours=24)  # how long a notice is tried: it is no code, and late is better than never
+OWNER = "owner"
+
+
+class Notices:
+    """Puts notices into the outbox, in the caller's transaction."""
+
+    def __init__(self, keyring: Keyring, journeys: Journeys) -> None:
+        self._keyring = keyring
+        self._journeys = journeys
+
+    def to_owners(self, connection: Connection, now: datetime, subject: str, lines: Sequence[str]) -> None:
+        """Mails every active owner. Without an e-mail channel it is only logged; the audit has the fact itself."""
+        owners = connection.execute(
+            select(Admin.id, Admin.email_sealed).where(Admin.role == OWNER, Admin.is_active)
+        ).all()
+        addresses = [self._keyring.open(row.email_sealed, "admins", row.id, "email") for row in owners]
+        self.to_contacts(connection, now, addresses, subject, "\n".join(lines))
+
+    def to_contacts(
+        self, connection: Connection, now: datetime, contacts: Iterable[str], subject: str, text: str
+    ) -> int:
+        """Tells the same to e-mail addresses and phones (E.164); how many of them there is a way to."""
+        snapshot = self._journeys.current()
+        sent = 0
+        for contact in contacts:
+            channel = _channel_for(snapshot, "email" if "@" in contact else "sms")
+            if channel is None:
+                log_event("notice_without_channel", level=logging.WARNING, subject=subject)
+                continue
+            body = json.dumps({"to": contact, "subject": f"{snapshot.portal.name}: {subject}", "text": text})
+            outbox.add_notice(connection, self._keyring, now, channel, body, now + LIFETIME)
+            sent += 1
+        return sent
+
+
+def _channel_for(snapshot: Snapshot, carries: str) -> str | None:
+    """The channel of the settings where it carries this kind, else the first by name that does."""
+    wanted = snapshot.portal.notices_by
+    fitting = [
+        name
+        for name, channel in sorted(snapshot.channels.items())
+        if carries in channel.message_kinds and snapshot.may_use(channel)
+    ]
+    return wanted if wanted in fitting else next(iter(fitting), None)

@@ -1,0 +1,101 @@
+"""Who may use the configuration page: inviting, roles, switching off, resetting. Owners alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Response
+from werkzeug.wrappers import Response as BaseResponse
+
+from auth_portal.errors import Problem
+from auth_portal.i18n import error_text
+from auth_portal.i18n import gettext as _
+from auth_portal.web.admin.guard import OWNERS, done, form_text, me, render, route, second_factor_fault
+from auth_portal.web.context import services
+
+PATH = "/admin/admins"
+
+
+@route("/admins", allow=OWNERS)
+def people() -> Response:
+    """Everybody with access, and the invitations that are open."""
+    return _people({})
+
+
+def _people(faults: dict[str, str], *, status: int = 200) -> Response:
+    admins = services().admins
+    return render(
+        "admin/admins/people.html", status=status, people=admins.people(), invitations=admins.open_invitations(),
+        faults=faults, role=form_text("role") or "support", email=form_text("email"),
+    )  # fmt: skip
+
+
+@route("/admins/invite", allow=OWNERS, methods=("POST",))
+def invite() -> BaseResponse:
+    """Makes a one-time link and shows it once."""
+    if fault := second_factor_fault():
+        return _people({"second_factor": fault}, status=422)
+    try:
+        token = services().admins.invite(form_text("role"), email=form_text("email"), made_by=me().admin_id)
+    except Problem as problem:
+        field = "email" if problem.code == "email_invalid" else "role"
+        return _people({field: error_text(problem.code)}, status=422)
+    return _link_page(token, is_reset=False, name=form_text("email"))
+
+
+def _link_page(token: str, *, is_reset: bool, name: str) -> Response:
+    link = f"{services().settings.public_url}/admin/join/{token}"
+    return render("admin/admins/link.html", link=link, is_reset=is_reset, name=name)
+
+
+@route("/admins/invitations/<link_id>/withdraw", allow=OWNERS, methods=("POST",))
+def withdraw(link_id: str) -> BaseResponse:
+    """Makes an open invitation worthless."""
+    services().admins.withdraw(link_id, by=me().admin_id)
+    return done(PATH, _("The invitation is withdrawn."))
+
+
+@route("/admins/<admin_id>", allow=OWNERS)
+def person(admin_id: str) -> Response:
+    """One admin, and what can be changed."""
+    return _person(admin_id, {})
+
+
+def _person(admin_id: str, faults: dict[str, str], *, status: int = 200) -> Response:
+    found = services().admins.get(admin_id)
+    return render("admin/admins/person.html", status=status, person=found, faults=faults)
+
+
+@route("/admins/<admin_id>/role", allow=OWNERS, methods=("POST",))
+def change_role(admin_id: str) -> BaseResponse:
+    """Gives another role."""
+    role = form_text("role")
+    return _changed(admin_id, "role", lambda: services().admins.set_role(admin_id, role, by=me().admin_id))
+
+
+@route("/admins/<admin_id>/active", allow=OWNERS, methods=("POST",))
+def change_active(admin_id: str) -> BaseResponse:
+    """Switches somebody off or on."""
+    is_active = form_text("active") == "1"
+    return _changed(admin_id, "active", lambda: services().admins.set_active(admin_id, is_active, by=me().admin_id))
+
+
+def _changed(admin_id: str, field: str, change: Callable[[], None]) -> BaseResponse:
+    if fault := second_factor_fault():
+        return _person(admin_id, {"second_factor": fault, "of": field}, status=422)
+    try:
+        change()
+    except Problem as problem:
+        if problem.code not in ("last_owner", "role_unknown"):
+            raise
+        return _person(admin_id, {field: error_text(problem.code)}, status=422)
+    return done(PATH, _("Changed. Whoever it concerns has to sign in again."))
+
+
+@route("/admins/<admin_id>/reset", allow=OWNERS, methods=("POST",))
+def reset(admin_id: str) -> BaseResponse:
+    """Makes a one-time link with which somebody sets password and app anew."""
+    if fault := second_factor_fault():
+        return _person(admin_id, {"second_factor": fault, "of": "reset"}, status=422)
+    name = services().admins.get(admin_id).name
+    return _link_page(services().admins.reset(admin_id, made_by=me().admin_id), is_reset=True, name=name)

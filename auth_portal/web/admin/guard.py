@@ -1,0 +1,171 @@
+"""The one blueprint of the configuration page, and who may see which of its routes.
+
+Every route says who may use it when it is made; one that does not cannot be made. The guard runs before any view and
+before a form is read, and fails closed: without a session it leads to the sign-in page, with too small a role it
+refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+
+from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session
+from werkzeug.wrappers import Response as BaseResponse
+
+from auth_portal.errors import Problem
+from auth_portal.i18n import gettext as _
+from auth_portal.services.admin_sessions import LONGEST, SignedIn
+from auth_portal.web.context import cookie_name, services
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+OWNER, SUPPORT, AUDITOR = "owner", "support", "auditor"
+EVERYONE = frozenset({OWNER, SUPPORT, AUDITOR})
+WRITERS = frozenset({OWNER, SUPPORT})
+OWNERS = frozenset({OWNER})
+PUBLIC: frozenset[str] = frozenset()  # no session needed: signing in, and following a one-time link
+
+SESSION_COOKIE = "admin"
+BEFORE_CODES_ARE_KEPT = frozenset({"admin.access_recovery_codes", "admin.access_keep_codes", "admin.access_sign_out"})
+NOTICE_COOKIE = "notice"
+NOTICE_SECONDS = 60
+NOTICE_LENGTH = 300  # characters
+
+admin = Blueprint("admin", __name__, url_prefix="/admin")
+allowed: dict[str, frozenset[str]] = {}  # by endpoint
+
+
+def route(rule: str, *, allow: Collection[str], methods: Collection[str] = ("GET",)) -> Callable[[View], View]:
+    """Makes a view of the configuration page that the roles in ``allow`` may use."""
+
+    def register(view: View) -> View:
+        endpoint = f"{view.__module__.rpartition('.')[2]}_{view.__name__}"
+        allowed[f"admin.{endpoint}"] = frozenset(allow)
+        admin.add_url_rule(rule, endpoint, view, methods=list(methods))
+        return view
+
+    return register
+
+
+@admin.before_request
+def guard() -> BaseResponse | None:
+    """Lets in whoever may use this route; everybody else is led or refused."""
+    g.chat_seconds = int(LONGEST.total_seconds())
+    g.signed_in = services().admin_sessions.signed_in(session_token())
+    roles = allowed[request.endpoint or ""]
+    if roles is PUBLIC:
+        return None
+    if g.signed_in is None:
+        return _to_sign_in()
+    if g.signed_in.role not in roles:
+        raise Problem("role_too_small", status=403)
+    if g.signed_in.has_codes_to_keep and request.endpoint not in BEFORE_CODES_ARE_KEPT:
+        return redirect("/admin/recovery-codes", 303)
+    return None
+
+
+def _to_sign_in() -> BaseResponse:
+    """To the sign-in page, and back to where somebody wanted to go; what was posted is gone and said to be."""
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else ""
+    query = f"?next={quote(wanted, safe='/')}" if wanted not in ("", "/admin/") else ""
+    return redirect(f"/admin/sign-in{query}", 303)
+
+
+def session_token() -> str:
+    """The token of this browser's session, or nothing."""
+    return request.cookies.get(cookie_name(SESSION_COOKIE), "")
+
+
+def keep_session(response: BaseResponse, token: str) -> BaseResponse:
+    """Gives the browser its session; the server ends it, whatever the browser does."""
+    _set_cookie(response, SESSION_COOKIE, token, int(LONGEST.total_seconds()))
+    return response
+
+
+def forget_session(response: BaseResponse) -> BaseResponse:
+    """Takes the token from the browser."""
+    _set_cookie(response, SESSION_COOKIE, "", 0)
+    return response
+
+
+def _set_cookie(response: BaseResponse, name: str, value: str, seconds: int) -> None:
+    is_secure = services().settings.is_https
+    response.set_cookie(
+        cookie_name(name), value, max_age=seconds, secure=is_secure, httponly=True, samesite="Lax", path="/"
+    )
+
+
+def me() -> SignedIn:
+    """Who is signed in. Only for routes that need somebody."""
+    found: SignedIn = g.signed_in
+    return found
+
+
+def is_confirmed() -> bool:
+    """Whether the second factor was shown within the last ten minutes."""
+    return me().is_confirmed(services().clock())
+
+
+def second_factor_fault() -> str:
+    """Nothing where the second factor was shown lately, or is right in this form; else the sentence to show."""
+    if is_confirmed():
+        return ""
+    typed = form_text("second_factor")
+    if not typed:
+        return _("Please type the code that your authenticator app shows now.")
+    if services().admin_sessions.confirm(me(), typed):
+        return ""
+    return _("This is not the code that your app shows now. Wait for the next one and try again.")
+
+
+def form_text(name: str) -> str:
+    """A field of the form, without blanks around it."""
+    return request.form.get(name, "").strip()
+
+
+def render(template: str, *, status: int = 200, **values: Any) -> Response:
+    """A page of the configuration page, with what every one of them needs."""
+    session.modified = True
+    signed_in: SignedIn | None = g.get("signed_in")
+    snapshot = services().journeys.current()
+    html = render_template(
+        template,
+        me=signed_in,
+        portal=snapshot.portal,
+        needs_second_factor=signed_in is not None and not is_confirmed(),
+        notice=_notice(),
+        has_private_targets=services().settings.allow_private_callbacks,
+        now=services().clock(),
+        **values,
+    )
+    response = make_response(html, status)
+    if cookie_name(NOTICE_COOKIE) in request.cookies:
+        _set_cookie(response, NOTICE_COOKIE, "", 0)
+    return response
+
+
+def done(path: str, text: str) -> BaseResponse:
+    """On to an own path with 303; ``text`` is shown there once."""
+    response = redirect(own_path(path), 303)
+    signed = services().keyring.sign("notice", text[:NOTICE_LENGTH])
+    _set_cookie(response, NOTICE_COOKIE, quote(signed), NOTICE_SECONDS)
+    return response
+
+
+def own_path(path: str, default: str = "/admin/") -> str:
+    """A path below /admin/ as it is, anything else as the home page (R33)."""
+    is_plain = path.startswith("/admin/") and not any(char in path for char in "\\\r\n\t") and "//" not in path
+    return path if is_plain else default
+
+
+def _notice() -> str:
+    from_cookie = request.cookies.get(cookie_name(NOTICE_COOKIE), "")
+    return services().keyring.verify("notice", unquote(from_cookie)) or "" if from_cookie else ""
+
+
+def human_time(moment: datetime | None) -> str:
+    """A time as pages show it: UTC, to the second."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else ""

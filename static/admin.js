@@ -1,0 +1,35 @@
+"use strict";
+// What script adds to the configuration page, which works without it: copy buttons, and one submit per form.
+(() => {
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    const field = document.getElementById(button.dataset.copy);
+    if (!field || !navigator.clipboard) continue;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const before = button.innerHTML;
+      await navigator.clipboard.writeText(field.value);
+      button.textContent = button.dataset.done;
+      setTimeout(() => { button.innerHTML = before; }, 2000);
+    });
+  }
+
+  // A second tap on the same form does nothing until the answer came; a download answers without a new page.
+  const sent = new Set();
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post" || form.dataset.repeats !== undefined) return;
+    if (sent.has(form)) {
+      event.preventDefault();
+      return;
+    }
+    sent.add(form);
+    setTimeout(() => sent.delete(form), 5000);
+  });
+  window.addEventListener("pageshow", () => sent.clear());
+
+  // A form with changes that were not saved asks before it is left.
+  let isChanged = false;
+  document.addEventListener("input", (event) => { if (event.target.form?.dataset.keep !== undefined) isChanged = true; });
+  document.addEventListener("submit", () => { isChanged = false; });
+  window.addEventListener("beforeunload", (event) => { if (isChanged) event.preventDefault(); });
+})();

@@ -1,0 +1,52 @@
+"""Admins in tests: made through a real invitation, signed in through the real form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyotp
+from werkzeug.test import TestResponse
+
+from auth_portal.services.admins import Joining
+from tests.world import Browser, World
+
+ADMIN_PASSWORD = "seven kudus dance slowly"
+ADMIN_ADDRESS = "198.51.100.4"
+MAIL_OF = {role: f"{role}@example.com" for role in ("owner", "support", "auditor")}
+
+
+class Desk(Browser):
+    """An admin's browser."""
+
+    seed: str
+    admin_id: str
+    email: str
+
+    def second_factor(self) -> str:
+        """A code that was not used yet: each is good once, so the clock moves on a step."""
+        self.world.clock.advance(31)
+        return pyotp.TOTP(self.seed).at(self.world.clock.now.timestamp())
+
+    def sign_in(self, **fields: str) -> TestResponse:
+        self.get("/admin/sign-in")
+        given = {"email": self.email, "password": ADMIN_PASSWORD, "code": self.second_factor(), **fields}
+        return self.post("/admin/sign-in", **given)
+
+    def submit(self, action: str, **fields: Any) -> TestResponse:
+        """Posts a form of this page with the values that its fields have, changed by ``fields``."""
+        return self.post(action, **fields)
+
+
+def signed_in(world: World, role: str = "owner") -> Desk:
+    """The browser of a new admin of this role who is at the home page."""
+    admins = world.services.admins
+    token = admins.invite(role, email=MAIL_OF[role])
+    desk = Desk(world, ADMIN_ADDRESS)
+    desk.seed, desk.email = admins.invitation(token).seed, MAIL_OF[role]
+    joining = Joining(f"Ada {role.capitalize()}", desk.email, ADMIN_PASSWORD, ADMIN_PASSWORD, desk.second_factor())
+    assert admins.faults_of(admins.invitation(token), joining) == {}
+    desk.admin_id = admins.join(token, joining)
+    admins.keep_recovery_codes(desk.admin_id)
+    assert desk.sign_in().status_code == 200
+    assert desk.path == "/admin/", desk.page.text
+    return desk

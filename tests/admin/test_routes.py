@@ -1,0 +1,108 @@
+"""Every route of the configuration page × every role × no session. A route that is missing here is a failure (R40)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from auth_portal.bootstrap import create_app
+from tests.admin.desk import Desk, signed_in
+from tests.postgres import MASTER_KEY
+from tests.world import Browser, World
+
+OWNER, SUPPORT, AUDITOR = "owner", "support", "auditor"
+ALL = {OWNER, SUPPORT, AUDITOR}
+PUBLIC: set[str] = set()
+
+# endpoint without "admin.": who may use it. Each section keeps its rows together.
+TABLE: dict[str, set[str]] = {
+    # getting in
+    "access_sign_in_form": PUBLIC,
+    "access_sign_in": PUBLIC,
+    "access_sign_out": ALL,
+    "access_join_form": PUBLIC,
+    "access_join": PUBLIC,
+    "access_recovery_codes": ALL,
+    "access_keep_codes": ALL,
+    "account_account": ALL,
+    "account_change_password": ALL,
+    "account_renew_codes": ALL,
+    "account_end_session": ALL,
+    # admins
+    "admins_people": {OWNER},
+    "admins_invite": {OWNER},
+    "admins_withdraw": {OWNER},
+    "admins_person": {OWNER},
+    "admins_change_role": {OWNER},
+    "admins_change_active": {OWNER},
+    "admins_reset": {OWNER},
+    # home
+    "home_home": ALL,
+}
+
+_RULES = [rule for rule in create_app().url_map.iter_rules() if rule.endpoint.startswith("admin.")]
+_CASES = sorted(
+    (rule.endpoint.removeprefix("admin."), method, str(rule))
+    for rule in _RULES
+    for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"})
+)
+ROLES = (OWNER, SUPPORT, AUDITOR)
+
+
+def test_every_route_is_in_the_table() -> None:
+    assert {endpoint for endpoint, _method, _rule in _CASES} == set(TABLE)
+
+
+def path_of(rule: str) -> str:
+    """A path of a rule, with something in each of its places that is not there."""
+    return re.sub(r"<(?:int:)[^>]+>", "7", re.sub(r"<(?:[a-z]+:)?([^>]+)>", "nothing-here", rule))
+
+
+@pytest.fixture
+def desks(small_world: World) -> dict[str, Desk]:
+    return {role: signed_in(small_world, role) for role in ROLES}
+
+
+def test_r40_every_route_for_every_role_and_nobody(small_world: World, desks: dict[str, Desk]) -> None:
+    """Whoever may not is refused before the view; whoever may gets anything but that."""
+    for endpoint, method, rule in _CASES:
+        allowed = TABLE[endpoint]
+        for role, desk in desks.items():
+            status = answer(desk, method, path_of(rule))
+            if allowed and role not in allowed:
+                assert status == 403, (endpoint, method, role, status)
+            else:
+                assert status != 403, (endpoint, method, role, status)
+                assert status < 500, (endpoint, method, role, status)
+            small_world.services.admins.keep_recovery_codes(desk.admin_id)
+            if endpoint == "access_sign_out":
+                desk.sign_in()
+        nobody = Browser(small_world)
+        status = answer(nobody, method, path_of(rule))
+        if allowed:
+            assert status == 303, (endpoint, method, status)
+            assert nobody.page.headers["Location"].startswith("/admin/sign-in")
+        else:
+            assert status != 303, (endpoint, method, status)
+
+
+def answer(browser: Browser, method: str, path: str) -> int:
+    """The status of a request with a token of this browser's own, not followed."""
+    if method == "GET":
+        browser.page = browser.client.get(path, base_url=browser.base_url)
+        return browser.page.status_code
+    browser.page = browser.client.get("/admin/account", base_url=browser.base_url)
+    if browser.page.status_code == 303:
+        browser.page = browser.client.get("/admin/sign-in", base_url=browser.base_url)
+    token = re.search(r'name="csrf_token" value="([^"]+)"', browser.page.text)
+    assert token, browser.page.text
+    data = {"csrf_token": token.group(1)}
+    browser.page = browser.client.open(path, method=method, data=data, base_url=browser.base_url)
+    return browser.page.status_code
+
+
+def test_a_session_of_an_invented_token_is_nobody(small_world: World) -> None:
+    stranger = Browser(small_world)
+    stranger.client.set_cookie("admin", MASTER_KEY, domain="127.0.0.1")
+    assert answer(stranger, "GET", "/admin/") == 303
