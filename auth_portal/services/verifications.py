@@ -36,6 +36,7 @@ from auth_portal.services.beginnings import Beginnings
 from auth_portal.services.cases import (
     Case,
     Stage,
+    can_prove,
     challenges_of,
     entered,
     load_case,
@@ -184,13 +185,11 @@ class Verifications:
         if verdict.reading in (Reading.REPLACED, Reading.STALE):
             return self._stay(connection, case, f"code_{verdict.reading}")
         is_right = verdict.reading is Reading.RIGHT and _is_still_theirs(case, now)
-        if (
-            self._count_try(connection, case, now, succeeded=is_right)
-            and is_right
-            and _spend(connection, case, verdict, now)
-        ):
+        has_budget = self._count_try(connection, case, now, succeeded=is_right)
+        if has_budget and is_right and _spend(connection, case, verdict, now):
             return self._proved(connection, case, now)
-        return self._after_wrong(connection, _count_wrong(connection, case), now)
+        why = _why_wrong(case, verdict, has_budget=has_budget)
+        return self._after_wrong(connection, _count_wrong(connection, case), now, why)
 
     def _prove_slowly(self, token: str, prompt: str, form: Mapping[str, str], address: str) -> Answer:
         """Reserves a try and commits, checks with no transaction open, settles."""
@@ -205,7 +204,7 @@ class Verifications:
             verdict = method.check(typed, case.evidence(now, self._keyring))
         with self._database.write() as connection:
             return self._settle_reserved(
-                connection, token, case, verdict if is_judged else Verdict(Reading.WRONG), typed
+                connection, token, case, verdict if is_judged else Verdict(Reading.WRONG), typed, has_budget=is_judged
             )
 
     def _reserve(self, connection: Connection, case: Case, address: str) -> tuple[Case, bool]:
@@ -216,7 +215,9 @@ class Verifications:
         is_judged = self._count_try(connection, case, now, succeeded=False)
         return _count_wrong(connection, case), is_judged
 
-    def _settle_reserved(self, connection: Connection, token: str, case: Case, verdict: Verdict, typed: str) -> Answer:
+    def _settle_reserved(
+        self, connection: Connection, token: str, case: Case, verdict: Verdict, typed: str, *, has_budget: bool
+    ) -> Answer:
         """A right password counts only if everything still is as it was when its try was reserved."""
         now = self._clock()
         fresh = load_case(connection, self._journeys, token_hash(token), locked=True)
@@ -229,7 +230,7 @@ class Verifications:
             return GO_ON
         is_theirs = fresh.prompt == case.prompt and fresh.person == case.person and fresh.person.is_active
         if verdict.reading is not Reading.RIGHT or not is_theirs:
-            return self._after_wrong(connection, fresh, now)
+            return self._after_wrong(connection, fresh, now, _why_wrong(fresh, verdict, has_budget=has_budget))
         limits.clear_tries(connection, fresh.person.key, fresh.method or "")
         update_verification(connection, fresh, wrong_tries=Verification.wrong_tries - 1)
         self._keep_password(connection, fresh, verdict, typed)
@@ -277,11 +278,12 @@ class Verifications:
         self._codes.issue(connection, case, snapshot, now)
         return GO_ON
 
-    def _after_wrong(self, connection: Connection, case: Case, now: datetime) -> Answer:
+    def _after_wrong(self, connection: Connection, case: Case, now: datetime, why: str) -> Answer:
+        facts = {"why": why} if why else {}
+        self._record(connection, case, now, "proof_failed", method=case.method, **facts)
         if case.tries_left == 0:
             self.endings.end(connection, case, "wrong", now)
             return OVER
-        self._record(connection, case, now, "proof_failed", method=case.method)
         return self._stay(connection, case, f"{self._method(case).field}_wrong")
 
     def choose(self, token: str, prompt: str, method: str) -> Answer:
@@ -377,6 +379,20 @@ def _is_still_theirs(case: Case, now: datetime) -> bool:
     issued = case.in_force(now)
     sent_to = issued.destination_key if issued is not None else None
     return case.person.has_contact(carries) and case.person.destination_key(carries, "") == sent_to
+
+
+def _why_wrong(case: Case, verdict: Verdict, *, has_budget: bool) -> str:
+    """Why a proof counted as wrong, where the person must not learn it and the admin must (R24); "" for a wrong one."""
+    person = case.person
+    if not has_budget:
+        return "spent"
+    if person.row is None:
+        return "nobody"
+    if not person.is_active:
+        return "disabled"
+    if not can_prove(person, case.method or "", alone=case.is_alone):
+        return "nothing_on_file"
+    return "not_in_force" if verdict.reading is Reading.RIGHT else ""
 
 
 def _spend(connection: Connection, case: Case, verdict: Verdict, now: datetime) -> bool:
