@@ -39,6 +39,7 @@ from auth_portal.services.messages import Texts
 from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
 from auth_portal.services.serving import Services
+from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
@@ -106,6 +107,7 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         verifications=verifications,
         dispatcher=dispatcher,
         health=Health(database, clock),
+        tickets=Tickets(database, keyring, clock, journeys),
         delivery_lists=delivery_lists,
         notices=notices,
         admins=admins,

@@ -6,7 +6,6 @@ again withdraws, in the same transaction, every earlier result that was not yet 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -34,6 +33,7 @@ from auth_portal.services.customers import Identifier, read_identifier
 from auth_portal.services.endings import Endings
 from auth_portal.services.journeys import ChatClock, JourneyNow, Journeys, Snapshot
 from auth_portal.services.limits import MINUTE, Limit
+from auth_portal.services.references import reference_hash
 from auth_portal.store.db import Database, new_id, upsert
 from auth_portal.store.models import Counter, Portal, Verification, Visit, table_of
 
@@ -156,7 +156,7 @@ class Beginnings:
             read_identifier(landing.identifier, kinds, region, self._keyring),
             limits.address_key(landing.address, self._keyring),
             now,
-            hashlib.sha256(landing.reference.encode()).digest(),
+            reference_hash(landing.reference),
         )
 
     def _begin(self, connection: Connection, beginning: _Beginning) -> Begun:

@@ -50,6 +50,13 @@ def e164(typed: str, region: str) -> str | None:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def msisdn_form(text: str, region: str) -> str | None:
+    """A chat's own number as ``+27821234567``: networks write it international and without the plus."""
+    digits = text.strip()
+    international = e164(f"+{digits}", region) if digits.isdigit() and not digits.startswith("0") else None
+    return international or e164(digits, region)
+
+
 def email_form(typed: str) -> str | None:
     """An e-mail address in its one form, or None. No Unicode before the @: ``mıke@`` is not ``mike@``."""
     try:
@@ -200,6 +207,12 @@ def find(connection: Connection, identifier: Identifier) -> Person:
         if found:
             return person_from(found[0], identifier.key) if len(found) == 1 else stranger(identifier.key)
     return stranger(identifier.key)
+
+
+def holders_of(connection: Connection, phone_key: str) -> list[Person]:
+    """Whoever has this number on file: two at most, which is enough to see that it is shared."""
+    rows = connection.execute(select(*PERSON_COLUMNS).where(CustomerRow.phone_key == phone_key).limit(2)).all()
+    return [person_from(row, row.row) for row in rows]
 
 
 def get_by_row(connection: Connection, row: str | None, key: str) -> Person:

@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -119,14 +119,11 @@ class JourneyConfig(Frozen):
     def _order(cls, steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
         if not isinstance(steps[0], Identify) or any(isinstance(step, Identify) for step in steps[1:]):
             raise ValueError("must begin with one identify step, and have no other")
-        choices = [step.any_of for step in steps if isinstance(step, Verify)]
-        for chosen in itertools.product(*choices):
-            for number, step in enumerate(choices):
-                if set(step) <= set(chosen[:number]):
-                    raise ValueError(
-                        f"verify step {number + 1} has no method left for somebody who used "
-                        f"{', '.join(chosen[:number])}; a method cannot be used twice in one visit"
-                    )
+        if stuck := _stuck_after([step.any_of for step in steps if isinstance(step, Verify)]):
+            raise ValueError(
+                f"verify step {len(stuck) + 1} has no method left for somebody who used {', '.join(stuck)}; "
+                "a method cannot be used twice in one visit"
+            )
         return steps
 
     @field_validator("results")
@@ -164,6 +161,11 @@ class JourneyConfig(Frozen):
             raise ValueError(
                 f"results: {same[0]} has the same text as verified ({success!r}); Flow could not tell them apart"
             )
+        if self.relay_defence == "phone_match" and not self.works_by_phone_alone:
+            raise ValueError(
+                "relay_defence: with phone_match codes go only to the chat's own number, so every verify step needs "
+                "another method beside email_code"
+            )
         return self
 
     @property
@@ -177,6 +179,26 @@ class JourneyConfig(Frozen):
         step = self.steps[0]
         assert isinstance(step, Identify)
         return step
+
+    @property
+    def works_by_phone_alone(self) -> bool:
+        """Whether every step can be passed where codes go to one phone number and nowhere else."""
+        choices = [without_mail(step.any_of) for step in self.verify_steps]
+        return all(choices) and _stuck_after(choices) is None
+
+
+def without_mail(methods: Iterable[str]) -> tuple[str, ...]:
+    """Those of the methods that send nothing to an e-mail address."""
+    return tuple(method for method in methods if CARRIES.get(method) != "email")
+
+
+def _stuck_after(choices: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Methods after which a person would have none left for the next step, or None (R37)."""
+    for chosen in itertools.product(*choices):
+        for number, step in enumerate(choices):
+            if set(step) <= set(chosen[:number]):
+                return chosen[:number]
+    return None
 
 
 def _all_results(values: Mapping[str, Any]) -> object:
@@ -196,6 +218,8 @@ def _all_data(values: Mapping[str, Any]) -> object:
     always = {"outcome": "{outcome}", "journey": "{journey}"}
     if values.get("relay_defence") == "chat_code":
         always["chat_code"] = "{chat_code}"
+    if values.get("relay_defence") == "phone_match":
+        always |= {"phone_match": "{phone_match}", "purpose": "{purpose}"}
     return {**always, **given, "journey": "{journey}"}
 
 
@@ -382,7 +406,11 @@ class ChatClock:
     def from_landing(cls, made_at: datetime, chat_seconds: int) -> Self:
         """Without a ticket: from the making of the landing page, less the time the link lay unopened."""
         unopened = min(0.10 * chat_seconds, 120.0)
+        return cls.from_ticket(made_at - timedelta(seconds=unopened), chat_seconds)
+
+    @classmethod
+    def from_ticket(cls, started_at: datetime, chat_seconds: int) -> Self:
+        """From the moment that Flow's server told us of the chat."""
         reserve = max(5.0, min(0.075 * chat_seconds, 45.0))
-        started_at = made_at - timedelta(seconds=unopened)
         ends_at = started_at + timedelta(seconds=chat_seconds)
         return cls(started_at, ends_at - timedelta(seconds=reserve), ends_at)

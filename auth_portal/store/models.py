@@ -201,6 +201,7 @@ class Verification(Base):
     customer_row: Mapped[str | None] = mapped_column(Id)
     chat_code_sealed: Mapped[bytes | None]
     methods: Mapped[str] = mapped_column(String(64), server_default="")
+    ticket_id: Mapped[str | None] = mapped_column(Id)
     __table_args__ = (
         Index(
             "uq_verifications_live",
@@ -447,3 +448,24 @@ class CredentialLink(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+
+class TicketRow(Base):
+    """What Flow's server said of a chat before its link was sent: whose it is, and what for."""
+
+    __tablename__ = "tickets"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    token_hash: Mapped[bytes | None] = mapped_column(unique=True)  # none where it is found by its reference alone
+    slug: Mapped[str] = mapped_column(String(64))
+    reference_hash: Mapped[bytes | None]  # the one that it serves: given, or the first that began with it
+    customer_row: Mapped[str | None] = mapped_column(Id)  # none where several people hold the number
+    phone_key: Mapped[str | None] = mapped_column(Key)  # none where it was registered by customer ID
+    phone_sealed: Mapped[bytes | None]
+    purpose_sealed: Mapped[bytes | None]
+    locale: Mapped[str] = mapped_column(String(16), server_default="")
+    api_key_id: Mapped[str | None] = mapped_column(Id)  # whose act it was
+    created_at: Mapped[datetime]
+    proofs_until: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    bound_at: Mapped[datetime | None]
+    __table_args__ = (Index("ix_tickets_reference", "reference_hash", "slug", "id"),)

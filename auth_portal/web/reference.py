@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from auth_portal.errors import Problem
+from auth_portal.services.references import LONGEST, check
 
-LONGEST = 512  # characters
 _START = re.compile(r"(?:^|&)reference=")
 # What apps add to links that they pass on. That one was dropped is recorded with the verification.
 _ADDED = re.compile(r"fbclid|gclid|igshid|mibextid|msclkid|utm_[a-z_]{1,30}")
-_ALLOWED = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,3 @@ def completed(reference: str, tail: str) -> str:
         raise Problem("reference_missing")
     check(whole)
     return whole
-
-
-def check(text: str) -> None:
-    """Raises Problem("reference_invalid") for anything that must not be stored or sent."""
-    if len(text) > LONGEST or not _ALLOWED.fullmatch(text):
-        raise Problem("reference_invalid")
