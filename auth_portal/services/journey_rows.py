@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
+from auth_portal.errors import NotFound
 from auth_portal.services.journeys import JourneyConfig
 from auth_portal.store.db import new_id
 from auth_portal.store.models import Journey, JourneyVersion
@@ -49,6 +50,15 @@ def stored_journeys(connection: Connection) -> dict[str, StoredJourney]:
         document = {**row.document, "active": row.is_active, "default": row.is_default}
         found[row.slug] = StoredJourney(row.id, row.number, JourneyConfig.model_validate_json(json.dumps(document)))
     return found
+
+
+def journey_id_of(connection: Connection, slug: str) -> str:
+    """The id of a journey that was not deleted. Raises NotFound."""
+    found = select(Journey.id).where(Journey.slug == slug, Journey.deleted_at.is_(None))
+    journey_id = connection.execute(found).scalar_one_or_none()
+    if journey_id is None:
+        raise NotFound("not_found")
+    return journey_id
 
 
 def write_journeys(
