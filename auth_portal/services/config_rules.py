@@ -13,6 +13,7 @@ from auth_portal.services.config_file import ConfigFile, Faults
 from auth_portal.services.journeys import JourneyConfig, result_clashes
 from auth_portal.services.portal_config import PortalSettings
 
+LONGEST_WAIT_SECONDS = 540  # a chat's 10 minutes, less the one that may pass before the customer has the link
 KINDS_OF_MESSAGE = {"sms": "SMS", "email": "e-mail"}
 
 
@@ -23,6 +24,7 @@ class Wanted:
     portal: PortalSettings
     channels: Mapping[str, ChannelConfig]
     journeys: Mapping[str, JourneyConfig]
+    logos: Set[str] = frozenset()  # the digests of the pictures that are stored here
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Rules:
         named = wanted.channels.keys() | {table.name for table in file.channels}  # a broken one is a fault already
         for slug, journey in file.journeys.items():
             self._server(journey, file.places[slug], faults)
+            if journey.logo and journey.logo not in wanted.logos:
+                faults.add(file.places[slug], "logo", "names a picture that is not stored here; give it on the page")
         for slug, journey in wanted.journeys.items():
             if journey.active:  # one that is off may name channels that are off too
                 place = file.places.get(slug, f'journey "{slug}" (not in this file)')
@@ -124,14 +128,23 @@ def _known_kinds(journey: JourneyConfig, channels: Mapping[str, ChannelConfig]) 
 
 
 def warnings(journeys: Mapping[str, JourneyConfig]) -> Iterator[str]:
-    """What the standards advise against and an admin may still want (R14, link relay), of active journeys."""
+    """What an admin should know of the active ones of these journeys, each with its name in front."""
     for slug, journey in journeys.items():
-        methods = {method for step in journey.verify_steps for method in step.any_of}
-        if not journey.active:
-            continue
-        if methods == {"sms_code"}:
-            yield f"journey {slug}: SMS is the only proof; NIST SP 800-63B asks for another choice beside it"
-        if "email_code" in methods:
-            yield f"journey {slug}: a code by e-mail is not out-of-band by NIST SP 800-63B"
-        if journey.relay_defence == "none":
-            yield f"journey {slug}: relay_defence is none; a link that is sent on brings the answer to its sender"
+        if journey.active:
+            yield from (f"journey {slug}: {text}" for text in warnings_of(journey))
+
+
+def warnings_of(journey: JourneyConfig) -> Iterator[str]:
+    """What the standards advise against and an admin may still want (R14, link relay)."""
+    methods = {method for step in journey.verify_steps for method in step.any_of}
+    if methods == {"sms_code"}:
+        yield "SMS is the only proof; NIST SP 800-63B asks for another choice beside it"
+    if "email_code" in methods:
+        yield "a code by e-mail is not out-of-band by NIST SP 800-63B"
+    if journey.relay_defence == "none":
+        yield "relay_defence is none; a link that is sent on brings the answer to its sender"
+    if journey.callback.contract == "wait_for_callback" and journey.chat_seconds > LONGEST_WAIT_SECONDS:
+        yield (
+            f"Wait for Callback starts before the link is sent; a chat clock over {LONGEST_WAIT_SECONDS} seconds may "
+            "outlast the chat"
+        )

@@ -6,7 +6,7 @@ a server other than the one it was given for (D4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import ChannelConfig, parse_channel
-from auth_portal.services import audit
+from auth_portal.services import audit, logos
 from auth_portal.services.channel_rows import (
     StoredChannel,
     exported_channel,
@@ -67,6 +67,7 @@ class Stored:
     portal: PortalSettings
     channels: Mapping[str, StoredChannel]
     journeys: Mapping[str, StoredJourney]
+    logos: Set[str] = frozenset()  # the digests of the pictures
 
 
 class Configuration:
@@ -132,6 +133,7 @@ class Configuration:
             portal=PortalSettings.model_validate(settings),
             channels=stored_channels(connection, self._keyring),
             journeys=stored_journeys(connection),
+            logos=logos.digests(connection),
         )
 
     # --- What should be
@@ -143,7 +145,7 @@ class Configuration:
         for table in file.channels:
             if (config := _parsed_channel(table, stored.channels.get(table.name), faults)) is not None:
                 channels[config.name] = config
-        return Wanted(_portal(stored.portal, file.portal), channels, _journeys(file, stored, prune))
+        return Wanted(_portal(stored.portal, file.portal), channels, _journeys(file, stored, prune), stored.logos)
 
     # --- Writing
 

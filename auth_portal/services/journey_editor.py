@@ -8,7 +8,7 @@ and its links tell the chat ``unavailable``; its name may be used again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -118,8 +118,7 @@ class JourneyEditor:
         if config is None:
             return Proposal(number=number, faults=tuple(faults.found), newer=newer), None
         wanted = _wanted(stored, config)
-        known = logos.digests(connection) if config.logo else frozenset()
-        self._configuration.rules.check(_as_file(config), replace(wanted, logos=known), faults)
+        self._configuration.rules.check(_as_file(config), wanted, faults)
         own = tuple(fault for fault in faults.found if fault.table == "")  # not those that others had before
         changes = differences(before.config.model_dump() if before else {}, config.model_dump())
         return Proposal(config, number, own, newer, tuple(changes)), wanted
@@ -178,9 +177,7 @@ class JourneyEditor:
                 .where(Delivery.state == outbox.State.PENDING, Delivery.kind == outbox.CALLBACK)
                 .where(Verification.version_id.in_(versions))
             )
-            return Hanging(
-                connection.execute(under_way).scalar_one(), connection.execute(undelivered).scalar_one()
-            )
+            return Hanging(connection.execute(under_way).scalar_one(), connection.execute(undelivered).scalar_one())
 
     def delete(self, slug: str, author: Author) -> None:
         """Takes a journey from the lists and closes its links. What was begun ends under it. Raises NotFound."""
@@ -219,7 +216,7 @@ def _wanted(stored: Stored, config: JourneyConfig) -> Wanted:
     journeys = {slug: journey.config for slug, journey in stored.journeys.items()}
     if config.default:
         journeys = {slug: other.model_copy(update={"default": False}) for slug, other in journeys.items()}
-    return Wanted(stored.portal, channels, {**journeys, config.slug: config})
+    return Wanted(stored.portal, channels, {**journeys, config.slug: config}, stored.logos)
 
 
 def _as_file(config: JourneyConfig) -> ConfigFile:

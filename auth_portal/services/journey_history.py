@@ -95,7 +95,7 @@ class JourneyHistory:
         return tuple(differences(now, {**document, **kept}))
 
 
-_EDITIONS: Select[Any] = select(
+_EDITIONS = select(
     JourneyVersion.journey_id, JourneyVersion.number, JourneyVersion.created_at, JourneyVersion.note, Admin.name
 ).outerjoin(Admin, Admin.id == JourneyVersion.made_by)
 
@@ -119,7 +119,7 @@ def document_of(connection: Connection, journey_id: str, number: int) -> Mapping
         return document
 
 
-def _version(connection: Connection, query: Select[Any], journey_id: str, number: int) -> Any:
+def _version(connection: Connection, query: Select[*tuple[Any, ...]], journey_id: str, number: int) -> Any:
     row = connection.execute(
         query.where(JourneyVersion.journey_id == journey_id, JourneyVersion.number == number)
     ).one_or_none()

@@ -25,6 +25,7 @@ from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig, parse_channel
 from auth_portal.methods import CARRIES
+from auth_portal.services.looks import Colour, JourneyTexts
 from auth_portal.services.portal_config import Frozen, PortalSettings
 from auth_portal.steps import AnyStep, Identify, Verify
 from auth_portal.store.db import Database
@@ -97,6 +98,9 @@ class JourneyConfig(Frozen):
     results: dict[str, Annotated[str, Field(min_length=1, max_length=100)]] = Field(default_factory=dict)
     data: dict[str, Annotated[str, Field(max_length=DATA_TEXT)]] = Field(default_factory=dict)
     limits: JourneyLimits = JourneyLimits()
+    texts: JourneyTexts = JourneyTexts()
+    colour: Colour = ""
+    logo: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # the SHA-256 of a picture that is stored here
 
     @field_validator("return_url")
     @classmethod
@@ -205,10 +209,13 @@ def _all_results(values: Mapping[str, Any]) -> object:
     given = values.get("results") or {}
     if not isinstance(given, dict):
         return given
+    return {**dict.fromkeys(OUTCOMES, "failed"), "verified": default_success(values), **given}
+
+
+def default_success(values: Mapping[str, Any]) -> str:
+    """The text for ``verified`` where a journey names none: with ``chat_code`` a flow must compare the code first."""
     success = "check_code" if values.get("relay_defence") == "chat_code" else "verified"
-    if not values.get("default"):
-        success = f"{success}_{values.get('slug')}"
-    return {**dict.fromkeys(OUTCOMES, "failed"), "verified": success, **given}
+    return success if values.get("default") else f"{success}_{values.get('slug')}"
 
 
 def _all_data(values: Mapping[str, Any]) -> object:

@@ -17,6 +17,7 @@ CONTRAST = 4.5
 LIGHTEST_GROUND = "#f3f5f8"  # the page in the light, as in static/app.css; white only adds to the contrast
 DARK_GROUND = "#1a212b"  # and in the dark, where the lighter of the two grounds has the least
 DARK_TEXT = "#0b1a2c"
+SRGB_LINEAR = 0.04045  # up to here a part of a colour is linear (IEC 61966-2-1)
 TEXT_LENGTH = 300  # characters
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _HOVER = 0.2  # how much of the way to black, or in the dark to white, a button goes under the pointer
@@ -29,9 +30,12 @@ def contrast(one: str, other: str) -> float:
 
 
 def _luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (_linear(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(part: float) -> float:
+    return part / 12.92 if part <= SRGB_LINEAR else ((part + 0.055) / 1.055) ** 2.4
 
 
 def checked_colour(colour: str) -> str:
