@@ -38,6 +38,7 @@ from auth_portal.services.keys import load_keyring
 from auth_portal.services.messages import Texts
 from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
+from auth_portal.services.overview import Overview
 from auth_portal.services.serving import Services
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
@@ -110,6 +111,7 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         tickets=Tickets(database, keyring, clock, journeys),
         delivery_lists=delivery_lists,
         notices=notices,
+        overview=Overview(database, clock, journeys),
         admins=admins,
         admin_sessions=AdminSessions(database, keyring, clock, passwords, admins, notices),
     )

@@ -237,7 +237,7 @@ class Admins:
             "repeated": "" if joining.password == joining.repeated else _("The two are not the same."),
             "code": ""
             if self._step_of(invitation.seed, joining.code)
-            else _("This is not the code the app shows now."),
+            else _("This is not the code that the app shows."),
         }
         return {name: fault for name, fault in faults.items() if fault}
 

@@ -15,6 +15,7 @@ from auth_portal.services.dispatcher import Dispatcher
 from auth_portal.services.health import Health
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.notices import Notices
+from auth_portal.services.overview import Overview
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings
@@ -34,6 +35,7 @@ class Services:
     health: Health
     delivery_lists: DeliveryLists
     notices: Notices
+    overview: Overview
     admins: Admins
     admin_sessions: AdminSessions
     tickets: Tickets

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from flask import Response
+from flask import Response, request
 
+from auth_portal.services.overview import PERIODS
 from auth_portal.web.admin.guard import EVERYONE, render, route
+from auth_portal.web.context import services
 
 
 @route("/", allow=EVERYONE)
 def home() -> Response:
     """Where an admin begins."""
-    return render("admin/home.html")
+    asked = request.args.get("period", "day")
+    overview = services().overview
+    return render(
+        "admin/home.html",
+        periods=tuple(PERIODS),
+        figures=overview.figures(asked if asked in PERIODS else "day"),
+        checklist=overview.checklist(),
+        locked=overview.locked(),
+        warnings=services().health.warnings(),
+    )

@@ -1,0 +1,308 @@
+"""Getting in and out of the configuration page, as a person and as somebody who should not."""
+
+from __future__ import annotations
+
+import re
+
+import pyotp
+import pytest
+
+from auth_portal.store.models import Admin, AdminSession, AuditEvent, RecoveryCode
+from tests.admin.desk import ADMIN_PASSWORD, Desk, signed_in
+from tests.receiver import wait_for
+from tests.world import Browser, World
+
+
+def joined(world: World, **fields: str) -> Browser:
+    """A browser that followed an owner's link with a form; ``fields`` change what is typed."""
+    token = world.services.admins.invite("owner")
+    browser = Browser(world)
+    browser.get(f"/admin/join/{token}")
+    seed = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', browser.page.text)
+    assert seed
+    browser.seed = seed.group(1).replace(" ", "")  # type: ignore[attr-defined]
+    typed = {
+        "name": "Ada Owner",
+        "email": "ada@example.com",
+        "password": ADMIN_PASSWORD,
+        "repeated": ADMIN_PASSWORD,
+        "code": pyotp.TOTP(browser.seed).at(world.clock.now.timestamp()),  # type: ignore[attr-defined]
+        **fields,
+    }
+    browser.post(f"/admin/join/{token}", **typed)
+    return browser
+
+
+def test_a_link_makes_an_owner_who_keeps_the_recovery_codes_first(small_world: World) -> None:
+    browser = joined(small_world)
+    assert browser.path == "/admin/recovery-codes"
+    codes = re.findall(r"<li>([a-z0-9]{5}-[a-z0-9]{5}-[a-z0-9]{5})</li>", browser.page.text)
+    assert len(set(codes)) == 10
+    assert browser.get("/admin/admins").request.path == "/admin/recovery-codes", "they come first"
+    assert browser.post("/admin/recovery-codes").status_code == 422
+    assert codes[0] in browser.page.text, "not ticked: still there"
+    browser.post("/admin/recovery-codes", saved="1")
+    assert browser.path == "/admin/"
+    assert browser.get("/admin/recovery-codes").request.path == "/admin/account"
+    stored = {bytes(row.recovery_sealed or b"") for row in small_world.rows(Admin)}
+    assert stored == {b""}
+    assert not {
+        code for row in small_world.rows(RecoveryCode) for code in codes if code.replace("-", "") in row.code_key
+    }
+
+
+def test_a_link_works_once(small_world: World) -> None:
+    token = small_world.services.admins.invite("support")
+    for _number in range(3):
+        assert Browser(small_world).get(f"/admin/join/{token}").status_code == 200, "looking uses nothing up (R31)"
+    small_world.clock.advance(72 * 3600 + 1)
+    assert Browser(small_world).get(f"/admin/join/{token}").status_code == 410
+    browser = joined(small_world)
+    assert browser.get(browser.page.request.path).status_code == 200
+    used = small_world.services.admins.invite("owner")
+    desk = signed_in(small_world, "support")
+    assert desk.get(f"/admin/join/{used}x").status_code == 410
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said"),
+    [
+        ("name", "", "Please type your name."),
+        ("email", "ada@", "This is no e-mail address."),
+        ("password", "kudu", "it needs 8 at least"),
+        ("password", "password1", "Others would try this among the first"),
+        ("password", "ada@example.com", "Others would try this among the first"),
+        ("repeated", "something else", "The two are not the same."),
+        ("code", "123456", "This is not the code that the app shows."),
+        ("code", "１２３４５６", "This is not the code that the app shows."),
+    ],
+)
+def test_what_was_typed_is_kept_but_the_password(small_world: World, field: str, typed: str, said: str) -> None:
+    extra = {"repeated": typed} if field == "password" else {}
+    browser = joined(small_world, **{field: typed}, **extra)
+    assert browser.page.status_code == 422
+    assert said in browser.page.text
+    assert f'aria-describedby="{field}-' in browser.page.text or f'{field}-fault"' in browser.page.text
+    assert ADMIN_PASSWORD not in browser.page.text
+    if field not in ("name", "email"):
+        assert 'value="Ada Owner"' in browser.page.text
+        assert 'value="ada@example.com"' in browser.page.text
+    assert small_world.rows(Admin) == []
+
+
+def test_two_links_do_not_make_one_address_two_admins(small_world: World) -> None:
+    joined(small_world)
+    again = joined(small_world, email="ADA@example.com")
+    assert again.page.status_code == 422
+    assert "Another admin has this e-mail address." in again.page.text
+    assert len(small_world.rows(Admin)) == 1
+
+
+def test_r26_a_session_ends_on_the_server(small_world: World, owner: Desk) -> None:
+    cookie = owner.client.get_cookie("admin", domain="127.0.0.1")
+    assert cookie is not None
+    owner.get("/admin/")
+    owner.post("/admin/sign-out")
+    assert "You are signed out." in owner.page.text
+    thief = Browser(small_world)
+    thief.client.set_cookie("admin", cookie.value, domain="127.0.0.1")
+    assert thief.get("/admin/admins").request.path == "/admin/sign-in"
+    assert small_world.rows(AdminSession) == []
+
+
+def test_r26_only_the_tokens_hash_is_stored(small_world: World, owner: Desk) -> None:
+    cookie = owner.client.get_cookie("admin", domain="127.0.0.1")
+    assert cookie is not None
+    assert len(cookie.value) >= 22, "128 bits at least"
+    assert all(cookie.value.encode() not in bytes(row.token_hash) for row in small_world.rows(AdminSession))
+
+
+def test_r26_idle_for_15_minutes_and_8_hours_at_most(small_world: World, owner: Desk) -> None:
+    small_world.clock.advance(15 * 60 - 1)
+    assert owner.get("/admin/").request.path == "/admin/"
+    small_world.clock.advance(15 * 60 + 1)
+    assert owner.get("/admin/account?x=1").request.full_path == "/admin/sign-in?next=/admin/account%3Fx%3D1"
+    owner.post("/admin/sign-in", email=owner.email, password=ADMIN_PASSWORD, code=owner.second_factor())
+    assert owner.page.request.full_path == "/admin/account?x=1", "back where they wanted to go"
+    for _number in range(8 * 6):
+        assert owner.get("/admin/").request.path == "/admin/"
+        small_world.clock.advance(10 * 60)
+    assert owner.get("/admin/").request.path == "/admin/sign-in"
+
+
+def test_r26_a_new_session_at_each_sign_in(small_world: World, owner: Desk) -> None:
+    before = owner.client.get_cookie("admin", domain="127.0.0.1")
+    token = re.search(r'name="csrf_token" value="([^"]+)"', owner.get("/admin/account").text)
+    assert token
+    data = {"email": owner.email, "password": ADMIN_PASSWORD, "code": owner.second_factor()}
+    owner.client.post("/admin/sign-in", data={**data, "csrf_token": token.group(1)}, base_url=owner.base_url)
+    after = owner.client.get_cookie("admin", domain="127.0.0.1")
+    assert before is not None
+    assert after is not None
+    assert before.value != after.value
+    assert len(small_world.rows(AdminSession)) == 1, "the old one ended"
+
+
+def test_r26_a_new_password_ends_the_other_sessions(small_world: World, owner: Desk) -> None:
+    other = Desk(small_world, "198.51.100.9")
+    other.seed, other.email = owner.seed, owner.email
+    other.sign_in()
+    assert other.path == "/admin/"
+    owner.get("/admin/account")
+    new = "eleven slow giraffes"
+    owner.post("/admin/account/password", present="wrong", password=new, repeated=new)
+    assert owner.page.status_code == 422
+    assert "This is not your present password." in owner.page.text
+    owner.post("/admin/account/password", present=ADMIN_PASSWORD, password=new, repeated=new)
+    assert "Your password is changed." in owner.page.text
+    assert other.get("/admin/").request.path == "/admin/sign-in"
+    assert other.sign_in().status_code == 422
+    assert other.sign_in(password=new).request.path == "/admin/"
+
+
+@pytest.mark.parametrize("wrong", [{"password": "not this one"}, {"code": "000000"}, {"email": "nobody@example.com"}])
+def test_r40_nobody_learns_which_of_the_three_was_wrong(small_world: World, owner: Desk, wrong: dict[str, str]) -> None:
+    owner.get("/admin/")
+    owner.post("/admin/sign-out")
+    page = owner.sign_in(**wrong)
+    assert page.status_code == 422
+    assert "These three do not fit together." in page.text
+    assert [row.kind for row in small_world.rows(AuditEvent)].count("admin_sign_in_failed") == 1
+
+
+def test_r40_five_wrong_ones_then_a_wait_never_a_lock(small_world: World, owner: Desk) -> None:
+    owner.get("/admin/")
+    owner.post("/admin/sign-out")
+    for _number in range(5):
+        assert owner.sign_in(password="not this one").status_code == 422
+    assert owner.sign_in().status_code == 429
+    assert int(owner.page.headers["Retry-After"]) <= 15 * 60
+    elsewhere = Desk(small_world, "192.0.2.77")
+    elsewhere.seed, elsewhere.email = owner.seed, owner.email
+    assert elsewhere.sign_in().request.path == "/admin/", "from another address the name is not locked"
+    small_world.clock.advance(15 * 60)
+    assert owner.sign_in().request.path == "/admin/"
+
+
+def test_r17_a_code_of_the_app_opens_once(small_world: World, owner: Desk) -> None:
+    code = owner.second_factor()
+    owner.get("/admin/")
+    owner.post("/admin/sign-out")
+    assert owner.sign_in(code=code).request.path == "/admin/"
+    again = Desk(small_world, "192.0.2.77")
+    again.seed, again.email = owner.seed, owner.email
+    again.get("/admin/sign-in")
+    assert again.post("/admin/sign-in", email=owner.email, password=ADMIN_PASSWORD, code=code).status_code == 422
+
+
+def test_r20_a_recovery_code_opens_once_and_is_told(small_world: World) -> None:
+    browser = joined(small_world)
+    code = re.findall(r"<li>([a-z0-9-]{17})</li>", browser.page.text)[0]
+    for expected, typed in (("/admin/recovery-codes", code.upper().replace("-", " ")), ("/admin/sign-in", code)):
+        desk = Desk(small_world)
+        desk.seed, desk.email = browser.seed, "ada@example.com"  # type: ignore[attr-defined]
+        assert desk.sign_in(code=typed).request.path == expected
+    assert "recovery_code_used" in [row.kind for row in small_world.rows(AuditEvent)]
+
+
+def test_r33_next_leads_to_own_paths_alone(owner: Desk) -> None:
+    owner.get("/admin/")
+    owner.post("/admin/sign-out")
+    for evil in (
+        "https://evil.example/",
+        "//evil.example",
+        "/admin//evil.example",
+        "/\tadmin/",
+        "/j/balance",
+        "/admin/\\evil",
+    ):
+        owner.get("/admin/sign-in")
+        owner.page = owner.client.post(
+            "/admin/sign-in",
+            data={
+                **owner.hidden("/admin/sign-in"),
+                "next": evil,
+                "email": owner.email,
+                "password": ADMIN_PASSWORD,
+                "code": owner.second_factor(),
+            },
+            base_url=owner.base_url,
+        )
+        assert owner.page.headers["Location"] == "/admin/", evil
+        owner.get("/admin/")
+        owner.post("/admin/sign-out")
+
+
+def test_the_last_owner_stays(small_world: World, owner: Desk) -> None:
+    for action, fields in (("role", {"role": "auditor"}), ("active", {"active": "0"})):
+        owner.get(f"/admin/admins/{owner.admin_id}")
+        owner.post(f"/admin/admins/{owner.admin_id}/{action}", **fields)
+        assert owner.page.status_code == 422
+        assert "This is the last owner." in owner.page.text
+
+
+def test_r19_roles_are_told_to_all_owners(world: World) -> None:
+    owner = signed_in(world, "owner")
+    support = signed_in(world, "support")
+    owner.get(f"/admin/admins/{support.admin_id}")
+    owner.post(f"/admin/admins/{support.admin_id}/role", role="auditor")
+    assert "Changed." in owner.page.text
+    assert support.get("/admin/").request.path == "/admin/sign-in", "sessions of the old role end"
+    mails = wait_for(lambda: [mail for mail in world.receiver.messages if "auditor" in str(mail)])
+    assert any(owner.email in str(mail) for mail in mails)
+
+
+def test_a_guarded_change_asks_for_the_second_factor_again(small_world: World, owner: Desk) -> None:
+    small_world.clock.advance(10 * 60 + 1)
+    owner.get("/admin/admins")
+    assert 'name="second_factor"' in owner.page.text
+    owner.post("/admin/admins/invite", role="support", email="new@example.com")
+    assert owner.page.status_code == 422
+    assert 'value="new@example.com"' in owner.page.text, "what was typed is kept"
+    owner.post("/admin/admins/invite", role="support", email="new@example.com", second_factor="000000")
+    assert owner.page.status_code == 422
+    owner.post("/admin/admins/invite", role="support", email="new@example.com", second_factor=owner.second_factor())
+    assert owner.page.status_code == 200
+    assert "/admin/join/" in owner.page.text
+    assert 'name="second_factor"' not in owner.get("/admin/admins").text, "it counts for ten minutes"
+
+
+def test_a_reset_ends_sessions_and_gives_a_new_sign_in(small_world: World, owner: Desk, support: Desk) -> None:
+    owner.get(f"/admin/admins/{support.admin_id}")
+    owner.post(f"/admin/admins/{support.admin_id}/reset")
+    link = re.search(r"/admin/join/[\w-]+", owner.page.text)
+    assert link
+    assert support.get("/admin/").request.path == "/admin/sign-in"
+    support.get(link.group())
+    seed = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', support.page.text)
+    assert seed
+    support.seed = seed.group(1).replace(" ", "")
+    new = "eleven slow giraffes"
+    support.post(link.group(), password=new, repeated=new, code=support.second_factor())
+    assert support.path == "/admin/recovery-codes"
+    assert len(small_world.rows(RecoveryCode)) == 20
+
+
+def test_a_disabled_admin_is_out_at_once(owner: Desk, support: Desk) -> None:
+    owner.get(f"/admin/admins/{support.admin_id}")
+    owner.post(f"/admin/admins/{support.admin_id}/active", active="0")
+    assert support.get("/admin/").request.path == "/admin/sign-in"
+    assert support.sign_in().status_code == 422
+
+
+def test_r42_nothing_of_an_admin_is_in_the_log_or_the_audit(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    owner = signed_in(world, "owner")
+    owner.get("/admin/")
+    owner.post("/admin/sign-out")
+    owner.sign_in(password="not this one")
+    logged = capfd.readouterr().err + str([dict(row._mapping) for row in world.rows(AuditEvent)])
+    for secret in (owner.seed, owner.email, ADMIN_PASSWORD, "not this one"):
+        assert secret not in logged
+
+
+def test_r30_another_sites_sign_in_is_refused(owner: Desk) -> None:
+    owner.get("/admin/account")
+    answer = owner.post("/admin/sign-out", follow=False, headers={"Sec-Fetch-Site": "cross-site"})
+    assert answer.status_code == 400
+    assert "another website" in answer.text
+    assert owner.get("/admin/").request.path == "/admin/"
