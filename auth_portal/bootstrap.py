@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,19 +23,24 @@ from auth_portal import i18n, sandbox
 from auth_portal.clock import Clock, system_clock
 from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
+from auth_portal.gateways.channels import check_destination
 from auth_portal.gateways.flow import FlowGateway
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
 from auth_portal.methods import all_methods
 from auth_portal.services import demo
 from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
+from auth_portal.services.configuration import Configuration
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.dispatcher import INLINE_POLL_SECONDS, Dispatcher
 from auth_portal.services.endings import Endings
 from auth_portal.services.health import Health
+from auth_portal.services.journey_editor import JourneyEditor
+from auth_portal.services.journey_history import JourneyHistory
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.keys import load_keyring
+from auth_portal.services.logos import Logos
 from auth_portal.services.messages import Texts
 from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
@@ -45,7 +51,7 @@ from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
 from auth_portal.telemetry import log_event, set_up_logging
-from auth_portal.web import assets, edge, ops, visitor
+from auth_portal.web import assets, edge, looks, ops, visitor
 from auth_portal.web.admin import admin
 from auth_portal.web.context import EXTENSION
 
@@ -66,6 +72,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     assets.register(app)
     app.register_blueprint(visitor.visitor)
     app.register_blueprint(ops.ops)
+    app.register_blueprint(looks.looks)
     app.register_blueprint(admin)
     if is_flask_command():
         # Only here: the commands bring Alembic, which a worker has no use for.
@@ -99,6 +106,15 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     delivery_lists = DeliveryLists(database, keyring, clock, wake)
     notices = Notices(keyring, journeys)
     admins = Admins(database, keyring, clock, passwords, notices)
+    configuration = Configuration(
+        database,
+        keyring,
+        clock,
+        has_sandbox=settings.has_sandbox,
+        check_origin=outbound.check_origin,
+        check_channel=partial(check_destination, outbound=outbound),
+        tell_owners=notices.to_owners,
+    )
     services = Services(
         settings=settings,
         clock=clock,
@@ -114,6 +130,10 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         overview=Overview(database, clock, journeys),
         admins=admins,
         admin_sessions=AdminSessions(database, keyring, clock, passwords, admins, notices),
+        configuration=configuration,
+        journey_editor=JourneyEditor(database, clock, configuration),
+        journey_history=JourneyHistory(database),
+        logos=Logos(database),
     )
     return services, database
 

@@ -10,10 +10,14 @@ from auth_portal.crypto import Keyring
 from auth_portal.methods.contract import Method
 from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
+from auth_portal.services.configuration import Configuration
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.dispatcher import Dispatcher
 from auth_portal.services.health import Health
+from auth_portal.services.journey_editor import JourneyEditor
+from auth_portal.services.journey_history import JourneyHistory
 from auth_portal.services.journeys import Journeys
+from auth_portal.services.logos import Logos
 from auth_portal.services.notices import Notices
 from auth_portal.services.overview import Overview
 from auth_portal.services.tickets import Tickets
@@ -39,3 +43,7 @@ class Services:
     admins: Admins
     admin_sessions: AdminSessions
     tickets: Tickets
+    configuration: Configuration
+    journey_editor: JourneyEditor
+    journey_history: JourneyHistory
+    logos: Logos

@@ -37,6 +37,9 @@ TABLE: dict[str, set[str]] = {
     "admins_change_role": {OWNER},
     "admins_change_active": {OWNER},
     "admins_reset": {OWNER},
+    # journeys
+    "journeys_journeys": ALL,
+    "journeys_journey": ALL,
     # home
     "home_home": ALL,
 }

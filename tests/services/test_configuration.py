@@ -366,7 +366,7 @@ class TestKeep:
 BAD_PORTAL = """
 [portal]
 name = ""
-colour = "red"
+flavour = "red"
 default_region = "South Africa"
 [portal.limits]
 begins_per_minute = "7"
@@ -386,7 +386,7 @@ class TestFaults:
                 "loans",
                 "totp",
                 "carrier pigeon",
-                extra='colour = 1\nactive = "yes"\nreturn_url = "http://acme.example"\nchannels = "sms"',
+                extra='flavour = 1\nactive = "yes"\nreturn_url = "http://acme.example"\nchannels = "sms"',
                 tail="[journeys.limits]\ncode_digits = 11\nsends = 0\nresend_waits = []\n"
                 '[journeys.results]\nmaybe = "x"\n[journeys.data]\nname = "{nome}"\n'
                 '[journeys.callback]\nserver = "somewhere"\ncontract = "post"',
@@ -399,10 +399,10 @@ class TestFaults:
                 "acme.toml: portal name: must have at least 1 characters",
                 "acme.toml: portal default_region: must be two capital letters such as ZA",
                 "acme.toml: portal limits.begins_per_minute: must be a whole number",
-                "acme.toml: portal colour: is not known here",
+                "acme.toml: portal flavour: is not known here",
                 'acme.toml: channels[1] "sms" daily_cap: Field required',
                 *(line for line in told if "api_key" in line),
-                'acme.toml: journeys[2] "loans" colour: is not known here',
+                'acme.toml: journeys[2] "loans" flavour: is not known here',
                 'acme.toml: journeys[2] "loans" active: must be true or false',
                 'acme.toml: journeys[2] "loans" return_url: must begin with https://',
                 'acme.toml: journeys[2] "loans" channels: must be a list',
