@@ -30,11 +30,15 @@ from auth_portal.methods import all_methods
 from auth_portal.services import demo
 from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
+from auth_portal.services.api_answers import ApiAnswers
+from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.delivery_lists import DeliveryLists
+from auth_portal.services.directory import Directory
 from auth_portal.services.dispatcher import INLINE_POLL_SECONDS, Dispatcher
 from auth_portal.services.endings import Endings
+from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
 from auth_portal.services.journey_editor import JourneyEditor
 from auth_portal.services.journey_history import JourneyHistory
@@ -45,6 +49,7 @@ from auth_portal.services.messages import Texts
 from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
 from auth_portal.services.overview import Overview
+from auth_portal.services.people import People
 from auth_portal.services.serving import Services
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
@@ -53,6 +58,7 @@ from auth_portal.store.db import Database, schema_fault
 from auth_portal.telemetry import log_event, set_up_logging
 from auth_portal.web import assets, edge, looks, ops, visitor
 from auth_portal.web.admin import admin
+from auth_portal.web.api.routes import api
 from auth_portal.web.context import EXTENSION
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +80,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     app.register_blueprint(ops.ops)
     app.register_blueprint(looks.looks)
     app.register_blueprint(admin)
+    app.register_blueprint(api)
     if is_flask_command():
         # Only here: the commands bring Alembic, which a worker has no use for.
         commands = importlib.import_module("auth_portal.cli")
@@ -134,6 +141,11 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         journey_editor=JourneyEditor(database, clock, configuration),
         journey_history=JourneyHistory(database),
         logos=Logos(database),
+        directory=Directory(database, keyring, passwords, clock),
+        people=People(database, keyring, passwords, clock, journeys, notices),
+        erasure=Erasure(database, keyring, clock),
+        api_keys=ApiKeys(database, keyring, clock, notices),
+        api_answers=ApiAnswers(database, keyring, clock),
     )
     return services, database
 

@@ -32,6 +32,12 @@ class Gone(Problem):
     status = 410
 
 
+class Conflict(Problem):
+    """It cannot be done as things stand; look again."""
+
+    status = 409
+
+
 class TooMany(Problem):
     """A limit was reached; ``retry_after_seconds`` says when trying again makes sense."""
 
@@ -47,6 +53,12 @@ class Busy(TooMany):
     """The server itself is full at this moment; nothing was counted."""
 
     status = 503
+
+
+class UnderWay(TooMany):
+    """The same is being done at this moment by another request."""
+
+    status = 409
 
 
 class Misconfigured(Exception):

@@ -42,6 +42,7 @@ class Entry:
     customer_id: str
     key: str
     cells: Mapping[str, str | None]
+    is_active: bool | None = None  # None leaves it; a file never says
 
 
 @dataclass

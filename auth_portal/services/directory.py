@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -19,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords
-from auth_portal.errors import Misconfigured
+from auth_portal.errors import Conflict, Misconfigured
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
 from auth_portal.services.customer_fields import is_hash
@@ -31,8 +32,9 @@ from auth_portal.store.models import CustomerRow
 CHUNK = 500  # rows asked for at once
 NOTHING_STORED: Mapping[str, Any] = {}
 
+_STORED_PLAIN = ("id", "customer_id", "customer_key", "locale", "password_is_long", "is_active")
 _STORED = select(
-    *(getattr(CustomerRow, column) for column in ("id", "customer_id", "customer_key", "locale", "password_is_long")),
+    *(getattr(CustomerRow, column) for column in _STORED_PLAIN),
     *(getattr(CustomerRow, column) for column in SEALED.values()),
 )
 
@@ -85,12 +87,30 @@ class Plan:
     row_id: str | None
     changes: Mapping[str, str | None]
     verdicts: Mapping[str, str]  # column: new, changed, cleared or equal
+    is_active: bool | None = None  # None where that stays as it is
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the directory says all of it already."""
+        return self.row_id is not None and not self.changes and self.is_active is None
 
     @property
     def is_long(self) -> bool:
         """Whether the row has a plain password that may stand alone."""
         plain = self.entry.cells.get("password")
         return plain is not None and not is_hash(plain) and is_long(plain)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of customers that were saved together."""
+
+    new: int
+    changed: int
+    equal: int
+
+
+Alike = Sequence[Mapping[str, Any]]  # rows that change in the same columns
 
 
 class Directory:
@@ -127,7 +147,7 @@ class Directory:
             if entry.key in hashes:
                 wanted["password"] = hashes[entry.key]
             row = stored.get(entry.key, NOTHING_STORED)
-            plans.append(_plan(entry, row.get("id"), wanted, texts.get(entry.key, NOTHING_STORED)))
+            plans.append(_plan(entry, row, wanted, texts.get(entry.key, NOTHING_STORED)))
         return plans
 
     def _stored(self, keys: Iterable[str]) -> dict[str, Mapping[str, Any]]:
@@ -159,30 +179,62 @@ class Directory:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return dict(zip((key for key, _ in plain), pool.map(one, plain), strict=True))
 
-    def _write(self, plans: Sequence[Plan], report: ImportReport) -> None:
-        now = self._clock()
-        fresh = [
-            new_row(self._keyring, now, plan.changes, is_long=plan.is_long) for plan in plans if plan.row_id is None
-        ]
-        changes: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-        for plan in plans:
-            if plan.row_id is not None and plan.changes:
-                columns = column_values(self._keyring, plan.row_id, plan.changes, is_long=plan.is_long)
-                values = {"row_id": plan.row_id, "changed_at": now, **columns}
-                changes[tuple(values)].append(values)
+    def save(
+        self, entries: Sequence[Entry], *, also: Callable[[Connection, Counts], None] | None = None, **facts: Any
+    ) -> Counts:
+        """Makes or changes these customers in one transaction; what an entry does not name stays as it is.
+
+        ``also`` commits together with them. Plain passwords cost about 25 ms of one core each. Raises Busy where too
+        many are hashed at once, and Conflict where somebody else makes the same customers meanwhile.
+        """
+        columns = {name for entry in entries for name in entry.cells}
+        with self._passwords.slot():
+            plans = self._plans(Reading(list(entries), tuple(columns)), hashing=True)
+        counts, now = _counts(plans), self._clock()
+        fresh, changes = self._rows(plans, now)
         try:
             with self._database.write() as connection:
-                _write_all(connection, fresh, changes.values())
+                _write_all(connection, fresh, changes)
+                told: dict[str, Any] = {"new": counts.new, "changed": counts.changed, "equal": counts.equal, **facts}
+                audit.record(connection, self._keyring, now, "customers_saved", **told)
+                if also is not None:
+                    also(connection, counts)
+        except IntegrityError:
+            raise Conflict("customer_changed") from None
+        return counts
+
+    def _write(self, plans: Sequence[Plan], report: ImportReport) -> None:
+        now = self._clock()
+        fresh, changes = self._rows(plans, now)
+        try:
+            with self._database.write() as connection:
+                _write_all(connection, fresh, changes)
                 counts: dict[str, Any] = {"new": report.new, "changed": report.changed, "equal": report.equal}
                 audit.record(connection, self._keyring, now, "customers_imported", **counts)
         except IntegrityError:
             raise Misconfigured("Somebody else changed the same customers meanwhile; import the file again.") from None
 
+    def _rows(self, plans: Sequence[Plan], now: datetime) -> tuple[list[Mapping[str, Any]], list[Alike]]:
+        """The rows to insert, and those to update, grouped by the columns that change."""
+        fresh: list[Mapping[str, Any]] = []
+        changes: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+        for plan in plans:
+            if plan.row_id is None:
+                new = new_row(self._keyring, now, plan.changes, is_long=plan.is_long)
+                fresh.append({**new, "is_active": plan.is_active is not False})
+            elif not plan.is_equal:
+                columns = column_values(self._keyring, plan.row_id, plan.changes, is_long=plan.is_long)
+                activity = {} if plan.is_active is None else {"is_active": plan.is_active}
+                values = {"row_id": plan.row_id, "changed_at": now, **columns, **activity}
+                changes[tuple(values)].append(values)
+        return fresh, list(changes.values())
 
-def _plan(entry: Entry, row_id: str | None, wanted: Mapping[str, str | None], before: Mapping[str, str]) -> Plan:
+
+def _plan(entry: Entry, row: Mapping[str, Any], wanted: Mapping[str, str | None], before: Mapping[str, str]) -> Plan:
+    was_active = row.get("is_active", True)
     verdicts = {name: _verdict(before.get(name) or None, text) for name, text in wanted.items()}
     changes = {name: wanted[name] for name, verdict in verdicts.items() if verdict != "equal"}
-    return Plan(entry, row_id, changes, verdicts)
+    return Plan(entry, row.get("id"), changes, verdicts, entry.is_active if entry.is_active != was_active else None)
 
 
 def _verdict(before: str | None, wanted: str | None) -> str:
@@ -203,7 +255,13 @@ def _report(reading: Reading, plans: Sequence[Plan], dry_run: bool) -> ImportRep
     return ImportReport(dry_run, new, changed, len(plans) - new - changed, columns)
 
 
-def _write_all(connection: Connection, fresh: Sequence[Any], changes: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+def _counts(plans: Sequence[Plan]) -> Counts:
+    new = sum(plan.row_id is None for plan in plans)
+    equal = sum(plan.is_equal for plan in plans)
+    return Counts(new, len(plans) - new - equal, equal)
+
+
+def _write_all(connection: Connection, fresh: Sequence[Any], changes: Iterable[Alike]) -> None:
     if fresh:
         # Every row names every column, though a value may be null: one statement for all.
         connection.execute(insert(CustomerRow), fresh)

@@ -35,10 +35,12 @@ class Erasure:
         self._keyring = keyring
         self._clock = clock
 
-    def erase(self, row: str, *, admin_id: str | None = None, **facts: Any) -> Erased:
+    def erase(
+        self, row: str, *, admin_id: str | None = None, also: Callable[[Connection], None] | None = None, **facts: Any
+    ) -> Erased:
         """Removes a person and all that identifies them. An answer that is still on its way to Flow is sent.
 
-        Raises NotFound where there is no such row.
+        ``also`` commits together with it. Raises NotFound where there is no such row.
         """
         traces = {table: self._traces(table, row) for table in _FORGETTING}
         erased = Erased(len(traces[Visit]), len(traces[Verification]))
@@ -59,6 +61,8 @@ class Erasure:
                 connection, self._keyring, self._clock(), "customer_erased",
                 subject_id=subject_id, admin_id=admin_id, **counts,
             )  # fmt: skip
+            if also is not None:
+                also(connection)
         self._database.compact()
         return erased
 

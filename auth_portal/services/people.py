@@ -7,7 +7,7 @@ to the customer, at the old and at the new address (R13).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -45,6 +45,9 @@ _COLUMNS = (
     ),
     *(getattr(CustomerRow, column) for column in SEALED.values()),
 )  # fmt: skip
+
+
+Also = Callable[[Connection, "Customer"], None]  # what commits together with a new customer
 
 
 class Notices(Protocol):
@@ -107,6 +110,7 @@ class Saved:
     changed: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
     is_stale: bool = False  # somebody else changed the customer since the form was made
+    is_taken: bool = False  # the customer ID is another's; ``faults`` says so too
 
 
 class People:
@@ -129,8 +133,14 @@ class People:
         shown = tuple(self._customer(row).masked() for row in rows[:PAGE])
         return Listed(shown, shown[-1].customer_key if len(rows) > PAGE else "")
 
-    def _rows(self, *where: ColumnElement[bool]) -> list[Mapping[str, Any]]:
-        found = select(*_COLUMNS).where(*where).order_by(CustomerRow.customer_key).limit(PAGE + 1)
+    def listed_openly(self, after: str, most: int) -> Listed:
+        """A page of everybody with their contacts, for programs whose key may see them; pages show ``listed``."""
+        rows = self._rows(CustomerRow.customer_key > after, most=most)
+        shown = tuple(self._customer(row) for row in rows[:most])
+        return Listed(shown, shown[-1].customer_key if len(rows) > most else "")
+
+    def _rows(self, *where: ColumnElement[bool], most: int = PAGE) -> list[Mapping[str, Any]]:
+        found = select(*_COLUMNS).where(*where).order_by(CustomerRow.customer_key).limit(most + 1)
         with self._database.read() as connection:
             return [dict(row) for row in connection.execute(found).mappings()]
 
@@ -203,11 +213,14 @@ class People:
             email=texts.get("email", ""),
         )
 
-    def create(self, fields: Mapping[str, str | None], *, admin_id: str | None = None, **facts: Any) -> Saved:
+    def create(
+        self, fields: Mapping[str, str | None], *, is_active: bool = True, admin_id: str | None = None,
+        also: Also | None = None, **facts: Any,
+    ) -> Saved:  # fmt: skip
         """Makes a customer of typed fields (the columns of the CSV; an empty one says nothing).
 
         A plain password costs about 25 ms of one core; raises Busy where too many are hashed at once. ``facts`` go
-        into the audit event beside the names of the fields.
+        into the audit event beside the names of the fields; ``also`` commits together with the new customer.
         """
         wanted, faults = self._checked(fields)
         if wanted.get("customer_id") is None:
@@ -216,7 +229,7 @@ class People:
             return Saved(faults=faults)
         changes, is_long = self._hashed({name: text for name, text in wanted.items() if text is not None})
         now = self._clock()
-        values = new_row(self._keyring, now, changes, is_long=is_long)
+        values = {**new_row(self._keyring, now, changes, is_long=is_long), "is_active": is_active}
         try:
             with self._database.write() as connection:
                 connection.execute(insert(CustomerRow).values(values))
@@ -224,8 +237,10 @@ class People:
                     connection, self._keyring, now, "customer_created",
                     subject_id=values["subject_id"], admin_id=admin_id, fields=sorted(changes), **facts,
                 )  # fmt: skip
+                if also is not None:
+                    also(connection, self._customer(values))
         except IntegrityError:
-            return Saved(faults={"customer_id": "is another customer's already"})
+            return Saved(faults={"customer_id": "is another customer's already"}, is_taken=True)
         return Saved(values["id"], tuple(sorted(changes)))
 
     def change(

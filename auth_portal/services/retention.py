@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, exists, select, tuple_
 
 from auth_portal.clock import Clock
-from auth_portal.services import limits
+from auth_portal.services import api_answers, limits
 from auth_portal.store.db import Database, first_id
 from auth_portal.store.models import (
     AdminLink,
@@ -47,7 +47,8 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
         + _in_batches(database, _old_links(now - CODES_KEPT), _remove_links),
         "audit events": _in_batches(database, _old_events(now - AUDIT_KEPT), _remove_events),
         "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
-        "counters": _sweep(database, now),
+        "counters": _sweep(database, now, limits.sweep),
+        "answers kept for programs": _sweep(database, now, api_answers.sweep),
     }
     if any(removed.values()):
         database.compact()
@@ -132,11 +133,11 @@ def _remove_tries(connection: Connection, keys: Sequence[Any]) -> None:
     connection.execute(delete(Tries).where(tuple_(Tries.person_key, Tries.method, Tries.is_ticketed).in_(keys)))
 
 
-def _sweep(database: Database, now: datetime) -> int:
+def _sweep(database: Database, now: datetime, sweep: Callable[[Connection, datetime, int], int]) -> int:
     total = 0
     while True:
         with database.write() as connection:
-            removed = limits.sweep(connection, now, BATCH)
+            removed = sweep(connection, now, BATCH)
         total += removed
         if removed < BATCH:
             return total

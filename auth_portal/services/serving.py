@@ -10,9 +10,13 @@ from auth_portal.crypto import Keyring
 from auth_portal.methods.contract import Method
 from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
+from auth_portal.services.api_answers import ApiAnswers
+from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.delivery_lists import DeliveryLists
+from auth_portal.services.directory import Directory
 from auth_portal.services.dispatcher import Dispatcher
+from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
 from auth_portal.services.journey_editor import JourneyEditor
 from auth_portal.services.journey_history import JourneyHistory
@@ -20,6 +24,7 @@ from auth_portal.services.journeys import Journeys
 from auth_portal.services.logos import Logos
 from auth_portal.services.notices import Notices
 from auth_portal.services.overview import Overview
+from auth_portal.services.people import People
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings
@@ -47,3 +52,8 @@ class Services:
     journey_editor: JourneyEditor
     journey_history: JourneyHistory
     logos: Logos
+    directory: Directory
+    people: People
+    erasure: Erasure
+    api_keys: ApiKeys
+    api_answers: ApiAnswers

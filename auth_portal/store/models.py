@@ -469,3 +469,32 @@ class TicketRow(Base):
     ends_at: Mapped[datetime]
     bound_at: Mapped[datetime | None]
     __table_args__ = (Index("ix_tickets_reference", "reference_hash", "slug", "id"),)
+
+
+class ApiKeyRow(Base):
+    """A program's key to the API. Only its hash is here: the key itself was shown once, to whoever made it."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(80))
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    ending: Mapped[str] = mapped_column(String(4))  # the key's last characters, to tell one from another
+    scopes: Mapped[str] = mapped_column(String(200))  # joined by blanks
+    made_by: Mapped[str | None] = mapped_column(Id)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]  # to the minute
+    revoked_at: Mapped[datetime | None]
+
+
+class ApiAnswer(Base):
+    """What a program was answered to one write with an Idempotency-Key. Without a status the write is under way."""
+
+    __tablename__ = "api_answers"
+    key: Mapped[str] = mapped_column(Key, primary_key=True)  # of the API key and the Idempotency-Key
+    request: Mapped[str] = mapped_column(Key)  # of all that was asked
+    holder: Mapped[str] = mapped_column(String(32))  # whoever carries it out
+    leased_until: Mapped[datetime]
+    status: Mapped[int | None]
+    answer_sealed: Mapped[bytes | None]
+    expires_at: Mapped[datetime] = mapped_column(index=True)

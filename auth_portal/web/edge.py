@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 from flask import Flask, Request, Response, current_app, g, render_template, request
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
@@ -22,6 +23,7 @@ from auth_portal.errors import Problem, TooMany
 from auth_portal.i18n import error_text
 from auth_portal.settings import LOOPBACK_NAMES
 from auth_portal.telemetry import log_event, request_id
+from auth_portal.web.api.problems import is_api, problem_details
 from auth_portal.web.context import EXTENSION, services
 
 LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far below
@@ -39,7 +41,9 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request"}
+HTTP_CODES = {
+    404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request", 415: "media_type",
+}  # fmt: skip
 EVERY_HOST = frozenset({"ops.healthz"})
 DEFAULT_CHAT_SECONDS = 600
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
@@ -148,7 +152,8 @@ def _refuse_other_sites() -> None:
         return
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Problem("cross_site", status=400)
-    csrf.protect()
+    if not is_api():  # which reads no cookie that another site could make a browser send
+        csrf.protect()
 
 
 def is_exempt(endpoint: str | None) -> bool:
@@ -175,8 +180,12 @@ def _forget(_error: BaseException | None) -> None:
     request_id.set("")
 
 
-def error_page(code: str, status: int, *, retry_after_seconds: int = 0) -> Response:
-    """A page that says what happened and what to do next, in the person's words."""
+def error_page(
+    code: str, status: int, *, retry_after_seconds: int = 0, params: Mapping[str, object] | None = None
+) -> Response:
+    """A page that says what happened and what to do next, in the person's words; for a program, problem details."""
+    if is_api():
+        return problem_details(code, status, retry_after_seconds=retry_after_seconds, params=params)
     html = render_template("error.html", text=error_text(code), status=status)
     response = current_app.make_response((html, status))
     if retry_after_seconds:
@@ -187,7 +196,7 @@ def error_page(code: str, status: int, *, retry_after_seconds: int = 0) -> Respo
 def problem_page(problem: Problem) -> Response:
     """The page of a refused request."""
     wait = problem.retry_after_seconds if isinstance(problem, TooMany) else 5 if problem.status == 503 else 0  # noqa: PLR2004
-    return error_page(problem.code, problem.status, retry_after_seconds=wait)
+    return error_page(problem.code, problem.status, retry_after_seconds=wait, params=problem.params)
 
 
 def _csrf_page(_error: CSRFError) -> Response:

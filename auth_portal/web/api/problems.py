@@ -1,0 +1,107 @@
+"""Refusals as problem details (RFC 9457): one shape for every error of the API, whoever raised it.
+
+A detail says what to do, and never repeats a value that was sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from flask import Response, request
+
+from auth_portal.i18n import ERRORS, error_text
+from auth_portal.telemetry import request_id
+
+PREFIX = "/api/"  # what the API's paths begin with
+MEDIA_TYPE = "application/problem+json"
+TYPE = "urn:auth-portal:problem:"  # what a problem's type begins with; the rest is its code
+
+DETAILS = {
+    "bad_request": "The request could not be read.",
+    "bad_json": "The body must be one JSON object in UTF-8, without repeated names.",
+    "body_invalid": "Some of the values cannot be used. 'errors' names each of them.",
+    "query_invalid": "Some of the parameters cannot be used. 'errors' names each of them.",
+    "cursor_invalid": "'after' must be the 'next' of an earlier page.",
+    "key_missing": "Send a key of this portal as 'Authorization: Bearer portal_…'. An owner makes one under API keys.",
+    "key_wrong": "This key is not known, has expired or was revoked.",
+    "scope_missing": "This key does not allow this. An owner can make one that does.",
+    "cross_site": "A browser sent this from another website.",
+    "bad_host": "This address is not served here.",
+    "not_found": "There is nothing at this address.",
+    "customer_unknown": "Nobody has this customer ID.",
+    "customer_exists": "Somebody has this customer ID already. Send a PATCH to change them.",
+    "customer_changed": "Somebody else changed this customer at the same moment. Nothing was written; send it again.",
+    "journey_unknown": "There is no journey with this name.",
+    "journey_closed": "This journey is switched off.",
+    "verification_unknown": "There is no such verification. They are kept for 30 days.",
+    "delivery_unknown": "There is no such delivery. They are kept for 30 days.",
+    "method_not_allowed": "This address does not take this method. 'Allow' names those that it takes.",
+    "too_large": "The body is larger than this address takes.",
+    "media_type": "Send JSON, with 'Content-Type: application/json'.",
+    "idempotency_key_invalid": "'Idempotency-Key' must be 1 to 255 characters of ASCII without blanks.",
+    "idempotency_key_reused": "This Idempotency-Key came with another request before. Use a new one for a new request.",
+    "under_way": "The same request is being carried out. Ask again for its answer after 'Retry-After' seconds.",
+    "too_many_calls": "This key was used too often. Go on after 'Retry-After' seconds.",
+    "too_many_wrong_keys": "Too many wrong keys came from this address. Go on after 'Retry-After' seconds.",
+    "hashing_busy": "Too many passwords are being hashed. Nothing was written; send it again.",
+    "unavailable": "The portal cannot answer just now. Nothing was lost; send it again.",
+    "server_error": "Something broke in the portal. Its log has the reason under the request's ID.",
+}
+STATUS_CODES = {
+    400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "media_type",
+    503: "unavailable",
+}  # fmt: skip
+
+
+def is_api() -> bool:
+    """Whether this request is a program's: then errors are problem details, and no cookie means anything."""
+    return request.path.startswith(PREFIX)
+
+
+def problem_details(
+    code: str, status: int, *, retry_after_seconds: int = 0, params: Mapping[str, object] | None = None
+) -> Response:
+    """The answer to a refused request. ``params`` may hold ``errors`` (each a place and why) and a ``scope``."""
+    params = params or {}
+    document: dict[str, object] = {
+        "type": TYPE + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": _detail(code, status, params),
+        "request_id": request_id.get(),
+    }
+    if "field" in params:
+        document["errors"] = [{"pointer": f"/{params['field']}", "detail": document["detail"]}]
+    if errors := params.get("errors"):
+        document["errors"] = errors
+    response = Response(json.dumps(document, ensure_ascii=False), status, content_type=MEDIA_TYPE)
+    if retry_after_seconds:
+        response.headers["Retry-After"] = str(retry_after_seconds)
+    if challenge := _challenge(code, params):
+        response.headers["WWW-Authenticate"] = challenge
+    return response
+
+
+def _detail(code: str, status: int, params: Mapping[str, object]) -> str:
+    """The API's own words for a code, else the caller's, else those that pages have for it."""
+    if code in DETAILS:
+        return DETAILS[code]
+    if "detail" in params:
+        return str(params["detail"])
+    if code in ERRORS:
+        return error_text(code)
+    is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return DETAILS[STATUS_CODES.get(status, "server_error" if is_ours else "bad_request")]
+
+
+def _challenge(code: str, params: Mapping[str, object]) -> str:
+    """What a key would have to be (RFC 6750 3)."""
+    if code == "key_missing":
+        return 'Bearer realm="Auth Portal API"'
+    if code == "key_wrong":
+        return 'Bearer realm="Auth Portal API", error="invalid_token"'
+    if code == "scope_missing":
+        return f'Bearer realm="Auth Portal API", error="insufficient_scope", scope="{params.get("scope", "")}"'
+    return ""

@@ -1,0 +1,141 @@
+"""Customers by program: what goes in, what comes out, and what is refused with its place."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from auth_portal.store.models import AuditEvent, CustomerRow, Delivery
+from tests.api.program import Program, problem
+from tests.world import MAIL, PASSWORD, PHONE, TOTP_SECRET
+
+
+def test_a_customer_is_made_read_changed_and_deleted(both: Program) -> None:
+    made = both.post("/customers", {"customer_id": "C-9 /ü", "name": "Neo", "phone": "082 555 1234", "active": False})
+    assert made.status_code == 201
+    assert made.json is not None
+    assert made.json["phone"] == "+27825551234"
+    assert made.json["active"] is False
+    path = made.headers["Location"].removeprefix("/api/v1")
+    assert both.get(path).json == made.json
+    both.world.clock.advance(1)
+    changed = both.patch(path, {"name": None, "email": "neo@example.com", "active": True})
+    assert changed.status_code == 200
+    assert changed.json is not None
+    assert (changed.json["name"], changed.json["email"], changed.json["active"]) == (None, "neo@example.com", True)
+    assert changed.json["phone"] == "+27825551234"
+    gone = both.delete(path)
+    assert (gone.status_code, gone.text) == (204, "")
+    problem(both.get(path), 404, "customer_unknown")
+    problem(both.delete(path), 404, "customer_unknown")
+    problem(both.patch(path, {"name": "Neo"}), 404, "customer_unknown")
+
+
+def test_secrets_go_in_and_never_come_out(caller: Program) -> None:
+    body = {"customer_id": "C-9", "password": PASSWORD, "totp_secret": TOTP_SECRET}
+    answers = [caller.post("/customers", body, headers={"Idempotency-Key": "one"})]
+    answers += [caller.post("/customers", body, headers={"Idempotency-Key": "one"}), caller.get("/customers/C-9")]
+    answers += [caller.get("/customers?limit=200")]
+    for answer in answers:
+        assert PASSWORD not in answer.text
+        assert TOTP_SECRET not in answer.text
+        assert "argon2" not in answer.text
+    assert answers[2].json is not None
+    assert (answers[2].json["has_password"], answers[2].json["has_totp"]) == (True, True)
+
+
+def test_contacts_are_for_keys_that_may_read_customers(caller: Program) -> None:
+    found = caller.get("/customers/c-1001").json
+    assert found is not None
+    assert (found["customer_id"], found["phone"], found["email"]) == ("C-1001", PHONE, MAIL)
+
+
+def test_pages_go_on_by_cursor_and_miss_nobody(both: Program) -> None:
+    many = [{"customer_id": f"P-{number:03}"} for number in range(25)]
+    assert both.post("/customers/bulk", {"customers": many}).status_code == 200
+    seen: list[str] = []
+    path = "/customers?limit=10"
+    for _ in range(10):
+        found = both.get(path).json
+        assert found is not None
+        seen += [customer["customer_id"] for customer in found["data"]]
+        if found["next"] is None:
+            break
+        both.post("/customers", {"customer_id": f"A-{len(seen)}"})  # before what was seen: moves nothing
+        path = f"/customers?limit=10&after={found['next']}"
+    assert seen == ["C-1001", "C-1002", "C-1003", "C-1004"] + [one["customer_id"] for one in many]
+
+
+def test_what_cannot_be_used_is_named_with_its_place(caller: Program) -> None:
+    found = problem(
+        caller.post("/customers", {"customer_id": "X", "phone": "12", "email": 7, "surname": "N", "active": "yes"}),
+        422, "body_invalid",
+    )  # fmt: skip
+    assert {error["pointer"] for error in found["errors"]} == {"/email", "/surname", "/active"}
+    found = problem(
+        caller.post("/customers", {"customer_id": "X", "phone": "12", "password": "short"}), 422, "body_invalid"
+    )
+    assert {error["pointer"]: error["detail"] for error in found["errors"]} == {
+        "/phone": "is no phone number (numbers without + are read as of ZA)",
+        "/password": "is shorter than 8 characters",
+    }
+    assert "short'" not in str(found)
+    problem(caller.post("/customers", {"name": "Nobody"}), 422, "body_invalid")
+    problem(caller.patch("/customers/C-1001", {}), 422, "body_invalid")
+    problem(caller.patch("/customers/C-1001", {"name": ""}), 422, "body_invalid")
+    problem(caller.patch("/customers/C-1001", {"customer_id": "C-5"}), 422, "body_invalid")
+
+
+def test_an_id_that_is_taken_is_a_conflict_in_any_spelling(both: Program) -> None:
+    problem(both.post("/customers", {"customer_id": "c - 1001"}), 409, "customer_exists")
+
+
+def test_r13_a_changed_contact_is_told_at_the_old_and_the_new_address(caller: Program) -> None:
+    assert caller.patch("/customers/C-1001", {"phone": "082 999 8888"}).status_code == 200
+    notices = [row for row in caller.world.rows(Delivery) if row.verification_id is None and row.target == "sms"]
+    assert len(notices) == 2
+
+
+def test_many_are_saved_in_one_act(both: Program) -> None:
+    body = {"customers": [
+        {"customer_id": "C-1001", "name": "Thandi N."},
+        {"customer_id": "C-1002", "active": False, "email": None},
+        {"customer_id": "C-1003", "name": "Amahle Zulu"},
+        {"customer_id": "N-1", "phone": "+27825550001", "active": False},
+        {"customer_id": "N-2"},
+    ]}  # fmt: skip
+    assert both.post("/customers/bulk", body).json == {"created": 2, "changed": 2, "equal": 1}
+    assert both.post("/customers/bulk", body).json == {"created": 0, "changed": 0, "equal": 5}
+    off = {row.customer_id for row in both.world.rows(CustomerRow) if not row.is_active}
+    assert off == {"C-1002", "N-1"}
+    event = next(event for event in both.world.rows(AuditEvent) if event.kind == "customers_saved")
+    assert event.facts["new"] == 2
+    assert event.facts["api_key"]
+
+
+def test_one_that_cannot_be_used_stops_all(caller: Program) -> None:
+    body = {"customers": [{"customer_id": "N-1"}, {"customer_id": "N-2", "phone": "1"}, {"customer_id": "n-1"}]}
+    found = problem(caller.post("/customers/bulk", body), 422, "body_invalid")
+    assert [error["pointer"] for error in found["errors"]] == ["/customers/1/phone", "/customers/2/customer_id"]
+    assert not [row for row in caller.world.rows(CustomerRow) if row.customer_id.startswith("N")]
+    problem(caller.post("/customers/bulk", {"customers": []}), 422, "body_invalid")
+    problem(caller.post("/customers/bulk", {"customers": [{"customer_id": "N"}] * 1001}), 422, "body_invalid")
+    problem(caller.post("/customers/bulk", {"customers": [7]}), 422, "body_invalid")
+
+
+def test_plain_passwords_are_few(caller: Program) -> None:
+    many = [{"customer_id": f"N-{number}", "password": "kudu kudu kudu"} for number in range(22)]
+    found = problem(caller.post("/customers/bulk", {"customers": many}), 422, "body_invalid")
+    assert [error["pointer"] for error in found["errors"]] == ["/customers/20/password", "/customers/21/password"]
+    assert caller.post("/customers/bulk", {"customers": many[:2]}).json == {"created": 2, "changed": 0, "equal": 0}
+
+
+def test_who_acted_is_in_the_audit(caller: Program) -> None:
+    caller.post("/customers", {"customer_id": "N-1"})
+    caller.patch("/customers/N-1", {"name": "Neo", "active": False})
+    caller.delete("/customers/N-1")
+    (key,) = caller.world.services.api_keys.listed()
+    with caller.world.database.read() as connection:
+        kinds = connection.execute(select(AuditEvent.kind, AuditEvent.facts).order_by(AuditEvent.id)).all()
+    whose = {kind: facts.get("api_key") for kind, facts in kinds}
+    for kind in ("customer_created", "customer_changed", "customer_disabled", "customer_erased"):
+        assert whose[kind] == key.id
