@@ -1,0 +1,136 @@
+"""Every page of the configuration page, found by following its links as a person would, keeps the rules of all pages.
+
+A page that no link leads to is a failure: nobody would find it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import html5lib
+import pytest
+from html5lib.html5parser import ParseError
+from playwright.sync_api import Browser, Page
+from werkzeug.exceptions import HTTPException
+
+from auth_portal.bootstrap import create_app
+from auth_portal.clock import system_clock
+from auth_portal.services.opening import opened
+from tests.e2e.conftest import Portal
+from tests.e2e.office import Office
+from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone
+from tests.e2e.test_pages import axe_findings
+
+WIDTHS = (360, 1440)
+PER_ENDPOINT = 2  # pages of one kind that are looked at: the first and another
+NOT_PAGES = ("_export", "_download", "_faults_csv", ".csv", ".json", "_logo", "_theme")  # files, or parts of a page
+_URLS = create_app().url_map.bind("localhost")
+
+
+def endpoint_of(path: str) -> str:
+    """The admin endpoint of a path, or nothing."""
+    with suppress(HTTPException):
+        endpoint = str(_URLS.match(path, method="GET")[0])
+        return endpoint if endpoint.startswith("admin.") else ""
+    return ""
+
+
+ALL_PAGES = {
+    rule.endpoint
+    for rule in create_app().url_map.iter_rules()
+    if rule.endpoint.startswith("admin.")
+    and "GET" in (rule.methods or ())
+    and not rule.endpoint.endswith(NOT_PAGES)
+    and "join" not in rule.endpoint
+    and rule.endpoint not in ("admin.access_sign_in_form", "admin.access_recovery_codes")
+}
+
+
+@pytest.fixture
+def office(portal: Portal, chromium: Browser) -> Iterator[Office]:
+    """A new owner's browser."""
+    with opened(portal._settings, system_clock) as installed:
+        token = installed.admins.invite("owner")
+    context = chromium.new_context(viewport={"width": 1440, "height": HEIGHT})
+    made = Office(context, portal.url, email=f"owner-{token[:8].lower().strip('-_')}@example.com")
+    made.join(f"{portal.url}/admin/join/{token}")
+    yield made
+    context.close()
+    assert not made.faults, made.faults
+
+
+def html_faults(text: str) -> list[str]:
+    """What the HTML standard's parser objects to."""
+    parser = html5lib.HTMLParser(strict=True)
+    try:
+        parser.parse(text)
+    except ParseError as error:
+        return [f"invalid HTML: {error} at {parser.errors[-1] if parser.errors else '?'}"]
+    return []
+
+
+def looked_at(page: Page, path: str) -> list[str]:
+    answer = page.goto(path)
+    assert answer is not None
+    found = html_faults(answer.text())
+    if answer.status >= 400:
+        return [f"status {answer.status}"]
+    if not page.locator("p.help").inner_text().strip():
+        found.append("no help line")
+    found += page.evaluate(RULES)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": HEIGHT})
+        found += page.evaluate(TOO_WIDE)
+    return found + axe_findings(page)
+
+
+def test_every_page_is_reached_by_links_and_keeps_the_rules(office: Office, phone: Phone, portal: Portal) -> None:
+    something_happened(phone, portal)
+    seen: dict[str, list[str]] = {}
+    todo, known = ["/admin/"], {"/admin/"}
+    findings: dict[str, list[str]] = {}
+    while todo:
+        path = todo.pop(0)
+        endpoint = endpoint_of(urlsplit(path).path)
+        visited = seen.setdefault(endpoint, [])
+        if not endpoint or len(visited) >= PER_ENDPOINT or endpoint.endswith(NOT_PAGES):
+            continue
+        visited.append(path)
+        findings[path] = looked_at(office.page, portal.url + path)
+        for link in office.page.eval_on_selector_all(
+            "a[href]", "links => links.map(link => link.getAttribute('href'))"
+        ):
+            target = re.sub("#.*", "", link)
+            if target.startswith("/admin/") and target not in known:
+                known.add(target)
+                todo.append(target)
+    assert not {path: found for path, found in findings.items() if found}
+    assert ALL_PAGES - set(seen) == set(), "no link leads there"
+
+
+def something_happened(phone: Phone, portal: Portal) -> None:
+    """One customer verified, one ended it: lists and stories have something to show."""
+    phone.has_one_tab = True
+    for proves in (True, False):
+        person = portal.new_person()
+        chat = phone.begin("app")
+        page = phone.open(chat.link)
+        phone.name(page, person)
+        if proves:
+            phone.prove(page, "totp", person)
+        else:
+            page.locator("button[name=reason][value=cancelled]").click()
+        chat.answered()
+
+
+def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Browser) -> None:
+    with opened(portal._settings, system_clock) as installed:
+        token = installed.admins.invite("auditor", email="new@example.com")
+    context = chromium.new_context(viewport={"width": 360, "height": HEIGHT})
+    page = context.new_page()
+    for path in ("/admin/sign-in", f"/admin/join/{token}"):
+        assert looked_at(page, portal.url + path) == [], path
+    context.close()
