@@ -32,6 +32,7 @@ from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
 from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
+from auth_portal.services.audit_trail import AuditTrail
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.delivery_lists import DeliveryLists
@@ -51,6 +52,7 @@ from auth_portal.services.outbox import Outbox
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
 from auth_portal.services.serving import Services
+from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings, read_settings
@@ -133,6 +135,8 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         health=Health(database, clock),
         tickets=Tickets(database, keyring, clock, journeys),
         delivery_lists=delivery_lists,
+        stories=Stories(database, keyring, clock, journeys),
+        audit_trail=AuditTrail(database, keyring, clock),
         notices=notices,
         overview=Overview(database, clock, journeys),
         admins=admins,

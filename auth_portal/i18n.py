@@ -91,3 +91,13 @@ def ngettext(one: str, many: str, /, num: int, **params: object) -> Markup:
 def error_text(code: str, locale: str = FALLBACK) -> str:
     """The sentence that a person is shown for an error code."""
     return translations(locale).gettext(ERRORS.get(code, ERRORS["server_error"]))
+
+
+def translated(text: str) -> str:
+    """A text of the portal as its language has it, its places for parameters still open."""
+    return translations(FALLBACK).gettext(text)
+
+
+def plain(text: str, /, **params: object) -> str:
+    """A sentence with its parameters, not escaped: for what is escaped where it is shown, or never HTML at all."""
+    return translated(text) % params

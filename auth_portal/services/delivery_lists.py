@@ -130,12 +130,12 @@ class Retried:
         return REFUSALS.get(self.refusal, "")
 
 
-_LINE = tuple(getattr(Delivery, name) for name in DeliveryLine.__dataclass_fields__)
+LINE_COLUMNS = tuple(getattr(Delivery, name) for name in DeliveryLine.__dataclass_fields__)
 _ATTEMPT = tuple(getattr(Attempt, name) for name in AttemptLine.__dataclass_fields__)
 _Newer = aliased(Verification)
 _JUDGED = (
     select(
-        *_LINE,
+        *LINE_COLUMNS,
         Delivery.body_sealed.is_not(None).label("has_body"),
         Verification.outcome,
         Verification.slug,
@@ -168,11 +168,12 @@ class DeliveryLists:
     def page(self, wanted: DeliveryFilter, *, after: str = "", most: int = PAGE) -> Listing[DeliveryLine]:
         """A page of deliveries, newest first."""
         with self._database.read() as connection:
+            found_by, filtered_by = _found_by(wanted), _filtered_by(wanted)
             found = listed(
-                connection, select(*_LINE), Delivery.id, found_by=_found_by(wanted), filtered_by=_filtered_by(wanted),
-                after=after, most=most,
+                connection, select(*LINE_COLUMNS), Delivery.id, found_by=found_by, filtered_by=filtered_by, after=after,
+                most=most,
             )  # fmt: skip
-        return found.of(_line)
+        return found.of(line_from)
 
     def get(self, delivery_id: str) -> DeliveryStory:
         """A delivery with its attempts. Raises NotFound("delivery_unknown")."""
@@ -184,7 +185,7 @@ class DeliveryLists:
         refusal = _refusal(row, self._clock(), is_confirmed=False)
         needs_confirmation = refusal == "unconfirmed"
         return DeliveryStory(
-            _line(row),
+            line_from(row),
             tuple(tries[delivery_id]),
             row.outcome or "",
             row.slug or "",
@@ -235,7 +236,8 @@ def attempts_of(connection: Connection, delivery_ids: Sequence[str]) -> dict[str
     return found
 
 
-def _line(row: Any) -> DeliveryLine:
+def line_from(row: Any) -> DeliveryLine:
+    """The line of a row that has LINE_COLUMNS."""
     return DeliveryLine(**{name: getattr(row, name) for name in DeliveryLine.__dataclass_fields__})
 
 

@@ -12,6 +12,7 @@ from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
 from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
+from auth_portal.services.audit_trail import AuditTrail
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.directory import Directory
@@ -25,6 +26,7 @@ from auth_portal.services.logos import Logos
 from auth_portal.services.notices import Notices
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
+from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
 from auth_portal.settings import Settings
@@ -57,3 +59,5 @@ class Services:
     erasure: Erasure
     api_keys: ApiKeys
     api_answers: ApiAnswers
+    stories: Stories
+    audit_trail: AuditTrail

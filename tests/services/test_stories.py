@@ -1,0 +1,401 @@
+"""Stories of verifications, told of real ones that were played through HTTP; and finding them again."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import text, update
+
+from auth_portal.errors import NotFound
+from auth_portal.services.stories import LIVE, Stories, Story, StoryFilter
+from auth_portal.services.story_words import span
+from auth_portal.store.models import CustomerRow, Delivery, Verification
+from tests.receiver import wait_for
+from tests.web.test_way import sent, told, verified
+from tests.world import MAIL, PASSWORD, PHONE, World
+
+REFERENCE = "f7_4hn5=8f&%#nK="
+
+
+def settled(world: World) -> None:
+    """Waits until nothing is on its way any more."""
+    wait_for(lambda: all(row.ended_at is not None for row in world.rows(Delivery)))
+
+
+def story(world: World, number: int = -1) -> Story:
+    """The story of a verification, once nothing is on its way; the newest by default."""
+    settled(world)
+    rows = sorted(world.rows(Verification), key=lambda row: row.began_at)
+    return world.services.stories.get(rows[number].id)
+
+
+def text_of(told: Story) -> str:
+    return "\n".join(
+        [told.headline, told.reference, *(one.text for one in told.moments), *(one.text for one in told.timeline)]
+    )
+
+
+def disable(world: World, customer_id: str = "C-1001") -> None:
+    with world.database.write() as connection:
+        connection.execute(update(CustomerRow).where(CustomerRow.customer_id == customer_id).values(is_active=False))
+
+
+def wrong(code: str, by: int = 1) -> str:
+    return f"{(int(code) + by) % 10 ** len(code):0{len(code)}d}"
+
+
+def test_the_whole_way_in_one_sentence(world: World) -> None:
+    browser = verified(world)
+    code = sent(world, PHONE)
+    world.clock.advance(60)
+    browser.prove(wrong(code))
+    browser.prove(wrong(code, 2))
+    world.clock.advance(65)
+    browser.prove(code)
+    told(world)
+    found = story(world)
+    pattern = (
+        r"Began 12:00:00, SMS handed to channel “sms” in \d\.\d s, two wrong codes, verified 12:02:05, "
+        r"chat told in \d\.\d s with 6 min 55 s left\."
+    )
+    assert re.fullmatch(pattern, found.headline), found.headline
+    assert (found.customer_id, found.outcome, found.journey) == ("C-1001", "verified", "Balance")
+    texts = [moment.text for moment in found.moments]
+    assert "Named C-•••01: customer C-1001." in texts
+    assert any("to ••• 567 in" in text for text in texts)
+    assert "Two wrong codes (SMS code)." in texts
+    assert "Verified with SMS code." in texts
+    assert any("The chat was told “verified”" in text for text in texts)
+    assert [moment.at for moment in found.moments] == sorted(moment.at for moment in found.moments)
+
+
+def test_r42_no_story_shows_a_code_a_whole_reference_or_a_contact(world: World) -> None:
+    browser = verified(world, "either")
+    browser.post("/verify/method", method="sms_code")
+    codes = [sent(world, PHONE)]
+    browser.post("/verify/change")
+    browser.name(PHONE)
+    browser.post("/verify/method", method="email_code")
+    wait_for(lambda: [message for message in world.receiver.messages if message["to"] == MAIL])
+    codes.append(world.receiver.code_for(MAIL))
+    browser.prove(codes[1])
+    told(world)
+    found = story(world)
+    shown = text_of(found)
+    assert found.reference == "f7_•••nK="
+    for secret in (*codes, REFERENCE, PHONE, PHONE[3:], MAIL, MAIL.split("@")[0]):
+        assert secret not in shown
+    assert "t•••@example.com" in shown
+    assert "Somebody else was named afterwards: one time." in shown
+
+
+def test_a_short_reference_is_not_shown_at_all(small_world: World) -> None:
+    verified(small_world, "app", "ab12")
+    assert story(small_world).reference == "•••"
+
+
+def test_the_password_and_then_a_code(world: World) -> None:
+    browser = verified(world, "transfer")
+    browser.prove("not this one at all")
+    world.clock.advance(1)
+    browser.prove(PASSWORD)
+    browser.post("/verify/method", method="totp")
+    browser.prove(world.totp())
+    told(world)
+    found = story(world)
+    assert "one wrong password, password proved, verified 12:00:01, chat told in" in found.headline
+    assert "Verified with password and authenticator app." in [moment.text for moment in found.moments]
+
+
+def test_r24_a_stranger_is_told_to_the_admin(world: World) -> None:
+    browser = world.browser()
+    browser.begin(REFERENCE, identifier="C-9999")
+    browser.prove("123456")
+    found = story(world)
+    assert "named somebody who is not in the directory" in found.headline
+    assert "no SMS sent: nobody in the directory goes by what was typed" in found.headline
+    assert "one wrong code" in found.headline
+    texts = " ".join(moment.text for moment in found.moments)
+    assert "Named C-•••99: nobody in the directory goes by that. The page does not tell." in texts
+    assert "It could not be right" in texts
+    assert found.customer_id == ""
+
+
+def test_r24_a_contact_that_several_share_is_told(world: World) -> None:
+    world.browser().begin(REFERENCE, identifier="0845551234")
+    texts = " ".join(moment.text for moment in story(world).moments)
+    assert "Named ••• 234, which several customers share" in texts
+    assert "No SMS was sent: several customers share what was typed" in texts
+
+
+def test_r24_a_missing_contact_is_told(world: World) -> None:
+    world.browser().begin(REFERENCE, "mail", identifier="C-1002")
+    assert "no e-mail sent: customer C-1002 has no e-mail address on file" in story(world).headline
+
+
+def test_r24_a_missing_credential_is_told(world: World) -> None:
+    browser = world.browser()
+    browser.begin(REFERENCE, "app", identifier="C-1002")
+    browser.prove("123456")
+    assert "one wrong code (nothing on file)" in story(world).headline
+
+
+def test_r24_a_disabled_customer_is_told(world: World) -> None:
+    disable(world)
+    browser = verified(world)
+    assert "no SMS sent: customer C-1001 is disabled" in story(world).headline
+    browser.prove("123456")
+    assert "one wrong code (customer disabled)" in story(world).headline
+
+
+def test_r6_spent_tries_are_told(world: World) -> None:
+    for number in range(3):
+        browser = verified(world, "app", f"spent-{number}")
+        for guess in range(5):
+            browser.prove(wrong(world.totp(), guess + 1))
+    browser = verified(world, "app", "at-last")
+    browser.prove(world.totp())
+    found = story(world)
+    assert "one wrong code (tries spent before)" in found.headline
+    assert "It counted as wrong whatever it was" in " ".join(moment.text for moment in found.moments)
+
+
+def test_spent_tries_send_nothing_and_the_story_says_so(world: World) -> None:
+    for number in range(3):
+        browser = verified(world, "balance", f"spent-{number}")
+        code = sent(world, PHONE)
+        for guess in range(5):
+            browser.prove(wrong(code, guess + 1))
+    world.clock.advance(1)
+    verified(world, "balance", "at-last")
+    assert "no SMS sent: the customer's tries with this method are spent" in story(world).headline
+
+
+def test_the_destination_limit_is_told(world: World) -> None:
+    for number in range(5):
+        verified(world, "balance", f"many-{number}")
+        wait_for(lambda: len(world.receiver.messages) == number + 1)  # noqa: B023
+    world.clock.advance(1)
+    verified(world, "balance", "one-more")
+    assert "no SMS sent: as many as this contact may be sent in an hour or a day" in story(world).headline
+
+
+def test_all_tries_wrong(world: World) -> None:
+    browser = verified(world, "app")
+    for guess in range(5):
+        browser.prove(wrong(world.totp(), guess + 1))
+    told(world)
+    assert "five wrong codes, all tries were wrong 12:00:00, chat told in" in story(world).headline
+
+
+@pytest.mark.parametrize(
+    ("reason", "clause"), [("cancelled", "cancelled 12"), ("not_me", "declined 12"), ("no_code", "no code came 12")]
+)
+def test_what_the_customer_said(world: World, reason: str, clause: str) -> None:
+    browser = verified(world)
+    browser.post("/verify/cancel", reason=reason)
+    told(world)
+    assert clause in story(world).headline
+
+
+def test_expired_by_the_clock(world: World) -> None:
+    verified(world, "app")
+    world.clock.advance(496)
+    world.services.verifications.endings.expire_due()
+    told(world)
+    assert "time ran out 12:08:16, chat told in" in story(world).headline
+
+
+def test_still_under_way(world: World) -> None:
+    verified(world, "app")
+    found = story(world)
+    assert found.headline == "Began 12:00:00, still under way, 8 min 15 s left."
+    assert "five tries left" in " ".join(moment.text for moment in found.moments)
+
+
+def test_a_journey_that_is_off_could_not_begin(world: World) -> None:
+    configuration_off(world, "app")
+    verified(world, "app")
+    told(world)
+    found = story(world)
+    assert "could not be done 12:00:00, chat told" in found.headline
+    assert any("It could not begin: the journey was switched off" in moment.text for moment in found.moments)
+
+
+def configuration_off(world: World, slug: str) -> None:
+
+    with world.database.write() as connection:
+        connection.execute(text("UPDATE journeys SET is_active = false WHERE slug = :slug"), {"slug": slug})
+        connection.execute(text("UPDATE portal SET version = version + 1"))
+    world.services.journeys._looked_at = 0.0
+
+
+def test_a_callback_that_flow_refuses(world: World) -> None:
+    world.receiver.answers = [400]
+    browser = verified(world, "app")
+    browser.prove(world.totp())
+    found = story(world)
+    assert "verified 12:00:00, chat refused the answer (HTTP 400)" in found.headline
+    assert "Flow knew no waiting chat for this link" in " ".join(moment.text for moment in found.moments)
+    assert found.callback_id
+
+
+def test_a_callback_that_is_tried_again(world: World) -> None:
+    world.receiver.answers = [503]
+    browser = verified(world, "app")
+    browser.prove(world.totp())
+    settled(world)
+    texts = [moment.text for moment in story(world).moments]
+    assert any("at the 2. try, with" in text for text in texts), texts
+
+
+def test_an_answer_that_was_withdrawn(world: World) -> None:
+    world.services.dispatcher.stop()
+    browser = verified(world, "app")
+    browser.post("/verify/cancel", reason="cancelled")
+    assert "chat not told yet (no answer yet)" in story_now(world).headline
+    world.clock.advance(1)
+    browser.begin(REFERENCE, "app")
+    browser.post("/j/app", again="1", identifier="C-1001")
+    first = min(world.rows(Verification), key=lambda row: row.began_at)
+    found = world.services.stories.get(first.id)
+    assert "answer withdrawn because the link was begun again" in found.headline
+    assert found.has_others
+
+
+def story_now(world: World) -> Story:
+    return world.services.stories.get(world.rows(Verification)[-1].id)
+
+
+def test_a_message_that_the_channel_refuses(world: World) -> None:
+    world.receiver.sms_answers = [403]
+    verified(world)
+    assert "SMS not taken by channel “sms”" in story(world).headline
+
+
+def test_a_resent_code(world: World) -> None:
+    browser = verified(world)
+    sent(world, PHONE)
+    world.clock.advance(31)
+    browser.post("/verify/resend")
+    wait_for(lambda: len(world.receiver.messages) == 2)
+    assert "SMS handed to channel “sms” once more in" in story(world).headline
+
+
+def test_an_app_that_added_to_the_link(world: World) -> None:
+    browser = world.browser()
+    browser.open("reference-of-mine&fbclid=IwAR0", "app", raw=True)
+    browser.name("C-1001")
+    assert any("An app had added fbclid to the link" in moment.text for moment in story(world).moments)
+
+
+def test_a_retry_by_an_admin_is_told(world: World) -> None:
+    world.receiver.answers = [400]
+    browser = verified(world, "app")
+    browser.prove(world.totp())
+    found = story(world)
+    world.services.delivery_lists.retry([found.callback_id], reason="Flow was down")
+    wait_for(lambda: len(world.receiver.callbacks) == 2)
+    texts = [moment.text for moment in story(world).moments]
+    assert "the API had the answer sent again: Flow was down" in texts
+
+
+def test_an_altered_reference_keeps_the_rest_of_the_story(world: World) -> None:
+    verified(world, "app")
+    with world.database.write() as connection:
+        connection.execute(update(Verification).values(reference_sealed=b"nonsense"))
+    assert story(world).headline.startswith("Began 12:00:00")
+
+
+def test_the_timeline_has_every_record(world: World) -> None:
+    browser = verified(world)
+    browser.prove(sent(world, PHONE))
+    told(world)
+    kinds = {moment.clause for moment in story(world).timeline}
+    assert kinds == {"audit", "visit", "code", "message", "callback"}
+
+
+def test_an_unknown_verification(small_world: World) -> None:
+    with pytest.raises(NotFound):
+        small_world.services.stories.get("0" * 32)
+
+
+# -- finding ----------------------------------------------------------------------------------------------------------
+
+
+def found(stories: Stories, **wanted: object) -> list[str]:
+    return [line.slug for line in stories.page(StoryFilter(**wanted)).rows]  # type: ignore[arg-type]
+
+
+def played(world: World) -> Stories:
+    """Four verifications: one proved, one wrong name, one declined, one under way."""
+    browser = verified(world, "app", "first")
+    browser.prove(world.totp())
+    world.clock.advance(60)
+    world.browser().begin("second", "password", identifier="082 999 9999")
+    world.clock.advance(60)
+    browser = world.browser()
+    browser.open("third", "mail")
+    browser.post("/j/mail", decline="not_me")
+    world.clock.advance(60)
+    world.browser().begin("fourth", "waiting", identifier=MAIL)
+    return world.services.stories
+
+
+def test_lists_by_journey_outcome_and_time(world: World) -> None:
+    stories = played(world)
+    assert found(stories) == ["waiting", "mail", "password", "app"]
+    assert found(stories, slug="mail") == ["mail"]
+    assert found(stories, outcome="verified") == ["app"]
+    assert found(stories, outcome="not_me") == ["mail"]
+    assert found(stories, outcome=LIVE) == ["waiting", "password"]
+    assert found(stories, outcome=LIVE, slug="password") == ["password"]
+    assert found(stories, outcome="not_me", slug="app") == []
+    assert found(stories, since=world.clock.now) == ["waiting"]
+    assert found(stories, until=world.clock.now, outcome=LIVE) == ["password"]
+    first = stories.page(StoryFilter(), most=3)
+    assert [line.slug for line in first.rows] == ["waiting", "mail", "password"]
+    assert [line.slug for line in stories.page(StoryFilter(), after=first.older, most=3).rows] == ["app"]
+
+
+def test_finds_by_reference(world: World) -> None:
+    stories = played(world)
+    (first,) = stories.by_reference(["first"])
+    assert stories.get(first).slug == "app"
+    assert stories.by_reference(["firs"]) == ()
+    assert found(stories, same_link_as=first) == ["app"]
+
+
+def test_finds_a_customer_by_every_name_and_a_stranger_by_what_was_typed(world: World) -> None:
+    stories = played(world)
+
+    def of(typed: str) -> list[str]:
+        named = stories.named(typed)
+        assert named is not None
+        return found(stories, customers=named.customers, names=named.names)
+
+    for typed in ("C-1001", "c-1001 ", PHONE, "082 123 4567", MAIL.upper()):
+        assert of(typed) == ["waiting", "app"], typed
+    assert of("0829999999") == ["password"]
+    assert of("C-1002") == []
+    assert stories.named("  ") is None
+
+
+def test_a_page_of_one_person_goes_on_by_key(world: World) -> None:
+    stories = played(world)
+    named = stories.named("C-1001")
+    assert named is not None
+    wanted = StoryFilter(customers=named.customers, names=named.names)
+    first = stories.page(wanted, most=1)
+    assert [line.slug for line in first.rows] == ["waiting"]
+    second = stories.page(wanted, most=1, after=first.older)
+    assert ([line.slug for line in second.rows], second.older) == (["app"], "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (60, "1 min"), (320, "5 min 20 s"), (3900, "1 h 5 min")],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text
