@@ -82,6 +82,8 @@ class ChannelState(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     failures_in_row: Mapped[int]
     failed_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]  # the first of the failures in a row
+    needs_admin: Mapped[bool] = mapped_column(server_default=text("false"))  # key, account, funds, login or settings
     accepted_at: Mapped[datetime | None]
     reason: Mapped[str]
 
@@ -498,3 +500,32 @@ class ApiAnswer(Base):
     status: Mapped[int | None]
     answer_sealed: Mapped[bytes | None]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+class AlertRow(Base):
+    """Something that went wrong and was told, until it is over. One of a kind and subject is open at a time."""
+
+    __tablename__ = "alerts"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(24))
+    subject: Mapped[str] = mapped_column(String(255))  # the server or channel it is about
+    words: Mapped[str]
+    since: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_alerts_open",
+            "kind",
+            "subject",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+
+class WebhookSecret(Base):
+    """The one secret that alerts by webhook are signed with."""
+
+    __tablename__ = "webhook_secrets"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    secret_sealed: Mapped[bytes]
+    made_at: Mapped[datetime]
