@@ -30,6 +30,7 @@ from auth_portal.methods import all_methods
 from auth_portal.services import demo
 from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
+from auth_portal.services.alerts import Alerts
 from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.audit_trail import AuditTrail
@@ -55,6 +56,7 @@ from auth_portal.services.serving import Services
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
+from auth_portal.services.webhooks import Webhooks
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
 from auth_portal.telemetry import log_event, set_up_logging
@@ -105,15 +107,17 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     outbox = Outbox(database, clock)
     flow = FlowGateway(outbound, sandbox_url=settings.sandbox_url)
     texts = Texts(settings.host)
+    webhooks = Webhooks(database, keyring, clock, outbound)
     deliverer = Deliverer(
-        database, keyring, clock, journeys, outbox, flow, outbound, texts, sandbox_url=settings.sandbox_url
+        database, keyring, clock, journeys, outbox, flow, outbound, texts, webhooks, sandbox_url=settings.sandbox_url
     )
+    notices = Notices(keyring, journeys)
+    alerts = Alerts(database, keyring, clock, journeys, notices, webhooks, public_url=settings.public_url)
     endings = Endings(database, keyring, clock, journeys, lambda: None)
-    dispatcher = Dispatcher(outbox, deliverer, endings, poll_seconds=poll_seconds)
+    dispatcher = Dispatcher(outbox, deliverer, endings, alerts, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
     verifications = Verifications(database, keyring, clock, journeys, methods, passwords, wake)
     delivery_lists = DeliveryLists(database, keyring, clock, wake)
-    notices = Notices(keyring, journeys)
     admins = Admins(database, keyring, clock, passwords, notices)
     configuration = Configuration(
         database,
@@ -150,6 +154,8 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         erasure=Erasure(database, keyring, clock),
         api_keys=ApiKeys(database, keyring, clock, notices),
         api_answers=ApiAnswers(database, keyring, clock),
+        alerts=alerts,
+        webhooks=webhooks,
     )
     return services, database
 

@@ -10,9 +10,10 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import phonenumbers
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, select
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
@@ -21,11 +22,13 @@ from auth_portal.gateways.flow import Answer, Fate, FlowGateway
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
+from auth_portal.services.channel_usage import CAP, cap_key
 from auth_portal.services.customers import Person, get_by_row
 from auth_portal.services.journeys import JourneyConfig, JourneyLimits, Journeys
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
-from auth_portal.services.outbox import CALLBACK, Claimed, Outbox, Report, State
+from auth_portal.services.outbox import CALLBACK, WEBHOOK, Claimed, Outbox, Report, State
+from auth_portal.services.webhooks import Webhooks
 from auth_portal.store.db import Database, upsert
 from auth_portal.store.models import Challenge, ChannelState, Verification, table_of
 from auth_portal.telemetry import log_event
@@ -34,7 +37,6 @@ MESSAGE_ATTEMPTS = 5  # a message is tried this often, then its code is left to 
 NOTICE_ATTEMPTS = 60  # about an hour: nobody waits for a notice, and nobody asks for it again
 OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is kept for verifications with a ticket (R12)
 ALARM_SHARES = (0.5, 0.8)  # of a daily cap (R12)
-CAP = "cap:"  # what the key of a cap's counter begins with
 
 
 class Deliverer:
@@ -42,7 +44,7 @@ class Deliverer:
 
     def __init__(
         self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, outbox: Outbox, flow: FlowGateway,
-        outbound: Outbound, texts: Texts, *, sandbox_url: str,
+        outbound: Outbound, texts: Texts, webhooks: Webhooks, *, sandbox_url: str,
     ) -> None:  # fmt: skip
         self._database = database
         self._keyring = keyring
@@ -52,6 +54,7 @@ class Deliverer:
         self._flow = flow
         self._outbound = outbound
         self._texts = texts
+        self._webhooks = webhooks
         self._sandbox_url = sandbox_url
 
     def deliver(self, claimed: Claimed) -> State:
@@ -93,7 +96,7 @@ class Deliverer:
         milliseconds = _milliseconds(began)
         with self._database.write() as connection:
             state = self._outbox.record(connection, claimed, report, milliseconds)
-            if isinstance(receipt, Receipt):
+            if isinstance(receipt, Receipt) and claimed.contract != WEBHOOK:
                 _note_channel(connection, self._clock(), claimed.target, receipt)
         _log("message", claimed, state, report, milliseconds)
         return state
@@ -104,6 +107,8 @@ class Deliverer:
             return dropped
         if claimed.reason and claimed.number == 1:
             return Report(State.DROPPED, "dropped", detail=claimed.reason)
+        if claimed.contract == WEBHOOK:
+            return self._webhooks.send(claimed)
         channel = self._journeys.current().channels.get(claimed.target)
         if channel is None:
             return Report(State.REFUSED, "refused", detail=f"there is no active channel {claimed.target!r}")
@@ -197,7 +202,7 @@ def _limits_of(
 ) -> list[Limit]:
     found = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
     if channel.daily_cap is not None:
-        day = f"{CAP}{channel.name}:{country}:{now:%Y%m%d}"
+        day = cap_key(channel.name, country, now)
         found.append(Limit(day, max(1, int(channel.daily_cap * OPEN_SHARE)), DAY))
     return found
 
@@ -247,11 +252,13 @@ def _note_channel(connection: Connection, now: datetime, name: str, receipt: Rec
     """Keeps how a channel is doing, which is all that customers are told of a failed message (R24)."""
     if receipt.handover is Handover.RECIPIENT:
         return
-    is_accepted = receipt.handover is Handover.ACCEPTED
+    is_accepted, needs_admin = receipt.handover is Handover.ACCEPTED, receipt.handover is Handover.OPERATOR
     insert = upsert(connection.dialect.name, table_of(ChannelState)).values(
         name=name,
         failures_in_row=0 if is_accepted else 1,
         failed_at=None if is_accepted else now,
+        failing_since=None if is_accepted else now,
+        needs_admin=needs_admin,
         accepted_at=now if is_accepted else None,
         reason="" if is_accepted else receipt.detail,
     )
@@ -259,11 +266,23 @@ def _note_channel(connection: Connection, now: datetime, name: str, receipt: Rec
         # One row for all dispatchers: written only where it says something new.
         news = (ChannelState.failures_in_row > 0) | (ChannelState.accepted_at.is_(None))
         news |= ChannelState.accepted_at < now - timedelta(seconds=60)
-        values = {"failures_in_row": 0, "accepted_at": now, "reason": ""}
+        values: dict[str, Any] = {
+            "failures_in_row": 0,
+            "failing_since": None,
+            "needs_admin": False,
+            "accepted_at": now,
+            "reason": "",
+        }
         statement = insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=values, where=news)
     else:
         failures = ChannelState.failures_in_row + 1
-        values = {"failures_in_row": failures, "failed_at": now, "reason": receipt.detail}
+        values = {
+            "failures_in_row": failures,
+            "failed_at": now,
+            "failing_since": case((ChannelState.failures_in_row == 0, now), else_=ChannelState.failing_since),
+            "needs_admin": needs_admin,
+            "reason": receipt.detail,
+        }
         statement = insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=values)
     connection.execute(statement)
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+from auth_portal.services.alerts import Alerts
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.endings import Endings
 from auth_portal.services.outbox import CALLBACK, MESSAGE, Claimed, Outbox
@@ -105,9 +106,12 @@ class Lane:
 class Dispatcher:
     """Both lanes and the sweep, in one process."""
 
-    def __init__(self, outbox: Outbox, deliverer: Deliverer, endings: Endings, *, poll_seconds: float) -> None:
+    def __init__(
+        self, outbox: Outbox, deliverer: Deliverer, endings: Endings, alerts: Alerts, *, poll_seconds: float
+    ) -> None:
         self._lanes = [Lane(kind, outbox, deliverer, poll_seconds) for kind in (CALLBACK, MESSAGE)]
         self._endings = endings
+        self._alerts = alerts
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="expiry", daemon=True)
 
@@ -136,6 +140,7 @@ class Dispatcher:
             try:
                 while self._endings.expire_due():
                     time.sleep(0)  # other writers first
+                self._alerts.evaluate()
             except Exception:
                 logging.getLogger("auth_portal").exception("sweep_fault")
                 self._stopping.wait(FAULT_SECONDS)

@@ -26,6 +26,7 @@ HOUR = 3600
 DAY = 86_400
 SLOWED_SECONDS = 10  # an address that invents references begins once in this time (R12a)
 UNMATCHED_MINIMUM = 20  # callbacks of an address within the hour before its share of refusals counts (R12a)
+SPENT_CREDENTIALS = "spent-credentials"  # the counter of those at their daily limit
 SPENT_CREDENTIALS_ALARM = 20  # credentials at their daily limit within the hour (R6)
 
 

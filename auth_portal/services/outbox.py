@@ -24,6 +24,8 @@ from auth_portal.store.models import Attempt, Delivery, table_of
 
 CALLBACK = "callback"
 MESSAGE = "message"
+WEBHOOK = "webhook"  # the contract of a message that goes to a program of the business
+TEST = "test"  # that of one by which an admin tries a channel
 LEASE_SECONDS = 15  # longer than any attempt may take; how long a killed sender's delivery waits
 WAITS = (0, 1, 2, 5, 10, 20, 40)  # seconds before each retry; then every minute (D3)
 LATER_SECONDS = 60
@@ -125,17 +127,19 @@ def add_message(
 
 
 def add_notice(
-    connection: Connection, keyring: Keyring, now: datetime, channel: str, body: str, give_up_at: datetime
-) -> None:
+    connection: Connection, keyring: Keyring, now: datetime, channel: str, body: str, give_up_at: datetime, *,
+    contract: str = "",
+) -> str:  # fmt: skip
     """Puts a message that belongs to no verification into the outbox; ``body`` says to whom and what, as JSON.
 
-    Codes leave first: somebody waits for them.
+    Codes leave first: somebody waits for them. Gives its id.
     """
     delivery_id = new_id(now)
     values = {
         "id": delivery_id,
         "kind": MESSAGE,
         "target": channel,
+        "contract": contract,
         "body_sealed": keyring.seal(body, "deliveries", delivery_id, "body"),
         "priority": 1,
         "state": State.PENDING,
@@ -144,6 +148,7 @@ def add_notice(
         "give_up_at": give_up_at,
     }
     connection.execute(_INSERT, values)
+    return delivery_id
 
 
 def supersede(connection: Connection, now: datetime, lane: bytes, server: str) -> None:

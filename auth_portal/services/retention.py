@@ -13,24 +13,24 @@ from sqlalchemy import Connection, Select, delete, exists, select, tuple_
 
 from auth_portal.clock import Clock
 from auth_portal.services import api_answers, limits
+from auth_portal.services.portal_config import PortalSettings, Retention
 from auth_portal.store.db import Database, first_id
 from auth_portal.store.models import (
     AdminLink,
     AdminSession,
+    AlertRow,
     Attempt,
     AuditEvent,
     Challenge,
     CustomerRow,
     Delivery,
+    Portal,
     Tries,
     Verification,
     Visit,
 )
 
 BATCH = 200  # rows and all that hangs on them, removed in one transaction: a few milliseconds
-CODES_KEPT = timedelta(hours=24)
-VERIFICATIONS_KEPT = timedelta(days=30)
-AUDIT_KEPT = timedelta(days=396)  # 13 months
 TRIES_KEPT = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
 
 Remove = Callable[[Connection, Sequence[Any]], object]
@@ -38,14 +38,16 @@ Remove = Callable[[Connection, Sequence[Any]], object]
 
 def prune(database: Database, clock: Clock) -> dict[str, int]:
     """Removes what is due and tells how many of each kind. Safe to run at any time, and by several at once."""
-    now = clock()
+    now, kept = clock(), _kept(database)
+    codes, verifications = now - timedelta(hours=kept.codes_hours), now - timedelta(days=kept.verifications_days)
     removed = {
-        "codes": _in_batches(database, _old_codes(now - CODES_KEPT), _remove_codes),
-        "verifications": _in_batches(database, _old_verifications(now - VERIFICATIONS_KEPT), _remove_verifications),
-        "notices": _in_batches(database, _old_notices(now - VERIFICATIONS_KEPT), _remove_deliveries),
+        "codes": _in_batches(database, _old_codes(codes), _remove_codes),
+        "verifications": _in_batches(database, _old_verifications(verifications), _remove_verifications),
+        "notices": _in_batches(database, _old_notices(verifications), _remove_deliveries),
+        "alerts": _in_batches(database, _old_alerts(verifications), _remove_alerts),
         "admins' sessions and links": _in_batches(database, _old_sessions(now), _remove_sessions)
-        + _in_batches(database, _old_links(now - CODES_KEPT), _remove_links),
-        "audit events": _in_batches(database, _old_events(now - AUDIT_KEPT), _remove_events),
+        + _in_batches(database, _old_links(codes), _remove_links),
+        "audit events": _in_batches(database, _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
         "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
         "counters": _sweep(database, now, limits.sweep),
         "answers kept for programs": _sweep(database, now, api_answers.sweep),
@@ -53,6 +55,12 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
     if any(removed.values()):
         database.compact()
     return removed
+
+
+def _kept(database: Database) -> Retention:
+    with database.read() as connection:
+        settings = connection.execute(select(Portal.settings).where(Portal.id == 1)).scalar_one_or_none()
+    return PortalSettings.model_validate(settings or {}).retention
 
 
 def _in_batches(database: Database, query: Select[Any], remove: Remove) -> int:
@@ -98,6 +106,14 @@ def _old_notices(before: datetime) -> Select[Any]:
 def _remove_deliveries(connection: Connection, ids: Sequence[str]) -> None:
     connection.execute(delete(Attempt).where(Attempt.delivery_id.in_(ids)))
     connection.execute(delete(Delivery).where(Delivery.id.in_(ids)))
+
+
+def _old_alerts(before: datetime) -> Select[Any]:
+    return select(AlertRow.id).where(AlertRow.id < first_id(before), AlertRow.ended_at < before)
+
+
+def _remove_alerts(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(AlertRow).where(AlertRow.id.in_(ids)))
 
 
 def _old_sessions(now: datetime) -> Select[Any]:

@@ -10,6 +10,7 @@ from auth_portal.crypto import Keyring
 from auth_portal.methods.contract import Method
 from auth_portal.services.admin_sessions import AdminSessions
 from auth_portal.services.admins import Admins
+from auth_portal.services.alerts import Alerts
 from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.audit_trail import AuditTrail
@@ -29,6 +30,7 @@ from auth_portal.services.people import People
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
+from auth_portal.services.webhooks import Webhooks
 from auth_portal.settings import Settings
 
 
@@ -61,3 +63,5 @@ class Services:
     api_answers: ApiAnswers
     stories: Stories
     audit_trail: AuditTrail
+    alerts: Alerts
+    webhooks: Webhooks

@@ -256,7 +256,9 @@ class Verifications:
         )  # fmt: skip
         if count == bounds.credential_tries_day:
             # Many credentials at their daily limit within the hour is an attack on the directory.
-            (taken,) = limits.take(connection, now, [Limit("spent-credentials", limits.SPENT_CREDENTIALS_ALARM, HOUR)])
+            (taken,) = limits.take(
+                connection, now, [Limit(limits.SPENT_CREDENTIALS, limits.SPENT_CREDENTIALS_ALARM, HOUR)]
+            )
             if taken.is_over:
                 log_event("many_credentials_spent", level=logging.WARNING, within_the_hour=taken.count)
         return count is not None

@@ -500,6 +500,8 @@ class ApiAnswer(Base):
     status: Mapped[int | None]
     answer_sealed: Mapped[bytes | None]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class AlertRow(Base):
     """Something that went wrong and was told, until it is over. One of a kind and subject is open at a time."""
 

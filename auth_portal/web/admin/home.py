@@ -21,4 +21,5 @@ def home() -> Response:
         checklist=overview.checklist(),
         locked=overview.locked(),
         warnings=services().health.warnings(),
+        alerts=services().alerts.open(services().clock()),
     )

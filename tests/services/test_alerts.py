@@ -1,0 +1,307 @@
+"""Alerts: told once when something goes wrong, once when it is over, by mail and by a signed webhook."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from auth_portal.services.alerts import EVERY_SECONDS, Alert
+from auth_portal.services.configuration import Configuration
+from auth_portal.services.journeys import Journeys
+from auth_portal.services.limits import SPENT_CREDENTIALS_ALARM
+from auth_portal.services.retention import prune
+from auth_portal.store.models import AlertRow, ChannelState, Delivery
+from tests.admin.desk import signed_in
+from tests.receiver import Receiver
+from tests.security.tools import STILL, deliver, spend_tries
+from tests.world import CONFIG, STANDARD, World, configure, journey, open_world
+
+
+@pytest.fixture
+def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    """A portal with an owner, where nothing leaves until the test says so."""
+    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
+        signed_in(opened)
+        yield opened
+
+
+def load(world: World, toml: str) -> None:
+    keyring = world.services.keyring
+    file = Configuration(world.database, keyring, world.clock, has_sandbox=False, check_origin=lambda _url: None)
+    file.import_toml(toml, file_name="test.toml")
+    world.services.journeys._looked_at = 0.0
+
+
+def end_some(world: World, first: int, count: int, answer: int | str = 200) -> None:
+    """So many verifications whose result is answered like this."""
+    world.receiver.answers = [answer] * count * 10
+    for number in range(first, first + count):
+        browser = world.browser()
+        browser.open(f"reference-{number}")
+        browser.post("/", decline="not_me", identifier="")
+    deliver(world)
+    world.receiver.answers = []
+
+
+def look(world: World) -> list[Alert]:
+    """What is open after the next evaluation."""
+    world.clock.advance(EVERY_SECONDS + 1)
+    world.services.alerts.evaluate()
+    return world.services.alerts.open(world.clock())
+
+
+def mails(world: World) -> list[str]:
+    """The subjects of what the owners were mailed about alerts, in order."""
+    deliver(world)
+    found = [message["subject"] for message in world.receiver.messages if message["kind"] == "mail"]
+    return [subject for subject in found if "Alert:" in subject or "Over:" in subject]
+
+
+def test_callbacks_that_are_refused_raise_one_alert_and_its_end_is_told(still: World) -> None:
+    end_some(still, 0, 4, 400)
+    assert look(still) == []  # too few to say anything
+    end_some(still, 4, 1, 400)
+    (alert,) = look(still)
+    assert (alert.kind, alert.subject, alert.link) == ("callbacks", still.receiver.origin, "/admin/deliveries")
+    assert alert.text.startswith("5 of the last 5 results")
+    assert look(still) == [alert]
+    end_some(still, 10, 5)
+    assert look(still) == [alert]  # half of them is neither bad nor well
+    end_some(still, 20, 20)
+    assert look(still) == []
+    assert [subject.split(" (")[0] for subject in mails(still)] == [
+        "Acme Bank: Alert: results do not reach the chat",
+        "Acme Bank: Over: results do not reach the chat",
+    ]
+
+
+def test_a_server_that_is_down_is_noticed_before_the_chats_are_over(still: World) -> None:
+    end_some(still, 0, 5, 503)
+    still.receiver.answers = [503] * 100
+    for _ in range(4):
+        still.clock.advance(6)
+        deliver(still)
+    assert {row.state for row in still.rows(Delivery) if row.kind == "callback"} == {"pending"}
+    assert [alert.kind for alert in look(still)] == ["callbacks"]
+
+
+def test_silence_does_not_say_that_a_server_works_again(still: World) -> None:
+    end_some(still, 0, 5, 400)
+    (alert,) = look(still)
+    still.clock.advance(3600)
+    assert look(still) == [alert]
+
+
+def fail(world: World, name: str, times: int, *, needs_admin: bool = False) -> None:
+    with world.database.write() as connection:
+        connection.execute(ChannelState.__table__.delete())
+        connection.execute(
+            ChannelState.__table__.insert().values(
+                name=name, failures_in_row=times, reason="not reached", needs_admin=needs_admin
+            )
+        )
+
+
+def test_a_channel_out_of_funds_raises_an_alert_at_once_and_others_after_three(still: World) -> None:
+    fail(still, "sms", 2)
+    assert look(still) == []
+    fail(still, "sms", 1, needs_admin=True)
+    (alert,) = look(still)
+    assert (alert.kind, alert.subject, alert.link) == ("channel", "sms", "/admin/channels/sms")
+    assert "Only you can mend this" in alert.text
+    fail(still, "sms", 0)
+    assert look(still) == []
+    assert [subject.split(": ", 1)[1] for subject in mails(still)] == [
+        "Alert: a channel fails (sms)",
+        "Over: a channel fails (sms)",
+    ]
+
+
+def test_a_refused_key_is_noticed_from_the_message_itself(still: World) -> None:
+    """The whole way: the provider says 401, the dispatcher notes it, the alert names the channel."""
+    deliver(still)
+    still.receiver.sms_answers = [401]
+    still.browser().begin("one")
+    deliver(still)
+    (state,) = (row for row in still.rows(ChannelState) if row.name == "sms")
+    assert (state.needs_admin, state.failing_since) == (True, still.clock())
+    assert [alert.subject for alert in look(still)] == ["sms"]
+    still.clock.advance(60)
+    still.browser().begin("two")
+    deliver(still)
+    assert look(still) == []
+
+
+def test_a_channel_that_was_switched_off_is_no_news(still: World) -> None:
+    load(still, STRAY)
+    fail(still, "stray", 5)
+    assert [alert.subject for alert in look(still)] == ["stray"]
+    with still.database.write() as connection:
+        connection.exec_driver_sql("UPDATE channels SET is_active = false WHERE name = 'stray'")
+        connection.exec_driver_sql("UPDATE portal SET version = version + 1")
+    still.services.journeys._looked_at = 0.0
+    assert look(still) == []
+    assert [subject for subject in mails(still) if "Over" in subject] == []
+
+
+STRAY = """
+[[channels]]
+name = "stray"
+kind = "http"
+carries = "sms"
+url = "https://gateway.example/sms"
+body = '{"to": "{to}", "text": "{text}"}'
+countries = ["ZA"]
+daily_cap = 10
+"""
+
+
+def test_r12_half_and_four_fifths_of_a_cap_are_told(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    config = journey("balance", "sms_code", default=True)
+    base = CONFIG.replace("daily_cap = 100000", "daily_cap = 10")
+    with open_world(tmp_path, sqlite_url, receiver, config=config, base=base, settings=STILL) as world:
+        signed_in(world)
+        people = ["C-1001", "C-1002", "C-1003"]
+        for number in range(5):
+            assert look(world) == []
+            world.browser().begin(f"reference-{number}", identifier=people[number % 3])
+            deliver(world)
+        (alert,) = look(world)
+        assert (alert.kind, alert.subject, alert.link) == ("cap", "sms ZA 50%", "/admin/channels/sms")
+        assert "5 of the 10 messages" in alert.text
+        with world.database.write() as connection:
+            connection.exec_driver_sql("UPDATE counters SET events = 8 WHERE key LIKE 'cap:%'")
+        assert [alert.subject for alert in look(world)] == ["sms ZA 80%"]
+        mails(world)
+        world.clock.advance(86_400)
+        assert look(world) == []
+        assert [subject.split(": ", 1)[1] for subject in mails(world)] == [
+            "Alert: a channel's daily cap (sms ZA 50%)",
+            "Alert: a channel's daily cap (sms ZA 80%)",
+        ]
+
+
+def test_r06_many_spent_credentials_are_an_alert(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    config = journey("app", "totp", default=True, limits="credential_tries_day = 5")
+    with open_world(tmp_path, sqlite_url, receiver, config=config, settings=STILL) as world:
+        for number in range(SPENT_CREDENTIALS_ALARM):
+            spend_tries(world, "", f"reference-{number}", 5, f"C-{number}")
+        assert look(world) == []
+        spend_tries(world, "", "one-more", 5, "C-1001")
+        assert [alert.kind for alert in look(world)] == ["spent_credentials"]
+        world.clock.advance(3600)
+        assert look(world) == []
+
+
+def test_two_processes_tell_of_it_once(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
+    """Both find the same, at the same moment; also where both believe that it is their turn."""
+    with open_world(tmp_path, database_url, receiver, settings=STILL) as world:
+        signed_in(world)
+        end_some(world, 0, 5, 400)
+        others = [_another(world) for _ in range(6)]
+        start = threading.Barrier(len(others))
+
+        def together(alerts: object) -> None:
+            start.wait()
+            alerts._look(world.clock())  # type: ignore[attr-defined]
+
+        threads = [threading.Thread(target=together, args=(alerts,)) for alerts in others]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(world.rows(AlertRow)) == 1
+        assert len(mails(world)) == 1
+        world.clock.advance(EVERY_SECONDS + 1)
+        with world.statements() as seen:
+            for alerts in others:
+                alerts.evaluate()
+        looked = [statement for statement in seen if "FROM deliveries" in statement]
+        assert len(looked) == 1, "one of them looked"
+
+
+def _another(world: World) -> object:
+    """The alerts of another process on the same database."""
+    services = world.services
+    journeys = Journeys(services.verifications._database, services.keyring, has_sandbox=False)
+    alerts = services.alerts
+    return type(alerts)(
+        services.verifications._database, services.keyring, world.clock, journeys, services.notices, services.webhooks,
+        public_url="http://127.0.0.1:8000",
+    )  # fmt: skip
+
+
+def test_a_webhook_is_signed_and_tells_of_both_ends(still: World, httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/hook", method="POST").respond_with_data("", status=204)
+    load(still, f'[portal.alerts]\nwebhook = "{httpserver.url_for("/hook")}"\nemail = false\n')
+    secret = still.services.webhooks.renew_secret()
+    end_some(still, 0, 5, 400)
+    look(still)
+    end_some(still, 10, 25)
+    look(still)
+    deliver(still)
+    began, ended = (request for request, _answer in httpserver.log)
+    assert [json.loads(request.data)["type"] for request in (began, ended)] == ["alert.opened", "alert.closed"]
+    told = json.loads(began.data)["data"]
+    assert (told["portal"], told["kind"], told["subject"]) == ("Acme Bank", "callbacks", still.receiver.origin)
+    assert told["link"] == "http://127.0.0.1:8000/admin/deliveries"
+    for request in (began, ended):
+        signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.data
+        key = base64.b64decode(secret.removeprefix("whsec_"))
+        expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+        assert request.headers["webhook-signature"] == f"v1,{expected}"
+    assert mails(still) == []  # switched off
+
+
+def test_a_webhook_that_is_down_is_tried_again_and_blocks_nobody(still: World, httpserver: HTTPServer) -> None:
+    httpserver.expect_ordered_request("/hook").respond_with_data("", status=503)
+    httpserver.expect_ordered_request("/hook").respond_with_data("")
+    load(still, f'[portal.alerts]\nwebhook = "{httpserver.url_for("/hook")}"\n')
+    end_some(still, 0, 5, 400)
+    look(still)
+    assert len(mails(still)) == 1
+    still.clock.advance(5)
+    deliver(still)
+    first, second = (request for request, _answer in httpserver.log)
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.data == second.data
+    assert {row.name for row in still.rows(ChannelState)} == {"mail"}  # a webhook is no channel
+
+
+def test_d4_a_webhook_to_a_private_address_never_leaves(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, httpserver: HTTPServer
+) -> None:
+    configure(sqlite_url, receiver, CONFIG + STANDARD)
+    targets = f"127.0.0.1:{receiver.server.server_port}"
+    settings = {**STILL, "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0", "PORTAL_PRIVATE_TARGETS": targets}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        signed_in(world)
+        load(world, f'[portal.alerts]\nwebhook = "{httpserver.url_for("/hook")}"\n')
+        end_some(world, 0, 5, 400)
+        look(world)
+        deliver(world)
+        assert httpserver.log == []
+        (row,) = (row for row in world.rows(Delivery) if row.contract == "webhook")
+        assert row.state == "refused"
+
+
+def test_e3_an_alert_that_is_over_is_kept_for_as_long_as_deliveries(still: World) -> None:
+    load(still, "[portal.retention]\nverifications_days = 2\n")
+    fail(still, "sms", 3)
+    look(still)
+    fail(still, "sms", 0)
+    look(still)
+    still.clock.advance(86_400)
+    prune(still.database, still.clock)
+    assert len(still.rows(AlertRow)) == 1
+    still.clock.advance(2 * 86_400)
+    prune(still.database, still.clock)
+    assert still.rows(AlertRow) == []
