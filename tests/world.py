@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from urllib.parse import quote
 import pyotp
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import event, select
+from sqlalchemy import event, insert, select, update
 from werkzeug.test import TestResponse
 
 from auth_portal.bootstrap import Process, create_app
@@ -25,6 +26,7 @@ from auth_portal.services.directory import Directory
 from auth_portal.services.keys import load_keyring
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database
+from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, Journey, JourneyVersion, Portal
 from tests.postgres import MASTER_KEY
 from tests.receiver import Receiver
 
@@ -177,9 +179,27 @@ class World:
             event.remove(engine, "before_cursor_execute", note)
 
 
+_IMPORTED: dict[tuple[str, str, str], tuple[str, dict[Any, list[dict[str, Any]]]]] = {}
+_OF_AN_IMPORT = (ChannelRow, Journey, JourneyVersion, CustomerRow, AuditEvent)
+
+
 def configure(database_url: str, receiver: Receiver, config: str, customers: str = CUSTOMERS) -> None:
-    """Imports a config and customers, as an operator would before serving."""
+    """Imports a config and customers, as an operator would before serving.
+
+    Each pair is imported once in a process; the databases of the same kind share their keys, so that the next one
+    gets the very rows, with this receiver's address in them.
+    """
     database = Database(database_url)
+    known = (str(database.is_sqlite), config, customers)
+    if known in _IMPORTED:
+        _insert(database, receiver, *_IMPORTED[known])
+    else:
+        _import(database, receiver, config, customers)
+        _IMPORTED[known] = (receiver.origin, _rows_of(database))
+    database.close()
+
+
+def _import(database: Database, receiver: Receiver, config: str, customers: str) -> None:
     keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
     clock = FakeClock()
     text = config.replace("{{", "\0").replace("{receiver}", receiver.origin).replace("\0", "{").replace("}}", "}")
@@ -190,7 +210,28 @@ def configure(database_url: str, receiver: Receiver, config: str, customers: str
         customers.encode(), default_region="ZA", dry_run=False
     )
     assert not report.errors, report.errors
-    database.close()
+
+
+def _rows_of(database: Database) -> dict[Any, list[dict[str, Any]]]:
+    with database.read() as connection:
+        return {
+            model: [dict(row._mapping) for row in connection.execute(select(model.__table__))]
+            for model in (Portal, *_OF_AN_IMPORT)
+        }
+
+
+def _insert(database: Database, receiver: Receiver, origin: str, rows: dict[Any, list[dict[str, Any]]]) -> None:
+    def moved(row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: json.loads(json.dumps(value).replace(origin, receiver.origin)) if isinstance(value, dict) else value
+            for name, value in row.items()
+        }
+
+    with database.write() as connection:
+        connection.execute(update(Portal).values(**moved(rows[Portal][0])))
+        for model in _OF_AN_IMPORT:
+            if rows[model]:
+                connection.execute(insert(model), [moved(row) for row in rows[model]])
 
 
 @contextmanager

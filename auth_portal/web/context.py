@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from flask import Response, current_app, request
 
+from auth_portal.services.admin_sessions import LONGEST
 from auth_portal.services.serving import Services
 
 EXTENSION = "auth_portal"
 VISIT_COOKIE = "verification"
+ADMIN_COOKIE = "admin"
+ADMIN_SECONDS = int(LONGEST.total_seconds())
 
 
 def services() -> Services:
@@ -32,3 +35,8 @@ def keep_visit(response: Response, token: str, seconds: int) -> None:
     response.set_cookie(
         cookie_name(VISIT_COOKIE), token, max_age=seconds, secure=is_secure, httponly=True, samesite="Lax", path="/"
     )
+
+
+def admin_token() -> str:
+    """The token of this browser's admin session, or nothing."""
+    return request.cookies.get(cookie_name(ADMIN_COOKIE), "")

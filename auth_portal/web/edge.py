@@ -24,7 +24,7 @@ from auth_portal.i18n import error_text
 from auth_portal.settings import LOOPBACK_NAMES
 from auth_portal.telemetry import log_event, request_id
 from auth_portal.web.api.problems import is_api, problem_details
-from auth_portal.web.context import EXTENSION, services
+from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token, services
 
 LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far below
 HSTS_SECONDS = 2 * 365 * 24 * 3600
@@ -70,9 +70,15 @@ class CsrfCookie(SessionInterface):
         """Gives the token to the browser anew with each page that begins a visit."""
         if session.modified and (token := session.get("csrf_token")):
             response.set_cookie(
-                self.get_cookie_name(app), token, max_age=g.get("chat_seconds", DEFAULT_CHAT_SECONDS), path="/",
+                self.get_cookie_name(app), token, max_age=_csrf_seconds(), path="/",
                 secure=app.config["SESSION_COOKIE_SECURE"], httponly=True, samesite="Lax",
             )  # fmt: skip
+
+
+def _csrf_seconds() -> int:
+    """As long as the chat clock; in an admin's browser a customer's page must not cut the admin's own forms short."""
+    seconds: int = g.get("chat_seconds", DEFAULT_CHAT_SECONDS)
+    return max(seconds, ADMIN_SECONDS) if admin_token() else seconds
 
 
 def register(app: Flask) -> None:

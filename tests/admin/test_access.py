@@ -306,3 +306,11 @@ def test_r30_another_sites_sign_in_is_refused(owner: Desk) -> None:
     assert answer.status_code == 400
     assert "another website" in answer.text
     assert owner.get("/admin/").request.path == "/admin/"
+
+
+def test_a_customers_page_in_an_admins_browser_keeps_the_admins_forms(owner: Desk) -> None:
+    """A test drive opens the customer's pages beside the configuration page; both use one cookie against forgery."""
+    owner.open("ref-1", "app")
+    cookie = owner.client.get_cookie("csrf", domain="127.0.0.1")
+    assert cookie is not None
+    assert cookie.max_age == 8 * 3600

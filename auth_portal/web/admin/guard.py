@@ -17,8 +17,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
-from auth_portal.services.admin_sessions import LONGEST, SignedIn
-from auth_portal.web.context import cookie_name, services
+from auth_portal.services.admin_sessions import SignedIn
+from auth_portal.web.context import ADMIN_COOKIE, ADMIN_SECONDS, admin_token, cookie_name, services
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -28,7 +28,6 @@ WRITERS = frozenset({OWNER, SUPPORT})
 OWNERS = frozenset({OWNER})
 PUBLIC: frozenset[str] = frozenset()  # no session needed: signing in, and following a one-time link
 
-SESSION_COOKIE = "admin"
 BEFORE_CODES_ARE_KEPT = frozenset({"admin.access_recovery_codes", "admin.access_keep_codes", "admin.access_sign_out"})
 NOTICE_COOKIE = "notice"
 NOTICE_SECONDS = 60
@@ -53,8 +52,8 @@ def route(rule: str, *, allow: Collection[str], methods: Collection[str] = ("GET
 @admin.before_request
 def guard() -> BaseResponse | None:
     """Lets in whoever may use this route; everybody else is led or refused."""
-    g.chat_seconds = int(LONGEST.total_seconds())
-    g.signed_in = services().admin_sessions.signed_in(session_token())
+    g.chat_seconds = ADMIN_SECONDS
+    g.signed_in = services().admin_sessions.signed_in(admin_token())
     roles = allowed[request.endpoint or ""]
     if roles is PUBLIC:
         return None
@@ -74,20 +73,15 @@ def _to_sign_in() -> BaseResponse:
     return redirect(f"/admin/sign-in{query}", 303)
 
 
-def session_token() -> str:
-    """The token of this browser's session, or nothing."""
-    return request.cookies.get(cookie_name(SESSION_COOKIE), "")
-
-
 def keep_session(response: BaseResponse, token: str) -> BaseResponse:
     """Gives the browser its session; the server ends it, whatever the browser does."""
-    _set_cookie(response, SESSION_COOKIE, token, int(LONGEST.total_seconds()))
+    _set_cookie(response, ADMIN_COOKIE, token, ADMIN_SECONDS)
     return response
 
 
 def forget_session(response: BaseResponse) -> BaseResponse:
     """Takes the token from the browser."""
-    _set_cookie(response, SESSION_COOKIE, "", 0)
+    _set_cookie(response, ADMIN_COOKIE, "", 0)
     return response
 
 
