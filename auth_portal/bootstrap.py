@@ -232,7 +232,10 @@ class Process:
 
 
 def _in_words(methods: tuple[str, ...]) -> str:
-    words = {"sms_code": "SMS code", "email_code": "e-mail code", "totp": "authenticator app", "password": "password"}
+    words = {
+        "sms_code": "SMS code", "email_code": "e-mail code", "totp": "authenticator app", "password": "password",
+        "support_code": "code from support",
+    }  # fmt: skip
     return " or ".join(words[method] for method in methods)
 
 

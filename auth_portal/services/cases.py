@@ -18,7 +18,7 @@ from sqlalchemy import ClauseElement, ColumnElement, Connection, and_, bindparam
 
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Problem
-from auth_portal.methods import CARRIES
+from auth_portal.methods import CARRIES, support_code
 from auth_portal.methods.contract import Evidence, IssuedCode
 from auth_portal.services.customers import PERSON_COLUMNS, Person, person_from, stranger
 from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot
@@ -140,6 +140,8 @@ class Case:
             return Evidence(now, codes=tuple(_issued_code(issued, keyring) for issued in self.challenges))
         if self.method == "totp":
             return Evidence(now, secret=self.person.totp_seed(keyring), last_step=self.person.totp_last_step)
+        if self.method == support_code.NAME:
+            return Evidence(now, codes=(self.person.support_code(keyring),))
         return Evidence(now, secret=self.person.password_hash(keyring, alone=self.is_alone))
 
 
@@ -154,6 +156,8 @@ def can_prove(person: Person, method: str, *, alone: bool) -> bool:
         return person.has_contact(CARRIES[method])
     if method == "totp":
         return person.is_active and person.totp_sealed is not None
+    if method == support_code.NAME:
+        return person.is_active  # whoever has none yet can call support and ask for one
     return person.is_active and person.password_sealed is not None and (person.password_is_long or not alone)
 
 

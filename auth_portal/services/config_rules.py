@@ -141,6 +141,8 @@ def warnings_of(journey: JourneyConfig) -> Iterator[str]:
         yield "SMS is the only proof; NIST SP 800-63B asks for another choice beside it"
     if "email_code" in methods:
         yield "a code by e-mail is not out-of-band by NIST SP 800-63B"
+    if "support_code" in methods:
+        yield "support can let somebody in with support_code; whoever persuades support passes that step"
     if journey.relay_defence == "none":
         yield "relay_defence is none; a link that is sent on brings the answer to its sender"
     if journey.callback.contract == "wait_for_callback" and journey.chat_seconds > LONGEST_WAIT_SECONDS:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import phonenumbers
@@ -18,11 +19,14 @@ from sqlalchemy import Connection, or_, select
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
+from auth_portal.methods.contract import IssuedCode
+from auth_portal.methods.support_code import DIGITS as SUPPORT_CODE_DIGITS
 from auth_portal.store.models import CustomerRow
 
 IDENTIFIER_LENGTH = 254  # characters: an e-mail address is no longer (RFC 5321 4.5.3.1.3)
 CUSTOMER_ID_LENGTH = 128
 PHONE_LENGTH = 40  # characters as people type them
+NEVER = datetime.min.replace(tzinfo=UTC)
 _BLANKS = re.compile(r"\s+")
 
 
@@ -116,6 +120,9 @@ class Person:
     password_is_long: bool = False
     totp_sealed: bytes | None = None
     totp_last_step: int = 0
+    support_code_id: str | None = None
+    support_code_key_id: int | None = None
+    support_code_expires_at: datetime | None = None
 
     def destination_key(self, carries: str, fallback: str) -> str:
         """What sends to this person's contact are counted by; for a stranger something of the same shape."""
@@ -142,6 +149,13 @@ class Person:
         if not self.is_active or self.row is None or self.totp_sealed is None:
             return None
         return keyring.open(self.totp_sealed, "customers", self.row, "totp_secret")
+
+    def support_code(self, keyring: Keyring) -> IssuedCode:
+        """The temporary code that support issued; without one, something out of force at the same price (R24)."""
+        code_id, key_id, until = self.support_code_id, self.support_code_key_id, self.support_code_expires_at
+        is_issued = self.is_active and code_id is not None and key_id is not None and until is not None
+        code = keyring.code(code_id or self.key, SUPPORT_CODE_DIGITS, key_id or keyring.code_key_id)
+        return IssuedCode(code, until or NEVER, is_replaced=False, is_used=not is_issued)
 
     def name(self, keyring: Keyring) -> str:
         """The person's name as imported, or nothing."""
@@ -175,6 +189,9 @@ PERSON_COLUMNS = (
     CustomerRow.password_is_long,
     CustomerRow.totp_sealed,
     CustomerRow.totp_last_step,
+    CustomerRow.support_code_id,
+    CustomerRow.support_code_key_id,
+    CustomerRow.support_code_expires_at,
 )
 PERSON_FIELDS = tuple(column.key for column in PERSON_COLUMNS)
 

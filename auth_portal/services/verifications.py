@@ -28,7 +28,7 @@ from sqlalchemy import Connection, and_, bindparam, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords, token_hash
 from auth_portal.errors import Problem, TooMany
-from auth_portal.methods import CARRIES
+from auth_portal.methods import CARRIES, support_code
 from auth_portal.methods.contract import Method, Reading, Verdict
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit, limits
@@ -77,6 +77,11 @@ _USE_STEP = (
     update(_CUSTOMERS)
     .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.totp_last_step < bindparam("totp_last_step"))
     .values(totp_last_step=bindparam("totp_last_step"))
+)
+_USE_SUPPORT_CODE = (
+    update(_CUSTOMERS)
+    .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.support_code_id == bindparam("code"))
+    .values(support_code_id=None, support_code_key_id=None, support_code_expires_at=None)
 )
 _TAKE_TRY = (
     update(_VERIFICATIONS)
@@ -402,6 +407,9 @@ def _spend(connection: Connection, case: Case, verdict: Verdict, now: datetime) 
     if verdict.used_step is not None:
         step = {"of": case.person.row, "totp_last_step": verdict.used_step}
         return connection.execute(_USE_STEP, step).rowcount == 1
+    if case.method == support_code.NAME:
+        code = {"of": case.person.row, "code": case.person.support_code_id}
+        return connection.execute(_USE_SUPPORT_CODE, code).rowcount == 1
     issued = case.in_force(now)
     return connection.execute(_USE_CODE, {"of": issued.id if issued else "", "used_at": now}).rowcount == 1
 

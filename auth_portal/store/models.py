@@ -215,6 +215,13 @@ class Verification(Base):
         ),
         Index("ix_verifications_reference", "reference_hash", "server", "began_at"),
         Index(
+            "ix_verifications_customer_row",
+            "customer_row",
+            "ended_at",
+            sqlite_where=text("customer_row IS NOT NULL"),
+            postgresql_where=text("customer_row IS NOT NULL"),
+        ),
+        Index(
             "ix_verifications_deadline",
             "proofs_until",
             sqlite_where=text("outcome IS NULL"),

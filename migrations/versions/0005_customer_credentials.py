@@ -21,6 +21,14 @@ def upgrade() -> None:
     ):
         op.add_column("customers", column)
     op.create_index("ix_customers_name_key", "customers", ["name_key", "customer_key"])
+    known = sa.text("customer_row IS NOT NULL")
+    op.create_index(
+        "ix_verifications_customer_row",
+        "verifications",
+        ["customer_row", "ended_at"],
+        sqlite_where=known,
+        postgresql_where=known,
+    )
     op.create_table(
         "credential_links",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -42,6 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Takes it back."""
     op.drop_table("credential_links")
+    op.drop_index("ix_verifications_customer_row", "verifications")
     op.drop_index("ix_customers_name_key", "customers")
     with op.batch_alter_table("customers") as customers:
         for name in ("support_code_expires_at", "support_code_key_id", "support_code_id", "name_key"):

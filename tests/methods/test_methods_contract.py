@@ -142,6 +142,27 @@ class TestTotp(MethodContract):
             assert self.reading(method, self.right, replace(self.evidence(), last_step=last)) is reading
 
 
+class TestSupportCode(MethodContract):
+    name = "support_code"
+    right, wrong = "01234567", "01234568"
+
+    def issued(self) -> IssuedCode:
+        return IssuedCode(self.right, NOW + timedelta(seconds=1), is_replaced=False)
+
+    def evidence(self) -> Evidence:
+        return Evidence(NOW, codes=(self.issued(),))
+
+    @pytest.mark.parametrize("change", [{"expires_at": NOW}, {"is_used": True}])
+    def test_r24_out_of_force_is_wrong_as_any_other(self, method: Method, change: dict[str, object]) -> None:
+        late = replace(self.issued(), **change)
+        assert self.reading(method, self.right, Evidence(NOW, codes=(late,))) is Reading.WRONG
+        assert self.reading(method, self.wrong, Evidence(NOW)) is Reading.WRONG
+
+    def test_r19_eight_digits_whatever_the_journey_says(self, method: Method) -> None:
+        assert (method.length(6), method.length(10)) == (8, 8)
+        assert method.parse("0123 4567", 6) == "01234567"
+
+
 class TestPassword(MethodContract):
     name = "password"
     right, wrong = "correct horse battery staple", "correct horse battery stapl"
@@ -177,5 +198,5 @@ def _hashed(password: str) -> str:
 
 
 def test_every_method_is_held_to_it() -> None:
-    assert {suite.name for suite in (TestSmsCode, TestEmailCode, TestTotp, TestPassword)} == set(METHOD_NAMES)
+    assert {suite.name for suite in (TestSmsCode, TestEmailCode, TestTotp, TestSupportCode, TestPassword)} == set(METHOD_NAMES)
     assert tuple(all_methods(passwords())) == METHOD_NAMES
