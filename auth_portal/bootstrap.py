@@ -35,6 +35,8 @@ from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.audit_trail import AuditTrail
 from auth_portal.services.configuration import Configuration
+from auth_portal.services.credential_links import CredentialLinks
+from auth_portal.services.credentials import Credentials
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.directory import Directory
@@ -60,7 +62,7 @@ from auth_portal.services.webhooks import Webhooks
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
 from auth_portal.telemetry import log_event, set_up_logging
-from auth_portal.web import assets, edge, looks, ops, visitor
+from auth_portal.web import assets, credentials, edge, looks, ops, visitor
 from auth_portal.web.admin import admin
 from auth_portal.web.api.routes import api
 from auth_portal.web.context import EXTENSION
@@ -81,6 +83,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     edge.register(app)
     assets.register(app)
     app.register_blueprint(visitor.visitor)
+    app.register_blueprint(credentials.credentials)
     app.register_blueprint(ops.ops)
     app.register_blueprint(looks.looks)
     app.register_blueprint(admin)
@@ -156,6 +159,8 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         api_answers=ApiAnswers(database, keyring, clock),
         alerts=alerts,
         webhooks=webhooks,
+        credentials=Credentials(database, keyring, clock, journeys, notices),
+        credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, settings.public_url),
     )
     return services, database
 

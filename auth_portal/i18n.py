@@ -34,6 +34,8 @@ ERRORS = {
     "journey_closed": "This journey is switched off, or no method of it can work at the moment.",
     "too_many_begins": "Too many people are beginning from your network just now. Please try again in a moment.",
     "too_many_checks": "Too many passwords are being checked from your network just now. Please try again in a moment.",
+    "credential_link_over": "This link was used before, or its time is over. Please ask for a new one.",
+    "customer_unknown": "There is no such customer. Perhaps they were erased.",
     "hashing_busy": "We are very busy just now. Nothing was counted; please try again in a few seconds.",
     "too_many_changes": "You changed who you are as often as we allow in one chat. Go on with the last one, or start again in the chat.",
     "csrf": "This page was too old, or your browser sent it from somewhere else. Please try again.",

@@ -19,9 +19,9 @@ from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.methods import CARRIES, METHOD_NAMES, support_code
 from auth_portal.services import audit
-from auth_portal.services.customers import PERSON_COLUMNS, Person, mask_contact, person_from
+from auth_portal.services.customers import Person, get_person, mask_contact
 from auth_portal.services.journeys import JourneyLimits, Journeys, Snapshot
-from auth_portal.services.people import Notices
+from auth_portal.services.notices import Notices
 from auth_portal.services.results import VERIFIED
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import CredentialLink, CustomerRow, Tries, Verification
@@ -87,10 +87,10 @@ class Credentials:
         """Every credential of a person, those that are missing too. Raises NotFound."""
         snapshot, now = self._journeys.current(), self._clock()
         with self._database.read() as connection:
-            person = _person(connection, row)
+            person = get_person(connection, row)
             used = _last_uses(connection, row)
-            tries = connection.execute(select(Tries).where(Tries.person_key == row)).mappings().all()
-        counted = {(found["method"], found["is_ticketed"]): found for found in tries}
+            tries = connection.execute(select(Tries.__table__).where(Tries.person_key == row)).all()
+        counted = {(found.method, found.is_ticketed): found for found in tries}
 
         def budget(method: str, *, is_ticketed: bool) -> Budget:
             found = counted.get((method, is_ticketed))
@@ -120,7 +120,7 @@ class Credentials:
     def renew(self, row: str, *, admin_id: str | None = None, **facts: Any) -> None:
         """Opens every method of a person again after too many wrong tries (R6). Raises NotFound for nobody."""
         with self._database.write() as connection:
-            person = _person(connection, row)
+            person = get_person(connection, row)
             connection.execute(delete(Tries).where(Tries.person_key == row))
             self._record(connection, person, "credentials_renewed", admin_id, **facts)
 
@@ -133,7 +133,7 @@ class Credentials:
             raise NotFound("not_found")
         now = self._clock()
         with self._database.write() as connection:
-            person = _person(connection, row)
+            person = get_person(connection, row)
             values = {**RESETTABLE[method], "changed_at": now}
             connection.execute(update(CustomerRow).where(CustomerRow.id == row).values(**values))
             unused = CredentialLink.used_at.is_(None)
@@ -156,25 +156,23 @@ class Credentials:
         until = now + timedelta(seconds=support_code.LIFE_SECONDS)
         values = {"support_code_id": code_id, "support_code_key_id": key_id, "support_code_expires_at": until}
         with self._database.write() as connection:
-            person = _person(connection, row)
+            person = get_person(connection, row)
             connection.execute(update(CustomerRow).where(CustomerRow.id == row).values(**values))
             self._record(connection, person, "support_code_issued", admin_id, reason=impersonal(reason))
             text = "Support has just issued a code to let you in. If you did not ask for it, contact us at once."
-            if not self._tell(connection, person, "A temporary code was issued", text):
-                connection.rollback()
-                return IssuedSupportCode(fault="nobody_told")
+            self._tell(connection, person, "A temporary code was issued", text)
         return IssuedSupportCode(self._keyring.code(code_id, support_code.DIGITS, key_id), until)
 
     def _support_fault(self, row: str, reason: str) -> str:
         with self._database.read() as connection:
-            person = _person(connection, row)
+            person = get_person(connection, row)
         if not reason.strip():
             return "reason_missing"
         if len(reason) > REASON_LENGTH:
             return "reason_long"
         if not person.is_active:
             return "customer_off"
-        if not (person.has_contact("sms") or person.has_contact("email")):
+        if not self._notices.reach(contacts_of(person, self._keyring)):
             return "no_contact"  # R19: the person must learn of it
         return "" if self.takes_support_codes() else "no_journey"
 
@@ -215,15 +213,14 @@ def _limits_of(snapshot: Snapshot, method: str) -> Iterable[JourneyLimits]:
             yield journey.config.limits
 
 
-def _budget(found: Mapping[str, Any], bounds: JourneyLimits, now: datetime) -> Budget:
-    is_today = found["day_ends_at"] > now
-    day_count = found["day_count"] if is_today else 0
+def _budget(found: Any, bounds: JourneyLimits, now: datetime) -> Budget:
+    day_count = found.day_count if found.day_ends_at > now else 0
     is_spent = day_count >= bounds.credential_tries_day
     return Budget(
-        found["total"],
+        found.total,
         day_count,
-        found["day_ends_at"] if is_spent else None,
-        found["total"] >= bounds.credential_tries_total,
+        found.day_ends_at if is_spent else None,
+        found.total >= bounds.credential_tries_total,
     )
 
 
@@ -234,15 +231,9 @@ def _last_uses(connection: Connection, row: str) -> Mapping[str, datetime]:
     uses: dict[str, datetime] = {}
     for methods, ended_at in connection.execute(found.order_by(Verification.ended_at.desc()).limit(LOOKED_BACK)):
         for method in methods.split("+"):
-            uses.setdefault(method, ended_at)
+            if ended_at is not None:
+                uses.setdefault(method, ended_at)
     return uses
-
-
-def _person(connection: Connection, row: str) -> Person:
-    found = connection.execute(select(*PERSON_COLUMNS).where(CustomerRow.id == row)).one_or_none()
-    if found is None:
-        raise NotFound("customer_unknown")
-    return person_from(found, "")
 
 
 def impersonal(reason: str) -> str:

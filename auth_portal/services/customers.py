@@ -240,6 +240,14 @@ def get_by_row(connection: Connection, row: str | None, key: str) -> Person:
     return person_from(found, key) if found is not None else stranger(key)
 
 
+def get_person(connection: Connection, row: str) -> Person:
+    """The customer of a row. Raises NotFound where there is none."""
+    person = get_by_row(connection, row, "")
+    if person.row is None:
+        raise NotFound("customer_unknown")
+    return person
+
+
 def row_of(connection: Connection, customer_id: str) -> str:
     """The row of a customer ID. Raises NotFound for nobody."""
     found = select(CustomerRow.id).where(CustomerRow.customer_key == customer_key(customer_id))

@@ -54,6 +54,11 @@ class Notices:
             sent += 1
         return sent
 
+    def reach(self, contacts: Iterable[str]) -> list[str]:
+        """Those of the contacts that there is a channel to."""
+        snapshot = self._journeys.current()
+        return [contact for contact in contacts if _channel_for(snapshot, "email" if "@" in contact else "sms")]
+
 
 def _channel_for(snapshot: Snapshot, carries: str) -> str | None:
     """The channel of the settings where it carries this kind, else the first by name that does."""

@@ -63,7 +63,8 @@ class Opened:
     @property
     def credentials(self) -> Credentials:
         """People's credentials."""
-        return Credentials(self.database, self.keyring, self.clock)
+        journeys = Journeys(self.database, self.keyring, has_sandbox=self.settings.has_sandbox)
+        return Credentials(self.database, self.keyring, self.clock, journeys, self.notices)
 
     def row_of(self, customer_id: str) -> str:
         """The row of a customer ID. Raises NotFound."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from auth_portal.clock import Clock
@@ -23,6 +23,7 @@ from auth_portal.services import audit, customers
 from auth_portal.services.customer_fields import FIELDS, check, is_hash
 from auth_portal.services.customer_rows import SEALED, column_values, index_of, new_row, opened
 from auth_portal.services.journeys import Journeys
+from auth_portal.services.notices import Notices
 from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow
 
@@ -48,16 +49,6 @@ _COLUMNS = (
 
 
 Also = Callable[[Connection, "Customer"], None]  # what commits together with a new customer
-
-
-class Notices(Protocol):
-    """What tells customers."""
-
-    def to_contacts(
-        self, connection: Connection, now: datetime, contacts: Sequence[str], subject: str, text: str
-    ) -> object:
-        """Tells the same to e-mail addresses and phones, in the caller's transaction."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class Customer:
 
 @dataclass(frozen=True)
 class Listed:
-    """One page of customers in the order of their keys, masked; ``after`` begins the next one, if there is one."""
+    """One page of customers in the order of their keys, masked; behind the row ``after`` begins the next, if any."""
 
     customers: tuple[Customer, ...]
     after: str = ""
@@ -128,10 +119,13 @@ class People:
         self._notices = notices
 
     def listed(self, after: str = "", typed: str = "") -> Listed:
-        """A page of everybody, or of whom ``typed`` names exactly: by customer ID, phone, e-mail or name."""
-        rows = self._matching(typed, after) if typed else self._rows(CustomerRow.customer_key > after)
+        """A page of everybody, or of whom ``typed`` names exactly: by customer ID, phone, e-mail or name.
+
+        ``after`` is a row, not a customer ID: it stands in URLs, which others log.
+        """
+        rows = self._matching(typed, after) if typed else self._rows(_behind(after))
         shown = tuple(self._customer(row).masked() for row in rows[:PAGE])
-        return Listed(shown, shown[-1].customer_key if len(rows) > PAGE else "")
+        return Listed(shown, shown[-1].row if len(rows) > PAGE else "")
 
     def listed_openly(self, after: str, most: int) -> Listed:
         """A page of everybody with their contacts, for programs whose key may see them; pages show ``listed``."""
@@ -157,7 +151,7 @@ class People:
             ways.append(CustomerRow.phone_key == index_of(self._keyring, "phone", phone))
         if email is not None:
             ways.append(CustomerRow.email_key == index_of(self._keyring, "email", email))
-        found = {row["id"]: row for way in ways for row in self._rows(way, CustomerRow.customer_key > after)}
+        found = {row["id"]: row for way in ways for row in self._rows(way, _behind(after))}
         return sorted(found.values(), key=lambda row: str(row["customer_key"]))[: PAGE + 1]
 
     @property
@@ -310,6 +304,11 @@ class People:
             return changes, False
         with self._passwords.slot():
             return {**changes, "password": self._passwords.hash(plain)}, is_long(plain)
+
+
+def _behind(after: str) -> ColumnElement[bool]:
+    before = select(CustomerRow.customer_key).where(CustomerRow.id == after).scalar_subquery()
+    return CustomerRow.customer_key > func.coalesce(before, "")
 
 
 def _told(name: str, before: Mapping[str, str], changes: Mapping[str, str | None]) -> Sequence[str]:

@@ -22,6 +22,7 @@ from auth_portal.store.models import (
     Attempt,
     AuditEvent,
     Challenge,
+    CredentialLink,
     CustomerRow,
     Delivery,
     Portal,
@@ -48,6 +49,7 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
         "admins' sessions and links": _in_batches(database, _old_sessions(now), _remove_sessions)
         + _in_batches(database, _old_links(codes), _remove_links),
         "audit events": _in_batches(database, _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
+        "customers' links": _in_batches(database, _old_credential_links(codes), _remove_credential_links),
         "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
         "counters": _sweep(database, now, limits.sweep),
         "answers kept for programs": _sweep(database, now, api_answers.sweep),
@@ -138,6 +140,14 @@ def _old_events(before: datetime) -> Select[Any]:
 
 def _remove_events(connection: Connection, ids: Sequence[str]) -> None:
     connection.execute(delete(AuditEvent).where(AuditEvent.id.in_(ids)))
+
+
+def _old_credential_links(before: datetime) -> Select[Any]:
+    return select(CredentialLink.id).where(CredentialLink.expires_at < before)
+
+
+def _remove_credential_links(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(CredentialLink).where(CredentialLink.id.in_(ids)))
 
 
 def _old_tries(before: datetime) -> Select[Any, Any, Any]:

@@ -15,6 +15,8 @@ from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.audit_trail import AuditTrail
 from auth_portal.services.configuration import Configuration
+from auth_portal.services.credential_links import CredentialLinks
+from auth_portal.services.credentials import Credentials
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.directory import Directory
 from auth_portal.services.dispatcher import Dispatcher
@@ -65,3 +67,5 @@ class Services:
     audit_trail: AuditTrail
     alerts: Alerts
     webhooks: Webhooks
+    credentials: Credentials
+    credential_links: CredentialLinks

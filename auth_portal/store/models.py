@@ -452,7 +452,6 @@ class CredentialLink(Base):
     token_hash: Mapped[bytes] = mapped_column(unique=True)
     kind: Mapped[str] = mapped_column(String(16))  # password | totp
     customer_row: Mapped[str] = mapped_column(Id, ForeignKey("customers.id"), index=True)
-    seed_sealed: Mapped[bytes | None]  # totp: the seed offered, until it is confirmed
     made_by: Mapped[str | None] = mapped_column(Id)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]

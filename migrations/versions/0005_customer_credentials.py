@@ -35,7 +35,6 @@ def upgrade() -> None:
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("customer_row", sa.String(length=32), nullable=False),
-        sa.Column("seed_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("made_by", sa.String(length=32), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),

@@ -198,5 +198,7 @@ def _hashed(password: str) -> str:
 
 
 def test_every_method_is_held_to_it() -> None:
-    assert {suite.name for suite in (TestSmsCode, TestEmailCode, TestTotp, TestSupportCode, TestPassword)} == set(METHOD_NAMES)
+    assert {suite.name for suite in (TestSmsCode, TestEmailCode, TestTotp, TestSupportCode, TestPassword)} == set(
+        METHOD_NAMES
+    )
     assert tuple(all_methods(passwords())) == METHOD_NAMES

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import NotFound
 from auth_portal.services import customers
 from auth_portal.services.directory import Directory
 from auth_portal.services.journeys import Journeys
+from auth_portal.services.notices import Notices
 from auth_portal.services.people import PAGE, People
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, CustomerRow
@@ -21,18 +21,6 @@ from tests.services.conftest import NOW
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 ADMIN = "a" * 32
-
-
-class Told:
-    """Keeps what customers would be told."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, str]] = []
-
-    def to_contacts(
-        self, connection: Connection, now: datetime, contacts: Sequence[str], subject: str, text: str
-    ) -> None:
-        self.messages += [(contact, subject) for contact in contacts]
 
 
 class Ticking:
@@ -47,14 +35,9 @@ class Ticking:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def people(database: Database, keyring: Keyring, passwords: Passwords, told: Told) -> People:
+def people(database: Database, keyring: Keyring, passwords: Passwords) -> People:
     journeys = Journeys(database, keyring, has_sandbox=False)
-    return People(database, keyring, passwords, Ticking(), journeys, told)
+    return People(database, keyring, passwords, Ticking(), journeys, Notices(keyring, journeys))
 
 
 def made(people: People, customer_id: str = "C-1001", **fields: str) -> str:
@@ -126,29 +109,12 @@ def test_a_changed_customer_id_is_found_by_its_new_form(people: People) -> None:
         people.row_of("C-1001")
 
 
-def test_r13_a_changed_contact_is_told_to_the_old_and_the_new_address(people: People, told: Told) -> None:
-    row = made(people, phone="0821234567", email="old@example.com")
-    assert not told.messages
-    people.change(row, {"email": "new@example.com", "name": "Thandi"})
-    people.change(row, {"phone": None})
-    email, phone = "Your e-mail address was changed", "Your phone number was removed"
-    assert told.messages == [("old@example.com", email), ("new@example.com", email), ("+27821234567", phone)]
-
-
-def test_a_changed_credential_is_told_at_every_contact(people: People, told: Told) -> None:
-    row = made(people, phone="0821234567", email="t@example.com", totp_secret=SEED)
-    people.change(row, {"totp_secret": None})
-    subject = "Your authenticator app was removed"
-    assert told.messages == [("+27821234567", subject), ("t@example.com", subject)]
-
-
-def test_of_two_admins_the_second_is_told(people: People, told: Told) -> None:
+def test_of_two_admins_the_second_is_told(people: People) -> None:
     row = made(people, phone="0821234567")
     seen_at = people.look(row).changed_at
     assert people.change(row, {"phone": "0821234568"}, seen_at=seen_at).changed == ("phone",)
-    told.messages.clear()
     late = people.change(row, {"phone": "0821234569"}, seen_at=seen_at)
-    assert (late.is_stale, late.changed, told.messages) == (True, (), [])
+    assert (late.is_stale, late.changed) == (True, ())
     assert people.opened(row).phone == "+27821234568"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from auth_portal.services.credentials import Credentials
 from auth_portal.services.customers import row_of
 from auth_portal.store.models import AuditEvent
 from tests.receiver import wait_for
@@ -29,7 +28,7 @@ def test_r06_support_renews_a_spent_credential(world: World) -> None:
     assert attempt(world, "spent-for-good", world.totp()) == "/verify"
     with world.database.read() as connection:
         row = row_of(connection, "c-1001")
-    Credentials(world.database, world.services.keyring, world.clock).renew(row)
+    world.services.credentials.renew(row)
     assert attempt(world, "renewed", world.totp()) == "/done"
     wait_for(lambda: any(call.header == "renewed" for call in world.receiver.callbacks))
     assert [event.kind for event in world.rows(AuditEvent)].count("credentials_renewed") == 1
