@@ -109,3 +109,28 @@ def test_a_session_of_an_invented_token_is_nobody(small_world: World) -> None:
     stranger = Browser(small_world)
     stranger.client.set_cookie("admin", MASTER_KEY, domain="127.0.0.1")
     assert answer(stranger, "GET", "/admin/") == 303
+
+
+def test_r30_no_post_without_its_token_or_from_another_site(small_world: World, desks: dict[str, Desk]) -> None:
+    desk = desks[OWNER]
+    token = re.search(r'name="csrf_token" value="([^"]+)"', desk.get("/admin/account").text)
+    assert token
+    for endpoint, method, rule in _CASES:
+        if method == "GET":
+            continue
+        path = path_of(rule)
+        assert desk.client.open(path, method=method, base_url=desk.base_url).status_code == 400, endpoint
+        for site in ("cross-site", "same-site"):
+            data, headers = {"csrf_token": token.group(1)}, {"Sec-Fetch-Site": site}
+            answer = desk.client.open(path, method=method, data=data, headers=headers, base_url=desk.base_url)
+            assert answer.status_code == 400, (endpoint, site)
+
+
+def test_r32_every_page_has_every_header(small_world: World, desks: dict[str, Desk]) -> None:
+    for endpoint, method, rule in _CASES:
+        if method == "GET":
+            answer = desks[OWNER].client.get(path_of(rule), base_url=desks[OWNER].base_url)
+            policy = answer.headers["Content-Security-Policy"]
+            assert policy.startswith("default-src 'none'"), endpoint
+            assert "unsafe" not in policy, endpoint
+            assert answer.headers["X-Content-Type-Options"] == "nosniff", endpoint
