@@ -12,6 +12,7 @@ import hmac
 import os
 import secrets
 import threading
+import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -197,16 +198,30 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._running = threading.Semaphore(slots)
         self._admitted = threading.BoundedSemaphore(slots + waiting)
+        self._lock = threading.Lock()
+        self._people = 0  # who are being admitted now
 
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Room for one hash. Raises Busy at once where the queue is full, before anything was counted."""
         if not self._admitted.acquire(blocking=False):
             raise Busy("hashing_busy", retry_after_seconds=2)
+        self._count_people(1)
         try:
             yield
         finally:
+            self._count_people(-1)
             self._admitted.release()
+
+    def _count_people(self, change: int) -> None:
+        with self._lock:
+            self._people += change
+
+    def let_people_go_first(self) -> None:
+        """Waits while somebody's password is being checked, for a hash that can wait; a second at most."""
+        until = time.monotonic() + 1
+        while self._people and time.monotonic() < until:
+            time.sleep(0.005)
 
     def hash(self, password: str) -> str:
         """The argon2id string (PHC form) of a password."""

@@ -14,7 +14,16 @@ from auth_portal.crypto import Keyring, new_token
 from auth_portal.errors import NotFound
 from auth_portal.services import audit
 from auth_portal.store.db import Database
-from auth_portal.store.models import Challenge, CredentialLink, CustomerRow, Delivery, Tries, Verification, Visit
+from auth_portal.store.models import (
+    Challenge,
+    CredentialLink,
+    CustomerRow,
+    Delivery,
+    StagedRow,
+    Tries,
+    Verification,
+    Visit,
+)
 
 CHUNK = 500  # rows changed by one statement
 
@@ -51,6 +60,7 @@ class Erasure:
             if subject_id is None:
                 raise NotFound("customer_unknown")
             connection.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
+            connection.execute(delete(StagedRow).where(StagedRow.customer_row == row))
             connection.execute(delete(CustomerRow).where(CustomerRow.id == row))
             connection.execute(delete(Tries).where(Tries.person_key == row))
             for table, forget in _FORGETTING.items():

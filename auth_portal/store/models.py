@@ -537,3 +537,91 @@ class WebhookSecret(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     secret_sealed: Mapped[bytes]
     made_at: Mapped[datetime]
+
+
+class ImportRow(Base):
+    """One import of customers: a file, what its columns are, and how far it has come."""
+
+    __tablename__ = "imports"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    file_name: Mapped[str] = mapped_column(String(120))
+    state: Mapped[str] = mapped_column(String(12))
+    is_attended: Mapped[bool]  # a command works on it and nobody else takes it over
+    is_partial: Mapped[bool] = mapped_column(server_default=text("false"))  # what cannot be imported is left out
+    is_telling: Mapped[bool] = mapped_column(server_default=text("false"))  # changed contacts are told (R13)
+    columns: Mapped[list[Any]]  # ours, by position in the file
+    region: Mapped[str] = mapped_column(String(2))
+    counts: Mapped[dict[str, Any]]
+    fault_count: Mapped[int] = mapped_column(server_default=text("0"))
+    is_cut: Mapped[bool] = mapped_column(server_default=text("false"))  # the file could not be read to its end
+    reason: Mapped[str] = mapped_column(String(200), server_default="")
+    admin_id: Mapped[str | None] = mapped_column(Id)
+    created_at: Mapped[datetime]
+    began_at: Mapped[datetime | None]  # the work under way
+    done: Mapped[int] = mapped_column(server_default=text("0"))  # of that work, in rows
+    total: Mapped[int] = mapped_column(server_default=text("0"))
+    place: Mapped[int] = mapped_column(server_default=text("0"))  # the last staged row that is done with
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    lease: Mapped[str | None] = mapped_column(Id)  # whoever works on it
+    leased_until: Mapped[datetime | None]
+    switched_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class ImportPart(Base):
+    """A piece of the file as it was sent, sealed, until the import is over."""
+
+    __tablename__ = "import_parts"
+    import_id: Mapped[str] = mapped_column(Id, ForeignKey("imports.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text_sealed: Mapped[bytes]
+
+
+class ImportFault(Base):
+    """Why a row of the file cannot be imported, without its value."""
+
+    __tablename__ = "import_faults"
+    import_id: Mapped[str] = mapped_column(Id, ForeignKey("imports.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    row: Mapped[int]
+    column: Mapped[str] = mapped_column(String(40))
+    reason: Mapped[str] = mapped_column(String(250))
+
+
+class StagedRow(Base):
+    """What one row of the file comes to: the values to be, sealed for their customer, and those they take the place of.
+
+    Before the switch it waits; after it, it is what an undo puts back.
+    """
+
+    __tablename__ = "import_rows"
+    import_id: Mapped[str] = mapped_column(Id, ForeignKey("imports.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    customer_row: Mapped[str] = mapped_column(Id, index=True)
+    customer_key: Mapped[str] = mapped_column(String(160))
+    subject_id: Mapped[str] = mapped_column(Id)
+    is_new: Mapped[bool]
+    sets: Mapped[int]  # which fields change, one bit each
+    plain_sealed: Mapped[bytes | None]  # a password that waits to be hashed
+    customer_id: Mapped[str | None] = mapped_column(String(128))
+    name_sealed: Mapped[bytes | None]
+    name_key: Mapped[str | None] = mapped_column(Key)
+    phone_sealed: Mapped[bytes | None]
+    phone_key: Mapped[str | None] = mapped_column(Key)
+    email_sealed: Mapped[bytes | None]
+    email_key: Mapped[str | None] = mapped_column(Key)
+    locale: Mapped[str] = mapped_column(String(16))
+    password_hash: Mapped[bytes | None]
+    password_is_long: Mapped[bool]
+    totp_sealed: Mapped[bytes | None]
+    old_customer_id: Mapped[str | None] = mapped_column(String(128))
+    old_name_sealed: Mapped[bytes | None]
+    old_name_key: Mapped[str | None] = mapped_column(Key)
+    old_phone_sealed: Mapped[bytes | None]
+    old_phone_key: Mapped[str | None] = mapped_column(Key)
+    old_email_sealed: Mapped[bytes | None]
+    old_email_key: Mapped[str | None] = mapped_column(Key)
+    old_locale: Mapped[str] = mapped_column(String(16))
+    old_password_hash: Mapped[bytes | None]
+    old_password_is_long: Mapped[bool]
+    old_totp_sealed: Mapped[bytes | None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -411,21 +412,33 @@ def test_the_import_is_audited_without_anybodys_data(
     assert event["mac"] != keyring.audit_mac(audit.canonical(edited))
 
 
-def test_two_imports_of_one_new_customer_at_once(
-    directory: Directory, database: Database, monkeypatch: pytest.MonkeyPatch
+class Overtaken(io.BytesIO):
+    """A file whose first rows have been compared when, at its end, somebody else imports one of its customers."""
+
+    def __init__(self, content: str, at_its_end: Callable[[], object]) -> None:
+        super().__init__(content.encode())
+        self._at_its_end = at_its_end
+
+    def close(self) -> None:
+        if not self.closed:
+            self._at_its_end()
+        super().close()
+
+
+@pytest.mark.parametrize("before", ["", "customer_id,name\nC,Amahle\n"], ids=["new", "changed"])
+def test_somebody_elses_change_meanwhile_is_told_and_not_overwritten(
+    directory: Directory, database: Database, keyring: Keyring, before: str
 ) -> None:
-    compared = directory._plans
-
-    def overtaken(*args: Any, **kwargs: Any) -> Any:
-        plans = compared(*args, **kwargs)
-        monkeypatch.setattr(directory, "_plans", compared)
-        load(directory, "customer_id\nC\n")
-        return plans
-
-    monkeypatch.setattr(directory, "_plans", overtaken)
+    if before:
+        load(directory, before)
+    rows_enough = "".join(f"X-{number},Somebody\n" for number in range(300))
+    file = Overtaken(
+        f"customer_id,name\nB,Sipho\nC,Thandi\n{rows_enough}", lambda: load(directory, "customer_id,name\nC,Pieter\n")
+    )
     with pytest.raises(Misconfigured, match="import the file again"):
-        load(directory, "customer_id,name\nB,\nC,Thandi\n")
+        directory.import_csv(file, default_region="ZA", dry_run=False)
     assert [row["customer_id"] for row in rows(database)] == ["C"]
+    assert person(database, keyring, "C").name(keyring) == "Pieter"
 
 
 def test_ten_thousand_rows(directory: Directory, database: Database) -> None:
