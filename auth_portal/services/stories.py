@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, select
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
+from auth_portal.errors import NotFound
 from auth_portal.services.customers import read_identifier
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.lists import PAGE, Listing, as_written, listed, made_between
@@ -161,6 +162,14 @@ class Stories:
             return Listing(lines[:most], older=lines[most - 1].id)
         is_partial = len(ids) == MOST_IDS
         return Listing(lines, older=ids[-1] if is_partial else "", is_partial=is_partial)
+
+    def line(self, verification_id: str) -> StoryLine:
+        """One verification as a list shows it. Raises NotFound("verification_unknown")."""
+        with self._database.read() as connection:
+            row = connection.execute(_LINES.where(Verification.id == verification_id)).one_or_none()
+        if row is None:
+            raise NotFound("verification_unknown")
+        return StoryLine(**row._asdict())
 
     def get(self, verification_id: str) -> Story:
         """One verification, told. Raises NotFound("verification_unknown")."""
