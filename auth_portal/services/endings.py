@@ -38,6 +38,9 @@ class Ending:
     portal: str
     support_contact: str
     return_url: str
+    logo: str
+    colour: str
+    words: str  # the business's own, after success
     told: str  # the state of the result's delivery
     chat_code: str
     is_chat_over: bool
@@ -155,6 +158,9 @@ class Endings:
             portal=portal.name,
             support_contact=portal.support_contact,
             return_url=journey.return_url,
+            logo=journey.logo,
+            colour=journey.colour,
+            words=journey.texts.done,
             told=row.state or outbox.State.PENDING,
             chat_code=chat_code,
             is_chat_over=now >= row.chat_ends_at,

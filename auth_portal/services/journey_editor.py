@@ -7,7 +7,7 @@ and its links tell the chat ``unavailable``; its name may be used again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -91,6 +91,11 @@ class JourneyEditor:
         self._database = database
         self._clock = clock
         self._configuration = configuration
+
+    def read(self, values: Mapping[str, Any]) -> tuple[JourneyConfig | None, Sequence[Fault]]:
+        """What values say by themselves, or what is wrong with them. Asks nothing of what is stored."""
+        faults = Faults("")
+        return parse(JourneyConfig, values, "", faults), faults.found
 
     def propose(self, edit: Edit) -> Proposal:
         """Holds an edit against the rules and what is stored. Writes nothing. Raises NotFound for the journey."""

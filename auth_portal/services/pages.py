@@ -30,6 +30,8 @@ class Page:
     slug: str
     portal: str
     support_contact: str
+    logo: str
+    colour: str
     step_number: int
     step_count: int
     kinds: tuple[str, ...]
@@ -77,6 +79,8 @@ def page_of(
         slug=case.journey.slug,
         portal=snapshot.portal.name,
         support_contact=snapshot.portal.support_contact,
+        logo=case.journey.logo,
+        colour=case.journey.colour,
         step_number=case.step,
         step_count=len(case.journey.verify_steps),
         kinds=case.journey.first_step.by,

@@ -1,0 +1,393 @@
+"""Journeys on the configuration page: made by form, live at once, changed by two, rolled back, switched off, deleted."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from io import BytesIO
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from auth_portal.store.models import AuditEvent, Verification
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import wait_for
+from tests.world import PHONE, World
+
+LIVE_SECONDS = 2.0
+PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 100
+
+
+class Fields(HTMLParser):
+    """What a browser would send of the form for an action: the value of every field, as lists."""
+
+    def __init__(self, page: str, action: str) -> None:
+        super().__init__()
+        self.values: dict[str, list[str]] = {}
+        self._action, self._is_inside, self._area = action, False, ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        name = given.get("name") or ""
+        if tag == "form":
+            self._is_inside = given.get("action") == self._action
+        elif tag == "textarea" and self._is_inside:
+            self._area = name
+            self.values[name] = [""]
+        elif tag == "input" and self._is_inside and name and _is_sent(given):
+            self.values.setdefault(name, []).append(given.get("value") or "")
+
+    def handle_data(self, data: str) -> None:
+        if self._area:
+            self.values[self._area][0] += data.removeprefix("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea":
+            self._area = ""
+        elif tag == "form":
+            self._is_inside = False
+
+
+def _is_sent(given: dict[str, str | None]) -> bool:
+    kind = given.get("type")
+    return kind != "file" and (kind not in ("checkbox", "radio") or "checked" in given)
+
+
+def fields(desk: Desk, action: str) -> dict[str, list[str]]:
+    return Fields(desk.page.text, action).values
+
+
+def send(desk: Desk, action: str, follow: bool = True, **changes: Any) -> TestResponse:
+    """Sends the form as it stands on the page, with changes; a list for fields that come in numbers."""
+    values: dict[str, Any] = {**fields(desk, action), **changes}
+    desk.page = desk.client.post(action, data=values, base_url=desk.base_url)
+    return desk._followed() if follow else desk.page
+
+
+NEW = "/admin/journeys/_new"
+EDIT = "/admin/journeys/balance/edit"
+
+
+def make(desk: Desk, slug: str = "loans", **changes: Any) -> TestResponse:
+    desk.get(NEW)
+    given = {
+        "name": "Ask about a loan", "slug": slug, "by": ["customer_id", "phone"], "step1": ["sms_code"],
+        "channel.sms": "1", "server": "own", "server_own": desk.world.receiver.origin,
+    }  # fmt: skip
+    return send(desk, NEW, **{**given, **changes})
+
+
+def edit(desk: Desk, **changes: Any) -> TestResponse:
+    desk.get(EDIT)
+    return send(desk, EDIT, **changes)
+
+
+def live(world: World, slug: str, **wanted: Any) -> bool:
+    """Whether requests meet a journey as it should be, within the time that the page promises."""
+
+    def look() -> bool:
+        found = world.services.journeys.current().journeys.get(slug)
+        return found is not None and all(getattr(found.config, key) == value for key, value in wanted.items())
+
+    return wait_for(look, seconds=LIVE_SECONDS)
+
+
+def code(world: World) -> str:
+    """The code that was sent to the customer's phone; owners get messages too."""
+    wait_for(lambda: [message for message in world.receiver.messages if message["to"] == PHONE])
+    return world.receiver.code_for(PHONE)
+
+
+def test_a_journey_made_by_form_verifies_somebody(world: World) -> None:
+    owner = signed_in(world)
+    make(owner)
+    assert owner.path == "/admin/journeys/loans", owner.page.text
+    assert "Saved as version 1" in owner.page.text
+    assert live(world, "loans", name="Ask about a loan")
+    browser = world.browser()
+    browser.begin("made-by-form", "loans")
+    browser.prove(code(world))
+    told = wait_for(lambda: world.receiver.callbacks)[0].body
+    assert told["result"] == "verified_loans"
+    assert told["data"] == {
+        "outcome": "verified", "journey": "loans", "customer_id": "C-1001", "method": "sms_code",
+        "verified_at": told["data"]["verified_at"],
+    }  # fmt: skip
+
+
+def test_the_form_of_a_stored_journey_changes_nothing_by_itself(owner: Desk) -> None:
+    for slug in ("balance", "either", "transfer", "code-back", "waiting"):
+        owner.get(f"/admin/journeys/{slug}/edit")
+        send(owner, f"/admin/journeys/{slug}/edit", act="save")
+        assert "Nothing was different" in owner.page.text, slug
+
+
+def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None:
+    given = {"limits.code_digits": "4", "colour": "#FFEE00", "name": "Balance & more", "server": "own",
+             "server_own": "ftp://nowhere", "chat_seconds": "soon", "channel.sms": "", "channel.mail": "1"}  # fmt: skip
+    page = edit(owner, **given)
+    assert page.status_code == 422
+    for words in (
+        "Digits of a code: must be at least 6", "Colour: is too light", "Where the answer goes: must be production",
+        "Chat clock: must be a whole number",
+    ):  # fmt: skip
+        assert words in page.text
+    kept = fields(owner, EDIT)
+    assert {key: kept[key][0] for key in given} == given
+    assert 'aria-describedby="limits-code_digits-help limits-code_digits-fault"' in page.text
+
+
+def test_a_method_without_a_channel_is_refused_at_its_step(owner: Desk) -> None:
+    page = edit(owner, **{"step1": ["email_code"], "channel.mail": ""})
+    assert "Step 1: has email_code, but none of the journey" in page.text
+
+
+def test_a_step_can_be_added_without_script(owner: Desk) -> None:
+    page = edit(owner, act="add_step", name="Typed and not saved")
+    assert "Step 2: they prove it with" in page.text
+    send(owner, EDIT, act="save", step2=["totp"], second_factor=owner.second_factor())
+    assert [step.any_of for step in owner.world.services.journey_history.journey("balance").config.verify_steps] == [
+        ("sms_code",), ("totp",)
+    ]  # fmt: skip
+    assert owner.world.services.journey_history.journey("balance").config.name == "Typed and not saved"
+
+
+def test_the_preview_shows_the_exact_request_and_saves_nothing(owner: Desk) -> None:
+    page = edit(owner, act="preview", data_key=["who", ""], data_text=["{customer_id} ({name})", ""])
+    assert '"who":"C-1001 (Thandi Nkosi)"' in page.text.replace("&#34;", '"')
+    assert f"POST {owner.world.receiver.origin}/callback" in page.text
+    assert fields(owner, EDIT)["data_key"][0] == "who"
+    assert owner.world.services.journey_history.journey("balance").edition.number == 1
+
+
+def test_the_script_s_preview_is_the_same_part(owner: Desk) -> None:
+    owner.get(EDIT)
+    page = send(owner, EDIT, act="preview").text
+    part = owner.client.post("/admin/journeys/_preview", data=fields(owner, EDIT), base_url=owner.base_url).text
+    assert part.strip().startswith('<section class="card" id="preview"')
+    assert part.strip() in page
+
+
+def test_a_preview_of_a_broken_form_says_why(owner: Desk) -> None:
+    page = edit(owner, act="preview", data_key=["who"], data_text=["{nobody}"])
+    assert page.status_code == 200
+    assert "Variables: who: unknown placeholder {nobody}" in page.text
+
+
+def test_r19_a_callback_target_needs_the_second_factor_and_is_mailed(world: World) -> None:
+    owner = signed_in(world)
+    world.clock.advance(700)  # signing in showed it, and that counts for ten minutes
+    page = edit(owner, server="uat")
+    assert page.status_code == 422
+    assert "authenticator app" in page.text
+    assert fields(owner, EDIT)["server"] == ["uat"]
+    send(owner, EDIT, second_factor="000000")
+    assert owner.page.status_code == 422
+    send(owner, EDIT, second_factor=owner.second_factor())
+    assert live(world, "balance")
+    assert world.services.journey_history.journey("balance").config.callback.server == "uat"
+    mails = [message["text"] for message in wait_for(lambda: _mails(world, "callback.server"))]
+    assert "uat" in mails[0]
+
+
+def _mails(world: World, words: str) -> list[Any]:
+    return [message for message in world.receiver.messages if words in message["text"]]
+
+
+def test_a_name_alone_needs_no_second_factor(owner: Desk) -> None:
+    owner.world.clock.advance(700)
+    edit(owner, name="My balance")
+    assert owner.path == "/admin/journeys/balance"
+
+
+@pytest.mark.parametrize("role", ["support", "auditor"])
+def test_r40_support_and_auditor_read_and_cannot_change(small_world: World, role: str) -> None:
+    desk = signed_in(small_world, role)
+    assert desk.get("/admin/journeys/balance").status_code == 200
+    assert "Delete" not in desk.page.text
+    assert desk.get("/admin/journeys/balance/versions").status_code == 200
+    assert desk.get(EDIT).status_code == 403
+
+
+def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
+    """The second is told, sees both differences, and may save over the first knowingly."""
+    owner.get(EDIT)
+    stale = {**fields(owner, EDIT), "name": ["The second's name"]}
+    edit(owner, chat_seconds="900", note="flows were slow")
+    owner.page = owner.client.post(EDIT, data=stale, base_url=owner.base_url)
+    assert owner.page.status_code == 409
+    text = owner.page.text
+    assert "Ada Owner made version 2" in text
+    assert "flows were slow" in text
+    assert "<span>600</span>" in text
+    assert "<span>900</span>" in text
+    assert fields(owner, EDIT)["name"] == ["The second&#39;s name".replace("&#39;", "'")]
+    assert owner.world.services.journey_history.journey("balance").config.chat_seconds == 900
+    send(owner, EDIT)
+    stored = owner.world.services.journey_history.journey("balance")
+    assert (stored.edition.number, stored.config.name, stored.config.chat_seconds) == (3, "The second's name", 600)
+
+
+def test_a_version_is_brought_back(owner: Desk) -> None:
+    edit(owner, chat_seconds="900", note="longer")
+    owner.get("/admin/journeys/balance/versions")
+    assert "longer" in owner.page.text
+    owner.get("/admin/journeys/balance/versions/1")
+    assert "<span>900</span>" in owner.page.text
+    send(owner, "/admin/journeys/balance/versions/1")
+    assert owner.world.services.journey_history.journey("balance").config.chat_seconds == 600
+    owner.get("/admin/journeys/balance/versions")
+    assert "back to version 1" in owner.page.text
+
+
+def test_a_copy_is_off_until_it_is_switched_on(owner: Desk) -> None:
+    owner.get("/admin/journeys/balance/copy")
+    send(owner, "/admin/journeys/balance/copy", slug="balance", name="Taken")
+    assert owner.page.status_code == 422
+    assert "is the name of another journey already" in owner.page.text
+    send(owner, "/admin/journeys/balance/copy", slug="balance-2", name="Second")
+    assert owner.path == "/admin/journeys/balance-2"
+    assert not owner.world.services.journey_history.journey("balance-2").config.active
+    send(owner, "/admin/journeys/balance-2/active")
+    assert live(owner.world, "balance-2", active=True)
+
+
+def test_r35_switching_on_what_would_answer_for_another_is_refused(owner: Desk) -> None:
+    make(owner, active="", **{"results.verified": "verified"})
+    assert owner.path == "/admin/journeys/loans", owner.page.text
+    send(owner, "/admin/journeys/loans/active")
+    assert owner.page.status_code == 422
+    assert "both answer" in owner.page.text
+
+
+def test_a_journey_that_is_off_is_closed_and_answers_unavailable(world: World) -> None:
+    owner = signed_in(world)
+    owner.get("/admin/journeys/balance")
+    send(owner, "/admin/journeys/balance/active")
+    assert live(world, "balance", active=False)
+    browser = world.browser()
+    browser.open("closed-now")
+    assert "Closed at the moment" in browser.page.text
+    assert 'name="identifier"' not in browser.page.text
+    browser.post("/")
+    assert browser.path == "/done"
+    assert wait_for(lambda: world.receiver.callbacks)[0].body["data"]["outcome"] == "unavailable"
+
+
+def test_the_threat_is_named_where_there_is_no_defence(owner: Desk) -> None:
+    assert "The chat of the attacker is then taken for the customer" in owner.get("/admin/journeys/balance").text
+    assert "taken for the customer" not in owner.get("/admin/journeys/code-back").text
+
+
+def test_a_chat_code_brings_its_own_result_and_variable(owner: Desk) -> None:
+    edit(owner, relay_defence="chat_code")
+    config = owner.world.services.journey_history.journey("balance").config
+    assert config.results["verified"] == "check_code"
+    assert config.data["chat_code"] == "{chat_code}"
+
+
+# --- While verifications are under way
+
+
+def begun(world: World, reference: str) -> Any:
+    browser = world.browser()
+    browser.begin(reference)
+    return browser
+
+
+def test_a_deleted_journey_ends_what_was_begun_and_closes_its_links(world: World) -> None:
+    owner, browser = signed_in(world), begun(world, "under-way")
+    owner.get("/admin/journeys/balance/delete")
+    assert "One verification is under way" in owner.page.text
+    send(owner, "/admin/journeys/balance/delete")
+    assert owner.path == "/admin/journeys"
+    wait_for(lambda: "balance" not in world.services.journeys.current().journeys, seconds=LIVE_SECONDS)
+    browser.prove(code(world))
+    assert wait_for(lambda: world.receiver.callbacks)[0].body["result"] == "verified"
+    late = world.browser()
+    late.open("sent-before")
+    assert "Closed at the moment" in late.page.text
+    late.post("/")
+    told = wait_for(lambda: [sent for sent in world.receiver.callbacks if sent.header == "sent-before"])[0]
+    assert told.body["data"]["outcome"] == "unavailable"
+    assert owner.get("/admin/journeys/balance").status_code == 404
+    assert [event.kind for event in world.rows(AuditEvent)].count("journey_deleted") == 1
+
+
+def test_a_closed_journey_lets_the_browser_under_way_go_on(world: World) -> None:
+    """Its reopened link leads back to the code; in another browser the chat is told that it cannot be."""
+    owner, browser = signed_in(world), begun(world, "reopened")
+    owner.get("/admin/journeys/balance")
+    send(owner, "/admin/journeys/balance/active")
+    assert live(world, "balance", active=False)
+    browser.open("reopened")
+    browser.post("/")
+    assert browser.path == "/verify"
+    other = world.browser("203.0.113.8")
+    other.open("reopened")
+    other.post("/")
+    assert other.path == "/done"
+    assert [row.outcome for row in world.rows(Verification)] == ["unavailable"]
+    assert wait_for(lambda: world.receiver.callbacks)[0].body["data"]["outcome"] == "unavailable"
+
+
+def test_a_changed_callback_target_holds_for_what_begins_after(world: World) -> None:
+    owner, browser = signed_in(world), begun(world, "to-the-old-one")
+    edit(owner, server="uat")
+    assert live(world, "balance")
+    wait_for(
+        lambda: world.services.journeys.current().journeys["balance"].config.callback.server == "uat",
+        seconds=LIVE_SECONDS,
+    )
+    browser.prove(code(world))
+    assert wait_for(lambda: world.receiver.callbacks)[0].header == "to-the-old-one"
+
+
+# --- Looks
+
+
+def test_words_colour_and_logo_are_on_the_customer_s_pages(owner: Desk) -> None:
+    world = owner.world
+    edit(owner, colour="#7a1f5c", **{"texts.landing": "Please have <your> card ready.", "texts.done": "See you soon."})
+    token = fields(owner, "/admin/journeys/balance/logo")
+    data = {**token, "logo": (BytesIO(PNG), "logo.png", "text/html")}
+    owner.page = owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
+    assert "The logo is changed" in owner._followed().text
+    digest = world.services.journey_history.journey("balance").config.logo
+    assert live(world, "balance", logo=digest)
+    browser = world.browser()
+    for page in (browser.open("looks").text, browser.name("C-1001").text):
+        assert '<link rel="stylesheet" href="/theme/7a1f5c.css">' in page
+        assert f'src="/logo/{digest}"' in page
+    assert "Please have &lt;your&gt; card ready." in world.browser().open("looks-again").text
+    done = browser.prove(code(world)).text
+    assert "See you soon." in done
+    assert "/theme/7a1f5c.css" in done
+
+
+def test_looks_are_served_for_ever_and_hold_no_script(owner: Desk) -> None:
+    data = {**fields_of_logo(owner), "logo": (BytesIO(PNG), "logo.svg", "image/svg+xml")}
+    owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
+    digest = owner.world.services.journey_history.journey("balance").config.logo
+    for path, kind in ((f"/logo/{digest}", "image/png"), ("/theme/0b4a8f.css", "text/css")):
+        answer = owner.client.get(path, base_url=owner.base_url)
+        assert answer.status_code == 200
+        assert answer.mimetype == kind
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    for path in (f"/logo/{'0' * 64}", "/theme/ffee00.css", "/theme/red.css"):
+        assert owner.client.get(path, base_url=owner.base_url).status_code == 404
+
+
+def fields_of_logo(owner: Desk) -> dict[str, Any]:
+    owner.get("/admin/journeys/balance")
+    return fields(owner, "/admin/journeys/balance/logo")
+
+
+def test_a_logo_that_is_no_picture_is_refused(owner: Desk) -> None:
+    data = {**fields_of_logo(owner), "logo": (BytesIO(b"<svg onload='alert(1)'/>"), "logo.png", "image/png")}
+    page = owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
+    assert page.status_code == 422
+    assert "must be a PNG, JPEG or WebP picture" in page.text
