@@ -43,6 +43,8 @@ ERRORS = {
     "not_found": "There is no such page here. Please go back to the chat and tap the link there.",
     "method_not_allowed": "That cannot be done here. Please go back to the chat and tap the link there.",
     "too_large": "That was more than we can take.",
+    "verification_unknown": "There is no such verification. It may have been removed because its time is over.",
+    "delivery_unknown": "There is no such delivery. It may have been removed because its time is over.",
     "bad_host": "This address is not served here.",
     "bad_request": "We could not read what was sent. Please try again.",
     "unavailable": "This does not work just now. Nothing was lost; please try again in a minute.",

@@ -16,13 +16,18 @@ import phonenumbers
 import pytest
 from click.testing import Result
 from flask import Flask
+from sqlalchemy import select, update
 
 from auth_portal import cli
 from auth_portal.clock import system_clock
+from auth_portal.crypto import Keyring
 from auth_portal.methods.password import is_long
+from auth_portal.services import audit
 from auth_portal.services.customers_csv import read_customers
 from auth_portal.services.demo import CUSTOMERS, PERSON_FIELDS, demo_people
 from auth_portal.settings import KEYS_FILE
+from auth_portal.store.db import Database
+from auth_portal.store.models import AuditEvent
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("first-master-key-for-the-tests-of-commands", "second-master-key-for-the-tests-of-commands")
@@ -116,6 +121,7 @@ NEED_KEYS = [
     ["config", "import", "acme.toml"],
     ["keys", "rotate"],
     ["prune"],
+    ["audit", "verify"],
 ]
 
 
@@ -392,3 +398,21 @@ class TestProcess:
         assert (status, out) == (1, "")
         assert err.startswith("auth-portal: There are no keys")
         assert err.count("\n") == 1
+
+
+class TestAuditVerify:
+    def test_e4_it_counts_what_holds_and_names_what_was_altered(
+        self, any_shell: Shell, database: Database, keyring: Keyring
+    ) -> None:
+        (before,) = any_shell.succeeds("audit", "verify")
+        assert "0 altered" in before
+        with database.write() as connection:
+            audit.record(connection, keyring, system_clock(), "numbered", number=1)
+            audit.record(connection, keyring, system_clock(), "numbered", number=2)
+            event_id = connection.execute(select(AuditEvent.id).where(AuditEvent.kind == "numbered")).scalars().first()
+            connection.execute(update(AuditEvent).where(AuditEvent.id == event_id).values(facts={"number": 3}))
+        result = any_shell.run("audit", "verify")
+        assert result.exit_code == 1
+        assert result.stderr.splitlines() == [f"auth-portal: event {event_id} was altered after it was written"]
+        assert "1 altered" in result.stdout
+        assert "are not found: they are not chained yet" in result.stdout

@@ -137,6 +137,12 @@ class Stories:
             rows = holders_of(connection, read[0], MOST_PEOPLE)
         return Named(rows, tuple(dict.fromkeys(identifier.key for identifier in read)))
 
+    def customer_ids(self, rows: Iterable[str]) -> tuple[str, ...]:
+        """The customer IDs of customers' rows, to say whose verifications are shown."""
+        found = select(CustomerRow.customer_id).where(CustomerRow.id.in_(list(rows)))
+        with self._database.read() as connection:
+            return tuple(connection.execute(found.order_by(CustomerRow.customer_key)).scalars())
+
     def page(self, wanted: StoryFilter, *, after: str = "", most: int = PAGE) -> Listing[StoryLine]:
         """A page of verifications, newest first."""
         between = made_between(Verification.id, wanted.since, wanted.until)

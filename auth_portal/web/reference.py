@@ -7,6 +7,7 @@ browser keeps behind ``#`` comes from a few lines of script, or is missed.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -59,6 +60,22 @@ def dropped_names(text: str) -> str:
 def decode(raw: str) -> str:
     """Percent-decodes once; ``+`` is a plus, and an invalid ``%`` stays as it is."""
     return unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode("latin-1")
+
+
+def pasted(text: str) -> tuple[str, ...]:
+    """The ways to read what an admin pasted, a whole link or a reference alone: as it stands, decoded, out of the link.
+
+    What cannot be a reference is left out, so it may be empty.
+    """
+    text = text.strip()
+    query, mark, tail = (text.partition("?")[2] or text).partition("#")
+    found = []
+    with suppress(Problem):
+        found.append(completed(read_query(query).text, mark + tail))
+    for whole in (text, decode(text)):
+        with suppress(Problem):
+            found.append(completed(whole, ""))
+    return tuple(dict.fromkeys(found))
 
 
 def completed(reference: str, tail: str) -> str:

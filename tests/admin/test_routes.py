@@ -54,6 +54,18 @@ TABLE: dict[str, set[str]] = {
     "journeys_versions": ALL,
     "journeys_version": ALL,
     "journeys_roll_back": {OWNER},
+    # verifications, deliveries, audit
+    "verifications_verifications": ALL,
+    "verifications_find": ALL,
+    "verifications_story": ALL,
+    "deliveries_deliveries": ALL,
+    "deliveries_delivery": ALL,
+    "deliveries_retry": {OWNER, SUPPORT},
+    "deliveries_retry_many": {OWNER, SUPPORT},
+    "audit_audit": ALL,
+    "audit_find": ALL,
+    "audit_export": {OWNER, AUDITOR},
+    "audit_check": {OWNER, AUDITOR},
     # home
     "home_home": ALL,
 }

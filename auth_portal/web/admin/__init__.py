@@ -1,6 +1,6 @@
 """The configuration page, below ``/admin/``. ``guard`` says who may use a route; each section is one module."""
 
-from auth_portal.web.admin import access, account, admins, faults, home, journeys
+from auth_portal.web.admin import access, account, admins, audit, deliveries, faults, home, journeys, verifications
 from auth_portal.web.admin.guard import admin
 
-__all__ = ["access", "account", "admin", "admins", "faults", "home", "journeys"]
+__all__ = ["access", "account", "admin", "admins", "audit", "deliveries", "faults", "home", "journeys", "verifications"]

@@ -1,0 +1,164 @@
+"""The audit: searched, exported (R43), and each event held against its own signature (E4)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from sqlalchemy import text, update
+
+from auth_portal.services import audit
+from auth_portal.services.audit_trail import CSV_COLUMNS, AuditFilter
+from auth_portal.store.models import AuditEvent, CustomerRow
+from tests.admin.desk import Desk
+from tests.web.test_way import verified
+from tests.world import World
+
+PATH = "/admin/audit"
+
+
+def record(world: World, kind: str, **facts: object) -> None:
+    with world.database.write() as connection:
+        audit.record(connection, world.services.keyring, world.clock(), kind, **facts)  # type: ignore[arg-type]
+
+
+def export(desk: Desk, form: str, query: str = "") -> str:
+    desk.get(f"{PATH}{query}")
+    desk.post(f"{PATH}/export", format=form)
+    assert desk.page.status_code == 200
+    return desk.page.text
+
+
+def test_events_are_sentences(small_world: World, owner: Desk) -> None:
+    record(small_world, "delivery_retried", admin_id=owner.admin_id, what="callback", reason="flow was off")
+    record(small_world, "something_new_happened", count=3, was_it_so=True)
+    page = owner.get(PATH).text
+    assert "A callback was sent again. Reason given: flow was off" in page
+    assert "Something new happened: count 3, was it so yes." in page
+    assert "Ada Owner" in page
+
+
+def test_filters_by_kind_admin_customer_verification_and_time(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app")
+    record(small_world, "keys_rotated", admin_id=owner.admin_id)
+    small_world.clock.advance(60)
+    record(small_world, "something_else")
+    trail = small_world.services.audit_trail
+
+    def found(**wanted: object) -> list[str]:
+        return [line.kind for line in trail.page(AuditFilter(**wanted)).rows]  # type: ignore[arg-type]
+
+    began = next(row for row in small_world.rows(AuditEvent) if row.kind == "verification_began")
+    assert found(kind="keys_rotated") == ["keys_rotated"]
+    assert found(kind="verification_began") == ["verification_began"]
+    assert found(admin_id=owner.admin_id, kind="keys_rotated") == ["keys_rotated"]
+    assert found(admin_id=owner.admin_id, kind="something_else") == []
+    assert found(verification_id=began.verification_id) == ["verification_began"]
+    assert found(since=small_world.clock.now) == ["something_else"]
+    assert "something_else" not in found(until=small_world.clock.now)
+    owner.get(PATH)
+    owner.post(f"{PATH}/find", customer="c-1001")
+    assert "A verification began on journey app." in owner.page.text
+    assert "something else" not in owner.page.text.partition("<table")[2]
+    assert "1001" not in owner.page.request.query_string.decode()
+    page = owner.post(f"{PATH}/find", customer="nobody")
+    assert page.status_code == 422
+    assert 'value="nobody"' in page.text
+
+
+def test_pages_by_key(small_world: World, owner: Desk) -> None:
+    for number in range(60):
+        record(small_world, "numbered", number=number)
+        small_world.clock.advance(1)
+    page = owner.get(f"{PATH}?kind=numbered").text
+    assert "Numbered: number 59." in page
+    assert "Numbered: number 9." not in page
+    more = page.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert "Numbered: number 9." in owner.get(more).text
+
+
+def test_r43_one_record_per_event_whatever_it_contains(small_world: World, auditor: Desk) -> None:
+    evil = '=HYPERLINK("http://evil")\r\n"; DROP\u2028x,\n@cmd'
+    record(small_world, "=cmd|' /C calc'!A0", note=evil, nested={"deep": [evil]})
+    rows = list(csv.DictReader(io.StringIO(export(auditor, "csv"))))
+    events = len(small_world.rows(AuditEvent)) - 1  # the export itself came after
+    assert len(rows) in (events, events + 1)
+    assert tuple(rows[0]) == CSV_COLUMNS
+    row = next(row for row in rows if "calc" in row["kind"])
+    assert row["kind"].startswith("'=")
+    assert json.loads(row["facts"])["note"] == evil
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert not [cell for row in rows for cell in row.values() if "\n" in cell]
+    lines = export(auditor, "jsonl").splitlines()
+    assert all(json.loads(line)["id"] for line in lines)
+    assert next(one for one in map(json.loads, lines) if "calc" in one["kind"])["facts"]["nested"]["deep"] == [evil]
+
+
+def test_an_export_has_all_of_the_filter_and_is_audited(small_world: World, auditor: Desk) -> None:
+    for number in range(1100):  # more than one batch
+        record(small_world, "numbered", number=number)
+    rows = list(csv.DictReader(io.StringIO(export(auditor, "csv", "?kind=numbered"))))
+    assert len(rows) == 1100
+    assert {row["kind"] for row in rows} == {"numbered"}
+    event = next(row for row in small_world.rows(AuditEvent) if row.kind == "audit_exported")
+    assert event.admin_id == auditor.admin_id
+
+
+def test_an_export_of_an_unknown_form_is_refused(auditor: Desk) -> None:
+    auditor.get(PATH)
+    assert auditor.post(f"{PATH}/export", format="xls").status_code == 422
+
+
+def test_e4_an_edited_event_shows_in_the_list_and_in_the_check(small_world: World, auditor: Desk) -> None:
+    record(small_world, "numbered", number=1)
+    auditor.get(f"{PATH}/check")
+    assert "all of them hold" in auditor.page.text
+    row = next(row for row in small_world.rows(AuditEvent) if row.kind == "numbered")
+    with small_world.database.write() as connection:
+        connection.execute(update(AuditEvent).where(AuditEvent.id == row.id).values(facts={"number": 2}))
+    auditor.get(f"{PATH}/check")
+    assert row.id in auditor.page.text
+    assert "were altered" in auditor.page.text
+    assert "was altered" in auditor.get(f"{PATH}?kind=numbered").text
+
+
+@pytest.mark.parametrize(
+    "values", [{"kind": "other"}, {"admin_id": "f" * 32}, {"subject_id": "f" * 32}, {"mac": "0" * 64}]
+)
+def test_e4_every_field_counts(world: World, values: dict[str, str]) -> None:
+    record(world, "numbered", number=1, nested={"b": [1, 2.5, None], "a": "ü"})
+    trail = world.services.audit_trail
+    assert trail.check().broken == ()
+    with world.database.write() as connection:
+        connection.execute(update(AuditEvent).where(AuditEvent.kind == "numbered").values(**values))
+    assert len(trail.check().broken) == 1
+
+
+def test_e4_is_checked_in_bounded_pieces(world: World) -> None:
+    for number in range(5):
+        record(world, "numbered", number=number)
+    trail = world.services.audit_trail
+    total = len(world.rows(AuditEvent))
+    first = trail.check(most=2)
+    assert (first.count, bool(first.older)) == (2, True)
+    counts = [first.count]
+    while first.older:
+        first = trail.check(after=first.older, most=2)
+        counts.append(first.count)
+    assert sum(counts) == total
+
+
+def test_an_erased_customer_is_nobody_in_the_list(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app")
+    with small_world.database.write() as connection:
+        connection.execute(text("UPDATE visits SET customer_row = NULL"))
+        connection.execute(CustomerRow.__table__.delete().where(CustomerRow.customer_id == "C-1001"))
+    assert "somebody since erased" in owner.get(PATH).text
+
+
+def test_support_may_neither_export_nor_check(support: Desk) -> None:
+    page = support.get(PATH).text
+    assert "Take it away" not in page
+    assert support.get(f"{PATH}/check").status_code == 403

@@ -1,0 +1,138 @@
+"""The pages of verifications: found by link or person, filtered, paged, and told."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from auth_portal.store.models import Verification
+from auth_portal.web.reference import pasted
+from tests.admin.desk import Desk
+from tests.receiver import wait_for
+from tests.web.test_way import sent, told, verified
+from tests.world import MAIL, PHONE, World
+
+REFERENCE = "f7_4hn5=8f&%#nK="
+PATH = "/admin/verifications"
+
+
+@pytest.fixture
+def proved(small_world: World) -> Verification:
+    """One that was proved under a reference as Flow really sends them."""
+    browser = verified(small_world)
+    browser.prove(sent(small_world, PHONE))
+    told(small_world)
+    (row,) = small_world.rows(Verification)
+    return row
+
+
+def find(desk: Desk, wanted: str) -> str:
+    desk.get(PATH)
+    desk.post(f"{PATH}/find", wanted=wanted)
+    return desk.page.text
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        REFERENCE,
+        f"https://portal.example/j/balance?reference={REFERENCE}",
+        "https://portal.example/?reference=f7_4hn5%3D8f%26%25%23nK%3D",
+        "  f7_4hn5%3D8f%26%25%23nK%3D\n",
+        f"reference={REFERENCE}",
+    ],
+)
+def test_finds_a_link_however_it_was_pasted(auditor: Desk, proved: Verification, wanted: str) -> None:
+    text = find(auditor, wanted)
+    assert auditor.path == f"{PATH}/{proved.id}"
+    assert "Began 12:0" in text
+    assert "chat told in" in text
+    assert REFERENCE not in text
+
+
+def test_pasted_reads_what_an_app_added() -> None:
+    assert pasted("https://x.example/?reference=abc%25&utm_source=chat")[0] == "abc%"
+    assert pasted("a b") == ()
+    assert pasted("") == ()
+
+
+@pytest.mark.parametrize("wanted", ["C-1001", "082 123 4567", MAIL])
+def test_finds_a_person_and_names_nobody_in_the_address(support: Desk, proved: Verification, wanted: str) -> None:
+    text = find(support, wanted)
+    assert f'href="{PATH}/{proved.id}"' in text
+    assert "wherever C-1001 was named" in text
+    query = support.page.request.query_string.decode()
+    assert not [secret for secret in ("1001", "4567", "thandi") if secret in query]
+
+
+def test_finds_tries_of_somebody_who_is_not_in_the_directory(small_world: World, support: Desk) -> None:
+    small_world.browser().begin("ref", "app", identifier="0829999999")
+    text = find(support, "+27 82 999 9999")
+    assert "Nobody in the directory goes by what you typed" in text
+    assert PATH + "/0" in text
+
+
+def test_what_cannot_be_anything_keeps_what_was_typed(owner: Desk) -> None:
+    text = find(owner, "x" * 600)
+    assert owner.page.status_code == 422
+    assert 'aria-invalid="true"' in text
+    assert "x" * 600 in text
+
+
+def test_a_bad_time_is_named_and_kept(owner: Desk) -> None:
+    page = owner.get(f"{PATH}?since=yesterday")
+    assert page.status_code == 422
+    assert 'value="yesterday"' in page.text
+    assert "Please write a date and time" in page.text
+
+
+def test_several_verifications_of_one_link_make_a_list(small_world: World, owner: Desk) -> None:
+    browser = small_world.browser()
+    browser.open("again", "app")
+    browser.post("/j/app", decline="not_me")
+    small_world.clock.advance(1)
+    browser.begin("again", "app")
+    browser.post("/j/app", again="1", identifier="C-1001")
+    text = find(owner, "again")
+    assert "all verifications of one link" in text
+    assert text.count(f'<td data-label="Began"><a href="{PATH}/') == 2
+
+
+def test_filters_and_pages_by_key(small_world: World, owner: Desk) -> None:
+    for number in range(52):
+        browser = small_world.browser(f"203.0.113.{number}")
+        browser.open(f"many-{number}", "app")
+        browser.post("/j/app", decline="not_me")
+        small_world.clock.advance(1)
+    small_world.browser().begin("one", "balance")
+    text = owner.get(f"{PATH}?outcome=not_me&journey=app").text
+    assert text.count('data-label="Journey">app') == 50
+    more = text.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert set(parse_qs(urlsplit(more).query)) == {"outcome", "journey", "after"}
+    text = owner.get(more).text
+    assert text.count('data-label="Journey">app') == 2
+    assert 'rel="next"' not in text
+    assert "Back to the beginning" in text
+    assert owner.get(f"{PATH}?outcome=live").text.count('data-label="Journey">balance') == 1
+
+
+def test_the_story_escapes_what_was_typed(small_world: World, owner: Desk) -> None:
+    small_world.browser().begin("ref", "app", identifier="<b>x</b>")
+    (row,) = small_world.rows(Verification)
+    text = owner.get(f"{PATH}/{row.id}").text
+    assert "&lt;b•••b&gt;" in text
+    assert "<b•" not in text
+
+
+def test_a_verification_that_is_gone(owner: Desk) -> None:
+    page = owner.get(f"{PATH}/{'0' * 32}")
+    assert page.status_code == 404
+    assert "There is no such verification" in page.text
+
+
+def test_a_live_one_is_told_while_it_lasts(small_world: World, owner: Desk) -> None:
+    small_world.browser().begin("ref")
+    wait_for(lambda: small_world.receiver.messages)
+    (row,) = small_world.rows(Verification)
+    assert "Still under way" in owner.get(f"{PATH}/{row.id}").text
