@@ -41,6 +41,8 @@ from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.directory import Directory
 from auth_portal.services.dispatcher import INLINE_POLL_SECONDS, Dispatcher
+from auth_portal.services.drive_world import Parts
+from auth_portal.services.drives import Drives
 from auth_portal.services.endings import Endings
 from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
@@ -54,6 +56,7 @@ from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
+from auth_portal.services.reach import Reaches
 from auth_portal.services.serving import Services
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
@@ -161,6 +164,10 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         webhooks=webhooks,
         credentials=Credentials(database, keyring, clock, journeys, notices),
         credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, settings.public_url),
+        reaches=Reaches(database, clock, journeys),
+        drives=Drives(
+            database, keyring, journeys, Parts(clock, methods, passwords, texts), public_url=settings.public_url
+        ),
     )
     return services, database
 

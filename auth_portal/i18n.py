@@ -61,6 +61,7 @@ ERRORS = {
     "admin_not_found": "There is no such page, or what it showed is gone.",
     "admin_method_not_allowed": "That cannot be done here.",
     "admin_cross_site": "This was sent from another website, so it was not accepted.",
+    "drive_over": "This test drive is over, or it belongs to somebody else. Begin a new one on the page of the journey.",
     "server_error": "Something broke on our side. Nothing was lost; please try again in a minute.",
 }
 

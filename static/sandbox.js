@@ -54,7 +54,7 @@ async function leaveRefreshing() {
   }
 }
 
-if ("refreshing" in document.body.dataset) {
+if (document.querySelector("[data-refreshing]")) {
   leaveRefreshing();
 } else if (document.querySelector("[data-live]")) {
   setInterval(look, POLL_MILLISECONDS);

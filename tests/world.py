@@ -243,8 +243,9 @@ def open_world(
     config: str = STANDARD,
     base: str = CONFIG,
     settings: Mapping[str, str] | None = None,
+    customers: str = CUSTOMERS,
 ) -> Any:
-    configure(database_url, receiver, (base or PORTAL) + config)
+    configure(database_url, receiver, (base or PORTAL) + config, customers)
     clock = FakeClock()
     app = create_app(clock=clock)
     process: Process = app.extensions["auth_portal_process"]

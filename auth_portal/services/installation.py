@@ -9,22 +9,19 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import insert, make_url, select
+from sqlalchemy import make_url, select
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import KEY_BYTES, PURPOSES, MasterKeys
+from auth_portal.crypto import KEY_BYTES, MasterKeys
 from auth_portal.errors import Misconfigured
-from auth_portal.services.keys import load_keyring, wrapping_name
+from auth_portal.services.keys import furnish, load_keyring
 from auth_portal.services.opening import plain_faults
 from auth_portal.settings import KEYS_FILE, Settings
 from auth_portal.store import migrate
-from auth_portal.store.db import Database, schema_fault, upsert
-from auth_portal.store.models import DataKeyRow, Portal, table_of
-
-PORTAL_ROW = 1
+from auth_portal.store.db import Database, schema_fault
+from auth_portal.store.models import DataKeyRow
 
 
 def initialise(settings: Settings, clock: Clock) -> list[str]:
@@ -40,7 +37,7 @@ def initialise(settings: Settings, clock: Clock) -> list[str]:
             migrate.upgrade(database)
             lines += _make_master_key(settings, has_data_keys=_has_data_keys(database))
             master = MasterKeys(settings.master_keys())
-            lines += _furnish(database, master, clock())
+            lines += ["The database is ready."] if furnish(database, master, clock()) else []
             load_keyring(database, master)
     return lines
 
@@ -105,20 +102,3 @@ def _write_once(path: Path) -> bool:
 def _has_data_keys(database: Database) -> bool:
     with database.read() as connection:
         return connection.execute(select(DataKeyRow.id).limit(1)).first() is not None
-
-
-def _furnish(database: Database, master: MasterKeys, now: datetime) -> list[str]:
-    with database.write() as connection:
-        portal = upsert(connection.dialect.name, table_of(Portal)).values(id=PORTAL_ROW, version=1, settings={})
-        connection.execute(portal.on_conflict_do_nothing())  # PostgreSQL lets one `init` past this at a time
-        if connection.execute(select(DataKeyRow.id).limit(1)).first() is not None:
-            return []
-        connection.execute(
-            insert(DataKeyRow), [_new_key(master, *numbered, now) for numbered in enumerate(PURPOSES, 1)]
-        )
-    return ["The database is ready."]
-
-
-def _new_key(master: MasterKeys, key_id: int, purpose: str, now: datetime) -> dict[str, object]:
-    wrapped = master.wrap(secrets.token_bytes(KEY_BYTES), wrapping_name(key_id, purpose))
-    return {"id": key_id, "purpose": purpose, "wrapped": wrapped, "created_at": now}

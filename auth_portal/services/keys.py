@@ -5,22 +5,44 @@ The wrapped keys are the canary: with the wrong master keys nothing starts, inst
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+import secrets
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import DataKey, KeyFault, Keyring, MasterKeys
+from auth_portal.crypto import KEY_BYTES, PURPOSES, DataKey, KeyFault, Keyring, MasterKeys
 from auth_portal.errors import Misconfigured
 from auth_portal.services import audit
-from auth_portal.store.db import Database, plain_reason
-from auth_portal.store.models import DataKeyRow
+from auth_portal.store.db import Database, plain_reason, upsert
+from auth_portal.store.models import DataKeyRow, Portal, table_of
 
+PORTAL_ROW = 1
 _ALL_KEYS = select(DataKeyRow.id, DataKeyRow.purpose, DataKeyRow.wrapped).order_by(DataKeyRow.id)
 
 
 def wrapping_name(key_id: int, purpose: str) -> str:
     """What binds a wrapped data key to its row."""
     return f"{purpose}:{key_id}"
+
+
+def furnish(database: Database, master: MasterKeys, now: datetime) -> bool:
+    """Gives a database its portal's row and its data keys; False where it had keys already."""
+    with database.write() as connection:
+        portal = upsert(connection.dialect.name, table_of(Portal)).values(id=PORTAL_ROW, version=1, settings={})
+        connection.execute(portal.on_conflict_do_nothing())  # PostgreSQL lets one `init` past this at a time
+        if connection.execute(select(DataKeyRow.id).limit(1)).first() is not None:
+            return False
+        connection.execute(
+            insert(DataKeyRow), [_new_key(master, *numbered, now) for numbered in enumerate(PURPOSES, 1)]
+        )
+    return True
+
+
+def _new_key(master: MasterKeys, key_id: int, purpose: str, now: datetime) -> dict[str, object]:
+    wrapped = master.wrap(secrets.token_bytes(KEY_BYTES), wrapping_name(key_id, purpose))
+    return {"id": key_id, "purpose": purpose, "wrapped": wrapped, "created_at": now}
 
 
 def load_keyring(database: Database, master: MasterKeys) -> Keyring:

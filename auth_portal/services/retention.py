@@ -25,6 +25,7 @@ from auth_portal.store.models import (
     CredentialLink,
     CustomerRow,
     Delivery,
+    DriveRow,
     Portal,
     Tries,
     Verification,
@@ -32,6 +33,7 @@ from auth_portal.store.models import (
 )
 
 BATCH = 200  # rows and all that hangs on them, removed in one transaction: a few milliseconds
+DRIVES_KEPT = timedelta(hours=1)  # after their chat clock has run out
 TRIES_KEPT = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
 
 Remove = Callable[[Connection, Sequence[Any]], object]
@@ -50,6 +52,7 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
         + _in_batches(database, _old_links(codes), _remove_links),
         "audit events": _in_batches(database, _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
         "customers' links": _in_batches(database, _old_credential_links(codes), _remove_credential_links),
+        "test drives": _in_batches(database, _old_drives(now - DRIVES_KEPT), _remove_drives),
         "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
         "counters": _sweep(database, now, limits.sweep),
         "answers kept for programs": _sweep(database, now, api_answers.sweep),
@@ -132,6 +135,14 @@ def _old_links(before: datetime) -> Select[Any]:
 
 def _remove_links(connection: Connection, ids: Sequence[str]) -> None:
     connection.execute(delete(AdminLink).where(AdminLink.id.in_(ids)))
+
+
+def _old_drives(before: datetime) -> Select[Any]:
+    return select(DriveRow.id).where(DriveRow.ends_at < before)
+
+
+def _remove_drives(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(DriveRow).where(DriveRow.id.in_(ids)))
 
 
 def _old_events(before: datetime) -> Select[Any]:

@@ -20,6 +20,7 @@ from auth_portal.services.credentials import Credentials
 from auth_portal.services.delivery_lists import DeliveryLists
 from auth_portal.services.directory import Directory
 from auth_portal.services.dispatcher import Dispatcher
+from auth_portal.services.drives import Drives
 from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
 from auth_portal.services.journey_editor import JourneyEditor
@@ -29,6 +30,7 @@ from auth_portal.services.logos import Logos
 from auth_portal.services.notices import Notices
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
+from auth_portal.services.reach import Reaches
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
@@ -69,3 +71,5 @@ class Services:
     webhooks: Webhooks
     credentials: Credentials
     credential_links: CredentialLinks
+    reaches: Reaches
+    drives: Drives

@@ -625,3 +625,17 @@ class StagedRow(Base):
     old_password_hash: Mapped[bytes | None]
     old_password_is_long: Mapped[bool]
     old_totp_sealed: Mapped[bytes | None]
+
+
+class DriveRow(Base):
+    """A test drive: a small portal of its own, sealed whole. Gone soon after its chat clock."""
+
+    __tablename__ = "drives"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    admin_id: Mapped[str] = mapped_column(Id, ForeignKey("admins.id"), index=True)
+    slug: Mapped[str] = mapped_column(String(64))
+    made_at: Mapped[datetime]
+    ends_at: Mapped[datetime] = mapped_column(index=True)
+    revision: Mapped[str] = mapped_column(String(8))  # the migration whose tables are folded up in it
+    state_sealed: Mapped[bytes]
+    leased_until: Mapped[datetime | None]

@@ -16,11 +16,13 @@ from auth_portal.errors import Problem
 from auth_portal.services.beginnings import Begun, Landing
 from auth_portal.services.cases import Stage
 from auth_portal.services.verifications import Answer
+from auth_portal.web import driving
 from auth_portal.web.context import keep_visit, services, visit_token
 from auth_portal.web.edge import problem_page
 from auth_portal.web.reference import ReadReference, completed, dropped_names, read_query
 
 visitor = Blueprint("visitor", __name__)
+driving.register(visitor)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
 REFRESH_SECONDS = 2
 FAULT_STATUS = 422

@@ -66,6 +66,17 @@ TABLE: dict[str, set[str]] = {
     "audit_find": ALL,
     "audit_export": {OWNER, AUDITOR},
     "audit_check": {OWNER, AUDITOR},
+    # a journey: setting up Chat Flow, reach, test drives
+    "setup_panel": ALL,
+    "setup_check": ALL,
+    "setup_reach": ALL,
+    "setup_unreached": ALL,
+    "drive_start": {OWNER, SUPPORT},
+    "drive_begin": {OWNER, SUPPORT},
+    "drive_chat": {OWNER, SUPPORT},
+    "drive_type_code": {OWNER, SUPPORT},
+    "drive_ask_again": {OWNER, SUPPORT},
+    "drive_end": {OWNER, SUPPORT},
     # home
     "home_home": ALL,
 }

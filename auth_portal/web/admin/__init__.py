@@ -1,6 +1,31 @@
 """The configuration page, below ``/admin/``. ``guard`` says who may use a route; each section is one module."""
 
-from auth_portal.web.admin import access, account, admins, audit, deliveries, faults, home, journeys, verifications
+from auth_portal.web.admin import (
+    access,
+    account,
+    admins,
+    audit,
+    deliveries,
+    drive,
+    faults,
+    home,
+    journeys,
+    setup,
+    verifications,
+)
 from auth_portal.web.admin.guard import admin
 
-__all__ = ["access", "account", "admin", "admins", "audit", "deliveries", "faults", "home", "journeys", "verifications"]
+__all__ = [
+    "access",
+    "account",
+    "admin",
+    "admins",
+    "audit",
+    "deliveries",
+    "drive",
+    "faults",
+    "home",
+    "journeys",
+    "setup",
+    "verifications",
+]

@@ -1,0 +1,51 @@
+"""What a journey needs in Chat Flow, a check of what was put there, and how many customers the journey reaches."""
+
+from __future__ import annotations
+
+from flask import Response, request
+
+from auth_portal.services.flow_setup import Checked, check_logic, setup_of
+from auth_portal.web.admin.guard import EVERYONE, render, route
+from auth_portal.web.context import services
+
+
+@route("/journeys/<slug>/setup", allow=EVERYONE)
+def panel(slug: str) -> Response:
+    """What to put into Chat Flow."""
+    return _panel(slug)
+
+
+@route("/journeys/<slug>/setup", allow=EVERYONE, methods=("POST",))
+def check(slug: str) -> Response:
+    """Checks the values of a Logic section. Changes nothing."""
+    pasted = request.form.get("values", "")
+    checked = check_logic(services().journeys.current().journey(slug).config, pasted)
+    return _panel(slug, pasted=pasted, checked=checked, status=200 if checked.count else 422)
+
+
+def _panel(slug: str, *, pasted: str = "", checked: Checked | None = None, status: int = 200) -> Response:
+    journey, public_url = services().journeys.current().journey(slug).config, services().settings.public_url
+    return render(
+        "admin/setup/panel.html",
+        status=status,
+        journey=journey,
+        setup=setup_of(journey, public_url),
+        public_url=public_url,
+        pasted=pasted,
+        checked=checked,
+    )
+
+
+@route("/journeys/<slug>/reach", allow=EVERYONE)
+def reach(slug: str) -> Response:
+    """How many customers can pass each step."""
+    return render("admin/setup/reach.html", reach=services().reaches.reach(slug))
+
+
+@route("/journeys/<slug>/reach/people", allow=EVERYONE)
+def unreached(slug: str) -> Response:
+    """Who cannot pass."""
+    journey = services().journeys.current().journey(slug).config
+    after = request.args.get("after", "")
+    people, older = services().reaches.unreached(slug, after)
+    return render("admin/setup/unreached.html", journey=journey, people=people, older=older, after=after)
