@@ -21,6 +21,7 @@ ERRORS = {
     "journey_unknown": "There is no such page here. Please go back to the chat and tap the link there.",
     "form_expired": "This page was open for too long, and the chat has moved on. Please go back to the chat and ask for a new link.",
     "ticket_gone": "This link is for another chat or too old. Please go back to your chat and ask for a new link.",
+    "api_key_unknown": "There is no such key.",
     "ticket_one_of": "Give exactly one of msisdn and customer_id.",
     "ticket_needs_msisdn": "This journey demands phone_match: give msisdn, the chat's own number. A customer ID may have been typed into the chat, and would not show whose chat it is.",
     "ticket_msisdn_unreadable": "This is no phone number. Give the chat's own number as Flow knows it, such as 27821234567.",

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import NotFound, Problem, TooMany
+from auth_portal.i18n import gettext as _
 from auth_portal.services import audit, limits
 from auth_portal.services.limits import MINUTE, Limit
 from auth_portal.services.notices import Notices
@@ -124,7 +125,11 @@ class ApiKeys:
         }
         with self._database.write() as connection:
             if _in_force(connection, now) >= MOST_KEYS:
-                return Made(faults={"name": f"there are {MOST_KEYS} keys already; revoke one that is not needed"})
+                return Made(
+                    faults={
+                        "name": _("There are %(most)s keys already. Revoke one that is not needed.", most=MOST_KEYS)
+                    }
+                )
             connection.execute(insert(ApiKeyRow).values(row))
             audit.record(
                 connection, self._keyring, now, "api_key_created",
@@ -184,13 +189,13 @@ class ApiKeys:
 
 
 def _faults(name: str, scopes: Sequence[str], days: int) -> dict[str, str]:
-    faults = {}
+    faults: dict[str, str] = {}
     if not name.strip() or len(name.strip()) > NAME_LENGTH or not name.strip().isprintable():
-        faults["name"] = f"must say which program uses the key, in one line of at most {NAME_LENGTH} characters"
+        faults["name"] = _("Say which program uses the key, in at most %(most)s characters.", most=NAME_LENGTH)
     if not scopes or not set(scopes) <= SCOPES.keys():
-        faults["scopes"] = "must be at least one of those that are listed"
+        faults["scopes"] = _("Choose what the program may do, one thing at least.")
     if days not in DAYS:
-        faults["days"] = f"must be {', '.join(map(str, DAYS[:-1]))} or {DAYS[-1]} days"
+        faults["days"] = _("Choose one of the times in the list.")
     return faults
 
 

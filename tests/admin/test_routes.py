@@ -77,6 +77,12 @@ TABLE: dict[str, set[str]] = {
     "drive_type_code": {OWNER, SUPPORT},
     "drive_ask_again": {OWNER, SUPPORT},
     "drive_end": {OWNER, SUPPORT},
+    # API keys
+    "api_keys_keys": {OWNER, AUDITOR},
+    "api_keys_form": {OWNER},
+    "api_keys_create": {OWNER},
+    "api_keys_confirm_revoking": {OWNER},
+    "api_keys_revoke": {OWNER},
     # home
     "home_home": ALL,
 }

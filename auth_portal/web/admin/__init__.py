@@ -29,3 +29,6 @@ __all__ = [
     "setup",
     "verifications",
 ]
+from auth_portal.web.admin import api_keys
+
+__all__ = ["access", "account", "admin", "admins", "api_keys", "faults", "home", "journeys"]
