@@ -56,6 +56,7 @@ from auth_portal.services.notices import Notices
 from auth_portal.services.outbox import Outbox
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
+from auth_portal.services.person_export import PersonExport
 from auth_portal.services.reach import Reaches
 from auth_portal.services.serving import Services
 from auth_portal.services.stories import Stories
@@ -162,6 +163,7 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         api_answers=ApiAnswers(database, keyring, clock),
         alerts=alerts,
         webhooks=webhooks,
+        person_export=PersonExport(database, keyring, clock),
         credentials=Credentials(database, keyring, clock, journeys, notices),
         credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, settings.public_url),
         reaches=Reaches(database, clock, journeys),

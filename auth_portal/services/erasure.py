@@ -20,6 +20,7 @@ from auth_portal.store.models import (
     CustomerRow,
     Delivery,
     StagedRow,
+    TicketRow,
     Tries,
     Verification,
     Visit,
@@ -77,7 +78,7 @@ class Erasure:
         return erased
 
     def _traces(self, table: Any, row: str) -> list[str]:
-        """Where a person was; looked for outside the transaction, because nothing indexes it."""
+        """Where a person was; looked for outside the transaction, because not all of it is indexed."""
         with self._database.read() as connection:
             return list(connection.execute(select(table.id).where(table.customer_row == row)).scalars())
 
@@ -108,8 +109,15 @@ def _forget_in_verifications(connection: Connection, ids: Sequence[str]) -> None
     connection.execute(update(Delivery).where(sent).values(body_sealed=None))
 
 
+def _forget_in_tickets(connection: Connection, ids: Sequence[str]) -> None:
+    """A ticket still under way is of nobody then, and nobody passes with it."""
+    nothing = dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed"))
+    connection.execute(update(TicketRow).where(TicketRow.id.in_(ids)).values(**nothing))
+
+
 _FORGETTING: Mapping[Any, Callable[[Connection, Sequence[str]], None]] = {
     Visit: _forget_in_visits,
     Challenge: _forget_in_challenges,
     Verification: _forget_in_verifications,
+    TicketRow: _forget_in_tickets,
 }

@@ -25,7 +25,7 @@ from auth_portal.services.customer_rows import SEALED, column_values, index_of, 
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.notices import Notices
 from auth_portal.store.db import Database
-from auth_portal.store.models import CustomerRow
+from auth_portal.store.models import Admin, AuditEvent, CustomerRow
 
 PAGE = 50  # customers of one page of a list
 TOLD = {  # fields whose change is told to the person, and how
@@ -102,6 +102,15 @@ class Saved:
     faults: Mapping[str, str] = field(default_factory=dict)
     is_stale: bool = False  # somebody else changed the customer since the form was made
     is_taken: bool = False  # the customer ID is another's; ``faults`` says so too
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that an admin or a program did to a customer. ``by`` is an admin's name, or nothing."""
+
+    at: datetime
+    fields: tuple[str, ...]
+    by: str
 
 
 class People:
@@ -280,6 +289,14 @@ class People:
         except IntegrityError:
             return Saved(row, faults={"customer_id": "is another customer's already"})
         return Saved(row, changed)
+
+    def changes_since(self, subject_id: str, moment: datetime) -> list[Change]:
+        """What was done to a person's fields after a moment; an import leaves no names here."""
+        found = select(AuditEvent.at, AuditEvent.facts, Admin.name).outerjoin(Admin, Admin.id == AuditEvent.admin_id)
+        later = (AuditEvent.subject_id == subject_id) & (AuditEvent.kind == "customer_changed")
+        with self._database.read() as connection:
+            rows = connection.execute(found.where(later, AuditEvent.at > moment).order_by(AuditEvent.id)).all()
+        return [Change(row.at, tuple(row.facts.get("fields", ())), row.name or "") for row in rows]
 
     def set_active(self, row: str, *, is_active: bool, admin_id: str | None = None, **facts: Any) -> None:
         """Switches a person off, who then proves nothing and is sent nothing, or on again. Raises NotFound."""

@@ -30,6 +30,7 @@ from auth_portal.services.logos import Logos
 from auth_portal.services.notices import Notices
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
+from auth_portal.services.person_export import PersonExport
 from auth_portal.services.reach import Reaches
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
@@ -73,3 +74,4 @@ class Services:
     credential_links: CredentialLinks
     reaches: Reaches
     drives: Drives
+    person_export: PersonExport

@@ -4,7 +4,10 @@ from auth_portal.web.admin import (
     access,
     account,
     admins,
+    api_keys,
     audit,
+    credentials,
+    customers,
     deliveries,
     drive,
     faults,
@@ -20,7 +23,10 @@ __all__ = [
     "account",
     "admin",
     "admins",
+    "api_keys",
     "audit",
+    "credentials",
+    "customers",
     "deliveries",
     "drive",
     "faults",
@@ -29,6 +35,3 @@ __all__ = [
     "setup",
     "verifications",
 ]
-from auth_portal.web.admin import api_keys
-
-__all__ = ["access", "account", "admin", "admins", "api_keys", "faults", "home", "journeys"]

@@ -1,0 +1,429 @@
+"""Customers on the configuration page: found, revealed, made, changed, erased, exported; and their credentials."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from auth_portal.services.customers import row_of
+from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Tries
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import Receiver, wait_for
+from tests.web.test_way import sent
+from tests.world import MAIL, PHONE, STANDARD, World, journey, open_world
+
+LIST = "/admin/customers"
+REASON = "lost the phone"
+
+
+def path_of(world: World, customer_id: str = "C-1001") -> str:
+    with world.database.read() as connection:
+        return f"{LIST}/{row_of(connection, customer_id)}"
+
+
+def events(world: World, kind: str) -> list[AuditEvent]:
+    return [event for event in world.rows(AuditEvent) if event.kind == kind]
+
+
+def told(world: World, contact: str, text: str) -> None:
+    def is_told() -> bool:
+        sent = [one["text"] + one.get("subject", "") for one in world.receiver.messages if one["to"] == contact]
+        return any(text in words for words in sent)
+
+    wait_for(is_told)
+
+
+class TestFinding:
+    """Lists and search show nobody's contacts."""
+
+    def test_everybody_is_listed_masked(self, auditor: Desk) -> None:
+        text = auditor.get(LIST).text
+        assert [text.index(f"C-100{number}") for number in (1, 2, 3, 4)] == sorted(
+            text.index(f"C-100{number}") for number in (1, 2, 3, 4)
+        )
+        assert "T••• N•••" in text
+        assert "••• 567" in text
+        for secret in ("Thandi", "Nkosi", PHONE, MAIL, "821234567"):
+            assert secret not in text
+
+    @pytest.mark.parametrize(
+        "typed", ["c-1001", "082 123 4567", "+27 82 123 4567", "THANDI@example.com", "thandi nkosi"]
+    )
+    def test_somebody_is_found_by_what_names_them(self, support: Desk, typed: str) -> None:
+        support.get(LIST)
+        text = support.post(f"{LIST}/search", q=typed).text
+        assert "C-1001" in text
+        assert "C-1002" not in text
+
+    def test_a_shared_phone_finds_the_family_and_a_part_nobody(self, support: Desk) -> None:
+        support.get(LIST)
+        text = support.post(f"{LIST}/search", q="+27845551234").text
+        assert ("C-1003" in text, "C-1004" in text, "C-1001" in text) == (True, True, False)
+        assert "Nobody goes by exactly this" in support.post(f"{LIST}/search", q="Thandi").text
+
+    def test_pages_go_on_by_key_with_no_customer_id_in_the_url(self, owner: Desk) -> None:
+        for number in range(120):
+            owner.world.services.people.create({"customer_id": f"D-{number:03}", "name": "Same Name"})
+        seen = re.findall(r">([CD]-\d+)</a>", owner.get(LIST).text)
+        while following := re.search(r'href="([^"]*after=[^"]*)" rel="next"', owner.page.text):
+            assert "D-" not in following.group(1)
+            seen += re.findall(r">([CD]-\d+)</a>", owner.get(unescape(following.group(1))).text)
+        assert seen == [f"C-100{number}" for number in (1, 2, 3, 4)] + [f"D-{number:03}" for number in range(120)]
+        found = owner.post(f"{LIST}/search", q="same name").text
+        assert len(re.findall(r">D-\d+</a>", found)) == 50
+        after = re.search(r'name="after" value="([^"]+)"', found)
+        assert after
+        assert "D-050" in owner.post(f"{LIST}/search", q="same name", after=after.group(1)).text
+
+
+class TestReveal:
+    """Revealing is an act."""
+
+    def test_r31_it_is_a_post_and_lasts_for_one_answer(self, support: Desk) -> None:
+        path = path_of(support.world)
+        assert PHONE not in support.get(path).text
+        assert support.client.get(f"{path}/reveal", base_url=support.base_url).status_code == 405
+        assert not events(support.world, "customer_revealed")
+        support.get(path)
+        text = support.post(f"{path}/reveal").text
+        assert all(known in text for known in ("Thandi Nkosi", PHONE, MAIL))
+        (event,) = events(support.world, "customer_revealed")
+        assert event.admin_id == support.admin_id
+        assert PHONE not in support.get(path).text
+
+    def test_the_auditor_reads_masked_and_has_no_buttons(self, auditor: Desk) -> None:
+        text = auditor.get(path_of(auditor.world)).text
+        assert "Credentials" in text
+        assert all(word not in text for word in ("Reveal", "Unlock", "Erase", "Download", PHONE))
+
+
+class TestChanging:
+    """Made and changed by the rules of the file."""
+
+    def test_a_new_customer_and_what_is_wrong_with_one(self, support: Desk) -> None:
+        support.get(f"{LIST}/new")
+        page = support.post(f"{LIST}/new", customer_id="", name="Zanele", phone="12", email="x", locale="en")
+        assert page.status_code == 422
+        assert all(
+            words in page.text for words in ("It is missing", "It is no phone number", "It is no e-mail address")
+        )
+        assert 'value="Zanele"' in page.text
+        assert 'value="12"' in page.text
+        page = support.post(f"{LIST}/new", customer_id="c-1001", phone="")
+        assert "It is another customer&#39;s already" in page.text
+        support.post(f"{LIST}/new", customer_id="C-2000", name="Zanele", phone="083 000 1111", email="z@example.com")
+        assert support.path == path_of(support.world, "C-2000")
+        assert "••• 111" in support.page.text
+        browser = support.world.browser()
+        browser.begin("new-one", "balance", "083 000 1111")
+        browser.prove(sent(support.world, "+27830001111"))
+        assert browser.path == "/done"
+
+    def test_r13_a_changed_contact_is_told_at_the_old_and_the_new_address(self, support: Desk) -> None:
+        path = path_of(support.world)
+        support.get(f"{path}/edit")
+        assert PHONE not in support.page.text
+        support.post(f"{path}/edit", customer_id="C-1001", phone="083 000 2222")
+        assert support.path == path
+        for contact in (PHONE, "+27830002222"):
+            told(support.world, contact, "Your phone number was changed")
+        assert not any(one["to"] == MAIL for one in support.world.receiver.messages)
+        support.get(f"{path}/edit")
+        support.post(f"{path}/edit", customer_id="C-1001", clear_email="1")
+        told(support.world, MAIL, "Your e-mail address was removed")
+        fields = [event.facts["fields"] for event in events(support.world, "customer_changed")]
+        assert fields == [["phone"], ["email"]]
+
+    def test_of_two_admins_the_second_is_told_and_shown_the_difference(self, small_world: World) -> None:
+        first, second = signed_in(small_world, "owner"), signed_in(small_world, "support")
+        path = path_of(small_world)
+        first.get(f"{path}/edit")
+        second.get(f"{path}/edit")
+        small_world.clock.advance(60)
+        first.post(f"{path}/edit", customer_id="C-1001", name="Thandi Dlamini")
+        page = second.post(f"{path}/edit", customer_id="C-1001", name="Thandi Zulu", locale="zu")
+        assert page.status_code == 409
+        assert "Somebody else changed this customer" in page.text
+        assert "Ada Owner" in page.text
+        assert "T••• D•••" in page.text
+        assert 'value="Thandi Zulu"' in page.text
+        assert second.post(f"{path}/edit", customer_id="C-1001", name="Thandi Zulu", locale="zu").status_code == 200
+        assert small_world.services.people.opened(path.rpartition("/")[2]).name == "Thandi Zulu"
+
+    def test_switched_off_nothing_is_proved_any_more(self, support: Desk) -> None:
+        path = path_of(support.world)
+        support.get(path)
+        assert "switched off" in support.post(f"{path}/active").text
+        browser = support.world.browser()
+        browser.begin("off", "app")
+        assert "not right" in browser.prove(support.world.totp()).text
+        support.get(path)
+        support.post(f"{path}/active")
+        support.world.clock.advance(31)
+        browser.begin("on-again", "app")
+        browser.prove(support.world.totp())
+        assert browser.path == "/done"
+
+
+class TestErasing:
+    """It says what goes, asks once more, and takes it."""
+
+    def test_it_wants_the_customer_id_again(self, support: Desk) -> None:
+        path = path_of(support.world)
+        text = support.get(f"{path}/erase").text
+        assert "What goes" in text
+        assert "What stays" in text
+        page = support.post(f"{path}/erase", customer_id="C-1002")
+        assert (page.status_code, "nobody was erased" in page.text) == (422, True)
+        assert "Erased" in support.post(f"{path}/erase", customer_id="C-1001").text
+        assert support.get(path).status_code == 404
+        assert [row.customer_id for row in support.world.rows(CustomerRow)] == ["C-1002", "C-1003", "C-1004"]
+        (event,) = events(support.world, "customer_erased")
+        assert event.admin_id == support.admin_id
+
+    def test_e3_no_byte_of_a_person_with_links_and_codes_is_left(self, support: Desk) -> None:
+        world = support.world
+        people = world.services.people
+        saved = people.create({"customer_id": "erase-me-entirely", "name": "Nobody Special", "email": "e@example.com"})
+        path = f"{LIST}/{saved.row}"
+        support.get(f"{path}/credentials/totp")
+        support.post(f"{path}/credentials/totp/link", way="hand")
+        assert world.rows(CredentialLink)
+        support.get(f"{path}/erase")
+        support.post(f"{path}/erase", customer_id="erase-me-entirely")
+        assert not world.rows(CredentialLink)
+        folder = Path(str(world.database.url.database)).parent
+        stored = b"".join(file.read_bytes() for file in folder.glob("portal.db*"))
+        for trace in (b"erase-me-entirely", b"Nobody Special", b"e@example.com", saved.row.encode()):
+            assert trace not in stored
+
+
+def test_one_person_is_exported_with_all_that_is_stored(support: Desk) -> None:
+    world, path = support.world, path_of(support.world)
+    browser = world.browser()
+    browser.begin("exported", "either", PHONE)
+    browser.post("/verify/method", method="totp")
+    browser.prove(world.totp())
+    assert browser.path == "/done"
+    support.get(path)
+    page = support.post(f"{path}/export")
+    assert page.headers["Content-Disposition"].startswith("attachment;")
+    assert page.headers["Content-Type"] == "application/json; charset=utf-8"
+    document = json.loads(page.text)
+    assert document["customer"]["name"] == "Thandi Nkosi"
+    assert document["customer"]["phone"] == PHONE
+    assert document["credentials"]["authenticator_app"].startswith("enrolled")
+    (verification,) = document["verifications"]
+    assert (verification["outcome"], verification["methods"]) == ("verified", "totp")
+    assert "C-1001" in verification["told"]["said"]
+    assert document["visits"][0]["typed"] == PHONE
+    assert "verification_ended" in [event["kind"] for event in document["events"]]
+    assert "JBSWY3DP" not in page.text
+    assert "argon2" not in page.text
+    assert events(world, "customer_exported")[0].admin_id == support.admin_id
+
+
+class TestCredentials:
+    """What support sees and does when somebody calls."""
+
+    def test_states_last_use_and_locks_are_told_and_unlocked(self, support: Desk) -> None:
+        world, path = support.world, path_of(support.world)
+        browser = world.browser()
+        browser.begin("used", "app")
+        browser.prove(world.totp())
+        for number in range(3):
+            browser.begin(f"wrong-{number}", "password")
+            for _ in range(5):
+                browser.prove("not the password")
+        text = support.get(path).text
+        assert "15 characters or more" in text
+        assert f"{world.clock.now:%Y-%m-%d %H:%M}" in text  # last used
+        assert "15 since the last success, 15 today" in text
+        until = world.clock.now.replace(day=world.clock.now.day + 1)
+        assert f"{until:%Y-%m-%d}" in text  # locked until
+        assert "Unlocked" in support.post(f"{path}/renew").text
+        assert not world.rows(Tries)
+        assert "since the last success" not in support.page.text
+
+    def test_a_credential_is_taken_away_with_the_second_factor(self, support: Desk) -> None:
+        world, path = support.world, path_of(support.world)
+        world.clock.advance(601)
+        support.get(f"{path}/credentials/totp")
+        page = support.post(f"{path}/credentials/totp/reset")
+        assert (page.status_code, "authenticator app shows now" in page.text) == (422, True)
+        assert world.services.people.look(path.rpartition("/")[2]).has_totp
+        support.post(f"{path}/credentials/totp/reset", second_factor=support.second_factor())
+        assert support.path == path
+        assert not world.services.people.look(path.rpartition("/")[2]).has_totp
+        for contact in (PHONE, MAIL):
+            told(world, contact, "Your authenticator app was removed")
+        assert events(world, "credential_reset")[0].facts == {"method": "totp"}
+
+    def test_a_link_by_hand_is_shown_once_and_by_sms_never(self, support: Desk) -> None:
+        world, path = support.world, path_of(support.world)
+        support.get(f"{path}/credentials/password")
+        assert support.post(f"{path}/credentials/password/link").status_code == 422
+        text = support.post(f"{path}/credentials/password/link", way="hand").text
+        shown = re.search(r"http://127\.0\.0\.1:8000(/credentials/[\w-]+)", text)
+        assert shown
+        support.get(f"{path}/credentials/password")
+        assert "One is open until" in support.page.text
+        assert ":8000/credentials/" not in support.post(f"{path}/credentials/password/link", way="sms").text
+        told(world, PHONE, "/credentials/")
+        assert world.browser().get(shown.group(1)).status_code == 410  # a newer one was made
+        assert [event.facts["way"] for event in events(world, "credential_link_made")] == ["hand", "sms"]
+
+    def test_what_is_no_credential_is_not_found(self, owner: Desk) -> None:
+        path = path_of(owner.world)
+        assert owner.get(f"{path}/credentials/sms_code").status_code == 404
+
+
+SUPPORTED = STANDARD + journey("help", "sms_code|support_code") + journey("twice", "password", "totp|support_code")
+
+
+@pytest.fixture
+def helped(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    with open_world(tmp_path, database_url, receiver, config=SUPPORTED) as opened:
+        yield opened
+
+
+@pytest.fixture
+def desk(helped: World) -> Desk:
+    return signed_in(helped, "support")
+
+
+def issue(desk: Desk, customer_id: str = "C-1001", **fields: str) -> str:
+    """The code that support reads out."""
+    path = f"{path_of(desk.world, customer_id)}/support-code"
+    desk.get(path)
+    text = desk.post(path, reason=REASON, **fields).text
+    shown = re.search(r'class="read-out">(\d{4}) (\d{4})<', text)
+    assert shown, text
+    return shown.group(1) + shown.group(2)
+
+
+def with_support_code(world: World, reference: str, code: str, customer_id: str = "C-1001") -> str:
+    """Where a customer lands who chooses the support code and types it."""
+    browser = world.browser()
+    browser.begin(reference, "help", customer_id)
+    browser.post("/verify/method", method="support_code")
+    browser.prove(code)
+    return browser.path
+
+
+class TestSupportCode:
+    """R19, from the desk to the chat."""
+
+    def test_r19_it_lets_one_customer_in_once_and_is_named_so(self, desk: Desk) -> None:
+        world = desk.world
+        code = issue(desk)
+        assert with_support_code(world, "another", code, "C-1002") == "/verify"
+        assert with_support_code(world, "right", code) == "/done"
+        callback = wait_for(lambda: next((call for call in world.receiver.callbacks if call.header == "right"), None))
+        assert (callback.body["result"], callback.body["data"]["method"]) == ("verified_help", "support_code")
+        assert with_support_code(world, "again", code) == "/verify"
+        for contact in (PHONE, MAIL):
+            told(world, contact, "A temporary code was issued")
+        (event,) = events(world, "support_code_issued")
+        assert (event.admin_id, event.facts) == (desk.admin_id, {"reason": REASON})
+        assert code not in str([row.facts for row in world.rows(AuditEvent)])
+
+    def test_r19_ten_minutes(self, desk: Desk) -> None:
+        code = issue(desk)
+        desk.world.clock.advance(600)
+        assert with_support_code(desk.world, "late", code) == "/verify"
+        code = issue(desk, second_factor=desk.second_factor())
+        desk.world.clock.advance(599)
+        assert with_support_code(desk.world, "in-time", code) == "/done"
+
+    def test_r19_a_newer_code_puts_the_older_out_of_force(self, desk: Desk) -> None:
+        older, newer = issue(desk), issue(desk)
+        assert with_support_code(desk.world, "older", older) == "/verify"
+        assert with_support_code(desk.world, "newer", newer) == "/done"
+
+    def test_r19_the_second_factor_and_a_reason(self, desk: Desk) -> None:
+        desk.world.clock.advance(601)
+        path = f"{path_of(desk.world)}/support-code"
+        desk.get(path)
+        page = desk.post(path, reason="")
+        assert (page.status_code, "Please say why" in page.text) == (422, True)
+        page = desk.post(path, reason=REASON)
+        assert (page.status_code, "authenticator app shows now" in page.text, REASON in page.text) == (422, True, True)
+        assert not events(desk.world, "support_code_issued")
+        assert issue(desk, second_factor=desk.second_factor())
+
+    def test_r42_a_reason_is_kept_without_digits_and_addresses(self, desk: Desk) -> None:
+        path = f"{path_of(desk.world)}/support-code"
+        desk.get(path)
+        desk.post(path, reason="called from 082 123 4567, mails as t@example.com")
+        (event,) = events(desk.world, "support_code_issued")
+        assert event.facts == {"reason": "called from ••• ••• ••••, mails as •@•"}
+
+    def test_r19_nobody_who_cannot_be_told_gets_one(self, desk: Desk) -> None:
+        desk.world.services.people.create({"customer_id": "C-3000"})
+        path = f"{path_of(desk.world, 'C-3000')}/support-code"
+        desk.get(path)
+        page = desk.post(path, reason=REASON)
+        assert (page.status_code, "nothing on file" in page.text) == (422, True)
+        assert not events(desk.world, "support_code_issued")
+
+    def test_r06_wrong_ones_are_counted_and_lock(self, desk: Desk) -> None:
+        for number in range(3):
+            browser = desk.world.browser()
+            browser.begin(f"wrong-{number}", "help")
+            browser.post("/verify/method", method="support_code")
+            for _ in range(5):
+                browser.prove("00000000")
+        code = issue(desk)
+        assert with_support_code(desk.world, "locked", code) == "/verify"
+        (tries,) = [row for row in desk.world.rows(Tries) if row.method == "support_code"]
+        assert tries.day_count == 15
+
+    def test_r24_offered_and_refused_alike_to_those_who_have_one_and_who_do_not(self, desk: Desk) -> None:
+        issue(desk)
+        pages = []
+        for number, name in enumerate(("C-1001", "C-1002", "C-9999")):
+            browser = desk.world.browser()
+            browser.begin(f"alike-{number}", "help", name)
+            pages.append(browser.page.text.replace(name, "…"))
+            browser.post("/verify/method", method="support_code")
+            wrong = browser.prove("00000000")
+            assert wrong.status_code == 422
+            pages[-1] += browser.page.text.replace(name, "…")
+        plain = [re.sub(r'(value|name="prompt" value|data-seconds)="[^"]*"', "", page) for page in pages]
+        assert plain[0] == plain[1] == plain[2]
+
+    def test_it_is_a_second_step_too_and_no_other_journey_takes_it(self, desk: Desk) -> None:
+        world, code = desk.world, issue(desk)
+        browser = world.browser()
+        browser.begin("two-steps", "twice")
+        browser.prove("correct horse battery staple")
+        assert "A code from our support" in browser.page.text
+        browser.post("/verify/method", method="support_code")
+        browser.prove(code)
+        assert browser.path == "/done"
+        other = world.browser()
+        other.begin("not-there", "either")
+        assert "support" not in other.page.text.lower().replace("contact acme bank", "")
+
+    def test_r08_released_together_one_gets_in(self, desk: Desk) -> None:
+        world, code = desk.world, issue(desk)
+        browsers = [world.browser() for _ in range(2)]
+        for number, browser in enumerate(browsers):
+            browser.begin(f"together-{number}", "help")
+            browser.post("/verify/method", method="support_code")
+        for browser in browsers:
+            browser.prove(code)
+        assert sorted(browser.path for browser in browsers) == ["/done", "/verify"]
+
+
+def test_without_a_journey_that_takes_it_there_is_no_code(support: Desk) -> None:
+    path = f"{path_of(support.world)}/support-code"
+    assert "No journey takes these codes" in support.get(path).text
+    page = support.post(path, reason=REASON)
+    assert (page.status_code, "read-out" in page.text) == (422, False)
