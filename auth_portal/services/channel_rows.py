@@ -17,6 +17,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from auth_portal.crypto import Keyring
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import ChannelConfig, may_keep_secrets, parse_channel
+from auth_portal.services.config_file import Faults, Table
 from auth_portal.store.db import new_id
 from auth_portal.store.models import ChannelRow, ChannelState
 
@@ -92,7 +93,20 @@ def _columns(keyring: Keyring, row_id: str, config: ChannelConfig, now: datetime
     return {"config": open_part, "secrets_sealed": sealed, "changed_at": now}
 
 
-def with_kept_secrets(config: ChannelConfig, stored: ChannelConfig | None) -> dict[str, Any]:
+def parsed_channel(table: Table, stored: StoredChannel | None, faults: Faults) -> ChannelConfig | None:
+    """What a table says a channel is, its kept secrets filled in; None where that is a fault, which is noted."""
+    try:
+        config = parse_channel(table.values)
+        kept = _with_kept_secrets(config, stored.config if stored is not None else None)
+        return parse_channel({**table.values, **kept}) if kept else config
+    except Misconfigured as error:
+        for line in error.faults:
+            key, _, reason = line.partition(": ")
+            faults.add(table.place, key, reason)
+        return None
+
+
+def _with_kept_secrets(config: ChannelConfig, stored: ChannelConfig | None) -> dict[str, Any]:
     """The stored secrets in place of each "keep". Raises Misconfigured where they may not serve this channel."""
     given = {name: getattr(config, name) for name in sorted(config.SECRETS)}
     keeping = [

@@ -19,12 +19,16 @@ KINDS_OF_MESSAGE = {"sms": "SMS", "email": "e-mail"}
 
 @dataclass(frozen=True)
 class Wanted:
-    """The whole configuration as it should be. Channels that are not in it are off."""
+    """The whole configuration as it should be. Channels that are not in it are off.
+
+    ``off`` are those that an admin switched off before: journeys may go on naming them, as something to come back to.
+    """
 
     portal: PortalSettings
     channels: Mapping[str, ChannelConfig]
     journeys: Mapping[str, JourneyConfig]
     logos: Set[str] = frozenset()  # the digests of the pictures that are stored here
+    off: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,7 @@ class Rules:
         for slug, journey in wanted.journeys.items():
             if journey.active:  # one that is off may name channels that are off too
                 place = file.places.get(slug, f'journey "{slug}" (not in this file)')
-                _check_channels(journey, named, place, faults)
-                _check_carried(journey, wanted, place, faults)
+                _check_ways(journey, named, wanted, place, faults)
         for clash in result_clashes(wanted.journeys.values()):
             faults.add("", "", clash)
 
@@ -105,26 +108,33 @@ def _better_spelling(server: str) -> str:
     return f"without {default_port}" if server.endswith(default_port) else ""
 
 
-def _check_channels(journey: JourneyConfig, named: Set[str], place: str, faults: Faults) -> None:
-    for name in sorted(set(journey.channels) - named):
+def _check_ways(journey: JourneyConfig, named: Set[str], wanted: Wanted, place: str, faults: Faults) -> None:
+    """A journey's channels are there and carry what it sends. One that is off may be named where others do its work."""
+    uncarried = list(_uncarried(journey, wanted))
+    idle = set(journey.channels) & wanted.off
+    for name in sorted(set(journey.channels) - named - (set() if uncarried else idle)):
         faults.add(place, "channels", f'names "{name}", and there is no such channel in use')
+    for key, method, kind in () if idle else uncarried:
+        reason = f"has {method}, but none of the journey's channels carries {KINDS_OF_MESSAGE[kind]}"
+        faults.add(place, key, f"{reason}; add one to its channels")
 
 
-def _check_carried(journey: JourneyConfig, wanted: Wanted, place: str, faults: Faults) -> None:
-    known = _known_kinds(journey, wanted.channels)
+def _uncarried(journey: JourneyConfig, wanted: Wanted) -> Iterator[tuple[str, str, str]]:
+    """Where a journey has a method that none of its channels carries: the key, the method, the kind of message."""
+    known = _known_kinds(journey, wanted)
     for number, step in enumerate(journey.steps, 1):
         for method in getattr(step, "any_of", ()):
             kind = CARRIES.get(method)
             if kind is not None and kind not in known:
-                reason = f"has {method}, but none of the journey's channels carries {KINDS_OF_MESSAGE[kind]}"
-                faults.add(place, f"steps[{number}].any_of", f"{reason}; add one to its channels")
+                yield f"steps[{number}].any_of", method, kind
 
 
-def _known_kinds(journey: JourneyConfig, channels: Mapping[str, ChannelConfig]) -> Set[str]:
+def _known_kinds(journey: JourneyConfig, wanted: Wanted) -> Set[str]:
     """The kinds of message that a journey can send; all of them while one of its channels is a fault itself."""
-    if not set(journey.channels) <= channels.keys():
+    in_use = set(journey.channels) - wanted.off
+    if not in_use <= wanted.channels.keys():
         return KINDS_OF_MESSAGE.keys()
-    return {kind for name in journey.channels for kind in channels[name].message_kinds}
+    return {kind for name in in_use for kind in wanted.channels[name].message_kinds}
 
 
 def warnings(journeys: Mapping[str, JourneyConfig]) -> Iterator[str]:

@@ -6,24 +6,26 @@ a server other than the one it was given for (D4).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import tomli_w
 from sqlalchemy import Connection, select, update
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring
+from auth_portal.crypto import Keyring, same_text
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.channels import ChannelConfig, parse_channel
+from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.services import audit, logos
 from auth_portal.services.channel_rows import (
     StoredChannel,
     exported_channel,
+    parsed_channel,
     stored_channels,
-    with_kept_secrets,
     write_channels,
 )
 from auth_portal.services.config_changes import (
@@ -34,7 +36,7 @@ from auth_portal.services.config_changes import (
     lines_for_owners,
     portal_change,
 )
-from auth_portal.services.config_file import ConfigFile, Faults, Table, read_config
+from auth_portal.services.config_file import ConfigFile, Faults, read_config
 from auth_portal.services.config_rules import Rules, Wanted, warnings
 from auth_portal.services.journey_rows import Author, StoredJourney, stored_journeys, write_journeys
 from auth_portal.services.journeys import JourneyConfig
@@ -49,10 +51,15 @@ NOBODY = Author()  # a command
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import changed, and what an admin should know of what it allowed."""
+    """What an import changes, and what an admin should know of what it allows.
+
+    ``mark`` stands for the file and for what was stored: while it is the same, so are the changes.
+    """
 
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
+    mark: str = field(default="", compare=False)
+    is_applied: bool = field(default=True, compare=False)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -68,6 +75,19 @@ class Stored:
     channels: Mapping[str, StoredChannel]
     journeys: Mapping[str, StoredJourney]
     logos: Set[str] = frozenset()  # the digests of the pictures
+    version: int = 0  # rises with every change of any of it
+
+    @property
+    def off(self) -> Set[str]:
+        """The channels that are switched off."""
+        return {name for name, channel in self.channels.items() if not channel.is_active}
+
+    @property
+    def as_wanted(self) -> Wanted:
+        """All of it as it is, to be changed in one place."""
+        channels = {name: channel.config for name, channel in self.channels.items() if channel.is_active}
+        journeys = {slug: journey.config for slug, journey in self.journeys.items()}
+        return Wanted(self.portal, channels, journeys, self.logos, self.off)
 
 
 class Configuration:
@@ -94,11 +114,14 @@ class Configuration:
         self._clock = clock
         self.rules = Rules(has_sandbox, check_origin, check_channel)
 
-    def import_toml(self, text: str, *, file_name: str, prune: bool = False) -> ImportSummary:
+    def import_toml(
+        self, text: str, *, file_name: str, prune: bool = False, author: Author = NOBODY, shown: str | None = None
+    ) -> ImportSummary:
         """Makes what the file names equal to the file; ``prune`` also switches off what it does not name.
 
         Of ``[portal]`` it changes the keys that are there; a channel or journey is what the file says of it, with
-        the defaults for the rest. Raises BadConfig with every fault; then nothing was written.
+        the defaults for the rest. ``shown`` is the mark of a preview: where it is no longer the same, nothing is
+        written. Raises BadConfig with every fault; then nothing was written either.
         """
         faults = Faults(file_name)
         file = read_config(text, faults)
@@ -107,8 +130,15 @@ class Configuration:
             wanted = self._wanted(file, stored, prune, faults)
             self.rules.check(file, wanted, faults)
             faults.raise_if_any()
-            changes = self.apply(connection, stored, wanted, "configuration_imported")
-        return ImportSummary(tuple(changes), tuple(warnings(file.journeys)))
+            mark = _mark(stored, text, prune)
+            is_applied = shown is None or same_text(shown, mark)
+            write = partial(self.apply, kind="configuration_imported", author=author) if is_applied else self.preview
+            changes = write(connection, stored, wanted)
+        return ImportSummary(tuple(changes), tuple(warnings(file.journeys)), mark, is_applied)
+
+    def preview_toml(self, text: str, *, file_name: str, prune: bool = False) -> ImportSummary:
+        """What an import of this file would change. Raises BadConfig with every fault."""
+        return self.import_toml(text, file_name=file_name, prune=prune, shown="")
 
     def export_toml(self) -> str:
         """Everything in use as a file. Secrets are ``"keep"``: they never leave the database."""
@@ -125,15 +155,16 @@ class Configuration:
 
     def stored(self, connection: Connection, *, locked: bool) -> Stored:
         """Everything as it is stored. ``locked``: until the caller's transaction ends, no other one changes it."""
-        portal = select(Portal.settings).where(Portal.id == 1)
-        settings = connection.execute(portal.with_for_update() if locked else portal).scalar_one_or_none()
-        if settings is None:
+        query = select(Portal.settings, Portal.version).where(Portal.id == 1)
+        portal = connection.execute(query.with_for_update() if locked else query).one_or_none()
+        if portal is None:
             raise Misconfigured("The database holds no portal yet. Run `flask --app app init`.")
         return Stored(
-            portal=PortalSettings.model_validate(settings),
+            portal=PortalSettings.model_validate(portal.settings),
             channels=stored_channels(connection, self._keyring),
             journeys=stored_journeys(connection),
             logos=logos.digests(connection),
+            version=portal.version,
         )
 
     # --- What should be
@@ -143,9 +174,10 @@ class Configuration:
             {} if prune else {name: channel.config for name, channel in stored.channels.items() if channel.is_active}
         )
         for table in file.channels:
-            if (config := _parsed_channel(table, stored.channels.get(table.name), faults)) is not None:
+            if (config := parsed_channel(table, stored.channels.get(table.name), faults)) is not None:
                 channels[config.name] = config
-        return Wanted(_portal(stored.portal, file.portal), channels, _journeys(file, stored, prune), stored.logos)
+        journeys, off = _journeys(file, stored, prune), stored.off - channels.keys()
+        return Wanted(_portal(stored.portal, file.portal), channels, journeys, stored.logos, off)
 
     # --- Writing
 
@@ -158,6 +190,14 @@ class Configuration:
         if changes:
             self.publish(connection, now, kind, changes, author)
         return changes
+
+    def preview(self, connection: Connection, stored: Stored, wanted: Wanted) -> list[Change]:
+        """What ``apply`` would change: it is written and taken back, so that nothing else can be shown."""
+        attempt = connection.begin_nested()
+        try:
+            return list(self._write(connection, stored, wanted, self._clock(), NOBODY))
+        finally:
+            attempt.rollback()
 
     def publish(
         self, connection: Connection, now: datetime, kind: str, changes: Sequence[Change], author: Author = NOBODY
@@ -197,6 +237,10 @@ class Configuration:
             yield journey_change(done, old.config if old else None, wanted.journeys[slug])
 
 
+def _mark(stored: Stored, text: str, prune: bool) -> str:
+    return hashlib.sha256(f"{stored.version}\n{prune}\n{text}".encode()).hexdigest()
+
+
 def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalSettings:
     if values is None:
         return stored
@@ -211,18 +255,6 @@ def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalS
 def _merged(before: Any, value: Any) -> Any:
     """Of a table only the keys that are there change."""
     return {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
-
-
-def _parsed_channel(table: Table, stored: StoredChannel | None, faults: Faults) -> ChannelConfig | None:
-    try:
-        config = parse_channel(table.values)
-        kept = with_kept_secrets(config, stored.config if stored is not None else None)
-        return parse_channel({**table.values, **kept}) if kept else config
-    except Misconfigured as error:
-        for line in error.faults:
-            key, _, reason = line.partition(": ")
-            faults.add(table.place, key, reason)
-        return None
 
 
 def _journeys(file: ConfigFile, stored: Stored, prune: bool) -> dict[str, JourneyConfig]:

@@ -8,7 +8,7 @@ and its links tell the chat ``unavailable``; its name may be used again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -217,11 +217,11 @@ def _newer(connection: Connection, edit: Edit, before: StoredJourney | None) -> 
 
 
 def _wanted(stored: Stored, config: JourneyConfig) -> Wanted:
-    channels = {name: channel.config for name, channel in stored.channels.items() if channel.is_active}
-    journeys = {slug: journey.config for slug, journey in stored.journeys.items()}
+    now = stored.as_wanted
+    journeys = dict(now.journeys)
     if config.default:
         journeys = {slug: other.model_copy(update={"default": False}) for slug, other in journeys.items()}
-    return Wanted(stored.portal, channels, {**journeys, config.slug: config}, stored.logos)
+    return replace(now, journeys={**journeys, config.slug: config})
 
 
 def _as_file(config: JourneyConfig) -> ConfigFile:
