@@ -34,6 +34,7 @@ from auth_portal.services.alerts import Alerts
 from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.audit_trail import AuditTrail
+from auth_portal.services.channel_editor import ChannelEditor
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.credential_links import CredentialLinks
 from auth_portal.services.credentials import Credentials
@@ -57,10 +58,12 @@ from auth_portal.services.outbox import Outbox
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
 from auth_portal.services.person_export import PersonExport
+from auth_portal.services.portal_editor import PortalEditor
 from auth_portal.services.reach import Reaches
 from auth_portal.services.serving import Services
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
+from auth_portal.services.trials import Trials
 from auth_portal.services.verifications import Verifications
 from auth_portal.services.webhooks import Webhooks
 from auth_portal.settings import Settings, read_settings
@@ -164,6 +167,9 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         alerts=alerts,
         webhooks=webhooks,
         person_export=PersonExport(database, keyring, clock),
+        channel_editor=ChannelEditor(database, keyring, clock, configuration),
+        trials=Trials(database, keyring, clock, configuration, admins, wake),
+        portal_editor=PortalEditor(database, configuration),
         credentials=Credentials(database, keyring, clock, journeys, notices),
         credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, settings.public_url),
         reaches=Reaches(database, clock, journeys),

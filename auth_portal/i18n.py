@@ -63,6 +63,7 @@ ERRORS = {
     "email_invalid": "This is no e-mail address.",
     "role_unknown": "Please choose one of the roles.",
     "role_too_small": "Your role does not allow this. An owner can change your role on the page Admins.",
+    "too_many_channel_tests": "You sent several tests in a row. Please wait a few minutes before the next one.",
     "last_owner": "This is the last owner. Make somebody else an owner first.",
     "admin_csrf": "This page was open for too long, or you signed in again elsewhere in between. Go back, reload the page and try again.",
     "admin_not_found": "There is no such page, or what it showed is gone.",

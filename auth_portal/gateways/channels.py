@@ -733,9 +733,28 @@ def parse_channel(table: Mapping[str, object]) -> ChannelConfig:
 
 def _fault(found: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in found["loc"] if isinstance(part, str)) or "channel"
-    if found["type"] == "extra_forbidden":
-        return f"{key}: is not known here"
+    if (words := _FAULTS.get(found["type"])) is not None:
+        return f"{key}: {words.format_map(found.get('ctx') or {})}"
+    if found["type"] == "string_pattern_mismatch":
+        return f"{key}: {_PATTERNS.get(key, 'is not written as it must be')}"
     return f"{key}: {str(found['msg']).removeprefix('Value error, ')}"
+
+
+_FAULTS = {
+    "extra_forbidden": "is not known here",
+    "missing": "is missing",
+    "int_parsing": "must be a whole number",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "is missing",
+    "too_short": "is missing",
+    "literal_error": "must be {expected}",
+}
+_PATTERNS = {
+    "name": "must begin with a small letter or digit, and have only those, - and _; 40 characters at most",
+    "host": "must be the name or address of a server, such as smtp.acme.example",
+    "countries": "must be countries of two letters, such as ZA",
+}
 
 
 def open_channel(config: ChannelConfig, outbound: Outbound, *, sandbox_url: str) -> Channel:

@@ -144,13 +144,13 @@ class ChannelEditor:
     def delete(self, name: str, author: Author) -> list[Fault]:
         """Removes a channel and its secrets; why not, or nothing. Raises NotFound.
 
-        Refused while any journey names it: one that is off would be broken when it is switched on.
+        Refused while an active journey names it, and while the mail to owners travels by it.
         """
         now = self._clock()
         with self._database.write() as connection:
             stored = self._configuration.stored(connection, locked=True)
             old = _get(stored, name)
-            faults = [Fault(use.slug, "channels", "names it") for use in _uses(old.config, stored)]
+            faults = [Fault(use.slug, "channels", "names it") for use in _uses(old.config, stored) if use.is_active]
             if stored.portal.notices_by == name:
                 faults.append(Fault("portal", "notices_by", "names it"))
             if not faults:
@@ -185,7 +185,7 @@ def _as_file(stored: Stored, table: Table | None) -> ConfigFile:
 
 
 def _kept(values: Mapping[str, Any], old: ChannelConfig) -> dict[str, Any]:
-    """ "keep" for each secret that was left empty and is stored."""
+    """For each secret that was left empty and is stored: ``"keep"``."""
     return {
         name: KEEP
         for name in KINDS[old.kind][0].SECRETS

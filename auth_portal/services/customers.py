@@ -54,6 +54,11 @@ def e164(typed: str, region: str) -> str | None:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def country_of(phone: str) -> str:
+    """The country of a number as ``e164`` gives it, such as ``ZA``; nothing where it belongs to none."""
+    return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
+
+
 def msisdn_form(text: str, region: str) -> str | None:
     """A chat's own number as ``+27821234567``: networks write it international and without the plus."""
     digits = text.strip()

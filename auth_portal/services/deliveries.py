@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import phonenumbers
 from sqlalchemy import Connection, case, select
 
 from auth_portal.clock import Clock
@@ -23,11 +22,11 @@ from auth_portal.gateways.outbound import Outbound
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.channel_usage import CAP, cap_key
-from auth_portal.services.customers import Person, get_by_row
+from auth_portal.services.customers import Person, country_of, get_by_row
 from auth_portal.services.journeys import JourneyConfig, JourneyLimits, Journeys
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
-from auth_portal.services.outbox import CALLBACK, WEBHOOK, Claimed, Outbox, Report, State
+from auth_portal.services.outbox import CALLBACK, TEST, WEBHOOK, Claimed, Outbox, Report, State
 from auth_portal.services.webhooks import Webhooks
 from auth_portal.store.db import Database, upsert
 from auth_portal.store.models import Challenge, ChannelState, Verification, table_of
@@ -109,7 +108,9 @@ class Deliverer:
             return Report(State.DROPPED, "dropped", detail=claimed.reason)
         if claimed.contract == WEBHOOK:
             return self._webhooks.send(claimed)
-        channel = self._journeys.current().channels.get(claimed.target)
+        # Whoever tries a channel has often changed it a moment ago.
+        snapshot = self._journeys.renewed() if claimed.contract == TEST else self._journeys.current()
+        channel = snapshot.channels.get(claimed.target)
         if channel is None:
             return Report(State.REFUSED, "refused", detail=f"there is no active channel {claimed.target!r}")
         if claimed.challenge_id is None:
@@ -148,7 +149,7 @@ class Deliverer:
     ) -> Receipt | Report:
         carries, now, portal = CARRIES[challenge.method], self._clock(), self._journeys.current().portal
         to = person.contact(carries, self._keyring)
-        country = _country(to) if carries == "sms" else ""
+        country = country_of(to) if carries == "sms" else ""
         if country not in (channel.countries or (country,)):
             return Report(State.DROPPED, "dropped", detail=f"the channel does not send to {country or 'this country'}")
         counted = _limits_of(channel, country, challenge, journey.limits, now)
@@ -191,10 +192,6 @@ class Deliverer:
             if cap.count in {int((channel.daily_cap or 0) * share) for share in ALARM_SHARES}:
                 log_event("daily_cap_near", level=logging.WARNING, channel=channel.name, sent=cap.count)
         return ""
-
-
-def _country(phone: str) -> str:
-    return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
 
 
 def _limits_of(

@@ -332,6 +332,11 @@ class Journeys:
         finally:
             self._lock.release()
 
+    def renewed(self) -> Snapshot:
+        """The configuration of this very moment, for what must not act on one a second old."""
+        with self._lock:
+            return self._look()
+
     def _look(self) -> Snapshot:
         with self._database.read() as connection:
             version = connection.execute(select(Portal.version).where(Portal.id == 1)).scalar_one_or_none() or 0

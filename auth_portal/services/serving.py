@@ -14,6 +14,7 @@ from auth_portal.services.alerts import Alerts
 from auth_portal.services.api_answers import ApiAnswers
 from auth_portal.services.api_keys import ApiKeys
 from auth_portal.services.audit_trail import AuditTrail
+from auth_portal.services.channel_editor import ChannelEditor
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.credential_links import CredentialLinks
 from auth_portal.services.credentials import Credentials
@@ -31,9 +32,11 @@ from auth_portal.services.notices import Notices
 from auth_portal.services.overview import Overview
 from auth_portal.services.people import People
 from auth_portal.services.person_export import PersonExport
+from auth_portal.services.portal_editor import PortalEditor
 from auth_portal.services.reach import Reaches
 from auth_portal.services.stories import Stories
 from auth_portal.services.tickets import Tickets
+from auth_portal.services.trials import Trials
 from auth_portal.services.verifications import Verifications
 from auth_portal.services.webhooks import Webhooks
 from auth_portal.settings import Settings
@@ -70,6 +73,9 @@ class Services:
     audit_trail: AuditTrail
     alerts: Alerts
     webhooks: Webhooks
+    channel_editor: ChannelEditor
+    trials: Trials
+    portal_editor: PortalEditor
     credentials: Credentials
     credential_links: CredentialLinks
     reaches: Reaches

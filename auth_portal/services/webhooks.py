@@ -18,7 +18,7 @@ from auth_portal.crypto import Keyring
 from auth_portal.gateways import webhook
 from auth_portal.gateways.channels import Receipt
 from auth_portal.gateways.outbound import Outbound
-from auth_portal.services import outbox
+from auth_portal.services import audit, outbox
 from auth_portal.services.outbox import Claimed
 from auth_portal.store.db import Database, upsert
 from auth_portal.store.models import WebhookSecret, table_of
@@ -56,19 +56,15 @@ class Webhooks:
         """Whether somebody was shown what to check signatures with."""
         return bool(self._secret())
 
-    def renew_secret(self) -> str:
+    def renew_secret(self, admin_id: str | None = None) -> str:
         """A new secret in the place of any older one, to be shown once."""
+        now, secret = self._clock(), webhook.new_secret()
+        sealed = self._keyring.seal(secret, "webhook_secrets", str(ROW), "secret")
+        values = {"secret_sealed": sealed, "made_at": now}
         with self._database.write() as connection:
-            return self.put_secret(connection, self._clock())
-
-    def put_secret(self, connection: Connection, now: datetime) -> str:
-        """The same in the caller's transaction."""
-        secret = webhook.new_secret()
-        values = {
-            "secret_sealed": self._keyring.seal(secret, "webhook_secrets", str(ROW), "secret"), "made_at": now,
-        }  # fmt: skip
-        insert = upsert(connection.dialect.name, table_of(WebhookSecret)).values(id=ROW, **values)
-        connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
+            insert = upsert(connection.dialect.name, table_of(WebhookSecret)).values(id=ROW, **values)
+            connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
+            audit.record(connection, self._keyring, now, "webhook_secret_renewed", admin_id=admin_id)
         return secret
 
     def _secret(self) -> str:

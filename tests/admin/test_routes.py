@@ -102,6 +102,26 @@ TABLE: dict[str, set[str]] = {
     "credentials_reset": {OWNER, SUPPORT},
     "credentials_support_code": {OWNER, SUPPORT},
     "credentials_issue_support_code": {OWNER, SUPPORT},
+    # channels
+    "channels_channels": ALL,
+    "channels_new": {OWNER},
+    "channels_add": {OWNER},
+    "channels_channel": ALL,
+    "channels_edit": {OWNER},
+    "channels_change": {OWNER},
+    "channels_switch": {OWNER},
+    "channels_deleting": {OWNER},
+    "channels_delete": {OWNER},
+    "channels_test": {OWNER, SUPPORT},
+    "channels_trial": ALL,
+    # settings
+    "settings_settings": ALL,
+    "settings_save": {OWNER},
+    "settings_webhook_secret": {OWNER},
+    "settings_export": {OWNER, AUDITOR},
+    "settings_file": {OWNER},
+    "settings_difference": {OWNER},
+    "settings_apply": {OWNER},
     # home
     "home_home": ALL,
 }

@@ -400,7 +400,7 @@ class TestFaults:
                 "acme.toml: portal default_region: must be two capital letters such as ZA",
                 "acme.toml: portal limits.begins_per_minute: must be a whole number",
                 "acme.toml: portal flavour: is not known here",
-                'acme.toml: channels[1] "sms" daily_cap: Field required',
+                'acme.toml: channels[1] "sms" daily_cap: is missing',
                 *(line for line in told if "api_key" in line),
                 'acme.toml: journeys[2] "loans" flavour: is not known here',
                 'acme.toml: journeys[2] "loans" active: must be true or false',
@@ -433,7 +433,7 @@ class TestFaults:
             ("channels = 1\n", "channels: must be written as [[channels]]"),
             ('[journeys]\nslug = "a"\n', "journeys: must be written as [[journeys]]"),
             ('[[channels]]\nname = "a"\nkind = "fax"\n', 'channels[1] "a" kind: must be one of smtp'),
-            ('[[channels]]\nkind = "inbox"\n', "channels[1] name: Field required"),
+            ('[[channels]]\nkind = "inbox"\n', "channels[1] name: is missing"),
             (journey("a").replace('slug = "a"\n', ""), "journeys[1] slug: is missing"),
             (journey("Loud"), 'journeys[1] "Loud" slug: must be small letters, digits and dashes, 41 at most'),
             (
@@ -470,7 +470,7 @@ class TestFaults:
             (HTTP.replace("https://gateway", "http://gateway"), 'channels[1] "gateway": The address must begin with'),
             (HTTP.replace("daily_cap = 10", ""), "a channel that carries SMS needs countries and a daily_cap"),
             (HTTP.replace('countries = ["ZA"]', ""), "a channel that carries SMS needs countries and a daily_cap"),
-            (SMS.replace('countries = ["ZA"]', ""), 'channels[1] "sms" countries: Field required'),
+            (SMS.replace('countries = ["ZA"]', ""), 'channels[1] "sms" countries: is missing'),
         ],
     )
     def test_each_says_where_and_why(self, portals: Portals, text: str, told: str) -> None:

@@ -6,6 +6,7 @@ from auth_portal.web.admin import (
     admins,
     api_keys,
     audit,
+    channels,
     credentials,
     customers,
     deliveries,
@@ -13,6 +14,7 @@ from auth_portal.web.admin import (
     faults,
     home,
     journeys,
+    settings,
     setup,
     verifications,
 )
@@ -25,6 +27,7 @@ __all__ = [
     "admins",
     "api_keys",
     "audit",
+    "channels",
     "credentials",
     "customers",
     "deliveries",
@@ -32,6 +35,7 @@ __all__ = [
     "faults",
     "home",
     "journeys",
+    "settings",
     "setup",
     "verifications",
 ]
