@@ -47,6 +47,9 @@ from auth_portal.services.drives import Drives
 from auth_portal.services.endings import Endings
 from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
+from auth_portal.services.import_work import ImportWork
+from auth_portal.services.import_worker import ImportWorker
+from auth_portal.services.imports import Imports
 from auth_portal.services.journey_editor import JourneyEditor
 from auth_portal.services.journey_history import JourneyHistory
 from auth_portal.services.journeys import Journeys
@@ -124,7 +127,8 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     notices = Notices(keyring, journeys)
     alerts = Alerts(database, keyring, clock, journeys, notices, webhooks, public_url=settings.public_url)
     endings = Endings(database, keyring, clock, journeys, lambda: None)
-    dispatcher = Dispatcher(outbox, deliverer, endings, alerts, poll_seconds=poll_seconds)
+    import_worker = ImportWorker(ImportWork(database, keyring, passwords, clock, notices, is_aside=True))
+    dispatcher = Dispatcher(outbox, deliverer, endings, alerts, import_worker, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
     verifications = Verifications(database, keyring, clock, journeys, methods, passwords, wake)
     delivery_lists = DeliveryLists(database, keyring, clock, wake)
@@ -160,6 +164,7 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         journey_history=JourneyHistory(database),
         logos=Logos(database),
         directory=Directory(database, keyring, passwords, clock),
+        imports=Imports(database, keyring, clock, journeys, import_worker.wake),
         people=People(database, keyring, passwords, clock, journeys, notices),
         erasure=Erasure(database, keyring, clock),
         api_keys=ApiKeys(database, keyring, clock, notices),

@@ -10,7 +10,7 @@ import codecs
 import io
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, tuple_
 from sqlalchemy.orm import aliased
@@ -29,21 +29,21 @@ WAITING_KEPT = timedelta(hours=24)  # a file that nobody goes on with
 REMOVED_AT_ONCE = 200  # rows of one removing transaction: about 10 ms
 
 
-def store_parts(database: Database, keyring: Keyring, import_id: str, source: BinaryIO) -> int:
-    """Stores a file as sealed parts, each in a short transaction; how many lines it has.
+def store_parts(database: Database, keyring: Keyring, import_id: str, source: IO[bytes]) -> int:
+    """Stores a file as sealed parts, each in a short transaction; about how many rows follow its header.
 
     Raises UnicodeDecodeError where it is not UTF-8; what was stored till then is removed like any other leftover.
     """
-    lines = 0
+    lines, last = 0, ""
     for number, text in enumerate(_texts(source)):
         sealed = keyring.seal(text, "import_parts", f"{import_id}:{number}", "text")
         with database.write() as connection:
             connection.execute(insert(ImportPart), {"import_id": import_id, "number": number, "text_sealed": sealed})
-        lines += text.count("\n") or text.count("\r")
-    return lines
+        lines, last = lines + (text.count("\n") or text.count("\r")), text[-1]
+    return lines - (last in "\r\n") if last else 0
 
 
-def _texts(source: BinaryIO) -> Iterator[str]:
+def _texts(source: IO[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     while piece := source.read(PART):
         if text := decoder.decode(piece):

@@ -74,6 +74,7 @@ class Counts:
     short: int = 0  # of these, the ones that count only beside a second proof (R21)
     columns: dict[str, Tally] = field(default_factory=dict)
     messages: dict[str, int] = field(default_factory=dict)  # to tell old and new contacts, by what carries them
+    told: int = 0  # customers whom these would tell
     left_out: int = 0  # rows that were not imported
 
     def add(self, plan: Plan) -> None:
@@ -85,9 +86,9 @@ class Counts:
         self.changed += plan.stored is not None and not plan.is_equal
         self.equal += plan.is_equal
         self._add_password(plan)
-        for name, carries in CONTACTS.items():
-            told = plan.told(name)
-            self.messages[carries] = self.messages.get(carries, 0) + told
+        told = {carries: plan.told(name) for name, carries in CONTACTS.items()}
+        self.told += any(told.values())
+        self.messages = {carries: self.messages.get(carries, 0) + number for carries, number in told.items()}
 
     def _add_password(self, plan: Plan) -> None:
         password = plan.entry.cells.get("password")

@@ -262,7 +262,7 @@ class ImportWork:
             except (Overtaken, IntegrityError):
                 rows = import_switch.overtaken(self._database, held.id, staged)
             if rows and not held.row.is_partial:
-                self._fail(held, f"{_customers(len(rows))} of this file changed by somebody else meanwhile")
+                self._fail(held, f"somebody else changed {_customers(len(rows))} of this file meanwhile")
                 return
             self._leave_out(held, counts, rows)
         self._fail(held, "its customers were changed again and again while it was at work")
@@ -270,8 +270,9 @@ class ImportWork:
     def _switched(self, connection: Connection, held: Claim, counts: Counts, staged: import_switch.Extent) -> None:
         now = self._clock()
         tells = held.row.is_telling and counts.all_messages > 0
-        switched_at = {"switched_at": now} if staged.rows else {}
-        finish(connection, held, TELLING if tells else DONE, now, counts=counts.as_json(), **switched_at)
+        switched: dict[str, Any] = {"switched_at": now} if staged.rows else {}
+        switched |= {"total": counts.told} if tells else {}
+        finish(connection, held, TELLING if tells else DONE, now, counts=counts.as_json(), **switched)
         if not staged.rows:
             return
         if import_switch.switch(connection, held.id, now, staged) < staged.rows:
@@ -392,14 +393,13 @@ def _settle(connection: Connection, rows: Sequence[Any], settled: Sequence[dict[
 
 
 def _customers(number: int) -> str:
-    return "one customer was" if number == 1 else f"{number} customers were"
+    return "one customer" if number == 1 else f"{number} customers"
 
 
 def _untold(held: Claim, counts: Counts) -> list[str]:
-    phones, addresses = (counts.columns.get(name, Tally()) for name in ("phone", "email"))
     return [
-        f"The file {held.row.file_name} changed or removed the phone number of {phones.changed + phones.cleared} and "
-        f"the e-mail address of {addresses.changed + addresses.cleared} customers. They were not told.",
+        f"The file {held.row.file_name} changed the phone number or e-mail address of {_customers(counts.told)}."
+        " They were not told.",
         "If nobody among you meant this, take the import back on its page.",
     ]
 

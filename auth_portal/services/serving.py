@@ -24,6 +24,7 @@ from auth_portal.services.dispatcher import Dispatcher
 from auth_portal.services.drives import Drives
 from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
+from auth_portal.services.imports import Imports
 from auth_portal.services.journey_editor import JourneyEditor
 from auth_portal.services.journey_history import JourneyHistory
 from auth_portal.services.journeys import Journeys
@@ -65,6 +66,7 @@ class Services:
     journey_history: JourneyHistory
     logos: Logos
     directory: Directory
+    imports: Imports
     people: People
     erasure: Erasure
     api_keys: ApiKeys

@@ -558,6 +558,7 @@ class ImportRow(Base):
     admin_id: Mapped[str | None] = mapped_column(Id)
     created_at: Mapped[datetime]
     began_at: Mapped[datetime | None]  # the work under way
+    rows: Mapped[int] = mapped_column(server_default=text("0"))  # of the file, about: a cell may have line breaks
     done: Mapped[int] = mapped_column(server_default=text("0"))  # of that work, in rows
     total: Mapped[int] = mapped_column(server_default=text("0"))
     place: Mapped[int] = mapped_column(server_default=text("0"))  # the last staged row that is done with

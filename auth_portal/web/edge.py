@@ -6,12 +6,15 @@ Host is not ours, or which another site sent, does not reach a view.
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO
 
 from flask import Flask, Request, Response, current_app, g, render_template, request
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
@@ -26,6 +29,7 @@ from auth_portal.telemetry import log_event, request_id
 from auth_portal.web.api.problems import is_api, problem_details
 from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token, services
 
+LARGE_PIECE = 256 * 1024  # bytes of a large request that are looked at together; fields beside its file fit in
 LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far below
 HSTS_SECONDS = 2 * 365 * 24 * 3600
 CSP = (
@@ -48,6 +52,27 @@ EVERY_HOST = frozenset({"ops.healthz"})
 DEFAULT_CHAT_SECONDS = 600
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
 csrf = CSRFProtect()
+
+
+@dataclass(frozen=True)
+class LargeRequest:
+    """An endpoint that takes more than others, from whoever may send that: asked before anything is read."""
+
+    most_bytes: int
+    is_allowed: Callable[[], bool]
+
+
+large_requests: dict[str, LargeRequest] = {}  # by endpoint; its own module says so
+
+
+class PortalRequest(Request):
+    """A request whose files stay in memory: one on disk would lie there as it was sent, unsealed."""
+
+    def _get_file_stream(
+        self, total_content_length: int | None, content_type: str | None, filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:  # fmt: skip
+        return io.BytesIO()
 
 
 class CsrfCookie(SessionInterface):
@@ -84,6 +109,7 @@ def _csrf_seconds() -> int:
 def register(app: Flask) -> None:
     """Puts the edge around an app. Nothing here needs keys or a database yet."""
     app.session_interface = CsrfCookie()
+    app.request_class = PortalRequest
     app.url_map.merge_slashes = False  # its redirect would name a scheme and host that only nginx knows
     app.config.update(
         MAX_CONTENT_LENGTH=LARGEST_REQUEST,
@@ -121,6 +147,10 @@ def _enter() -> Response | None:
     if not _is_our_host():
         raise Problem("bad_host", status=400)
     if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
+        large = large_requests.get(request.endpoint or "")
+        if large is not None and large.is_allowed():
+            request.max_content_length = large.most_bytes
+            request.max_form_memory_size = LARGE_PIECE
         _refuse_other_sites()
     return None
 

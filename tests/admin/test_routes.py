@@ -122,6 +122,15 @@ TABLE: dict[str, set[str]] = {
     "settings_file": {OWNER},
     "settings_difference": {OWNER},
     "settings_apply": {OWNER},
+    # importing customers
+    "imports_imports": ALL,
+    "imports_upload": {OWNER, SUPPORT},
+    "imports_one": ALL,
+    "imports_name_columns": {OWNER, SUPPORT},
+    "imports_start": {OWNER, SUPPORT},
+    "imports_cancel": {OWNER, SUPPORT},
+    "imports_undo": {OWNER, SUPPORT},
+    "imports_faults_csv": ALL,
     # home
     "home_home": ALL,
 }

@@ -1,0 +1,336 @@
+"""Importing customers on the configuration page: from the file to the undo, and what is refused on the way."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from auth_portal.crypto import Passwords
+from auth_portal.services import customers
+from auth_portal.services.import_files import LARGEST_FILE
+from auth_portal.services.import_work import ImportWork
+from auth_portal.services.imports import guesses
+from auth_portal.store.models import AuditEvent, CustomerRow, ImportFault, ImportPart, StagedRow
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import wait_for
+from tests.world import PASSWORD, Browser, World
+
+HEADER = "Customer Number;Full name;Cell phone;E-mail address;Shoe size"
+ROWS = "C-1001;Thandi Dlamini;083 123 4567;;42\nN-1;Nomsa Khumalo;084 555 0000;nomsa@example.com;38\n"
+
+
+def send(desk: Browser, content: str | bytes, name: str = "people.csv") -> str:
+    """Sends a file; the path of its import."""
+    desk.get("/admin/imports")
+    data = content if isinstance(content, bytes) else content.encode()
+    fields = {**desk.hidden("/admin/imports"), "file": (io.BytesIO(data), name)}
+    desk.page = desk.client.post(
+        "/admin/imports", data=fields, base_url=desk.base_url, content_type="multipart/form-data"
+    )
+    desk._followed()
+    return desk.path
+
+
+def rested(desk: Browser, path: str) -> str:
+    """The import's page once nothing goes on in the background."""
+    wait_for(lambda: "Refresh" not in desk.get(path).headers, 20)
+    return str(desk.page.text)
+
+
+def checked(desk: Browser, content: str, *columns: str) -> str:
+    path = send(desk, content)
+    assert "What are the columns" in desk.page.text, desk.page.text
+    chosen = {f"column-{position}": column for position, column in enumerate(columns)}
+    desk.post(f"{path}/columns", **chosen)
+    rested(desk, path)
+    return path
+
+
+def imported(desk: Browser, content: str, *columns: str, **options: str) -> str:
+    path = checked(desk, content, *columns)
+    desk.post(f"{path}/start", **options)
+    rested(desk, path)
+    return path
+
+
+def person(world: World, customer_id: str) -> customers.Person:
+    named = customers.read_identifier(customer_id, ["customer_id"], "ZA", world.services.keyring)
+    assert named is not None
+    with world.database.read() as connection:
+        return customers.find(connection, named)
+
+
+def phone(world: World, customer_id: str) -> str:
+    return person(world, customer_id).contact("sms", world.services.keyring)
+
+
+def tidy(world: World) -> None:
+    """What the worker does each minute."""
+    keyring, clock = world.services.keyring, world.clock
+    ImportWork(world.database, keyring, Passwords(), clock).tidy()
+
+
+OURS = ("customer_id", "name", "phone", "email", "")
+
+
+def test_from_a_foreign_file_to_the_undo(world: World) -> None:
+    support = signed_in(world, "support")
+    path = send(support, f"{HEADER}\n{ROWS}")
+    for title, guess in zip(HEADER.split(";"), OURS, strict=True):
+        assert title in support.page.text
+        chosen = re.search(rf">{re.escape(title)}</label>\s*<select[^>]*>(.*?)</select>", support.page.text, re.DOTALL)
+        assert chosen is not None
+        selected = re.search(r'<option value="(\w*)" selected>', chosen.group(1))
+        assert selected is not None
+        assert selected.group(1) == guess
+    support.post(f"{path}/columns", **{f"column-{position}": name for position, name in enumerate(OURS)})
+    page = rested(support, path)
+    assert "1 new customers, 1 changed, 0 equal" in page
+    assert person(world, "N-1").row is None  # nobody was changed so far
+    support.post(f"{path}/start")
+    page = rested(support, path)
+    assert "1 customers new, 1 changed, 0 equal" in page
+    assert person(world, "N-1").name(world.services.keyring) == "Nomsa Khumalo"
+    assert phone(world, "C-1001") == "+27831234567"
+    assert "Undo this import" in page
+    support.post(f"{path}/undo")
+    assert "The import is undone" in support.page.text
+    assert person(world, "N-1").row is None
+    assert phone(world, "C-1001") == "+27821234567"
+    assert person(world, "C-1001").name(world.services.keyring) == "Thandi Nkosi"
+    kinds = {event.kind: event for event in world.rows(AuditEvent) if event.admin_id == support.admin_id}
+    assert {"customers_import_uploaded", "customers_imported", "customers_import_undone"} <= kinds.keys()
+    assert kinds["customers_imported"].facts == {"new": 1, "changed": 1, "equal": 0}
+
+
+def test_imported_people_verify_with_what_was_imported(world: World) -> None:
+    """Credentials are sealed for their final place: a wrong one would open for nobody."""
+    imported(
+        signed_in(world, "support"), f"customer_id,phone,password\nN-1,084 555 0000,{PASSWORD}\n",
+        "customer_id", "phone", "password",
+    )  # fmt: skip
+    browser = world.browser()
+    browser.begin("flow-ref", "password", identifier="N-1")
+    assert browser.prove(PASSWORD).status_code == 200
+    assert "verified" in browser.page.text
+    browser.begin("flow-ref-2", "balance", identifier="084 555 0000")
+    wait_for(lambda: any(message["to"] == "+27845550000" for message in world.receiver.messages), 10)
+    code = world.receiver.code_for("+27845550000")
+    assert "verified" in browser.prove(code).text
+
+
+def test_500_broken_rows_are_reported_by_row_column_and_reason(small_world: World) -> None:
+    good = "".join(f"G-{number},Somebody\n" for number in range(600))
+    broken = "".join(f"=B-{number},082 1\n" for number in range(500))
+    owner = signed_in(small_world)
+    path = checked(owner, f"customer_id,phone\n{broken}".replace("Somebody", ""), "customer_id", "phone")
+    assert "500 faults" in owner.page.text
+    assert "There is nothing to import" in owner.page.text
+    path = checked(
+        owner,
+        f"customer_id,name,phone\n{good.replace('Somebody', 'Somebody,')}{broken.replace(',', ',,')}",
+        "customer_id",
+        "name",
+        "phone",
+    )
+    assert "500 faults" in owner.page.text
+    lines = owner.client.get(f"{path}/faults.csv", base_url=owner.base_url).text.splitlines()
+    assert lines[0] == "row,column,reason"
+    assert len(lines) == 501
+    assert lines[1] == "602,phone,is no phone number (numbers without + are read as of ZA)"
+    assert owner.post(f"{path}/start").status_code == 422
+    assert "Mend the file, or tick" in owner.page.text
+    assert person(small_world, "G-1").row is None
+    owner.post(f"{path}/start", partial="1")
+    assert "600 customers new" in rested(owner, path)
+    assert person(small_world, "G-599").row is not None
+
+
+def test_r43_a_fault_of_the_file_is_defused(small_world: World) -> None:
+    owner = signed_in(small_world)
+    path = checked(owner, 'customer_id,name\nC-1,"=1+1\n', "customer_id", "name")
+    assert "could not be read to its end" in owner.page.text
+    assert f'action="{path}/start"' not in owner.page.text
+    text = owner.client.get(f"{path}/faults.csv", base_url=owner.base_url).text
+    assert not re.search(r"(^|,)\"?[=+@\t-]", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "This file has no rows"),
+        (b"customer_id", "This file has no rows"),
+        ("customer_id,name\nC,Zoë\n".encode("latin-1"), "This file is not in UTF-8"),
+        ("customer_id,name\nC,Zoë\n".encode("utf-16"), "This file is not in UTF-8"),
+    ],
+)
+def test_what_is_no_such_file_is_told_and_not_kept(small_world: World, content: bytes, told: str) -> None:
+    owner = signed_in(small_world)
+    assert send(owner, content) == "/admin/imports"
+    assert owner.page.status_code == 422
+    assert told in owner.page.text
+    tidy(small_world)
+    assert not small_world.rows(ImportPart)
+
+
+def test_without_a_file(small_world: World) -> None:
+    owner = signed_in(small_world)
+    owner.get("/admin/imports")
+    assert owner.post("/admin/imports").status_code == 422
+    assert "Please choose a file" in owner.page.text
+
+
+def test_columns_that_cannot_be_are_told_and_the_choice_is_kept(small_world: World) -> None:
+    owner = signed_in(small_world)
+    path = send(owner, "id,a,b\n1,2,3\n")
+    assert owner.post(f"{path}/columns", **{"column-0": "", "column-1": "name", "column-2": "name"}).status_code == 422
+    assert "Say which column is the customer ID" in owner.page.text
+    assert "Another column is this already" in owner.page.text
+    assert owner.page.text.count('<option value="name" selected>') == 2
+
+
+def test_headers_are_guessed() -> None:
+    assert guesses(["Cell phone", "MSISDN", "E-Mail", "Client ID", "Preferred language", "Shoe size"]) == [
+        "phone", "", "email", "customer_id", "locale", "",
+    ]  # fmt: skip
+
+
+def test_only_a_writer_may_send_more_than_a_form(small_world: World) -> None:
+    large = "customer_id,name\n" + "".join(f"L-{number},Somebody\n" for number in range(10_000))
+    owner, auditor = signed_in(small_world), signed_in(small_world, "auditor")
+    assert send(owner, large).startswith("/admin/imports/")
+    for browser, status in ((auditor, 413), (small_world.browser(), 413)):
+        fields = {"file": (io.BytesIO(large.encode()), "people.csv")}
+        answer = browser.client.post("/admin/imports", data=fields, base_url=browser.base_url)
+        assert answer.status_code == status
+    fields = {"file": (io.BytesIO(b"x" * (LARGEST_FILE + 100_000)), "people.csv")}
+    assert owner.client.post("/admin/imports", data=fields, base_url=owner.base_url).status_code == 413
+
+
+def test_a_name_of_a_file_is_text_and_nothing_else(small_world: World) -> None:
+    owner = signed_in(small_world)
+    send(owner, "customer_id\n1\n", name="C:\\secret\\<script>alert(1)</script>.csv")
+    assert "<script>alert" not in owner.page.text
+    assert "C:" not in owner.page.text
+
+
+def test_undo_is_refused_where_somebody_was_changed_since(world: World) -> None:
+    owner = signed_in(world)
+    path = imported(owner, "customer_id,name\nC-1001,Other\nN-1,New\n", "customer_id", "name")
+    world.clock.advance(5)
+    with world.database.write() as connection:
+        connection.execute(
+            update(CustomerRow).where(CustomerRow.customer_id == "N-1").values(locale="zu", changed_at=world.clock())
+        )
+    assert owner.post(f"{path}/undo").status_code == 409
+    assert "Nothing was undone" in owner.page.text
+    assert "<li>N-1</li>" in owner.page.text
+    assert "C-1001" not in owner.page.text
+    assert person(world, "C-1001").name(world.services.keyring) == "Other"
+
+
+def test_undo_is_of_the_last_import_alone_and_for_seven_days(small_world: World) -> None:
+    owner = signed_in(small_world)
+    first = imported(owner, "customer_id,name\nN-1,New\n", "customer_id", "name")
+    small_world.clock.advance(5)
+    second = imported(owner, "customer_id,name\nN-2,New\n", "customer_id", "name")
+    assert "Undo this import" in owner.page.text
+    assert "Undo this import" not in owner.get(first).text
+    small_world.clock.advance(7 * 24 * 3600 + 1)
+    assert owner.sign_in().status_code == 200
+    assert "Undo this import" not in owner.get(second).text
+    tidy(small_world)
+    assert not small_world.rows(StagedRow)
+    assert not small_world.rows(ImportFault)
+
+
+def test_the_file_goes_when_it_is_imported_and_the_staged_rows_when_it_is_cancelled(small_world: World) -> None:
+    owner = signed_in(small_world)
+    small_world.clock.advance(5)
+    imported(owner, "customer_id,name\nN-1,New\n", "customer_id", "name")
+    path = checked(owner, "customer_id,name\nN-2,New\n", "customer_id", "name")
+    assert {"n-1", "n-2"} <= {row.customer_key for row in small_world.rows(StagedRow)}
+    owner.post(f"{path}/cancel")
+    assert "Nobody was changed" in owner.page.text
+    tidy(small_world)
+    assert not small_world.rows(ImportPart)
+    (kept,) = small_world.rows(StagedRow)  # what the undo of the first one needs
+    assert kept.customer_key == "n-1"
+
+
+def test_a_file_that_nobody_goes_on_with_is_removed_after_a_day(small_world: World) -> None:
+    owner = signed_in(small_world)
+    path = checked(owner, "customer_id,name\nN-2,New\n", "customer_id", "name")
+    small_world.clock.advance(24 * 3600 + 1)
+    tidy(small_world)
+    assert not small_world.rows(ImportPart)
+    assert "n-2" not in {row.customer_key for row in small_world.rows(StagedRow)}
+    assert owner.sign_in().status_code == 200
+    assert "nobody went on with it" in owner.get(path).text
+
+
+CONTACTS = "customer_id,phone,email\nC-1001,083 999 0000,new@example.com\nC-1002,084 999 0000,\n"
+
+
+def notices_to(world: World) -> list[str]:
+    return sorted(
+        message["to"]
+        for message in world.receiver.messages
+        if "was changed" in message.get("text", "") + message.get("subject", "")
+    )
+
+
+def test_r13_changed_contacts_are_told_at_the_old_and_the_new_one_only_with_the_tick(world: World) -> None:
+    owner = signed_in(world)
+    path = checked(owner, CONTACTS, "customer_id", "phone", "email")
+    assert "Tell the 2 customers" in owner.page.text
+    assert "4 SMS" in owner.page.text
+    assert "2 e-mails" in owner.page.text
+    owner.post(f"{path}/start", notify="1")
+    rested(owner, path)
+    told = ["+27821234567", "+27831234567", "+27839990000", "+27849990000", "new@example.com", "thandi@example.com"]
+    wait_for(lambda: notices_to(world) == told, 10)
+
+
+def warnings_to_owners(world: World) -> list[dict[str, str]]:
+    return [message for message in world.receiver.messages if "import changed contacts" in message.get("subject", "")]
+
+
+def test_r13_an_import_that_tells_nobody_is_told_to_all_owners(world: World) -> None:
+    owner, support = signed_in(world), signed_in(world, "support")
+    imported(support, CONTACTS, "customer_id", "phone", "email")
+    wait_for(lambda: warnings_to_owners(world), 10)
+    (mail,) = warnings_to_owners(world)
+    assert mail["to"] == owner.email
+    assert "of 2 customers" in mail["text"]
+    assert {message["to"] for message in world.receiver.messages} == {owner.email}
+
+
+def test_the_list_is_paged_by_key(small_world: World) -> None:
+    owner = signed_in(small_world)
+    for number in range(21):
+        small_world.clock.advance(1)
+        send(owner, "customer_id\n1\n", name=f"file-{number}.csv")
+    page = owner.get("/admin/imports").text
+    assert "file-20.csv" in page
+    assert "file-0.csv" not in page
+    older = re.search(r'href="(/admin/imports\?before=\w+)" rel="next"', page)
+    assert older is not None
+    assert "file-0.csv" in owner.get(older.group(1)).text
+
+
+def test_an_auditor_sees_and_does_nothing(small_world: World) -> None:
+    path = checked(signed_in(small_world), "customer_id,name\nN-2,New\n", "customer_id", "name")
+    auditor: Any = signed_in(small_world, "auditor")
+    assert "1 new customers" in auditor.get(path).text
+    assert auditor.page.text.count("<form") == 1  # to sign out
+    assert auditor.get("/admin/imports").text.count("<form") == 1
+
+
+def test_an_import_that_is_not_there(small_world: World) -> None:
+    owner: Desk = signed_in(small_world)
+    assert owner.get("/admin/imports/nothing").status_code == 404
