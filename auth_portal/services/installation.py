@@ -16,6 +16,7 @@ from sqlalchemy import make_url, select
 from auth_portal.clock import Clock
 from auth_portal.crypto import KEY_BYTES, MasterKeys
 from auth_portal.errors import Misconfigured
+from auth_portal.services import name_index
 from auth_portal.services.keys import furnish, load_keyring
 from auth_portal.services.opening import plain_faults
 from auth_portal.settings import KEYS_FILE, Settings
@@ -38,7 +39,8 @@ def initialise(settings: Settings, clock: Clock) -> list[str]:
             lines += _make_master_key(settings, has_data_keys=_has_data_keys(database))
             master = MasterKeys(settings.master_keys())
             lines += ["The database is ready."] if furnish(database, master, clock()) else []
-            load_keyring(database, master)
+            keyring = load_keyring(database, master)
+            name_index.fill(database, lambda: keyring)
     return lines
 
 
@@ -46,6 +48,7 @@ def upgrade(settings: Settings) -> None:
     """Brings the tables to what this version needs. Raises Misconfigured in one line."""
     with plain_faults(), closing(Database(settings.database)) as database:
         migrate.upgrade(database)
+        name_index.fill(database, lambda: load_keyring(database, MasterKeys(settings.master_keys())))
 
 
 def schema_faults(settings: Settings) -> list[str]:

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import NotFound
-from auth_portal.services import customers
+from auth_portal.services import customers, name_index
 from auth_portal.services.directory import Directory
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.notices import Notices
@@ -202,3 +202,16 @@ def test_r42_no_event_has_anybodys_data(people: People, database: Database) -> N
     for secret in ("Thandi", "Sipho", "821234567", "t@example.com", "horse", "C-1001"):
         assert secret not in told
     assert stored["name_key"] is not None
+
+
+def test_names_of_an_older_version_are_found_after_the_upgrade(
+    people: People, directory: Directory, database: Database, keyring: Keyring
+) -> None:
+    rows = "".join(f"C-{number},Somebody Else,\n" for number in range(name_index.BATCH + 3))
+    directory.import_csv(f"customer_id,name,phone\n{rows}C-X,,\n".encode(), default_region="ZA", dry_run=False)
+    with database.write() as connection:
+        connection.execute(update(CustomerRow).values(name_key=None))
+    assert not people.listed(typed="somebody else").customers
+    assert name_index.fill(database, lambda: keyring) == name_index.BATCH + 3
+    assert len(people.listed(typed="somebody else").customers) == PAGE
+    assert name_index.fill(database, lambda: keyring) == 0
