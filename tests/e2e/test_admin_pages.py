@@ -89,8 +89,9 @@ def looked_at(page: Page, path: str) -> list[str]:
 
 def test_every_page_is_reached_by_links_and_keeps_the_rules(office: Office, phone: Phone, portal: Portal) -> None:
     something_happened(phone, portal)
+    drive = something_was_made(office)
     seen: dict[str, list[str]] = {}
-    todo, known = ["/admin/"], {"/admin/"}
+    todo, known = ["/admin/", drive], {"/admin/", drive}
     findings: dict[str, list[str]] = {}
     while todo:
         path = todo.pop(0)
@@ -124,6 +125,18 @@ def something_happened(phone: Phone, portal: Portal) -> None:
         else:
             page.locator("button[name=reason][value=cancelled]").click()
         chat.answered()
+
+
+def something_was_made(office: Office) -> str:
+    """A key, a second version of a journey, and a test drive, whose path is given."""
+    office.open("/admin/api-keys/new").get_by_label("Program").fill("Chat Flow")
+    office.page.locator("input[name=scopes]").first.check()
+    office.press("Make the key")
+    office.open("/admin/journeys/app/edit").get_by_label("Name that customers read").fill("Use an app")
+    office.press("Save")
+    office.open("/admin/journeys/app/drive")
+    office.press("Begin the test drive")
+    return urlsplit(office.page.url).path
 
 
 def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Browser) -> None:
