@@ -36,7 +36,7 @@ def followed(world: World, path: str) -> Browser:
 
 
 def seed_of(browser: Browser) -> str:
-    shown = re.search(r'id="key" type="text" value="([^"]+)"', browser.page.text)
+    shown = re.search(r'id="key">([^<]+)<', browser.page.text)
     assert shown
     return unescape(shown.group(1)).replace(" ", "")
 
