@@ -24,7 +24,7 @@ def test_partial_indexes_are_there(database_url: str) -> None:
     database = Database(database_url)
     found = {
         index["name"]: (index["unique"], " ".join(str(option) for option in index["dialect_options"].values()))
-        for table in ("verifications", "deliveries")
+        for table in ("verifications", "deliveries", "journeys")
         for index in inspect(database.engine).get_indexes(table)
     }
     database.close()
@@ -34,6 +34,8 @@ def test_partial_indexes_are_there(database_url: str) -> None:
     assert found["uq_deliveries_result"][0]
     assert "callback" in found["uq_deliveries_result"][1]
     assert "pending" in found["ix_deliveries_pending"][1]
+    assert found["uq_journeys_live"][0]
+    assert "deleted_at IS NULL" in found["uq_journeys_live"][1]
 
 
 def test_upgrading_again_changes_nothing(database_url: str, tmp_path: Path) -> None:

@@ -150,7 +150,10 @@ def warnings_of(journey: JourneyConfig) -> Iterator[str]:
     if methods == {"sms_code"}:
         yield "SMS is the only proof; NIST SP 800-63B asks for another choice beside it"
     if "email_code" in methods:
-        yield "a code by e-mail is not out-of-band by NIST SP 800-63B"
+        yield (
+            "a code by e-mail is not out-of-band by NIST SP 800-63B; a mailbox is opened with a password, so the code "
+            "does not show that the person holds a device"
+        )
     if "support_code" in methods:
         yield "support can let somebody in with support_code; whoever persuades support passes that step"
     if journey.relay_defence == "none":

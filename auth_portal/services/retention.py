@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, exists, select, tuple_
+from sqlalchemy import Connection, Select, delete, exists, select, tuple_, update
 
 from auth_portal.clock import Clock
 from auth_portal.services import api_answers, limits
@@ -26,6 +26,9 @@ from auth_portal.store.models import (
     CustomerRow,
     Delivery,
     DriveRow,
+    Journey,
+    JourneyVersion,
+    Logo,
     Portal,
     Tries,
     Verification,
@@ -53,6 +56,8 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
         "audit events": _in_batches(database, _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
         "customers' links": _in_batches(database, _old_credential_links(codes), _remove_credential_links),
         "test drives": _in_batches(database, _old_drives(now - DRIVES_KEPT), _remove_drives),
+        "deleted journeys": _in_batches(database, _old_journeys(verifications), _remove_journeys),
+        "logos": _in_batches(database, _old_logos(verifications), _remove_logos),
         "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
         "counters": _sweep(database, now, limits.sweep),
         "answers kept for programs": _sweep(database, now, api_answers.sweep),
@@ -100,6 +105,31 @@ def _remove_verifications(connection: Connection, ids: Sequence[str]) -> None:
     for table in (Delivery, Challenge, Visit):
         connection.execute(delete(table).where(table.verification_id.in_(ids)))
     connection.execute(delete(Verification).where(Verification.id.in_(ids)))
+
+
+def _old_journeys(before: datetime) -> Select[Any]:
+    """Those deleted long ago that nothing refers to any more."""
+    is_used = exists().where(JourneyVersion.journey_id == Journey.id, Verification.version_id == JourneyVersion.id)
+    return select(Journey.id).where(Journey.deleted_at < before, ~is_used)
+
+
+def _remove_journeys(connection: Connection, ids: Sequence[str]) -> None:
+    is_used = exists().where(Verification.version_id == JourneyVersion.id)  # begun since they were looked for
+    connection.execute(delete(JourneyVersion).where(JourneyVersion.journey_id.in_(ids), ~is_used))
+    has_versions = exists().where(JourneyVersion.journey_id == Journey.id)
+    connection.execute(delete(Journey).where(Journey.id.in_(ids), ~has_versions))
+    # Their links were closed pages until now; a server that went on showing them would begin under nothing.
+    connection.execute(update(Portal).values(version=Portal.version + 1))
+
+
+def _old_logos(before: datetime) -> Select[Any]:
+    """Those that no version of a journey names."""
+    is_named = exists().where(JourneyVersion.document["logo"].as_string() == Logo.digest)
+    return select(Logo.digest).where(Logo.created_at < before, ~is_named)
+
+
+def _remove_logos(connection: Connection, digests: Sequence[str]) -> None:
+    connection.execute(delete(Logo).where(Logo.digest.in_(digests)))
 
 
 def _old_notices(before: datetime) -> Select[Any]:

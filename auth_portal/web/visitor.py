@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem
 from auth_portal.services.beginnings import Begun, Landing
 from auth_portal.services.cases import Stage
+from auth_portal.services.strength import weaker_twins
 from auth_portal.services.verifications import Answer
 from auth_portal.web import driving
 from auth_portal.web.context import keep_visit, services, visit_token
@@ -86,6 +87,7 @@ def _landing_page(
         fault=fault,
         has_ended_before=has_ended_before,
         is_again=has_ended_before or bool(form.get("again")),
+        weaker=weaker_twins(journey, (now.config for now in snapshot.journeys.values())),
         ways=[snapshot.workable(journey, step.any_of) for step in journey.verify_steps],
         is_without_cookie=is_without_cookie,
         was_without_cookie=is_without_cookie and bool(form.get("cookieless")),

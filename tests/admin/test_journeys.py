@@ -123,6 +123,17 @@ def test_the_form_of_a_stored_journey_changes_nothing_by_itself(owner: Desk) -> 
         assert "Nothing was different" in owner.page.text, slug
 
 
+def test_ways_to_prove_and_their_order_outlive_the_form(owner: Desk) -> None:
+    """A method that the form's words do not know, or another order, is not lost by saving something else."""
+    make(owner, step1=["totp", "support_code", "sms_code"], by=["phone", "customer_id"])
+    owner.get("/admin/journeys/loans/edit")
+    send(owner, "/admin/journeys/loans/edit", act="save", name="Other")
+    config = owner.world.services.journey_history.journey("loans").config
+    assert config.name == "Other"
+    assert config.first_step.by == ("phone", "customer_id")
+    assert config.verify_steps[0].any_of == ("totp", "support_code", "sms_code")
+
+
 def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None:
     given = {"limits.code_digits": "4", "colour": "#FFEE00", "name": "Balance & more", "server": "own",
              "server_own": "ftp://nowhere", "chat_seconds": "soon", "channel.sms": "", "channel.mail": "1"}  # fmt: skip
@@ -285,6 +296,17 @@ def test_a_chat_code_brings_its_own_result_and_variable(owner: Desk) -> None:
     config = owner.world.services.journey_history.journey("balance").config
     assert config.results["verified"] == "check_code"
     assert config.data["chat_code"] == "{chat_code}"
+
+
+def test_r35_the_weaker_of_two_that_share_a_result_is_named(owner: Desk) -> None:
+    world, shared = owner.world, {"shares_result": "1", "results.verified": "ok"}
+    make(owner, slug="strong", name="Strong", step1=["totp"], step2=["sms_code"], **shared)
+    make(owner, slug="weak", name="Weak", step1=["email_code"], **{"channel.mail": "2"}, **shared)
+    assert live(world, "weak", shares_result=True)
+    assert "which asks for less" in owner.get("/admin/journeys/strong").text
+    assert "which asks for less" not in owner.get("/admin/journeys/weak").text
+    assert "Your chat takes the answer of “Weak” as well" in world.browser().open("shared", "strong").text
+    assert "as well" not in world.browser().open("shared", "weak").text
 
 
 # --- While verifications are under way

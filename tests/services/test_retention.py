@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
@@ -22,6 +22,8 @@ from auth_portal.store.models import (
     Delivery,
     Journey,
     JourneyVersion,
+    Logo,
+    Portal,
     Tries,
     Verification,
     Visit,
@@ -119,6 +121,42 @@ def test_e3_audit_events_go_after_thirteen_months(database: Database, clock: Clo
             audit.record(connection, keyring, NOW - age, "tried")
     assert prune(database, clock)["audit events"] == 1
     assert counts(database, AuditEvent) == [1]
+
+
+def delete_journey(database: Database, age: timedelta) -> None:
+    with database.write() as connection:
+        connection.execute(update(Journey).values(deleted_at=NOW - age))
+
+
+def test_e3_a_deleted_journey_goes_when_nothing_refers_to_it(database: Database, clock: Clock, version: str) -> None:
+    delete_journey(database, 31 * DAY)
+    lay(database, version, 29 * DAY)
+    assert prune(database, clock)["deleted journeys"] == 0
+    later = NOW + 2 * DAY
+    with database.read() as connection:
+        before = connection.execute(select(Portal.version)).scalar_one()
+    assert prune(database, lambda: later)["deleted journeys"] == 1
+    assert counts(database, Journey, JourneyVersion) == [0, 0]
+    with database.read() as connection:
+        assert connection.execute(select(Portal.version)).scalar_one() == before + 1  # servers forget it
+
+
+def test_e3_a_journey_that_was_deleted_lately_and_one_that_was_not_stay(
+    database: Database, clock: Clock, version: str
+) -> None:
+    assert prune(database, clock)["deleted journeys"] == 0
+    delete_journey(database, 29 * DAY)
+    assert prune(database, clock)["deleted journeys"] == 0
+
+
+def test_a_logo_goes_when_no_version_names_it(database: Database, clock: Clock, version: str) -> None:
+    with database.write() as connection:
+        for digest, age in (("named", 31 * DAY), ("nobody's", 31 * DAY), ("new", 29 * DAY)):
+            row = {"digest": digest, "media_type": "image/png", "content": b"x", "created_at": NOW - age}
+            connection.execute(insert(Logo).values(row))
+        connection.execute(update(JourneyVersion).values(document={"logo": "named"}))
+    assert prune(database, clock)["logos"] == 1
+    assert counts(database, Logo) == [2]
 
 
 def test_counters_go_when_their_window_is_over(database: Database, clock: Clock) -> None:

@@ -26,6 +26,7 @@ LONGEST = 2000  # characters of one field; the rules allow far less, and the ans
 MOST_STEPS = 7
 BLANK_ROWS = 2
 _DROPPED = {"", "0"}
+_OF_DEFENCE = {"chat_code": ("chat_code",), "phone_match": ("phone_match", "purpose")}  # variables it brings by itself
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def of_config(config: JourneyConfig) -> Typed:
 
 
 def _is_always_sent(config: JourneyConfig, key: str, text: str) -> bool:
-    always = {"outcome", "journey", *({"chat_code"} if config.relay_defence == "chat_code" else ())}
+    always = {"outcome", "journey", *_OF_DEFENCE.get(config.relay_defence, ())}
     return key in always and text == f"{{{key}}}"
 
 

@@ -17,6 +17,7 @@ from auth_portal.services.journey_editor import Edit, Proposal
 from auth_portal.services.journey_preview import examples
 from auth_portal.services.journey_rows import Author
 from auth_portal.services.journeys import OUTCOMES, PLACEHOLDERS, JourneyConfig, default_success
+from auth_portal.services.strength import weaker_twins
 from auth_portal.web.admin import journey_form
 from auth_portal.web.admin.guard import EVERYONE, OWNERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.admin.journey_form import Typed, faults_of, label_of, lines_of, values_of
@@ -42,14 +43,15 @@ def journey(slug: str) -> Response:
 
 
 def _journey_page(slug: str, faults: Mapping[str, str], *, status: int = 200) -> Response:
-    found = services().journey_history.journey(slug)
+    found, snapshot = services().journey_history.journey(slug), services().journeys.current()
     return render(
         "admin/journeys/journey.html",
         status=status,
         slug=slug,
         journey=found.config,
         edition=found.edition,
-        is_open=services().journeys.current().is_open(found.config),
+        is_open=snapshot.is_open(found.config),
+        weaker=weaker_twins(found.config, (now.config for now in snapshot.journeys.values())),
         warnings=list(warnings_of(found.config)),
         link=_link(found.config),
         examples=examples(found.config, services().settings.sandbox_url),
@@ -157,10 +159,11 @@ def _form_page(
         label_of=label_of,
         channels=_channels(typed),
         has_sandbox=snapshot.has_sandbox,
+        all_methods=list(services().methods),
         outcomes=OUTCOMES,
         placeholders=PLACEHOLDERS,
         success=default_success({**typed.fields, "slug": slug or typed.fields.get("slug", "")}),
-        preview=_preview(typed, slug) if has_preview else None,
+        preview=_preview(typed, slug) if slug or has_preview else None,
         action=f"{PATH}/{slug}/edit" if slug else NEW,
     )
 
