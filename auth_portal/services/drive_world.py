@@ -25,6 +25,7 @@ from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.gateways.dead_end import DeadEnd, Taken
 from auth_portal.gateways.flow import PATHS, FlowGateway
 from auth_portal.methods.contract import Method
+from auth_portal.services import logos
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.directory import Directory
@@ -102,6 +103,7 @@ class DriveState(BaseModel):
     ends_at: datetime
     master_key: str
     tables: bytes = b""
+    of: str = "live"  # or "draft"
     is_waiting: bool = True
     codes_typed: list[bool] = []
     messages: list[SentMessage] = []
@@ -181,9 +183,10 @@ def opened(state: DriveState, parts: Parts) -> Iterator[World]:
 
 
 def new_state(
-    journey: JourneyConfig, snapshot: Snapshot, reference: str, ends_at: datetime, parts: Parts
-) -> DriveState:
-    """A drive of a journey at its beginning, in a portal like the real one.
+    journey: JourneyConfig, snapshot: Snapshot, parts: Parts, *, reference: str, ends_at: datetime, of: str,
+    picture: bytes = b"",
+) -> DriveState:  # fmt: skip
+    """A drive of a journey at its beginning, in a portal like the real one; ``picture`` is the journey's logo.
 
     Raises BadConfig where the journey could not be live: then there is nothing to drive.
     """
@@ -195,12 +198,16 @@ def new_state(
         path="/" if journey.default else f"/j/{journey.slug}",
         person=person,
         ends_at=ends_at,
+        of=of,
         master_key=secrets.token_urlsafe(32),
     )
     with folded.unfolded(folded.empty()) as (database, fold):
         master = MasterKeys((state.master_key,))
         furnish(database, master, parts.clock())
         keyring = load_keyring(database, master)
+        if picture:
+            with database.write() as connection:
+                logos.keep(connection, parts.clock(), picture)
         configuration = Configuration(database, keyring, parts.clock, has_sandbox=False, check_origin=lambda _url: None)
         configuration.import_toml(_config(journey, snapshot), file_name="drive")
         directory = Directory(database, keyring, parts.passwords, parts.clock)

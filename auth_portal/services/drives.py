@@ -26,6 +26,7 @@ from auth_portal.services.drive_world import new_state as new_state_of
 from auth_portal.services.drive_world import opened as opened_world
 from auth_portal.services.flow_setup import variable_of
 from auth_portal.services.journeys import JourneyConfig, Journeys
+from auth_portal.services.logos import Logos
 from auth_portal.services.results import VERIFIED
 from auth_portal.services.retention import DRIVES_KEPT
 from auth_portal.store.db import Database, expected_revision, new_id
@@ -48,6 +49,7 @@ class DriveView:
     id: str
     journey: JourneyConfig
     business: str
+    of: str
     link: str
     person: TestPerson
     totp_code: str
@@ -81,6 +83,7 @@ class Drives:
         self._journeys = journeys
         self._parts = parts
         self._public_url = public_url
+        self._logos = Logos(database)
 
     def begin(self, admin_id: str, journey: JourneyConfig, of: str) -> str:
         """A new drive of a journey; gives its id. It ends this admin's drive before it.
@@ -91,7 +94,10 @@ class Drives:
         now = self._parts.clock()
         drive_id, ends_at = new_id(now), now + timedelta(seconds=journey.chat_seconds)
         reference = self._keyring.sign("drive", PREFIX + drive_id)
-        state = new_state_of(journey, self._journeys.current(), reference, ends_at, self._parts)
+        picture = self._logos.get(journey.logo).content if journey.logo else b""
+        state = new_state_of(
+            journey, self._journeys.current(), self._parts, reference=reference, ends_at=ends_at, of=of, picture=picture
+        )
         row = {
             "id": drive_id, "admin_id": admin_id, "slug": journey.slug, "made_at": now, "ends_at": ends_at,
             "revision": expected_revision(), "state_sealed": self._sealed(drive_id, state),
@@ -192,6 +198,7 @@ class Drives:
             id=drive_id,
             journey=state.journey,
             business=state.business,
+            of=state.of,
             link=f"{self._public_url}{state.path}?reference={state.reference}",
             person=state.person,
             totp_code=pyotp.TOTP(state.person.totp_secret).at(now),

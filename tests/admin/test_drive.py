@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from html import unescape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,11 +26,13 @@ from auth_portal.store.models import (
     Delivery,
     DriveRow,
     Journey,
+    JourneyVersion,
     Tries,
     Verification,
     Visit,
 )
 from tests.admin.desk import MAIL_OF, Desk, signed_in
+from tests.admin.test_journeys import PNG, edit, fields_of_logo, live, make
 from tests.receiver import Receiver
 from tests.world import Browser, World, journey, open_world
 
@@ -207,6 +210,49 @@ def test_declining_and_running_out_of_time_are_answered_too(small_world: World) 
     small_world.clock.advance(520)
     desk.get(path)
     assert fact(desk, "outcome") == "expired", "nobody looked: the page of the drive ends what is due"
+
+
+def test_a_draft_is_driven_as_it_was_typed_and_saves_nothing(owner: Desk) -> None:
+    world, versions = owner.world, len(owner.world.rows(JourneyVersion))
+    edit(owner, act="drive", name="Typed and not saved", **{"results.verified": "let_them_in"})
+    assert "Typed and not saved" in owner.page.text
+    assert "This is the form as you typed it" in owner.page.text
+    path = owner.path
+    owner.prove(driven(owner, path))
+    owner.get(path)
+    assert fact(owner, "Result") == "let_them_in"
+    assert "the chat knows who you are" in owner.page.text
+    assert len(world.rows(JourneyVersion)) == versions
+    assert world.services.journeys.current().journey("balance").config.name == "Balance"
+
+
+def test_a_new_journey_is_driven_before_it_is_saved(owner: Desk) -> None:
+    make(owner, act="drive")
+    path = owner.path
+    assert path.startswith("/admin/journeys/loans/drive/")
+    owner.prove(driven(owner, path))
+    owner.get(path)
+    assert fact(owner, "Result") == "verified_loans"
+    assert "loans" not in owner.world.services.journeys.current().journeys
+
+
+def test_a_draft_that_cannot_work_comes_back_with_the_reason(owner: Desk) -> None:
+    make(owner, act="drive", **{"channel.sms": ""})
+    assert owner.page.status_code == 422
+    assert "carries SMS" in owner.page.text
+    assert 'value="Ask about a loan"' in owner.page.text
+    make(owner, act="drive", name="")
+    assert owner.page.status_code == 422
+    assert owner.world.rows(DriveRow) == []
+
+
+def test_a_logo_is_driven_too(owner: Desk) -> None:
+    data = {**fields_of_logo(owner), "logo": (BytesIO(PNG), "logo.png", "image/png")}
+    owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
+    digest = owner.world.services.journey_history.journey("balance").config.logo
+    assert live(owner.world, "balance", logo=digest)
+    begin(owner)
+    assert f"/logo/{digest}" in owner.get(link_of(owner)).text
 
 
 # --- Who may

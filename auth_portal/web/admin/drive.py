@@ -9,6 +9,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config_file import BadConfig
+from auth_portal.services.journeys import JourneyConfig
 from auth_portal.web.admin.guard import WRITERS, done, form_text, me, render, route
 from auth_portal.web.context import services
 
@@ -26,15 +27,16 @@ def begin(slug: str) -> BaseResponse:
     """Begins a drive of the journey as it is live."""
     journey = services().journeys.current().journey(slug).config
     try:
-        drive_id = services().drives.begin(me().admin_id, journey, "live")
-    except BadConfig as error:
-        return render("admin/setup/drive_start.html", status=422, journey=journey, faults=reasons(error))
-    return done(_path(slug, drive_id), _("The test drive has begun. Tap the link in the chat."))
+        return begun(journey, "live")
+    except BadConfig as error:  # without the places of a file that nobody wrote
+        reasons = [fault.reason for fault in error.found]
+        return render("admin/setup/drive_start.html", status=422, journey=journey, faults=reasons)
 
 
-def reasons(error: BadConfig) -> list[str]:
-    """Why a journey cannot be driven, without the places of a file that nobody wrote."""
-    return [fault.reason for fault in error.found] or list(error.faults)
+def begun(journey: JourneyConfig, of: str) -> BaseResponse:
+    """Leads to a new drive of a journey, saved or not. Raises BadConfig where it could not be live."""
+    drive_id = services().drives.begin(me().admin_id, journey, of)
+    return done(_path(journey.slug, drive_id), _("The test drive has begun. Tap the link in the chat."))
 
 
 @route("/journeys/<slug>/drive/<drive_id>", allow=WRITERS)
@@ -42,7 +44,13 @@ def chat(slug: str, drive_id: str) -> Response:
     """The chat of a drive, its codes, and what Flow would have received."""
     view = services().drives.look(drive_id, me().admin_id)
     is_live = "live" in request.args  # then script fetches the page anew
-    response = render("admin/setup/drive.html", drive=view, path=_path(slug, drive_id), is_live=is_live)
+    response = render(
+        "admin/setup/drive.html",
+        drive=view,
+        path=_path(slug, drive_id),
+        is_live=is_live,
+        is_stored=slug in services().journeys.current().journeys,
+    )
     if view.stage == "waiting" and not is_live:
         response.headers["Refresh"] = str(REFRESH_SECONDS)
     return response

@@ -6,19 +6,20 @@ The pages below a journey that are not here: how to set it up in Chat Flow, whom
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flask import Response, make_response, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config_file import Fault
+from auth_portal.services.config_file import BadConfig, Fault
 from auth_portal.services.config_rules import warnings_of
 from auth_portal.services.journey_editor import Edit, Proposal
 from auth_portal.services.journey_preview import examples
 from auth_portal.services.journey_rows import Author
 from auth_portal.services.journeys import OUTCOMES, PLACEHOLDERS, JourneyConfig, default_success
 from auth_portal.services.strength import weaker_twins
-from auth_portal.web.admin import journey_form
+from auth_portal.web.admin import drive, journey_form
 from auth_portal.web.admin.guard import EVERYONE, OWNERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.admin.journey_form import Typed, faults_of, label_of, lines_of, values_of
 from auth_portal.web.context import services
@@ -114,6 +115,8 @@ def _take_form(stored_slug: str | None, slug: str, logo: str) -> BaseResponse:
         shown = typed.with_step() if act == "add_step" else typed
         return _form_page(shown, slug=stored_slug, based_on=based_on, has_preview=act == "preview")
     values = values_of(typed, slug, logo)
+    if act == "drive":
+        return _drive(typed, values, stored_slug, based_on)
     edit = Edit(values, _author(), max(1, based_on) if stored_slug else 0)
     if twice := typed.named_twice:
         proposal, faults = Proposal(), faults_of([Fault("", "data", _("%(name)s is there twice", name=twice))])
@@ -124,6 +127,17 @@ def _take_form(stored_slug: str | None, slug: str, logo: str) -> BaseResponse:
         status = 409 if proposal.newer else 422
         return _form_page(typed, slug=stored_slug, based_on=based_on, faults=faults, newer=proposal, status=status)
     return done(f"{PATH}/{slug}", _told(proposal))
+
+
+def _drive(typed: Typed, values: Mapping[str, Any], stored_slug: str | None, based_on: int) -> BaseResponse:
+    """Drives what is typed, saved or not; where it cannot be driven the form says why."""
+    config, faults = services().journey_editor.read(values)
+    if config is not None:
+        try:
+            return drive.begun(config, "draft")
+        except BadConfig as error:
+            faults = [Fault("", fault.key, fault.reason) for fault in error.found]
+    return _form_page(typed, slug=stored_slug, based_on=based_on, faults=faults_of(faults), status=422)
 
 
 def _told(proposal: Proposal) -> str:
