@@ -3,6 +3,7 @@
 "use strict";
 
 const POLL_MILLISECONDS = 2000;
+let timer = 0;
 
 function isSame(old, fresh) {
   if (fresh.dataset.version) return old.dataset.version === fresh.dataset.version;
@@ -30,6 +31,7 @@ function takeOver(page) {
     else exchange(old, fresh);
   }
   document.title = page.title;
+  if (page.querySelector("[data-settled]")) clearInterval(timer); // nothing comes any more, and each look counts as use
 }
 
 async function look() {
@@ -57,6 +59,6 @@ async function leaveRefreshing() {
 if (document.querySelector("[data-refreshing]")) {
   leaveRefreshing();
 } else if (document.querySelector("[data-live]")) {
-  setInterval(look, POLL_MILLISECONDS);
+  timer = setInterval(look, POLL_MILLISECONDS);
   document.addEventListener("visibilitychange", look);
 }

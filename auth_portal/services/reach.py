@@ -182,6 +182,8 @@ class Road:
             return ()
         if step == 1 and self._is_matched and not traits & Trait.PHONE:
             return ("phone",)
+        if step == 1 and "customer_id" in self._by:
+            return ()  # it names everybody, so who shares a contact was not even asked
         if step == 1:
             return tuple(kind for kind in self._by if not _names(kind, traits))
         return tuple(method for method in self._all[step - 2] if not self._has(method, traits))
