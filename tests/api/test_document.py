@@ -22,7 +22,7 @@ from tests.world import World, open_world
 HOST = {"PORTAL_PUBLIC_URL": "http://localhost"}  # what Schemathesis calls itself
 # A schema cannot say what a phone number is, so what fits it may still be refused.
 LEFT_OUT = [checks.positive_data_acceptance]
-EXAMPLES = 20  # of each operation, each way
+EXAMPLES = 12  # of each operation, each way
 DOCUMENT = "/api/v1/openapi.json"
 BOUNDED = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,

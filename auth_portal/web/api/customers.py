@@ -23,6 +23,7 @@ from auth_portal.web.api.frame import (
     Keep,
     answer,
     caller,
+    cursor,
     once,
     page,
     read_json,
@@ -41,8 +42,8 @@ TEXTS = frozenset(FIELDS) - {"customer_id"}
 def list_customers() -> Response:
     """A page of customers in the order of their IDs."""
     _filters, paging = read_query()
-    found = services().people.listed_openly(paging.after, paging.limit)
-    return page([_shown(customer) for customer in found.customers], found.after)
+    found = services().people.listed_openly(paging.text_after(), paging.limit)
+    return page([_shown(customer) for customer in found.customers], cursor(found.after))
 
 
 @route("/customers", scope="customers:write", method="POST")
