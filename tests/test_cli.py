@@ -257,9 +257,17 @@ def test_prune_says_what_it_removed(any_shell: Shell) -> None:
     assert any_shell.succeeds("prune") == [
         "0 codes removed.",
         "0 verifications removed.",
+        "0 notices removed.",
+        "0 alerts removed.",
+        "0 admins' sessions and links removed.",
         "0 audit events removed.",
+        "0 customers' links removed.",
+        "0 test drives removed.",
+        "0 deleted journeys removed.",
+        "0 logos removed.",
         "0 counts of strangers removed.",
         "0 counters removed.",
+        "0 answers kept for programs removed.",
     ]
 
 

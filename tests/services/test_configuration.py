@@ -407,7 +407,7 @@ class TestFaults:
                 'acme.toml: journeys[2] "loans" return_url: must begin with https://',
                 'acme.toml: journeys[2] "loans" channels: must be a list',
                 'acme.toml: journeys[2] "loans" steps[2].any_of: unknown method carrier pigeon; known: password, '
-                "sms_code, email_code, totp",
+                "sms_code, email_code, totp, support_code",
                 'acme.toml: journeys[2] "loans" limits.code_digits: must be at most 10',
                 'acme.toml: journeys[2] "loans" limits.sends: must be at least 1',
                 'acme.toml: journeys[2] "loans" limits.resend_waits: must have at least 1 entries',
