@@ -22,7 +22,7 @@ from auth_portal.store.models import AlertRow, ChannelState, Delivery
 from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver, spend_tries
-from tests.world import CONFIG, STANDARD, World, configure, journey, open_world
+from tests.world import CONFIG, World, journey, open_world
 
 
 @pytest.fixture
@@ -279,7 +279,6 @@ def test_a_webhook_that_is_down_is_tried_again_and_blocks_nobody(still: World, h
 def test_d4_a_webhook_to_a_private_address_never_leaves(
     tmp_path: Path, sqlite_url: str, receiver: Receiver, httpserver: HTTPServer
 ) -> None:
-    configure(sqlite_url, receiver, CONFIG + STANDARD)
     targets = f"127.0.0.1:{receiver.server.server_port}"
     settings = {**STILL, "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0", "PORTAL_PRIVATE_TARGETS": targets}
     with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:

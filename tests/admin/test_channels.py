@@ -1,0 +1,475 @@
+"""The channels' pages: made, changed, tried, switched and deleted through the forms, against real servers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+from pytest_httpserver import HTTPServer
+
+from auth_portal.gateways.channels import ChannelConfig
+from auth_portal.services.configuration import Configuration
+from auth_portal.store.models import AuditEvent, ChannelRow, Delivery
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import Receiver
+from tests.security.tools import STILL, code_for, deliver, logged
+from tests.serving import free_port
+from tests.world import MAIL, PHONE, World, journey, open_world
+
+CLICKATELL = {"kind": "clickatell", "api_key": "the-first-key", "countries": "ZA", "daily_cap": "50"}
+NEW = "/admin/channels/_new"
+
+
+@pytest.fixture
+def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
+        yield opened
+
+
+@pytest.fixture
+def desk(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[Desk]:
+    """An owner, where nothing leaves until the test says so."""
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as opened:
+        yield signed_in(opened)
+
+
+def send(desk: Desk, path: str, **fields: str) -> Any:
+    """Posts a form of this page; a field may be called ``headers``."""
+    data = {**desk.hidden(path), **fields}
+    desk.page = desk.client.post(path, data=data, base_url=desk.base_url)
+    return desk._followed()
+
+
+def renewed(world: World) -> dict[str, ChannelConfig]:
+    """The channels in use, as every server knows them within a second."""
+    return dict(world.services.journeys.renewed().channels)
+
+
+def make(desk: Desk, name: str, **fields: str) -> Any:
+    desk.get(f"{NEW}?kind={fields['kind']}")
+    return send(desk, "/admin/channels/_new", name=name, **fields)
+
+
+def mails(world: World) -> list[str]:
+    """What the owners were mailed."""
+    deliver(world)
+    return [message["text"] for message in world.receiver.messages if message["kind"] == "mail"]
+
+
+def shown(page: Any) -> str:
+    """The text of a page."""
+    main = page.text.split('<main id="main">')[1].split("</main>")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", main).replace("&#39;", "'").replace("&#34;", '"').split())
+
+
+def test_a_channel_is_made_with_every_fault_named_at_its_field(desk: Desk) -> None:
+    typed = {"api_key": "", "countries": "South Africa", "daily_cap": "plenty", "base_url": "http://10.0.0.1"}
+    page = make(desk, "SMS!", kind="clickatell", **typed)
+    assert page.status_code == 422
+    for name in ("name", "api_key", "countries", "daily_cap"):
+        assert re.search(rf'id="{name}"[^>]*aria-invalid', page.text), name
+    assert "must be a whole number" in page.text
+    assert 'value="South, Africa"' in page.text or 'value="South Africa"' in page.text  # kept
+    page = make(desk, "clicks", **CLICKATELL, base_url=desk.world.receiver.origin)
+    assert page.status_code == 200
+    assert desk.path == "/admin/channels/clicks"
+    assert renewed(desk.world)["clicks"].api_key == "the-first-key"  # type: ignore[attr-defined]
+    assert "is the name of another channel already" in make(desk, "clicks", **CLICKATELL).text
+
+
+def test_secrets_go_in_and_never_come_out(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    support = signed_in(desk.world, "support")
+    for browser, paths in ((desk, ("", "/edit", "/delete")), (support, ("",))):
+        for path in paths:
+            assert "the-first-key" not in browser.get(f"/admin/channels/clicks{path}").text
+    assert "api_key" not in support.get("/admin/channels/clicks").text
+    assert "the-first-key" not in repr([row.facts for row in desk.world.rows(AuditEvent)])
+    assert "the-first-key" not in repr(mails(desk.world))
+    assert "the-first-key" not in repr([row._mapping for row in desk.world.rows(ChannelRow)])
+
+
+def test_an_empty_secret_keeps_the_stored_one(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    desk.get("/admin/channels/clicks/edit")
+    desk.post(
+        "/admin/channels/clicks/edit",
+        **{**CLICKATELL, "api_key": "", "daily_cap": "60"},
+        base_url="https://platform.clickatell.com",
+    )
+    config = renewed(desk.world)["clicks"]
+    assert (config.daily_cap, config.api_key) == (60, "the-first-key")  # type: ignore[attr-defined]
+    (event,) = (row for row in desk.world.rows(AuditEvent) if row.kind == "channel_changed")
+    assert event.admin_id == desk.admin_id
+    assert event.facts["changes"]["channel clicks"] == {"daily_cap": ["50", "60"], "api_key": ["secret", "kept"]}
+
+
+@pytest.mark.parametrize("address", ["https://attacker.example", "https://platform.clickatell.com:444"])
+def test_d4_a_stored_secret_never_goes_to_a_changed_address(desk: Desk, address: str) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    desk.get("/admin/channels/clicks/edit")
+    page = desk.post("/admin/channels/clicks/edit", **{**CLICKATELL, "api_key": ""}, base_url=address)
+    assert page.status_code == 422
+    assert "a stored secret never goes anywhere but where it was given for" in page.text
+    assert f'value="{address}"' in page.text
+    assert renewed(desk.world)["clicks"].address.startswith("https://platform.clickatell.com/")
+    page = desk.post("/admin/channels/clicks/edit", **{**CLICKATELL, "api_key": "another-key"}, base_url=address)
+    assert page.status_code == 200
+    assert renewed(desk.world)["clicks"].api_key == "another-key"  # type: ignore[attr-defined]
+
+
+def test_r19_every_change_of_a_channel_asks_for_the_second_factor_and_is_mailed(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    desk.world.clock.advance(601)
+    desk.get("/admin/channels/clicks/edit")
+    values = {**CLICKATELL, "daily_cap": "70", "base_url": "https://platform.clickatell.com", "api_key": ""}
+    page = desk.post("/admin/channels/clicks/edit", **values)
+    assert page.status_code == 422
+    assert 'value="70"' in page.text
+    assert renewed(desk.world)["clicks"].daily_cap == 50
+    for path in ("switch", "delete"):
+        desk.get("/admin/channels/clicks" if path == "switch" else "/admin/channels/clicks/delete")
+        assert desk.post(f"/admin/channels/clicks/{path}").status_code == 422
+    desk.get("/admin/channels/clicks/edit")
+    desk.post("/admin/channels/clicks/edit", **values, second_factor=desk.second_factor())
+    assert renewed(desk.world)["clicks"].daily_cap == 70
+    told = "\n".join(mails(desk.world))
+    assert "channel clicks: added" in told
+    assert "daily_cap: 50 -> 70" in told
+
+
+def test_headers_are_kept_one_by_one(desk: Desk) -> None:
+    fields = {
+        "kind": "http", "carries": "sms", "url": "https://gateway.example/send", "method": "POST", "success": "200 202",
+        "headers": "Authorization: Bearer the-token\nX-Key: one", "body": '{"to": "{to}"}', "content_type": "application/json",
+        "countries": "ZA NA", "daily_cap": "9",
+    }  # fmt: skip
+    make(desk, "gateway", **fields)
+    page = desk.get("/admin/channels/gateway/edit")
+    assert "Authorization: keep\nX-Key: keep" in page.text
+    assert "Bearer the-token" not in page.text
+    send(desk, "/admin/channels/gateway/edit", **{**fields, "headers": "Authorization: keep\nX-Key: two"})
+    config = renewed(desk.world)["gateway"]
+    assert config.headers == {"Authorization": "Bearer the-token", "X-Key": "two"}  # type: ignore[attr-defined]
+    assert (config.countries, config.success) == (("ZA", "NA"), (200, 202))  # type: ignore[attr-defined]
+
+
+def test_a_channel_that_a_journey_needs_is_not_switched_off_and_the_journey_is_named(desk: Desk) -> None:
+    desk.get("/admin/channels/sms")
+    page = desk.post("/admin/channels/sms/switch", active="0")
+    assert page.status_code == 422
+    assert "It was not switched off" in page.text
+    assert 'href="/admin/journeys/balance"' in page.text
+    assert 'href="/admin/journeys/password"' not in page.text.split("Switch off")[-2]
+    assert "sms" in renewed(desk.world)
+    desk.get("/admin/channels/sms/delete")
+    page = desk.post("/admin/channels/sms/delete")
+    assert page.status_code == 422
+    assert "It was not deleted" in page.text
+    assert "sms" in renewed(desk.world)
+
+
+def test_with_a_fallback_a_channel_can_be_switched_off_under_load(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    """The emergency: the first provider is down, and the next one of each journey takes its place."""
+    config = journey("balance", "sms_code", default=True, channels=("sms", "second"))
+    with open_world(tmp_path, sqlite_url, receiver, config=CONFIG_SECOND + config, settings=STILL) as world:
+        desk = signed_in(world)
+        page = desk.get("/admin/channels/second")
+        assert "number 2 of 2, if those before it are off" in page.text
+        desk.get("/admin/channels/sms")
+        assert desk.post("/admin/channels/sms/switch", active="0").status_code == 200
+        world.services.journeys.renewed()
+        assert world.browser().begin("one").status_code == 200
+        assert {row.target for row in world.rows(Delivery) if row.challenge_id} == {"second"}
+        assert "the journey needs it" not in desk.get("/admin/channels/second").text
+        assert desk.post("/admin/channels/second/switch", active="0").status_code == 422  # now it is the last way
+        desk.get("/admin/channels/sms")
+        desk.post("/admin/channels/sms/switch", active="1")
+        assert "sms" in renewed(world)
+        desk.get("/admin/channels/sms/edit")
+
+
+CONFIG_SECOND = """
+[[channels]]
+name = "second"
+kind = "http"
+carries = "sms"
+url = "{receiver}/sms"
+body = '{{"to": "{{to}}", "text": "{{text}}"}}'
+countries = ["ZA"]
+daily_cap = 100
+"""
+
+
+def test_an_unused_channel_is_deleted_with_its_secrets(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    desk.get("/admin/channels/clicks/delete")
+    desk.post("/admin/channels/clicks/delete")
+    assert desk.path == "/admin/channels"
+    assert "clicks" not in {row.name for row in desk.world.rows(ChannelRow)}
+    assert desk.get("/admin/channels/clicks").status_code == 404
+    (event,) = (row for row in desk.world.rows(AuditEvent) if row.kind == "channel_deleted")
+    assert event.facts["channels"] == ["clicks"]
+
+
+def test_a_channel_that_is_off_stays_off_when_it_is_edited(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    desk.post("/admin/channels/clicks/switch", active="0")
+    assert "clicks" not in renewed(desk.world)
+    desk.get("/admin/channels/clicks/edit")
+    desk.post(
+        "/admin/channels/clicks/edit",
+        **{**CLICKATELL, "daily_cap": "77", "base_url": "https://platform.clickatell.com"},
+    )
+    assert "clicks" not in renewed(desk.world)
+    assert 'value="77"' in desk.get("/admin/channels/clicks/edit").text
+
+
+def test_the_sandbox_kinds_cannot_be_made_without_the_sandbox(desk: Desk) -> None:
+    assert "sandbox inbox" not in desk.get("/admin/channels/_new").text.lower()
+    desk.get(f"{NEW}?kind=smtp")
+    assert desk.post("/admin/channels/_new", name="in", kind="inbox").status_code == 404
+
+
+# --- Tests of a channel
+
+
+def test_a_test_by_clickatell_says_what_clickatell_said(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL, base_url=desk.world.receiver.origin)
+    page = desk.post("/admin/channels/clicks/test", number="082 123 4567", carries="sms")
+    assert "Waiting for the provider" in page.text
+    assert page.headers["Refresh"].startswith("2; url=/admin/channels/clicks/tests/")
+    deliver(desk.world)
+    page = desk.get(desk.path)
+    assert "The provider took the message" in page.text
+    assert "Refresh" not in page.headers
+    (sent,) = desk.world.receiver.platform
+    assert json.loads(sent["body"])["messages"][0]["to"] == "27821234567"
+    (event,) = (row for row in desk.world.rows(AuditEvent) if row.kind == "channel_tested")
+    assert (event.admin_id, event.facts) == (desk.admin_id, {"channel": "clicks", "carries": "sms"})
+    assert "clicks" in desk.get("/admin/channels").text
+    assert "ZA: 1 of 50" in shown(desk.get("/admin/channels/clicks"))
+
+
+def test_r42_a_refused_test_is_told_in_words_masked_and_without_a_body(desk: Desk, httpserver: HTTPServer) -> None:
+    answer = {"error": {"code": 3, "description": "no funds on account 1234567 of owner@example.com " + "x" * 5000}}
+    httpserver.expect_request("/v1/message").respond_with_json(answer, status=400)
+    make(desk, "clicks", **CLICKATELL, base_url=httpserver.url_for("").rstrip("/"))
+    desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms")
+    deliver(desk.world)
+    page = desk.get(desk.path)
+    assert "Clickatell refuses the key, the account or its funds." in page.text
+    assert "This is for you to mend" in page.text
+    assert "1234567" not in page.text
+    assert "owner@example.com" not in page.text
+    assert "x" * 200 not in page.text
+    listed = shown(desk.get("/admin/channels"))
+    assert "failing" in listed
+    assert "only you can mend this" in listed
+
+
+def test_a_test_by_smtp_goes_to_the_admins_own_address_only(desk: Desk, smtp: Smtp) -> None:
+    fields = {
+        "kind": "smtp",
+        "host": "127.0.0.1",
+        "port": str(smtp.port),
+        "security": "none",
+        "username": "portal",
+        "password": "right",
+        "sender": "Acme <no-reply@acme.example>",
+    }
+    make(desk, "post", **fields)
+    desk.post("/admin/channels/post/test", carries="email", number="attacker@example.com", to="attacker@example.com")
+    deliver(desk.world)
+    (mail,) = smtp.mails
+    assert mail["To"] == desk.email
+    assert "test of the channel post" in mail["Subject"]
+    assert "The provider took the message" in desk.get(desk.path).text
+    desk.get("/admin/channels/post/edit")
+    desk.post("/admin/channels/post/edit", **{**fields, "password": "wrong"})
+    desk.get("/admin/channels/post")
+    desk.post("/admin/channels/post/test", carries="email")
+    deliver(desk.world)
+    page = desk.get(desk.path)
+    assert "The message was not taken" in page.text
+    assert "Authentication credentials invalid" in page.text
+
+
+class Smtp:
+    """A mail server that wants a login."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.port = free_port()
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))  # type: ignore[arg-type]
+        return "250 OK"
+
+    @staticmethod
+    def may_enter(
+        _server: object, _session: object, _envelope: object, _mechanism: str, login: LoginPassword
+    ) -> AuthResult:
+        return AuthResult(success=login.password == b"right", handled=False)
+
+
+@pytest.fixture
+def smtp() -> Iterator[Smtp]:
+    kept = Smtp()
+    controller = Controller(
+        kept,
+        hostname="127.0.0.1",
+        port=kept.port,
+        authenticator=kept.may_enter,
+        auth_required=True,
+        auth_require_tls=False,
+    )
+    controller.start()
+    yield kept
+    controller.stop()
+
+
+def test_tests_are_few_and_only_to_allowed_countries(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL, base_url=desk.world.receiver.origin)
+    page = desk.post("/admin/channels/clicks/test", number="+447400123456", carries="sms")
+    assert page.status_code == 422
+    assert "is of GB; this channel may send to ZA" in page.text
+    assert 'value="+447400123456"' in page.text
+    assert desk.post("/admin/channels/clicks/test", number="12", carries="sms").status_code == 422
+    for _ in range(5):
+        assert desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms").status_code == 200
+        desk.get("/admin/channels/clicks")
+    page = desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms")
+    assert page.status_code == 429
+    assert "You sent several tests in a row" in page.text
+    desk.world.clock.advance(601)
+    assert desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms").status_code == 200
+    deliver(desk.world)
+    assert len(desk.world.receiver.platform) == 1  # the others are older than a minute
+
+
+def test_r12_a_test_counts_against_the_daily_cap(desk: Desk) -> None:
+    make(desk, "clicks", **{**CLICKATELL, "daily_cap": "2"}, base_url=desk.world.receiver.origin)
+    for _ in range(2):
+        desk.get("/admin/channels/clicks")
+        desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms")
+    desk.get("/admin/channels/clicks")
+    page = desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms")
+    assert page.status_code == 422
+    assert "all that its daily cap allows" in page.text
+
+
+def test_d4_a_test_to_a_private_address_never_leaves(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, httpserver: HTTPServer
+) -> None:
+    """The rule is asked when the channel is saved, and again when the message leaves."""
+    targets = f"127.0.0.1:{receiver.server.server_port}"
+    guarded = {**STILL, "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0", "PORTAL_PRIVATE_TARGETS": targets}
+    with open_world(tmp_path, sqlite_url, receiver, settings=guarded) as world:
+        desk = signed_in(world)
+        page = make(desk, "other", **CLICKATELL, base_url="https://10.0.0.1")
+        assert page.status_code == 422
+        assert "not a public one" in page.text
+        lenient = Configuration(
+            world.database, world.services.keyring, world.clock, has_sandbox=False, check_origin=lambda _url: None
+        )
+        inside = httpserver.url_for("").rstrip("/")
+        lenient.import_toml(
+            f'[[channels]]\nname = "inside"\nkind = "clickatell"\napi_key = "k"\ncountries = ["ZA"]\ndaily_cap = 5\n'
+            f'base_url = "{inside}"\n', file_name="before the rule was tightened",
+        )  # fmt: skip
+        desk.get("/admin/channels/inside")
+        desk.post("/admin/channels/inside/test", number=PHONE, carries="sms")
+        deliver(world)
+        assert "The address must begin with https://" in desk.get(desk.path).text
+    assert httpserver.log == []
+
+
+def test_what_support_and_the_auditor_may(desk: Desk) -> None:
+    support, auditor = signed_in(desk.world, "support"), signed_in(desk.world, "auditor")
+    page = support.get("/admin/channels/mail")
+    assert "Send the test" in page.text
+    assert "/edit" not in page.text.split('<main id="main">')[1]
+    support.post("/admin/channels/mail/test", carries="email")
+    deliver(desk.world)
+    assert "The provider took the message" in support.get(support.path).text
+    assert desk.world.receiver.messages[-1]["to"] == support.email
+    assert "Send the test" not in auditor.get("/admin/channels/mail").text
+
+
+# --- Under way
+
+
+def test_a_rotated_secret_loses_no_verification_that_is_under_way(still: World) -> None:
+    """Begun with the old key, which the provider then refuses; the next attempt has the new one."""
+    desk = signed_in(still)
+    deliver(still)
+    desk.get("/admin/channels/sms/edit")
+    fields = {
+        "carries": "sms",
+        "url": f"{still.receiver.origin}/v1/message",
+        "method": "POST",
+        "success": "200, 202",
+        "body": '{"to": "{to}", "text": "{text}"}',
+        "content_type": "application/json",
+        "countries": "ZA",
+        "daily_cap": "100",
+    }
+    send(desk, "/admin/channels/sms/edit", **fields, headers="Authorization: old")
+    still.services.journeys.renewed()
+    browser = still.browser()
+    browser.begin("under-way")
+    with logged():
+        deliver(still)
+    assert still.receiver.platform[-1]["authorization"] == "old"
+    waiting = still.browser()
+    waiting.begin("waiting", identifier="C-1002")
+    desk.get("/admin/channels/sms/edit")
+    assert send(desk, "/admin/channels/sms/edit", **fields, headers="Authorization: new").status_code == 200
+    still.services.journeys.renewed()  # what every server does within a second
+    deliver(still)
+    assert still.receiver.platform[-1]["authorization"] == "new"  # the message that waited
+    still.clock.advance(31)
+    browser.get("/verify")
+    browser.post("/verify/resend")
+    deliver(still)
+    sent = still.receiver.platform[-1]
+    assert sent["authorization"] == "new"
+    browser.prove(json.loads(sent["body"])["text"].split()[0])
+    waiting.prove(json.loads(still.receiver.platform[1]["body"])["text"].split()[0])
+    deliver(still)
+    assert [call.body["result"] for call in still.receiver.callbacks] == ["verified", "verified"]
+
+
+def test_e_mail_codes_still_leave_while_channels_change(still: World) -> None:
+    desk = signed_in(still)
+    browser = still.browser()
+    browser.begin("one", "mail")
+    desk.get("/admin/channels/mail/edit")
+    page = desk.post(
+        "/admin/channels/mail/edit",
+        carries="email",
+        url=f"{still.receiver.origin}/mail",
+        method="POST",
+        headers="",
+        body='{"to": "{to}", "text": "{text}", "subject": "{subject}"}',
+        content_type="application/json",
+        success="200",
+        countries="",
+        daily_cap="500",
+    )
+    assert page.status_code == 200, shown(page)
+    still.services.journeys.renewed()
+    browser.prove(code_for(still, MAIL))
+    deliver(still)
+    assert [call.body["result"] for call in still.receiver.callbacks] == ["verified_mail"]

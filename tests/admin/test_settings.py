@@ -1,0 +1,274 @@
+"""The settings' page: saved through the form, the webhook's secret, and the config file in and out."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+
+from auth_portal.store.models import AuditEvent, Portal, WebhookSecret
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import Receiver
+from tests.security.tools import STILL, deliver
+from tests.world import World, open_world
+
+FORM = {
+    "name": "Acme Bank",
+    "default_region": "ZA",
+    "support_contact": "https://acme.example/help",
+    "limits.begins_per_minute": "300",
+    "limits.password_checks_per_minute": "60",
+    "retention.codes_hours": "24",
+    "retention.verifications_days": "30",
+    "retention.audit_days": "396",
+    "notices_by": "",
+    "alerts.email": "1",
+    "alerts.webhook": "",
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[Desk]:
+    """An owner, where nothing leaves until the test says so."""
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as opened:
+        yield signed_in(opened)
+
+
+def save(desk: Desk, **changed: str) -> Any:
+    desk.get("/admin/settings")
+    return desk.post("/admin/settings", **{**FORM, **changed})
+
+
+def settings(world: World) -> dict[str, Any]:
+    """What is stored."""
+    (row,) = world.rows(Portal)
+    return dict(row.settings)
+
+
+def events(world: World, kind: str) -> list[Any]:
+    return [row for row in world.rows(AuditEvent) if row.kind == kind]
+
+
+def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(desk: Desk) -> None:
+    page = desk.get("/admin/settings")
+    for key, value in FORM.items():
+        if value and key != "alerts.email":
+            assert re.search(rf'name="{re.escape(key)}"[^>]*value="{re.escape(value)}"', page.text), key
+    assert "no other language yet" in page.text
+    before = desk.world.rows(Portal)
+    assert save(desk).status_code == 200
+    assert desk.world.rows(Portal) == before
+    assert events(desk.world, "settings_changed") == []
+
+
+def test_a_change_is_live_audited_and_what_an_attacker_would_change_is_mailed(desk: Desk) -> None:
+    save(desk, name="Beta Bank")
+    deliver(desk.world)
+    assert not [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
+    save(desk, name="Beta Bank", **{"limits.begins_per_minute": "100000"})
+    deliver(desk.world)
+    (mail,) = [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
+    assert "limits.begins_per_minute: 300 -&gt; 100000" in mail["text"] or "300 -> 100000" in mail["text"]
+    assert desk.world.services.journeys.renewed().portal.name == "Beta Bank"
+    first, _second = events(desk.world, "settings_changed")
+    assert first.admin_id == desk.admin_id
+    assert first.facts["changes"] == {"portal": {"name": ["Acme Bank", "Beta Bank"]}}
+
+
+def test_every_fault_is_named_at_its_field_and_nothing_is_saved(desk: Desk) -> None:
+    wrong = {
+        "name": "", "default_region": "South Africa", "support_contact": "javascript:alert(1)",
+        "limits.begins_per_minute": "many", "retention.codes_hours": "1", "retention.verifications_days": "4000",
+        "alerts.webhook": "ftp://x",
+    }  # fmt: skip
+    before = settings(desk.world)
+    page = save(desk, **wrong)
+    assert page.status_code == 422
+    for key in wrong:
+        assert re.search(rf'name="{re.escape(key)}"[^>]*aria-invalid', page.text), key
+    assert 'value="many"' in page.text
+    assert "must be a whole number" in page.text
+    assert "must be at least 24" in page.text
+    assert settings(desk.world) == before
+
+
+def test_r19_saving_asks_for_the_second_factor(desk: Desk) -> None:
+    desk.world.clock.advance(601)
+    page = save(desk, name="Gamma Bank")
+    assert page.status_code == 422
+    assert 'value="Gamma Bank"' in page.text
+    assert settings(desk.world)["name"] == "Acme Bank"
+    desk.post("/admin/settings", **{**FORM, "name": "Gamma Bank"}, second_factor=desk.second_factor())
+    assert settings(desk.world)["name"] == "Gamma Bank"
+
+
+def test_mail_to_owners_travels_by_the_chosen_channel_only_if_it_carries_mail(desk: Desk) -> None:
+    assert save(desk, notices_by="sms").status_code == 422
+    assert save(desk, notices_by="mail").status_code == 200
+    desk.get("/admin/channels/mail")
+    page = desk.post("/admin/channels/mail/switch", active="0")
+    assert page.status_code == 422
+    assert "/admin/settings" in page.text
+
+
+def test_the_secret_of_the_webhook_is_shown_once_and_audited(desk: Desk, httpserver: HTTPServer) -> None:
+    assert "webhook-secret" not in desk.get("/admin/settings").text
+    save(desk, **{"alerts.webhook": httpserver.url_for("/hook")})
+    page = desk.get("/admin/settings")
+    assert "Make the secret" in page.text
+    page = desk.post("/admin/settings/webhook-secret")
+    secret = re.search(r"whsec_[A-Za-z0-9+/=]+", page.text)
+    assert secret
+    assert secret.group(0) not in desk.get("/admin/settings").text
+    assert "Make a new secret" in desk.page.text
+    assert [event.admin_id for event in events(desk.world, "webhook_secret_renewed")] == [desk.admin_id]
+    assert secret.group(0).encode() not in desk.world.rows(WebhookSecret)[0].secret_sealed
+    desk.world.clock.advance(601)
+    desk.get("/admin/settings")
+    assert desk.post("/admin/settings/webhook-secret").status_code == 422
+
+
+# --- The config file
+
+
+def show(desk: Desk, text: str, **fields: str) -> Any:
+    desk.get("/admin/settings/import")
+    return desk.post("/admin/settings/import", text=text, **fields)
+
+
+def apply(desk: Desk, **fields: str) -> Any:
+    """Posts the form of the difference as it is; its text is in a hidden field."""
+    text = re.search(r'<textarea name="text"[^>]*>\n(.*?)</textarea>', desk.page.text, re.DOTALL)
+    assert text
+    return desk.post("/admin/settings/import/apply", **{"text": unescape(text.group(1)), **fields})
+
+
+KEY_CHANGED = """
+[[channels]]
+name = "sms"
+kind = "clickatell"
+api_key = "brand-new-key"
+countries = ["ZA"]
+daily_cap = 9
+"""
+
+
+def test_the_export_comes_back_as_nothing_to_change(desk: Desk) -> None:
+    response = desk.get("/admin/settings/file")
+    assert response.headers["Content-Disposition"] == 'attachment; filename="portal.toml"'
+    document = tomllib.loads(response.text)
+    assert document["portal"]["retention"] == {"codes_hours": 24, "verifications_days": 30, "audit_days": 396}
+    assert document["portal"]["alerts"] == {"email": True, "webhook": ""}
+    page = show(desk, response.text)
+    assert "Nothing: everything is as the file says already." in page.text
+
+
+def test_a_file_is_shown_key_by_key_and_applied_as_shown(desk: Desk) -> None:
+    version = desk.world.rows(Portal)[0].version
+    page = show(desk, '[portal]\nname = "Delta Bank"\n' + KEY_CHANGED)
+    assert page.status_code == 200
+    for words in ("Delta Bank", "channel sms: changed", "<code>daily_cap</code>", "100000", "<code>api_key</code>"):
+        assert words in page.text
+    table = page.text.split('<form class="card"')[0]
+    assert "brand-new-key" not in table  # only in the form that brings the file back
+    assert desk.world.rows(Portal)[0].version == version
+    assert settings(desk.world)["name"] == "Acme Bank"
+    page = apply(desk)
+    assert page.status_code == 200
+    assert "portal: changed; channel sms: changed" in page.text
+    assert settings(desk.world)["name"] == "Delta Bank"
+    assert desk.world.services.journeys.renewed().channels["sms"].daily_cap == 9
+    (event,) = events(desk.world, "configuration_imported")[-1:]
+    assert event.admin_id == desk.admin_id
+    assert "brand-new-key" not in json.dumps(event.facts)
+
+
+def test_what_changed_in_between_is_shown_again_and_not_applied(desk: Desk) -> None:
+    show(desk, '[portal]\nname = "Delta Bank"\n')
+    shown = desk.page
+    other = signed_in_again(desk)
+    save(other, name="Epsilon Bank")
+    desk.page = shown
+    page = apply(desk)
+    assert page.status_code == 422
+    assert "Nothing was applied" in page.text
+    assert "Epsilon Bank" in page.text
+    assert settings(desk.world)["name"] == "Epsilon Bank"
+    assert apply(desk).status_code == 200
+    assert settings(desk.world)["name"] == "Delta Bank"
+
+
+def signed_in_again(desk: Desk) -> Desk:
+    """The same owner in another browser."""
+    other = Desk(desk.world)
+    other.seed, other.email, other.admin_id = desk.seed, desk.email, desk.admin_id
+    other.sign_in()
+    return other
+
+
+def test_another_text_than_the_shown_one_is_not_applied(desk: Desk) -> None:
+    show(desk, '[portal]\nname = "Delta Bank"\n')
+    assert apply(desk, text='[portal]\nname = "Evil Bank"\n').status_code == 422
+    assert settings(desk.world)["name"] == "Acme Bank"
+    show(desk, '[portal]\nname = "Delta Bank"\n')
+    assert apply(desk, prune="1").status_code == 422  # nor the same text with more than was shown
+    assert settings(desk.world)["name"] == "Acme Bank"
+
+
+def test_r19_applying_asks_for_the_second_factor_and_keeps_the_file(desk: Desk) -> None:
+    show(desk, '[portal]\nname = "Delta Bank"\n')
+    desk.world.clock.advance(601)
+    page = apply(desk)
+    assert page.status_code == 422
+    assert settings(desk.world)["name"] == "Acme Bank"
+    apply(desk, second_factor=desk.second_factor())
+    assert settings(desk.world)["name"] == "Delta Bank"
+
+
+def test_every_fault_of_a_file_is_told_and_the_text_kept(desk: Desk) -> None:
+    text = '[portal]\nnmae = "x"\n[[channels]]\nname = "inside"\nkind = "inbox"\n'
+    page = show(desk, text)
+    assert page.status_code == 422
+    assert "portal nmae: is not known here" in page.text
+    assert "needs the sandbox, which is off" in page.text
+    assert "nmae = &#34;x&#34;" in page.text
+    assert show(desk, "[[[").status_code == 422
+
+
+def test_r35_an_import_on_the_page_keeps_the_rules_of_the_file(desk: Desk) -> None:
+    document = tomllib.loads(desk.get("/admin/settings/file").text)
+    one = next(journey for journey in document["journeys"] if journey["slug"] == "password")
+    text = f'[[journeys]]\nslug = "copycat"\nname = "Copycat"\nsteps = [{{ kind = "identify", by = ["phone"] }}, {{ kind = "verify", any_of = ["totp"] }}]\n[journeys.callback]\nserver = "{one["callback"]["server"]}"\n[journeys.results]\nverified = "{one["results"]["verified"]}"\n'
+    page = show(desk, text)
+    assert page.status_code == 422
+    assert "a link of one opened under the other would pass for it" in page.text
+
+
+def test_a_file_can_be_uploaded(desk: Desk) -> None:
+    desk.get("/admin/settings/import")
+    data = {
+        **desk.hidden("/admin/settings/import"),
+        "file": (io.BytesIO('\ufeff[portal]\r\nname = "Zeta"\r\n'.encode()), "portal.toml"),
+    }
+    desk.page = desk.client.post("/admin/settings/import", data=data, base_url=desk.base_url)
+    assert "Zeta" in desk.page.text
+    apply(desk)
+    assert settings(desk.world)["name"] == "Zeta"
+
+
+def test_what_support_and_the_auditor_see(desk: Desk) -> None:
+    support, auditor = signed_in(desk.world, "support"), signed_in(desk.world, "auditor")
+    assert "/admin/settings/file" not in support.get("/admin/settings").text
+    assert "/admin/settings/file" in auditor.get("/admin/settings").text
+    for browser in (support, auditor):
+        assert 'name="name"' in browser.get("/admin/settings").text
+        assert "<button>Save</button>" not in browser.page.text
+    assert auditor.get("/admin/settings/file").status_code == 200
