@@ -411,7 +411,7 @@ class TestSupportCode:
         other.begin("not-there", "either")
         assert "support" not in other.page.text.lower().replace("contact acme bank", "")
 
-    def test_r08_released_together_one_gets_in(self, desk: Desk) -> None:
+    def test_r03_of_two_browsers_with_one_code_one_gets_in(self, desk: Desk) -> None:
         world, code = desk.world, issue(desk)
         browsers = [world.browser() for _ in range(2)]
         for number, browser in enumerate(browsers):
