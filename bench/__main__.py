@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import imports
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -93,10 +94,14 @@ def main() -> int:
     """Measures and prints; `--quick` leaves the second server out."""
     options = argparse.ArgumentParser(prog="python -m bench")
     options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
+    options.add_argument("--only", choices=["imports"], help="measure this part alone")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         receiver = Receiver()
+        if chosen.only == "imports":
+            imports.main(folder, receiver)
+            return 0
         costs = cpu_per_request(folder, receiver, chosen.server)
         print(f"CPU of the server tree per request, {chosen.server}, one worker (SQLite, synchronous=FULL)")
         for what, milliseconds in costs.items():
@@ -106,6 +111,7 @@ def main() -> int:
         print(f"Right code posted to callback received: p50 {statistics.median(times):.1f} ms, p99 {p99:.1f} ms")
         for server, (mib, seconds) in memory_and_start(folder, receiver).items():
             print(f"{server:18} worker {mib:5.1f} MiB PSS, first answer after {seconds:.2f} s")
+        imports.main(folder, receiver)
         receiver.close()
     return 0
 

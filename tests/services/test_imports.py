@@ -1,0 +1,379 @@
+"""The work on imports: killed, taken over, overtaken, hashing; and what is left in the database."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+from sqlalchemy import select, update
+
+from auth_portal.clock import system_clock
+from auth_portal.crypto import Keyring, Passwords
+from auth_portal.errors import Problem
+from auth_portal.services import customers, import_work
+from auth_portal.services.erasure import Erasure
+from auth_portal.services.import_states import LEASE_SECONDS, NEXT, LostLease, claim, take
+from auth_portal.services.import_work import ImportWork, Stopped
+from auth_portal.services.imports import Imports
+from auth_portal.services.journeys import Journeys
+from auth_portal.store.db import Database
+from auth_portal.store.models import CustomerRow, ImportPart, ImportRow, StagedRow
+from tests.receiver import Receiver, wait_for
+from tests.serving import Server, serving
+from tests.world import CONFIG, STANDARD, FakeClock, configure
+
+PHC = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash("a password from elsewhere")
+ADMIN = "0" * 32
+
+
+class Bench:
+    """Imports as a page asks for them, and the work on them, without threads."""
+
+    def __init__(self, database: Database, keyring: Keyring, passwords: Passwords, clock: FakeClock) -> None:
+        self.database, self.keyring, self.clock = database, keyring, clock
+        journeys = Journeys(database, keyring, has_sandbox=False)
+        self.imports = Imports(database, keyring, clock, journeys, lambda: None)
+        self.work = ImportWork(database, keyring, passwords, clock, is_aside=True)
+
+    def sent(self, text: str) -> str:
+        """Sends a file whose header has our own names, and asks for its check."""
+        import_id = self.imports.receive(io.BytesIO(text.encode()), "people.csv", admin_id=ADMIN)
+        assert not self.imports.name_columns(import_id, text.splitlines()[0].split(","))
+        return import_id
+
+    def checked(self, text: str) -> str:
+        import_id = self.sent(text)
+        assert self.work.work_once()
+        assert self.state(import_id) == "checked"
+        return import_id
+
+    def started(self, text: str, *, is_partial: bool = False) -> str:
+        import_id = self.checked(text)
+        self.imports.start(import_id, is_partial=is_partial, is_telling=False, admin_id=ADMIN)
+        return import_id
+
+    def done(self, text: str) -> str:
+        import_id = self.started(text)
+        while self.work.work_once():
+            pass
+        assert self.state(import_id) == "done"
+        return import_id
+
+    def state(self, import_id: str) -> str:
+        return self.imports.get(import_id).state
+
+    def rows(self, model: Any) -> list[Any]:
+        with self.database.read() as connection:
+            return list(connection.execute(select(model.__table__)).all())
+
+    def ids(self) -> list[str]:
+        return sorted(row.customer_id for row in self.rows(CustomerRow))
+
+    def person(self, customer_id: str) -> customers.Person:
+        named = customers.read_identifier(customer_id, ["customer_id"], "ZA", self.keyring)
+        assert named is not None
+        with self.database.read() as connection:
+            return customers.find(connection, named)
+
+    def change(self, customer_id: str, **values: Any) -> None:
+        """Somebody else's change."""
+        self.clock.advance(1)
+        with self.database.write() as connection:
+            connection.execute(
+                update(CustomerRow)
+                .where(CustomerRow.customer_id == customer_id)
+                .values(**values, changed_at=self.clock())
+            )
+
+
+@pytest.fixture
+def bench(database: Database, keyring: Keyring, passwords: Passwords) -> Bench:
+    return Bench(database, keyring, passwords, FakeClock())
+
+
+def people(number: int, name: str = "Somebody", prefix: str = "C") -> str:
+    return "customer_id,name\n" + "".join(f"{prefix}-{each},{name}\n" for each in range(number))
+
+
+def test_the_states_are_a_table_without_dead_ends_before_the_switch() -> None:
+    for state, targets in NEXT.items():
+        assert targets <= NEXT.keys()
+        if state not in ("telling", "done", "undone", "cancelled"):
+            assert "cancelled" in targets
+
+
+@pytest.mark.parametrize("place", ["while staging", "within the switch"])
+def test_killed_before_the_switch_nothing_has_changed_and_another_process_goes_on(
+    tmp_path: Path, database_url: str, receiver: Receiver, database: Database, keyring: Keyring, place: str
+) -> None:
+    configure(database_url, receiver, CONFIG + STANDARD)
+    journeys = Journeys(database, keyring, has_sandbox=False)
+    imports = Imports(database, keyring, system_clock, journeys, lambda: None)
+    before = _customers(database)
+    text = people(1000) + "C-1001,Somebody else\n"
+    import_id = imports.receive(io.BytesIO(text.encode()), "people.csv", admin_id=ADMIN)
+    imports.name_columns(import_id, ["customer_id", "name"])
+    server = Server(tmp_path, database_url)
+    if place == "within the switch":
+        with serving(server):
+            wait_for(lambda: imports.get(import_id).state == "checked")
+        imports.start(import_id, is_partial=False, is_telling=False, admin_id=ADMIN)
+    server.start(STOP_OF_TEST=place)
+    wait_for((tmp_path / "clock.died").exists)
+    server.kill()
+    assert _customers(database) == before
+    assert imports.get(import_id).state in ("checking", "importing")
+    server.advance(LEASE_SECONDS + 1)
+    with serving(server, STOP_OF_TEST=place):
+        if place == "while staging":
+            wait_for(lambda: imports.get(import_id).state == "checked", 20)
+            imports.start(import_id, is_partial=False, is_telling=False, admin_id=ADMIN)
+        wait_for(lambda: imports.get(import_id).state == "done", 20)
+    counts = imports.get(import_id).counts
+    assert (counts.new, counts.changed) == (1000, 1)
+    assert len(_customers(database)) == len(before) + 1000
+
+
+def _customers(database: Database) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(select(CustomerRow.__table__).order_by(CustomerRow.id)).all())
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing_more(bench: Bench) -> None:
+    import_id = bench.started(people(3))
+    slow = take(bench.database, import_id, bench.clock())
+    assert slow is not None
+    assert claim(bench.database, bench.clock()) is None  # nobody else may have it
+    bench.clock.advance(LEASE_SECONDS + 1)
+    assert bench.work.work_once()
+    assert len(bench.ids()) == 3
+    with pytest.raises(LostLease):
+        bench.work.bring_in(slow)
+    assert len(bench.ids()) == 3
+
+
+def test_cancelled_while_it_is_being_checked(bench: Bench) -> None:
+    import_id = bench.sent(people(1000))
+    held = claim(bench.database, bench.clock())
+    assert held is not None
+    bench.imports.cancel(import_id, admin_id=ADMIN)
+    with pytest.raises(LostLease):
+        bench.work.check(held, io.BytesIO(people(1000).encode()))
+    assert bench.state(import_id) == "cancelled"
+    bench.work.tidy()
+    assert not bench.rows(StagedRow)
+    assert not bench.rows(ImportPart)
+
+
+def test_work_that_is_stopped_goes_on_elsewhere_at_once(bench: Bench) -> None:
+    import_id = bench.sent(people(500))
+    bench.work.stop_when(lambda: True)
+    with pytest.raises(Stopped):
+        bench.work.work_once()
+    bench.work.stop_when(lambda: False)
+    assert bench.work.work_once()
+    assert bench.state(import_id) == "checked"
+
+
+def test_work_that_never_ends_well_is_given_up(bench: Bench) -> None:
+    import_id = bench.sent(people(3))
+    for _ in range(import_work.MOST_ATTEMPTS):
+        assert claim(bench.database, bench.clock()) is not None  # and then its process died
+        bench.clock.advance(LEASE_SECONDS + 1)
+    assert bench.work.work_once()
+    assert bench.state(import_id) == "failed"
+    assert "never finished" in bench.imports.get(import_id).reason
+
+
+def test_all_or_nothing_where_somebody_else_changed_a_customer_meanwhile(bench: Bench) -> None:
+    bench.done(people(3))
+    import_id = bench.started("customer_id,name\nC-0,Other\nC-1,Other\nN-1,New\n")
+    bench.change("C-1", name_sealed=None)
+    bench.work.work_once()
+    assert bench.state(import_id) == "failed"
+    assert "somebody else changed one customer" in bench.imports.get(import_id).reason
+    assert bench.person("C-0").name(bench.keyring) == "Somebody"
+    assert bench.ids() == ["C-0", "C-1", "C-2"]
+    bench.imports.name_columns(import_id, ["customer_id", "name"])  # checked again, with what is stored now
+    bench.work.work_once()
+    bench.imports.start(import_id, is_partial=False, is_telling=False, admin_id=ADMIN)
+    bench.work.work_once()
+    assert bench.person("C-1").name(bench.keyring) == "Other"
+
+
+def test_who_was_changed_or_made_meanwhile_is_left_out_and_told_where_that_was_asked_for(bench: Bench) -> None:
+    bench.done(people(3))
+    other = bench.checked("customer_id,name\nN-2,Theirs\n")
+    import_id = bench.started("customer_id,name\nC-0,Other\nC-1,Other\nN-1,New\nN-2,New\nbroken\n", is_partial=True)
+    bench.change("C-1", name_sealed=None)
+    bench.imports.start(other, is_partial=False, is_telling=False, admin_id=ADMIN)
+    first = take(bench.database, other, bench.clock())
+    assert first is not None
+    bench.work.bring_in(first)
+    bench.work.work_once()
+    found = bench.imports.get(import_id)
+    assert (found.state, found.counts.new, found.counts.changed, found.counts.left_out) == ("done", 1, 1, 2)
+    told = [str(fault) for fault in bench.imports.all_faults(import_id)]
+    assert told == [
+        "row 6: has 1 cells, the header has 2",
+        *(f"row {row}: was changed by somebody else meanwhile" for row in (5, 3)),
+    ]
+    assert bench.person("C-1").name_sealed is None
+    assert bench.person("N-2").name(bench.keyring) == "Theirs"
+    assert bench.person("N-1").name(bench.keyring) == "New"
+
+
+def test_a_change_of_another_column_meanwhile_stays(bench: Bench) -> None:
+    bench.done(people(1))
+    bench.started("customer_id,name\nC-0,Other\n")
+    bench.change("C-0", locale="zu")
+    bench.work.work_once()
+    found = bench.person("C-0")
+    assert (found.name(bench.keyring), found.locale) == ("Other", "zu")
+
+
+def test_undo_gives_back_only_what_the_import_changed(bench: Bench) -> None:
+    bench.done("customer_id,name,phone,locale\nC-0,Thandi,0821234567,en\n")
+    import_id = bench.done("customer_id,phone,locale\nC-0,-,af\n")
+    assert bench.imports.undo(import_id, admin_id=ADMIN) == []
+    found = bench.person("C-0")
+    assert (found.contact("sms", bench.keyring), found.locale) == ("+27821234567", "en")
+    named = customers.read_identifier("082 123 4567", ["phone"], "ZA", bench.keyring)
+    assert named is not None
+    with bench.database.read() as connection:
+        assert customers.find(connection, named).customer_id == "C-0"
+    with pytest.raises(Problem, match="import_undo_over"):
+        bench.imports.undo(import_id, admin_id=ADMIN)
+
+
+def test_r17_after_an_undo_no_code_of_the_old_seed_counts_again(bench: Bench) -> None:
+    bench.done("customer_id,totp_secret\nC-0,JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n")
+    import_id = bench.done("customer_id,totp_secret\nC-0,-\n")
+    bench.imports.undo(import_id, admin_id=ADMIN)
+    assert bench.person("C-0").totp_last_step == int(bench.clock().timestamp()) // 30
+
+
+def test_e3_an_erased_person_is_in_no_staged_row_and_not_brought_back(bench: Bench) -> None:
+    import_id = bench.done(people(2))
+    Erasure(bench.database, bench.keyring, bench.clock).erase(str(bench.person("C-1").row))
+    assert {row.customer_key for row in bench.rows(StagedRow)} == {"c-0"}
+    assert bench.imports.undo(import_id, admin_id=ADMIN) == []
+    assert bench.ids() == []
+
+
+class TestPasswords:
+    """Plain ones are hashed in the background, others are taken as they are."""
+
+    def test_r21_what_counts_as_short_is_said(self, bench: Bench) -> None:
+        text = f'customer_id,password\nA,{"p" * 14}\nB,{"p" * 15}\nC,"{PHC}"\n'
+        counts = bench.imports.get(bench.started(text)).counts
+        assert (counts.plain, counts.short, counts.hashes) == (2, 1, 1)
+        bench.work.work_once()
+        assert [bench.person(each).password_is_long for each in "ABC"] == [False, True, False]
+
+    def test_hashing_goes_on_where_a_killed_worker_stopped(
+        self, bench: Bench, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(import_work, "HASHES_AT_ONCE", 2)
+        import_id = bench.started("customer_id,password\n" + "".join(f"C-{n},correct horse {n}\n" for n in range(6)))
+        looks = iter([False, False, True])
+        bench.work.stop_when(lambda: next(looks))
+        with pytest.raises(Stopped):
+            bench.work.work_once()
+        assert (bench.imports.get(import_id).done, bench.ids()) == (4, [])
+        hashed = [row.password_hash for row in bench.rows(StagedRow) if row.plain_sealed is None]
+        bench.work.stop_when(lambda: False)
+        bench.work.work_once()
+        assert len(bench.ids()) == 6
+        assert {row.password_hash for row in bench.rows(CustomerRow)} > set(hashed)
+        assert passwords.matches(bench.person("C-5").password_hash(bench.keyring, alone=False), "correct horse 5")
+
+    def test_the_stored_password_stays_and_is_counted_equal(self, bench: Bench) -> None:
+        bench.done("customer_id,password\nA,correct horse\nB,correct horse\n")
+        before = bench.rows(CustomerRow)
+        import_id = bench.started("customer_id,password,locale\nA,correct horse,\nB,correct horse,af\n")
+        assert bench.imports.get(import_id).counts.columns["password"].changed == 2  # only hashing shows
+        bench.work.work_once()
+        counts = bench.imports.get(import_id).counts
+        assert (counts.changed, counts.equal, counts.columns["password"].equal) == (1, 1, 2)
+        assert [row.password_hash for row in bench.rows(CustomerRow)] == [row.password_hash for row in before]
+
+    def test_people_who_sign_in_go_first(self) -> None:
+        passwords = Passwords(slots=1)
+        waited = threading.Event()
+
+        def background() -> None:
+            passwords.let_people_go_first()
+            waited.set()
+
+        with passwords.slot():
+            thread = threading.Thread(target=background)
+            thread.start()
+            assert not waited.wait(0.2)
+        assert waited.wait(1)
+        thread.join()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_r42_nothing_of_a_waiting_file_is_readable_in_the_database(bench: Bench, sqlite_url: str) -> None:
+    bench.started("customer_id,name,phone,email,password\nC,Thandi,0821234567,t@example.com,marula under the stars\n")
+    stored = b"".join(
+        path.read_bytes() for path in Path(sqlite_url.removeprefix("sqlite:///")).parent.glob("portal.db*")
+    )
+    for secret in (b"Thandi", b"0821234567", b"+27821234567", b"t@example.com", b"marula"):
+        assert secret not in stored
+
+
+def test_a_file_of_many_parts_is_read_as_it_was_sent(bench: Bench) -> None:
+    text = "customer_id,name\r\n" + "".join(f'C-{n},"Zoë, the {n}th"\r\n' for n in range(20_000))
+    import_id = bench.checked(text)
+    assert len(bench.rows(ImportPart)) > 3
+    found = bench.imports.get(import_id)
+    assert (found.counts.new, found.fault_count, found.done) == (20_000, 0, 20_000)
+
+
+def test_more_rows_than_a_page_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_work, "MOST_ROWS", 10)
+    import_id = bench.checked(people(11))
+    assert [str(fault) for fault in bench.imports.all_faults(import_id)] == [
+        "row 12: is one too many: at most 10 rows are imported at once; split the file"
+    ]
+    with pytest.raises(Problem):
+        bench.imports.start(import_id, is_partial=True, is_telling=False, admin_id=ADMIN)
+
+
+def test_the_time_that_is_left_is_told(bench: Bench) -> None:
+    import_id = bench.sent(people(1000))
+    with bench.database.write() as connection:
+        connection.execute(update(ImportRow).values(done=250))
+    bench.clock.advance(5)
+    found = bench.imports.get(import_id)
+    assert (found.total, found.percent, found.seconds_left) == (1000, 25, 15)
+
+
+def test_a_command_that_was_killed_is_taken_over_by_nobody(bench: Bench) -> None:
+    now: datetime = bench.clock()
+    with bench.database.write() as connection:
+        values = import_work.new_import(now, file_name="x.csv", region="ZA", is_attended=True, lease=ADMIN)
+        connection.execute(
+            ImportRow.__table__.insert().values(
+                values | {"state": "importing", "leased_until": now + timedelta(seconds=LEASE_SECONDS)}
+            )
+        )
+    bench.clock.advance(3600)
+    assert not bench.work.work_once()
+    bench.work.tidy()
+    assert bench.state(values["id"]) == "cancelled"
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() <= before + 1
