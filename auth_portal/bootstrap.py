@@ -130,7 +130,8 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     import_worker = ImportWorker(ImportWork(database, keyring, passwords, clock, notices, is_aside=True))
     dispatcher = Dispatcher(outbox, deliverer, endings, alerts, import_worker, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
-    verifications = Verifications(database, keyring, clock, journeys, methods, passwords, wake)
+    tickets = Tickets(database, keyring, clock, journeys)
+    verifications = Verifications(database, keyring, clock, journeys, methods, passwords, tickets, wake)
     delivery_lists = DeliveryLists(database, keyring, clock, wake)
     admins = Admins(database, keyring, clock, passwords, notices)
     configuration = Configuration(
@@ -151,7 +152,7 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
         verifications=verifications,
         dispatcher=dispatcher,
         health=Health(database, clock),
-        tickets=Tickets(database, keyring, clock, journeys),
+        tickets=tickets,
         delivery_lists=delivery_lists,
         stories=Stories(database, keyring, clock, journeys),
         audit_trail=AuditTrail(database, keyring, clock),

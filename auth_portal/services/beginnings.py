@@ -1,11 +1,13 @@
 """How a verification begins, and how another browser joins the one that is live.
 
 At most one verification of a reference and server is live, by a partial unique index. Beginning a finished reference
-again withdraws, in the same transaction, every earlier result that was not yet accepted.
+again withdraws, in the same transaction, every earlier result that was not yet accepted. A ticket that is newer than
+what is live asks a new question: what it replaces is ended and withdrawn.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, select
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, token_hash
 from auth_portal.errors import Gone, Problem, TooMany
-from auth_portal.services import audit, customers, limits, outbox
+from auth_portal.services import audit, customers, limits, outbox, tickets
 from auth_portal.services.cases import (
     HEADLESS_COLUMNS,
     Case,
@@ -26,16 +28,19 @@ from auth_portal.services.cases import (
     headless_case,
     insert_visit,
     new_prompt,
+    offered,
     update_verification,
 )
 from auth_portal.services.codes import Codes, sent_once
-from auth_portal.services.customers import Identifier, read_identifier
+from auth_portal.services.customers import Identifier, Person, read_identifier
 from auth_portal.services.endings import Endings
 from auth_portal.services.journeys import ChatClock, JourneyNow, Journeys, Snapshot
 from auth_portal.services.limits import MINUTE, Limit
 from auth_portal.services.references import reference_hash
+from auth_portal.services.tickets import Presented, Tickets
 from auth_portal.store.db import Database, new_id, upsert
 from auth_portal.store.models import Counter, Portal, Verification, Visit, table_of
+from auth_portal.telemetry import log_event
 
 RACES = 3  # how often a beginning looks again when somebody else was faster
 
@@ -53,6 +58,7 @@ class Landing:
     declines: bool = False
     again: bool = False
     dropped_parameters: str = ""
+    ticket: str = ""  # the token in the link's path
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class _Beginning:
     address: str
     now: datetime
     reference_hash: bytes
+    presented: Presented | None
 
     @property
     def server(self) -> str:
@@ -86,6 +93,23 @@ class _Beginning:
     @property
     def is_closed(self) -> bool:
         return not self.snapshot.is_open(self.journey.config)
+
+    @property
+    def lacks_ticket(self) -> bool:
+        """Whether the journey demands a ticket and this link has none."""
+        return self.journey.config.relay_defence == "phone_match" and self.presented is None
+
+    @property
+    def outcome_at_once(self) -> str:
+        """How a verification ends as it begins, or nothing."""
+        if self.landing.declines:
+            return "not_me"
+        return "unavailable" if self.is_closed or self.lacks_ticket else ""
+
+    @property
+    def ticket_id(self) -> str:
+        """Of the ticket that the link brought, or nothing."""
+        return self.presented.ticket.id if self.presented is not None else ""
 
 
 class _Raced(Exception):
@@ -111,7 +135,7 @@ class Beginnings:
 
     def __init__(
         self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, codes: Codes, endings: Endings,
-        wake: Callable[[], None],
+        tickets: Tickets, wake: Callable[[], None],
     ) -> None:  # fmt: skip
         self._database = database
         self._keyring = keyring
@@ -119,16 +143,17 @@ class Beginnings:
         self._journeys = journeys
         self._codes = codes
         self._endings = endings
+        self._tickets = tickets
         self._wake = wake
 
     def begin(self, landing: Landing) -> Begun:
         """Begins a verification of a reference, or a visit of the one that is live.
 
-        Raises NotFound for the journey, Gone for a form older than its clock, TooMany for the address or for naming
-        too many people.
+        Raises NotFound for the journey, Gone for a form or a ticket older than its clock and for a ticket that serves
+        another reference, TooMany for the address or for naming too many people.
         """
         beginning = self._worked_out(landing)
-        if beginning.identifier is None and not landing.declines and not beginning.is_closed:
+        if beginning.identifier is None and not beginning.outcome_at_once:
             return Begun(fault="identifier_invalid" if landing.identifier.strip() else "identifier_missing")
         for _ in range(RACES):
             try:
@@ -144,32 +169,45 @@ class Beginnings:
         snapshot = self._journeys.current()
         journey = snapshot.journey(landing.slug)
         now = self._clock()
-        times = ChatClock.from_landing(min(landing.made_at or now, now), journey.config.chat_seconds)
+        presented = self._tickets.find(journey.config, landing.ticket, landing.reference)
+        if presented is not None:
+            times = presented.times
+        else:
+            times = ChatClock.from_landing(min(landing.made_at or now, now), journey.config.chat_seconds)
         if now >= times.proofs_until:
             raise Gone("form_expired")
         region, kinds = snapshot.portal.default_region, journey.config.first_step.by
+        identifier = read_identifier(landing.identifier, kinds, region, self._keyring)
+        if presented is not None and not landing.identifier.strip():
+            identifier = presented.ticket.identifier(self._keyring)
         return _Beginning(
             landing,
             snapshot,
             journey,
             times,
-            read_identifier(landing.identifier, kinds, region, self._keyring),
+            identifier,
             limits.address_key(landing.address, self._keyring),
             now,
             reference_hash(landing.reference),
+            presented,
         )
 
     def _begin(self, connection: Connection, beginning: _Beginning) -> Begun:
         now = beginning.now
         latest = self._latest(connection, beginning)
+        if beginning.presented is not None:
+            tickets.bind(connection, beginning.presented.ticket, beginning.reference_hash, now)
         if latest is None:
             return self._begin_anew(connection, beginning)
+        is_asked_anew = _is_asked_anew(beginning, latest)
         if latest.outcome is None and now < latest.proofs_until:
             live = headless_case(_locked(connection, latest.id), self._journeys, now)
-            return self._join(connection, beginning, live)
-        if latest.outcome is None:
+            if not is_asked_anew:
+                return self._join(connection, beginning, live, latest.ticket_id)
+            self._endings.end(connection, live, "cancelled", now, why="asked_anew")
+        elif latest.outcome is None:
             self._endings.end(connection, headless_case(latest, self._journeys, now), "expired", now)
-        if not beginning.landing.again:
+        if not (beginning.landing.again or is_asked_anew):
             return Begun(has_ended_before=True)
         outbox.supersede(connection, now, beginning.reference_hash, beginning.server)
         return self._begin_anew(connection, beginning)
@@ -195,17 +233,21 @@ class Beginnings:
 
     def _begin_anew(self, connection: Connection, beginning: _Beginning) -> Begun:
         now, case = beginning.now, self._new_case(beginning)
-        ends_at_once = beginning.landing.declines or beginning.is_closed
-        if not ends_at_once:
+        outcome, why = beginning.outcome_at_once, ""
+        if not outcome:
             case = entered(self.named(connection, case, beginning.identifier), beginning.snapshot, 1, ())
-        issued = self._codes.new_code(case, now)
+            if not _has_a_way(case, beginning.snapshot):
+                outcome, why = "unavailable", "ticket_without_way"
+        elif beginning.lacks_ticket:
+            why = "ticket_missing"
+            log_event("ticket_missing", level=logging.WARNING, journey=case.journey.slug)
+        issued = None if outcome else self._codes.new_code(case, now)
         if issued is not None:
             case = sent_once(case, now)
         _insert_verification(connection, beginning, case)
         token = insert_visit(connection, case, now)
-        if ends_at_once:
-            outcome = "not_me" if beginning.landing.declines else "unavailable"
-            self._endings.end(connection, case, outcome, now)
+        if outcome:
+            self._endings.end(connection, case, outcome, now, why=why)
             return Begun(token, is_over=True)
         if issued is not None:
             self._codes.issue_first(connection, case, beginning.snapshot, issued, now)
@@ -242,20 +284,33 @@ class Beginnings:
             outcome=None,
             journey=beginning.journey.config,
             person=customers.stranger(""),
+            ticket=beginning.presented.ticket if beginning.presented is not None else None,
         )
 
     def named(self, connection: Connection, case: Case, identifier: Identifier | None) -> Case:
-        """The case with whoever is meant; for nobody we know, a stranger."""
+        """The case with whoever is meant; for nobody we know, or whom its ticket does not mean, a stranger."""
         assert identifier is not None, "a name was checked before"
+        typed, sealed = identifier.typed, None
+        if typed:
+            sealed = self._keyring.seal(typed, "visits", case.visit_id, "identifier")
         return replace(
             case,
-            person=customers.find(connection, identifier),
+            person=self._meant(connection, case, identifier),
             identifier_key=identifier.key,
-            identifier_sealed=self._keyring.seal(identifier.typed, "visits", case.visit_id, "identifier"),
+            identifier_sealed=sealed,
         )
 
-    def _join(self, connection: Connection, beginning: _Beginning, case: Case) -> Begun:
+    def _meant(self, connection: Connection, case: Case, identifier: Identifier) -> Person:
+        ticket = case.ticket
+        if ticket is None:
+            return customers.find(connection, identifier)
+        if identifier.typed:
+            return ticket.held_to(customers.find(connection, identifier), identifier.key)
+        return ticket.held_to(customers.get_by_row(connection, ticket.customer_row, identifier.key), identifier.key)
+
+    def _join(self, connection: Connection, beginning: _Beginning, case: Case, ticket_id: str | None) -> Begun:
         """Another visit of a live verification: another browser, a reopened link, or a double tap."""
+        case = replace(case, ticket=tickets.get(connection, ticket_id))
         now, identifier = beginning.now, beginning.identifier
         if beginning.landing.declines:
             token = insert_visit(connection, case, now)
@@ -316,6 +371,22 @@ class Beginnings:
         return connection.execute(found).first() is not None
 
 
+def _is_asked_anew(beginning: _Beginning, latest: Any) -> bool:
+    """Whether the link's ticket is newer than the one of the latest verification. Raises Gone for an older one."""
+    newest = latest.ticket_id or ""
+    if beginning.ticket_id and beginning.ticket_id < newest:
+        raise Gone("ticket_gone")
+    return beginning.ticket_id > newest
+
+
+def _has_a_way(case: Case, snapshot: Snapshot) -> bool:
+    """Whether a ticket leaves anything to prove and anybody to prove it. Without one a stranger walks on (R24)."""
+    if case.ticket is None:
+        return True
+    is_anybody = case.person.row is not None or not case.is_named_by_ticket
+    return is_anybody and bool(offered(case, snapshot))
+
+
 def _locked(connection: Connection, verification_id: str) -> Any:
     """A live verification as it is now, and stays until this transaction ends: two browsers join one after the other.
 
@@ -345,6 +416,7 @@ def _insert_verification(connection: Connection, beginning: _Beginning, case: Ca
         "sent_at": case.sent_at,
         "identifier_key": case.last_identifier_key,
         "dropped_parameters": beginning.landing.dropped_parameters,
+        "ticket_id": case.ticket.id if case.ticket is not None else None,
     }
     if connection.execute(_inserting(connection.dialect.name), values).first() is None:
         raise _Raced

@@ -21,9 +21,10 @@ from auth_portal.errors import Problem
 from auth_portal.methods import CARRIES, support_code
 from auth_portal.methods.contract import Evidence, IssuedCode
 from auth_portal.services.customers import PERSON_COLUMNS, Person, person_from, stranger
-from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot
+from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot, without_mail
+from auth_portal.services.tickets import CASE_COLUMNS, Ticket, ticket_of
 from auth_portal.store.db import new_id
-from auth_portal.store.models import Challenge, CustomerRow, Verification, Visit, table_of
+from auth_portal.store.models import Challenge, CustomerRow, TicketRow, Verification, Visit, table_of
 
 _VERIFICATIONS, _VISITS = table_of(Verification), table_of(Visit)
 _INSERT_VISIT = insert(_VISITS)
@@ -83,6 +84,7 @@ class Case:
     journey: JourneyConfig = field(repr=False)
     person: Person = field(repr=False)
     challenges: tuple[Issued, ...] = ()
+    ticket: Ticket | None = None
 
     @property
     def stage(self) -> Stage:
@@ -112,6 +114,11 @@ class Case:
     def code_digits(self) -> int:
         """How many digits a code that was sent has: those of the newest one, else those of the journey."""
         return self.challenges[0].digits if self.challenges else self.journey.limits.code_digits
+
+    @property
+    def is_named_by_ticket(self) -> bool:
+        """Whether nobody typed who they are, because the ticket says it."""
+        return self.ticket is not None and self.identifier_sealed is None
 
     @property
     def is_alone(self) -> bool:
@@ -168,6 +175,8 @@ def offered(
     step = case.step if step is None else step
     proved = case.proved if proved is None else proved
     methods = snapshot.workable(case.journey, case.journey.steps[step].offered(proved))
+    if case.ticket is not None and case.ticket.phone_key is not None:
+        methods = without_mail(methods)  # codes go to the chat's own number, and nowhere else
     if not proved:
         return methods
     return tuple(method for method in methods if can_prove(case.person, method, alone=case.is_alone))
@@ -197,6 +206,8 @@ _CASE = (
         Verification.identity_changes,
         Verification.identifier_key.label("last_identifier_key"),
         Verification.outcome,
+        Verification.ticket_id,
+        *CASE_COLUMNS,
         *PERSON_COLUMNS,
         Challenge.id.label("challenge_id"),
         Challenge.destination_key,
@@ -208,6 +219,7 @@ _CASE = (
         Challenge.replaced_at,
     )
     .join(Verification, Verification.id == Visit.verification_id)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     .outerjoin(CustomerRow, CustomerRow.id == Visit.customer_row)
     .outerjoin(
         Challenge,
@@ -234,13 +246,15 @@ def load_case(connection: Connection, journeys: Journeys, token: bytes, *, locke
     rows = connection.execute(_LOCKED_CASE if locked else _CASE, {"token": token}).all()
     if not rows:
         raise Problem("no_visit")
-    first = rows[0]
+    first, key = rows[0], rows[0].person_key or ""
+    ticket, person = ticket_of(first), person_from(first, key)
     return Case(
         **{name: getattr(first, name) for name in _PLAIN},
         proved=tuple(first.proved.split("+")) if first.proved else (),
         journey=journeys.version(first.version_id),
-        person=person_from(first, first.person_key or ""),
+        person=ticket.held_to(person, key) if ticket is not None else person,
         challenges=tuple(starmap(Issued, _challenge_values(rows))),
+        ticket=ticket,
     )
 
 
@@ -264,6 +278,7 @@ HEADLESS_COLUMNS = (
     Verification.sent_at,
     Verification.identity_changes,
     Verification.identifier_key,
+    Verification.ticket_id,
 )
 
 

@@ -116,17 +116,15 @@ class Deliverer:
         if claimed.challenge_id is None:
             return self._send_notice(claimed, channel)
         with self._database.read() as connection:
-            challenge, version_id = _challenge(connection, claimed)
+            challenge = _challenge(connection, claimed)
             person = get_by_row(connection, challenge.customer_row, "")
-            journey = self._journeys.version(version_id)
+            journey = self._journeys.version(challenge.version_id)
             withheld = self._why_withheld(connection, challenge, person, journey)
         if withheld:
             return Report(State.DROPPED, "dropped", detail=withheld)
         return self._send(claimed, channel, challenge, person, journey)
 
-    def _why_withheld(
-        self, connection: Connection, challenge: Challenge, person: Person, journey: JourneyConfig
-    ) -> str:
+    def _why_withheld(self, connection: Connection, challenge: Any, person: Person, journey: JourneyConfig) -> str:
         carries, bounds = CARRIES[challenge.method], journey.limits
         if challenge.used_at is not None or challenge.replaced_at is not None:
             return "the code is no longer in force"
@@ -135,17 +133,13 @@ class Deliverer:
         if person.destination_key(carries, "") != challenge.destination_key:
             return "the contact on file has changed since"
         spent = limits.is_spent(
-            connection,
-            self._clock(),
-            person.key,
-            challenge.method,
-            bounds.credential_tries_day,
-            bounds.credential_tries_total,
-        )
+            connection, self._clock(), person.key, challenge.method, per_day=bounds.credential_tries_day,
+            in_total=bounds.credential_tries_total, is_ticketed=challenge.ticket_id is not None,
+        )  # fmt: skip
         return "too many wrong tries with this method" if spent else ""
 
     def _send(
-        self, claimed: Claimed, channel: ChannelConfig, challenge: Challenge, person: Person, journey: JourneyConfig
+        self, claimed: Claimed, channel: ChannelConfig, challenge: Any, person: Person, journey: JourneyConfig
     ) -> Receipt | Report:
         carries, now, portal = CARRIES[challenge.method], self._clock(), self._journeys.current().portal
         to = person.contact(carries, self._keyring)
@@ -195,12 +189,13 @@ class Deliverer:
 
 
 def _limits_of(
-    channel: ChannelConfig, country: str, challenge: Challenge, bounds: JourneyLimits, now: datetime
+    channel: ChannelConfig, country: str, challenge: Any, bounds: JourneyLimits, now: datetime
 ) -> list[Limit]:
     found = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
     if channel.daily_cap is not None:
         day = cap_key(channel.name, country, now)
-        found.append(Limit(day, max(1, int(channel.daily_cap * OPEN_SHARE)), DAY))
+        share = 1.0 if challenge.ticket_id is not None else OPEN_SHARE
+        found.append(Limit(day, max(1, int(channel.daily_cap * share)), DAY))
     return found
 
 
@@ -235,14 +230,15 @@ def _too_late(claimed: Claimed) -> Report | None:
     return Report(state, "too_late", detail="its time was over", is_unclear=claimed.is_unclear)
 
 
-def _challenge(connection: Connection, claimed: Claimed) -> tuple[Challenge, str]:
+def _challenge(connection: Connection, claimed: Claimed) -> Any:
+    """The challenge of a message, with the journey's version and the ticket that its verification began with."""
     columns = (
         Challenge.id, Challenge.customer_row, Challenge.method, Challenge.destination_key, Challenge.digits,
         Challenge.key_id, Challenge.expires_at, Challenge.used_at, Challenge.replaced_at,
     )  # fmt: skip
-    joined = select(*columns, Verification.version_id).join(Verification, Verification.id == Challenge.verification_id)
-    row = connection.execute(joined.where(Challenge.id == claimed.challenge_id)).one()
-    return row, row.version_id  # type: ignore[return-value]
+    found = select(*columns, Verification.version_id, Verification.ticket_id)
+    found = found.join(Verification, Verification.id == Challenge.verification_id)
+    return connection.execute(found.where(Challenge.id == claimed.challenge_id)).one()
 
 
 def _note_channel(connection: Connection, now: datetime, name: str, receipt: Receipt) -> None:

@@ -21,8 +21,9 @@ from auth_portal.services import audit, outbox
 from auth_portal.services.cases import HEADLESS_COLUMNS, Case, headless_case, update_verification
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.results import VERIFIED, result_body
+from auth_portal.services.tickets import CASE_COLUMNS, ticket_of
 from auth_portal.store.db import Database
-from auth_portal.store.models import Delivery, Verification, Visit
+from auth_portal.store.models import Delivery, TicketRow, Verification, Visit
 from auth_portal.telemetry import log_event
 
 CHAT_CODE_DIGITS = 6
@@ -44,6 +45,7 @@ class Ending:
     told: str  # the state of the result's delivery
     chat_code: str
     is_chat_over: bool
+    purpose: str = ""
 
 
 _DONE = (
@@ -57,8 +59,11 @@ _DONE = (
         Verification.proofs_until,
         Verification.chat_ends_at,
         Delivery.state,
+        Verification.ticket_id,
+        *CASE_COLUMNS,
     )
     .join(Verification, Verification.id == Visit.verification_id)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == outbox.CALLBACK))
     .where(Visit.token_hash == bindparam("token"))
 )
@@ -76,8 +81,11 @@ class Endings:
         self._journeys = journeys
         self._wake = wake
 
-    def end(self, connection: Connection, case: Case, outcome: str, now: datetime) -> None:
-        """Decides a verification, in the caller's transaction; does nothing where it has ended already."""
+    def end(self, connection: Connection, case: Case, outcome: str, now: datetime, *, why: str = "") -> None:
+        """Decides a verification, in the caller's transaction; does nothing where it has ended already.
+
+        ``why`` is for the admin alone, where the outcome does not say it.
+        """
         is_verified = outcome == VERIFIED
         chat_code = _new_chat_code(case) if is_verified else ""
         methods = "+".join(case.proved)
@@ -102,18 +110,22 @@ class Endings:
         audit.record(
             connection, self._keyring, now, "verification_ended",
             verification_id=case.verification_id, subject_id=case.person.subject_id, outcome=outcome, methods=methods,
+            **({"why": why} if why else {}),
         )  # fmt: skip
         log_event("verification_ended", verification=case.verification_id, outcome=outcome, journey=case.journey.slug)
 
     def _facts(self, case: Case, now: datetime, chat_code: str) -> Mapping[str, str]:
-        person = case.person
+        person, ticket = case.person, case.ticket
         return {
+            "purpose": ticket.purpose(self._keyring) if ticket is not None else "",
+            # Whoever proved it holds the chat's own number: else the person would have been a stranger to this ticket.
+            "phone_match": "yes" if ticket is not None and ticket.phone_key is not None else "",
             "customer_id": person.customer_id,
             "name": person.name(self._keyring),
             "method": case.proved[-1],
             "methods": "+".join(case.proved),
             "verified_at": iso(now),
-            "locale": person.locale,
+            "locale": (ticket.locale if ticket is not None else "") or person.locale,
             "chat_code": chat_code,
         }
 
@@ -151,6 +163,7 @@ class Endings:
         if row.chat_code_sealed is not None and row.visit_id == row.decided_by:
             # Only the browser that proved it sees the code: the sender of a relayed link has a visit of his own.
             chat_code = self._keyring.open(row.chat_code_sealed, "verifications", row.id, "chat_code")
+        ticket = ticket_of(row)
         portal, journey = self._journeys.current().portal, self._journeys.version(row.version_id)
         return Ending(
             outcome=row.outcome or "expired",  # by the clock already; the sweep writes it within a second
@@ -164,6 +177,7 @@ class Endings:
             told=row.state or outbox.State.PENDING,
             chat_code=chat_code,
             is_chat_over=now >= row.chat_ends_at,
+            purpose=ticket.purpose(self._keyring) if ticket is not None else "",
         )
 
 

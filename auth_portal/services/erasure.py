@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, new_token
@@ -104,15 +104,21 @@ def _forget_in_verifications(connection: Connection, ids: Sequence[str]) -> None
     connection.execute(
         update(Verification).where(Verification.id.in_(ids)).values(customer_row=None, identifier_key=None)
     )
+    serving = select(Verification.ticket_id).where(Verification.id.in_(ids))
+    _forget_tickets(connection, TicketRow.id.in_(serving))
     # A result that was sent holds the customer ID.
     sent = Delivery.verification_id.in_(ids) & (Delivery.kind == "callback") & Delivery.ended_at.is_not(None)
     connection.execute(update(Delivery).where(sent).values(body_sealed=None))
 
 
 def _forget_in_tickets(connection: Connection, ids: Sequence[str]) -> None:
-    """A ticket still under way is of nobody then, and nobody passes with it."""
-    nothing = dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed"))
-    connection.execute(update(TicketRow).where(TicketRow.id.in_(ids)).values(**nothing))
+    _forget_tickets(connection, TicketRow.id.in_(ids))
+
+
+def _forget_tickets(connection: Connection, which: ColumnElement[bool]) -> None:
+    # Its row stays while a verification may look for it: a ticket that means nobody lets nobody through.
+    nobody = dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed"))
+    connection.execute(update(TicketRow).where(which).values(**nobody))
 
 
 _FORGETTING: Mapping[Any, Callable[[Connection, Sequence[str]], None]] = {

@@ -109,15 +109,6 @@ class JourneyConfig(Frozen):
             raise ValueError("must begin with https://")
         return value
 
-    @field_validator("relay_defence")
-    @classmethod
-    def _no_tickets_yet(cls, value: str) -> str:
-        if value == "phone_match":
-            raise ValueError(
-                "phone_match needs tickets from the API, which this version does not have yet; use chat_code"
-            )
-        return value
-
     @field_validator("steps")
     @classmethod
     def _order(cls, steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:

@@ -144,23 +144,35 @@ def destination_limits(destination_key: str, per_hour: int, per_day: int) -> lis
 
 
 def count_try(
-    connection: Connection, now: datetime, person_key: str, method: str, *, per_day: int, in_total: int, succeeded: bool
+    connection: Connection,
+    now: datetime,
+    person_key: str,
+    method: str,
+    *,
+    per_day: int,
+    in_total: int,
+    succeeded: bool,
+    is_ticketed: bool,
 ) -> int | None:
     """Counts one judged proof of a person and method, in one conditional write; a success clears the count.
 
     Gives the wrong tries of the day, or None where the budget was spent already: then the proof counts as wrong,
-    whatever it was. The ticketed budget comes with tickets; links without one draw from the open one.
+    whatever it was. Links without a ticket draw from the open budget, those with one from their own, and a success
+    with a ticket opens both (R6).
     """
     values = {
         "person_key": person_key,
         "method": method,
-        "is_ticketed": False,
+        "is_ticketed": is_ticketed,
         "now": now,
         "day_end": now + timedelta(seconds=DAY),
         "per_day": per_day,
         "in_total": in_total,
     }
-    return connection.execute(_trying(connection.dialect.name, succeeded), values).scalar_one_or_none()
+    count: int | None = connection.execute(_trying(connection.dialect.name, succeeded), values).scalar_one_or_none()
+    if succeeded and is_ticketed and count is not None:
+        clear_tries(connection, person_key, method, is_ticketed=False)
+    return count
 
 
 @cache
@@ -182,17 +194,22 @@ def _trying(dialect: str, succeeded: bool) -> Any:
     ).returning(c.day_count)
 
 
-def clear_tries(connection: Connection, person_key: str, method: str) -> None:
-    """After a success that was counted ahead of its check: what it proved starts anew, and nothing else (R11)."""
-    connection.execute(
-        update(Tries).where(Tries.person_key == person_key, Tries.method == method).values(total=0, day_count=0)
-    )
+def clear_tries(connection: Connection, person_key: str, method: str, *, is_ticketed: bool) -> None:
+    """After a success: what it proved starts anew, and nothing else (R11); without a ticket only its open budget."""
+    cleared = (True, False) if is_ticketed else (False,)
+    of = Tries.person_key == person_key, Tries.method == method, Tries.is_ticketed.in_(cleared)
+    connection.execute(update(Tries).where(*of).values(total=0, day_count=0))
 
 
-def is_spent(connection: Connection, now: datetime, person_key: str, method: str, per_day: int, in_total: int) -> bool:
+def is_spent(
+    connection: Connection, now: datetime, person_key: str, method: str, *, per_day: int, in_total: int,
+    is_ticketed: bool,
+) -> bool:  # fmt: skip
     """Whether a person's budget for a method is used up: then no code is sent either."""
     spent = (Tries.total >= in_total) | ((Tries.day_ends_at > now) & (Tries.day_count >= per_day))
-    found = select(Tries.method).where(Tries.person_key == person_key, Tries.method == method, spent)
+    found = select(Tries.method).where(
+        Tries.person_key == person_key, Tries.method == method, Tries.is_ticketed.is_(is_ticketed), spent
+    )
     return connection.execute(found).first() is not None
 
 

@@ -50,6 +50,7 @@ class Page:
     resend_in_seconds: int
     changes_left: int
     has_trouble: bool
+    purpose: str = ""
 
 
 def is_in_trouble(connection: Connection, case: Case, snapshot: Snapshot, now: datetime) -> bool:
@@ -99,6 +100,7 @@ def page_of(
         resend_in_seconds=case.resend_in_seconds(now),
         changes_left=case.changes_left,
         has_trouble=has_trouble,
+        purpose=case.ticket.purpose(keyring) if case.ticket is not None else "",
     )
 
 
@@ -109,8 +111,8 @@ def _typed(case: Case, keyring: Keyring) -> str:
 
 
 def _destination(case: Case, keyring: Keyring) -> str:
-    """Where the code went, masked, and only after a first proof."""
+    """Where the code went, masked, and only after a first proof, or where a ticket and nobody else says who it is."""
     carries = CARRIES.get(case.method or "")
-    if carries is None or not case.proved or not case.person.has_contact(carries):
+    if carries is None or not (case.proved or case.is_named_by_ticket) or not case.person.has_contact(carries):
         return ""
     return mask_contact(case.person.contact(carries, keyring))

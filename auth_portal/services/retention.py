@@ -30,6 +30,7 @@ from auth_portal.store.models import (
     JourneyVersion,
     Logo,
     Portal,
+    TicketRow,
     Tries,
     Verification,
     Visit,
@@ -49,6 +50,7 @@ def prune(database: Database, clock: Clock) -> dict[str, int]:
     removed = {
         "codes": _in_batches(database, _old_codes(codes), _remove_codes),
         "verifications": _in_batches(database, _old_verifications(verifications), _remove_verifications),
+        "tickets": _in_batches(database, _old_tickets(verifications), _remove_tickets),
         "notices": _in_batches(database, _old_notices(verifications), _remove_deliveries),
         "alerts": _in_batches(database, _old_alerts(verifications), _remove_alerts),
         "admins' sessions and links": _in_batches(database, _old_sessions(now), _remove_sessions)
@@ -130,6 +132,14 @@ def _old_logos(before: datetime) -> Select[Any]:
 
 def _remove_logos(connection: Connection, digests: Sequence[str]) -> None:
     connection.execute(delete(Logo).where(Logo.digest.in_(digests)))
+
+
+def _old_tickets(before: datetime) -> Select[Any]:
+    return select(TicketRow.id).where(TicketRow.id < first_id(before), TicketRow.ends_at < before)
+
+
+def _remove_tickets(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(TicketRow).where(TicketRow.id.in_(ids)))
 
 
 def _old_notices(before: datetime) -> Select[Any]:

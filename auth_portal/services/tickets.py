@@ -79,6 +79,15 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A ticket as the landing page tells it: for what, of which chat (masked), and whether a name is still needed."""
+
+    purpose: str
+    number: str
+    names_customer: bool
+
+
+@dataclass(frozen=True)
 class Presented:
     """A ticket that a link brought, with the times it was registered with."""
 
@@ -86,11 +95,12 @@ class Presented:
     times: ChatClock
     phone_sealed: bytes | None
 
-    def destination(self, keyring: Keyring) -> str:
-        """The chat's own number, masked; nothing for a ticket by customer ID."""
-        if self.phone_sealed is None:
-            return ""
-        return customers.mask_contact(keyring.open(self.phone_sealed, "tickets", self.ticket.id, "phone"))
+    def told(self, keyring: Keyring) -> Told:
+        """What the landing page shows of it."""
+        number = ""
+        if self.phone_sealed is not None:
+            number = customers.mask_contact(keyring.open(self.phone_sealed, "tickets", self.ticket.id, "phone"))
+        return Told(self.ticket.purpose(keyring), number, self.ticket.names_customer)
 
 
 _TICKETS = table_of(TicketRow)

@@ -53,6 +53,7 @@ from auth_portal.services.journeys import Journeys
 from auth_portal.services.limits import HOUR, MINUTE, Limit
 from auth_portal.services.pages import Page, is_in_trouble, page_of
 from auth_portal.services.results import VERIFIED
+from auth_portal.services.tickets import Tickets
 from auth_portal.store.db import Database
 from auth_portal.store.models import Challenge, CustomerRow, Verification, table_of
 from auth_portal.telemetry import log_event
@@ -120,6 +121,7 @@ class Verifications:
         journeys: Journeys,
         methods: Mapping[str, Method],
         passwords: Passwords,
+        tickets: Tickets,
         wake: Callable[[], None],
     ) -> None:
         self._database = database
@@ -131,7 +133,7 @@ class Verifications:
         self._wake = wake
         self._codes = Codes(keyring)
         self.endings = Endings(database, keyring, clock, journeys, wake)
-        self.beginnings = Beginnings(database, keyring, clock, journeys, self._codes, self.endings, wake)
+        self.beginnings = Beginnings(database, keyring, clock, journeys, self._codes, self.endings, tickets, wake)
 
     def look(self, token: str) -> Answer:
         """The current prompt. Changes nothing. Raises Problem("no_visit")."""
@@ -236,7 +238,7 @@ class Verifications:
         is_theirs = fresh.prompt == case.prompt and fresh.person == case.person and fresh.person.is_active
         if verdict.reading is not Reading.RIGHT or not is_theirs:
             return self._after_wrong(connection, fresh, now, _why_wrong(fresh, verdict, has_budget=has_budget))
-        limits.clear_tries(connection, fresh.person.key, fresh.method or "")
+        limits.clear_tries(connection, fresh.person.key, fresh.method or "", is_ticketed=fresh.ticket is not None)
         update_verification(connection, fresh, wrong_tries=Verification.wrong_tries - 1)
         self._keep_password(connection, fresh, verdict, typed)
         return self._proved(connection, replace(fresh, wrong_tries=fresh.wrong_tries - 1), now)
@@ -258,6 +260,7 @@ class Verifications:
         count = limits.count_try(
             connection, now, case.person.key, case.method or "",
             per_day=bounds.credential_tries_day, in_total=bounds.credential_tries_total, succeeded=succeeded,
+            is_ticketed=case.ticket is not None,
         )  # fmt: skip
         if count == bounds.credential_tries_day:
             # Many credentials at their daily limit within the hour is an attack on the directory.

@@ -15,7 +15,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem
 from auth_portal.services.beginnings import Begun, Landing
 from auth_portal.services.cases import Stage
+from auth_portal.services.journeys import without_mail
 from auth_portal.services.strength import weaker_twins
+from auth_portal.services.tickets import Told
 from auth_portal.services.verifications import Answer
 from auth_portal.web import driving
 from auth_portal.web.context import keep_visit, services, visit_token
@@ -31,15 +33,17 @@ FAULT_STATUS = 422
 
 @visitor.get("/")
 @visitor.get("/j/<slug>")
-def landing(slug: str | None = None) -> Response:
+@visitor.get("/j/<slug>/t/<ticket>")
+def landing(slug: str | None = None, ticket: str = "") -> Response:
     """Says whose page this is and asks for a name. Changes nothing, so that link previews may come."""
     reference = read_query(_raw_query())
-    return _landing_page(slug, reference)
+    return _landing_page(slug, ticket, reference)
 
 
 @visitor.post("/")
 @visitor.post("/j/<slug>")
-def begin(slug: str | None = None) -> BaseResponse:
+@visitor.post("/j/<slug>/t/<ticket>")
+def begin(slug: str | None = None, ticket: str = "") -> BaseResponse:
     """Begins, joins or declines a verification."""
     whole = completed(request.form.get("reference", ""), request.form.get("reference_tail", ""))
     landing = Landing(
@@ -52,27 +56,31 @@ def begin(slug: str | None = None) -> BaseResponse:
         declines=request.form.get("decline") == "not_me",
         again=bool(request.form.get("again")),
         dropped_parameters=dropped_names(request.form.get("dropped", "")),
+        ticket=ticket,
     )
-    return _begun(slug, services().verifications.beginnings.begin(landing), whole)
+    return _begun(slug, ticket, services().verifications.beginnings.begin(landing), whole)
 
 
-def _begun(slug: str | None, begun: Begun, reference: str) -> BaseResponse:
+def _begun(slug: str | None, ticket: str, begun: Begun, reference: str) -> BaseResponse:
     read = ReadReference(reference, request.form.get("dropped", "")[:200])
     if begun.fault:
-        return _landing_page(slug, read, status=FAULT_STATUS, fault=begun.fault)
+        return _landing_page(slug, ticket, read, status=FAULT_STATUS, fault=begun.fault)
     if begun.has_ended_before:
-        return _landing_page(slug, read, has_ended_before=True)
+        return _landing_page(slug, ticket, read, has_ended_before=True)
     response = redirect("/done" if begun.is_over else "/verify", 303)
     keep_visit(response, begun.token, begun.chat_seconds)  # type: ignore[arg-type]
     return response
 
 
 def _landing_page(
-    slug: str | None, reference: ReadReference, *, status: int = 200, fault: str = "", has_ended_before: bool = False,
-    is_without_cookie: bool = False,
+    slug: str | None, ticket: str, reference: ReadReference, *, status: int = 200, fault: str = "",
+    has_ended_before: bool = False, is_without_cookie: bool = False,
 ) -> Response:  # fmt: skip
     snapshot = services().journeys.current()
     journey = snapshot.journey(slug).config
+    presented = services().tickets.find(journey, ticket, reference.text)
+    told = presented.told(services().keyring) if presented is not None else None
+    lacks_ticket = journey.relay_defence == "phone_match" and presented is None
     form = request.form if request.method == "POST" else {}  # reading one costs as much as half the page
     g.chat_seconds = journey.chat_seconds
     session.modified = True
@@ -80,7 +88,9 @@ def _landing_page(
         "visitor/landing.html",
         portal=snapshot.portal,
         journey=journey,
-        is_closed=not snapshot.is_open(journey),
+        is_closed=lacks_ticket or not snapshot.is_open(journey),
+        lacks_ticket=lacks_ticket,
+        ticket=told,
         reference=reference,
         typed=form.get("identifier", ""),
         made_at=form.get("opened") or services().keyring.sign(_purpose(slug), services().clock().isoformat()),
@@ -88,13 +98,18 @@ def _landing_page(
         has_ended_before=has_ended_before,
         is_again=has_ended_before or bool(form.get("again")),
         weaker=weaker_twins(journey, (now.config for now in snapshot.journeys.values())),
-        ways=[snapshot.workable(journey, step.any_of) for step in journey.verify_steps],
+        ways=[snapshot.workable(journey, _ways(step.any_of, told)) for step in journey.verify_steps],
         is_without_cookie=is_without_cookie,
         was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
         link=_link(reference.text),
         path=request.path,
     )
     return make_response(html, status)
+
+
+def _ways(methods: tuple[str, ...], ticket: Told | None) -> tuple[str, ...]:
+    """What a step offers: for a chat with a number nothing that sends a code elsewhere."""
+    return without_mail(methods) if ticket is not None and ticket.number else methods
 
 
 def _link(reference: str) -> str:
@@ -124,10 +139,11 @@ def without_cookie(_error: CSRFError) -> BaseResponse:
     """A form without its cookie: the landing page comes again with what was typed and a fresh token."""
     if request.endpoint != "visitor.begin":
         return redirect("/verify", 303)
-    slug = (request.view_args or {}).get("slug")
+    args = request.view_args or {}
+    slug, ticket = args.get("slug"), args.get("ticket", "")
     text, tail = request.form.get("reference", ""), request.form.get("reference_tail", "")
     try:
-        return _landing_page(slug, ReadReference(completed(text, tail)), status=400, is_without_cookie=True)
+        return _landing_page(slug, ticket, ReadReference(completed(text, tail)), status=400, is_without_cookie=True)
     except Problem as problem:  # raised in an error handler, nobody else would make it a page
         return problem_page(problem)
 
