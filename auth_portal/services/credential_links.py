@@ -202,7 +202,7 @@ class CredentialLinks:
             changed = update(CustomerRow).where(active).values(**{**columns, **values}, changed_at=now)
             if connection.execute(changed).rowcount != 1:
                 raise Gone("credential_link_over")
-            limits.clear_tries(connection, person.row, offer.kind)
+            limits.clear_tries(connection, person.row, offer.kind, is_ticketed=True)
             audit.record(
                 connection, self._keyring, now, "credential_set_by_link", subject_id=person.subject_id, of=offer.kind
             )
