@@ -129,10 +129,10 @@ class World:
         self._clock = clock
         self.keyring = load_keyring(database, MasterKeys((state.master_key,)))
         self.journeys = Journeys(database, self.keyring, has_sandbox=False)
-        self.verifications = Verifications(
-            database, self.keyring, clock, self.journeys, parts.methods, parts.passwords, lambda: None
-        )
         self.tickets = Tickets(database, self.keyring, clock, self.journeys)
+        self.verifications = Verifications(
+            database, self.keyring, clock, self.journeys, parts.methods, parts.passwords, self.tickets, lambda: None
+        )
         self._outbox = Outbox(database, clock)
         way_out = DeadEnd(self._take)
         self._deliverer = Deliverer(
