@@ -6,18 +6,27 @@ import pytest
 
 from auth_portal.store.models import AuditEvent, TicketRow
 from tests.api.program import ORIGIN, Program, problem
+from tests.web.test_way import sent
 from tests.world import PHONE
 
 FLOW = {"journey": "balance", "msisdn": PHONE.removeprefix("+"), "locale": "en"}
 
 
-def test_a_ticket_is_registered_with_its_link(both: Program) -> None:
+def test_a_ticket_leads_to_a_verification(both: Program) -> None:
     made = both.post("/tickets", {**FLOW, "purpose": "Confirm transfer of R 500", "customer_id": ""})
     assert made.status_code == 201
     assert made.json is not None
     assert made.json["link"] == ORIGIN + made.json["path"]
     assert made.json["path"].startswith("/j/balance/t/")
     assert made.json["names_customer"] is True
+    browser = both.world.browser()
+    browser.get(f"{made.json['path']}?reference=one")
+    assert "Confirm transfer of R 500" in browser.page.text
+    browser.post(made.json["path"])
+    browser.prove(sent(both.world, PHONE))
+    assert browser.path == "/done"
+    (found,) = both.get("/verifications").json["data"]  # type: ignore[index]
+    assert (found["outcome"], found["customer_id"]) == ("verified", "C-1001")
     event = next(event for event in both.world.rows(AuditEvent) if event.kind == "ticket_registered")
     (key,) = both.world.services.api_keys.listed()
     assert event.facts["api_key"] == key.id
