@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import imports
+from bench import imports, lists
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -91,11 +91,15 @@ def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float,
 
 
 def main() -> int:
-    """Measures and prints; `--quick` leaves the second server out."""
+    """Measures and prints: the customer's way, or the lists of the configuration page."""
     options = argparse.ArgumentParser(prog="python -m bench")
+    options.add_argument("what", nargs="?", default="portal", choices=["portal", "lists"])
+    options.add_argument("--database", choices=["sqlite", "postgresql"], help="of the lists; both by default")
     options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
     options.add_argument("--only", choices=["imports"], help="measure this part alone")
     chosen = options.parse_args()
+    if chosen.what == "lists":
+        return lists.main([chosen.database] if chosen.database else ["sqlite", "postgresql"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         receiver = Receiver()
