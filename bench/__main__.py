@@ -91,19 +91,18 @@ def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float,
 
 
 def main() -> int:
-    """Measures and prints: the customer's way, or the lists of the configuration page."""
+    """Measures and prints: the portal itself, an import alone, or the lists of the configuration page."""
     options = argparse.ArgumentParser(prog="python -m bench")
-    options.add_argument("what", nargs="?", default="portal", choices=["portal", "lists"])
+    options.add_argument("what", nargs="?", default="portal", choices=["portal", "imports", "lists"])
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="of the lists; both by default")
     options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
-    options.add_argument("--only", choices=["imports"], help="measure this part alone")
     chosen = options.parse_args()
     if chosen.what == "lists":
         return lists.main([chosen.database] if chosen.database else ["sqlite", "postgresql"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         receiver = Receiver()
-        if chosen.only == "imports":
+        if chosen.what == "imports":
             imports.main(folder, receiver)
             return 0
         costs = cpu_per_request(folder, receiver, chosen.server)

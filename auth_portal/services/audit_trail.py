@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import Connection, Select, select
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, same_text
 from auth_portal.services import audit
 from auth_portal.services.audit_words import SENTENCES, sentence
 from auth_portal.services.customers import customer_key
-from auth_portal.services.lists import PAGE, Listing, as_written, listed, made_between
+from auth_portal.services.lists import PAGE, Condition, Listing, as_written, listed, made_between
 from auth_portal.store.db import Database
 from auth_portal.store.models import COMMON_KINDS, RARE_KIND, Admin, AuditEvent, CustomerRow
 
@@ -158,7 +158,7 @@ class AuditTrail:
         return AuditLine(**values, text=sentence(row.kind, row.facts), holds=self._holds(row))
 
 
-def _conditions(wanted: AuditFilter) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
+def _conditions(wanted: AuditFilter) -> tuple[list[Condition], list[Condition]]:
     """What an index serves, the one that finds fewest, and the rest."""
     by = {
         "verification_id": AuditEvent.verification_id == wanted.verification_id,
@@ -169,7 +169,7 @@ def _conditions(wanted: AuditFilter) -> tuple[list[ColumnElement[bool]], list[Co
     given = {name: condition for name, condition in by.items() if getattr(wanted, name)}
     between = made_between(AuditEvent.id, wanted.since, wanted.until)
     served = next((name for name in given if name != "kind" or wanted.kind not in COMMON_KINDS), None)
-    found_by = [given.pop(served)] if served else []
+    found_by: list[Condition] = [given.pop(served)] if served else []
     if served == "kind":
         found_by.append(as_written(RARE_KIND))
     return [*found_by, *between], list(given.values())

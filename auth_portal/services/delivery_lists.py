@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, select
+from sqlalchemy import Connection, exists, select
 from sqlalchemy.orm import aliased
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.services import audit, outbox
-from auth_portal.services.lists import PAGE, Listing, as_written, listed, made_between
+from auth_portal.services.lists import PAGE, Condition, Listing, as_written, listed, made_between
 from auth_portal.services.outbox import CALLBACK, MESSAGE, State
 from auth_portal.services.results import VERIFIED
 from auth_portal.store.db import Database
@@ -241,7 +241,7 @@ def line_from(row: Any) -> DeliveryLine:
     return DeliveryLine(**{name: getattr(row, name) for name in DeliveryLine.__dataclass_fields__})
 
 
-def _found_by(wanted: DeliveryFilter) -> list[list[ColumnElement[bool]]]:
+def _found_by(wanted: DeliveryFilter) -> list[list[Condition]]:
     between = made_between(Delivery.id, wanted.since, wanted.until)
     if wanted.verification_id:
         return [[Delivery.verification_id == wanted.verification_id, *between]]
@@ -253,8 +253,8 @@ def _found_by(wanted: DeliveryFilter) -> list[list[ColumnElement[bool]]]:
     return [between]
 
 
-def _filtered_by(wanted: DeliveryFilter) -> list[ColumnElement[bool]]:
-    found = []
+def _filtered_by(wanted: DeliveryFilter) -> list[Condition]:
+    found: list[Condition] = []
     if wanted.kind:
         found.append(Delivery.kind == wanted.kind)
     if wanted.target:

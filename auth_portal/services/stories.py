@@ -18,7 +18,7 @@ from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.services.customers import read_identifier
 from auth_portal.services.journeys import Journeys
-from auth_portal.services.lists import PAGE, Listing, as_written, listed, made_between
+from auth_portal.services.lists import PAGE, Condition, Listing, as_written, listed, made_between
 from auth_portal.services.outbox import CALLBACK
 from auth_portal.services.references import reference_hash
 from auth_portal.services.results import VERIFIED
@@ -157,7 +157,7 @@ class Stories:
         return found.of(lambda row: StoryLine(**row._asdict()))
 
     def _of_people(
-        self, connection: Connection, wanted: StoryFilter, between: Sequence[ColumnElement[bool]], after: str, most: int
+        self, connection: Connection, wanted: StoryFilter, between: Sequence[Condition], after: str, most: int
     ) -> Listing[StoryLine]:
         """The verifications in which somebody was named: found through the visits, so that strangers' are too."""
         ids = _visited(connection, wanted, after)
@@ -199,7 +199,7 @@ class Stories:
         )
 
 
-def _conditions(wanted: StoryFilter) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
+def _conditions(wanted: StoryFilter) -> tuple[list[Condition], list[Condition]]:
     """What an index serves, and the rest. Where it serves two, the one that finds fewer: a link, then an outcome."""
     if wanted.same_link_as:
         return [_same_link(wanted.same_link_as)], _all_of(wanted)
@@ -211,8 +211,8 @@ def _conditions(wanted: StoryFilter) -> tuple[list[ColumnElement[bool]], list[Co
     return by_slug, by_outcome
 
 
-def _all_of(wanted: StoryFilter) -> list[ColumnElement[bool]]:
-    found = []
+def _all_of(wanted: StoryFilter) -> list[Condition]:
+    found: list[Condition] = []
     if wanted.slug:
         found.append(Verification.slug == wanted.slug)
     if wanted.outcome == LIVE:

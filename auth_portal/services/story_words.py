@@ -164,7 +164,8 @@ def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, 
         values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries"), "reason": reason}
         text = _("%(what)s not yet handed to %(channel)s after %(tries)s%(reason)s.", **values)
         return Moment(line.created_at, text, _("%(what)s still waiting for %(channel)s", **values), "warn")
-    values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries"), "reason": line.reason}
+    values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries")}
+    values["reason"] = line.reason.rstrip(".")
     text = _("%(what)s was not taken by %(channel)s after %(tries)s: %(reason)s.", **values)
     return Moment(line.created_at, text, _("%(what)s not taken by %(channel)s: %(reason)s", **values), "bad")
 
@@ -231,7 +232,7 @@ def _passed(event: EventFacts, method: str) -> Moment:
 def _wrong(events: list[EventFacts], method: str, why: str) -> Moment:
     what = WRONG.get(method, "proof")
     count = _count(len(events), f"wrong {what}", f"wrong {what}s")
-    until = f" – {clock_time(events[-1].at)}" if events[-1].at != events[0].at else ""
+    until = _(", the last at %(at)s", at=clock_time(events[-1].at)) if events[-1].at != events[0].at else ""
     text = f"{count[:1].upper()}{count[1:]} ({_(METHODS.get(method, method))}{until})."
     if why in WHY_WRONG:
         text += f" {_(WHY_WRONG[why])} {_('The page does not tell.')}"

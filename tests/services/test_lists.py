@@ -1,0 +1,93 @@
+"""Every filter of a list is served by an index, in its order: what is fast with a hundred rows must be with a million."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from auth_portal.services import lists
+from auth_portal.services.audit_trail import AuditFilter
+from auth_portal.services.delivery_lists import FAILED, DeliveryFilter
+from auth_portal.services.stories import LIVE, StoryFilter
+from tests.world import World
+
+DELIVERIES, STORIES, AUDIT = "delivery_lists", "stories", "audit_trail"
+KEY = "sqlite_autoindex"  # the primary key, which ids are sorted by
+
+
+@pytest.mark.parametrize(
+    ("service", "wanted", "index"),
+    [
+        (DELIVERIES, DeliveryFilter(), KEY),
+        (DELIVERIES, DeliveryFilter(state="accepted", kind="message"), KEY),
+        (DELIVERIES, DeliveryFilter(state="given_up"), "ix_deliveries_state"),
+        (DELIVERIES, DeliveryFilter(state=FAILED, target="sms"), "ix_deliveries_state"),
+        (STORIES, StoryFilter(), KEY),
+        (STORIES, StoryFilter(outcome="verified"), KEY),
+        (STORIES, StoryFilter(slug="app"), "ix_verifications_slug"),
+        (STORIES, StoryFilter(slug="app", outcome="verified"), "ix_verifications_slug"),
+        (STORIES, StoryFilter(outcome="wrong"), "ix_verifications_outcome"),
+        (STORIES, StoryFilter(outcome="wrong", slug="app"), "ix_verifications_outcome"),
+        (AUDIT, AuditFilter(), KEY),
+        (AUDIT, AuditFilter(kind="proof_failed"), KEY),
+        (AUDIT, AuditFilter(kind="keys_rotated"), "ix_audit_events_kind"),
+        (AUDIT, AuditFilter(admin_id="a" * 32), "ix_audit_events_admin"),
+        (AUDIT, AuditFilter(admin_id="a" * 32, kind="proof_failed"), "ix_audit_events_admin"),
+    ],
+)
+def test_a_page_is_a_range_of_an_index(small_world: World, service: str, wanted: Any, index: str) -> None:
+    plans = plans_of(small_world, lambda: getattr(small_world.services, service).page(wanted, after="f" * 32))
+    assert plans
+    for plan in plans:
+        assert index in plan[0] or "SCAN anon" in plan[-1], plan
+        assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+@pytest.mark.parametrize("wanted", [StoryFilter(outcome=LIVE), StoryFilter(customers=("x",), names=("y",))])
+def test_few_rows_are_found_by_an_index_and_sorted(small_world: World, wanted: StoryFilter) -> None:
+    for plan in plans_of(small_world, lambda: small_world.services.stories.page(wanted)):
+        assert " USING " in plan[0], plan
+
+
+def plans_of(world: World, act: Any) -> list[list[str]]:
+    """How SQLite would go about each statement of an act."""
+    world.services.dispatcher.stop()  # its own statements are none of a list's
+    seen: list[tuple[str, Any]] = []
+    engine = world.services.verifications._database.engine
+
+    def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        if statement.startswith("SELECT"):
+            seen.append((statement, values))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        act()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    with engine.connect() as connection:
+        return [
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in seen
+            if "portal.version" not in statement
+        ]
+
+
+def test_a_page_that_looked_through_enough_says_from_where_to_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "LOOKED_AT", 4)
+    for number in range(10):
+        slug = "mail" if number == 0 else "app"
+        browser = world.browser()
+        browser.open(f"reference-{number}", slug)
+        browser.post(f"/j/{slug}", decline="not_me")
+        world.clock.advance(1)
+    page, wanted = world.services.stories.page, StoryFilter(outcome="not_me", slug="mail")
+    first = page(wanted)
+    assert (first.rows, first.is_partial, bool(first.older)) == ((), True, True)
+    second = page(wanted, after=first.older)
+    assert second.is_partial
+    third = page(wanted, after=second.older)
+    assert ([line.slug for line in third.rows], third.older, third.is_partial) == (["mail"], "", False)
