@@ -13,6 +13,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, new_token
 from auth_portal.errors import NotFound
 from auth_portal.services import audit
+from auth_portal.services.outbox import MESSAGE, State, notice_lane
 from auth_portal.store.db import Database
 from auth_portal.store.models import (
     Challenge,
@@ -55,11 +56,11 @@ class Erasure:
         traces = {table: self._traces(table, row) for table in _FORGETTING}
         erased = Erased(len(traces[Visit]), len(traces[Verification]))
         with self._database.write() as connection:
-            subject_id = connection.execute(
-                select(CustomerRow.subject_id).where(CustomerRow.id == row)
-            ).scalar_one_or_none()
-            if subject_id is None:
+            found = select(CustomerRow.subject_id, CustomerRow.phone_sealed, CustomerRow.email_sealed)
+            person = connection.execute(found.where(CustomerRow.id == row)).one_or_none()
+            if person is None:
                 raise NotFound("customer_unknown")
+            self._forget_notices(connection, row, {"phone": person.phone_sealed, "email": person.email_sealed})
             connection.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
             connection.execute(delete(StagedRow).where(StagedRow.customer_row == row))
             connection.execute(delete(CustomerRow).where(CustomerRow.id == row))
@@ -70,12 +71,23 @@ class Erasure:
             counts: dict[str, Any] = {"visits": erased.visits, "verifications": erased.verifications, **facts}
             audit.record(
                 connection, self._keyring, self._clock(), "customer_erased",
-                subject_id=subject_id, admin_id=admin_id, **counts,
+                subject_id=person.subject_id, admin_id=admin_id, **counts,
             )  # fmt: skip
             if also is not None:
                 also(connection)
         self._database.compact()
         return erased
+
+    def _forget_notices(self, connection: Connection, row: str, contacts: Mapping[str, bytes | None]) -> None:
+        """What was to be told to a contact of theirs is told no more, and kept nowhere."""
+        opened = [self._keyring.open(sealed, "customers", row, name) for name, sealed in contacts.items() if sealed]
+        lanes = [notice_lane(self._keyring, contact) for contact in opened]
+        theirs = Delivery.lane.in_(lanes), Delivery.kind == MESSAGE
+        connection.execute(update(Delivery).where(*theirs).values(body_sealed=None))
+        pending = update(Delivery).where(*theirs, Delivery.state == State.PENDING)
+        connection.execute(
+            pending.values(state=State.DROPPED, reason="the customer was erased", ended_at=self._clock())
+        )
 
     def _traces(self, table: Any, row: str) -> list[str]:
         """Where a person was; looked for outside the transaction, because not all of it is indexed."""

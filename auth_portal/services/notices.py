@@ -50,7 +50,8 @@ class Notices:
                 log_event("notice_without_channel", level=logging.WARNING, subject=subject)
                 continue
             body = json.dumps({"to": contact, "subject": f"{snapshot.portal.name}: {subject}", "text": text})
-            outbox.add_notice(connection, self._keyring, now, channel, body, now + LIFETIME)
+            lane = outbox.notice_lane(self._keyring, contact)
+            outbox.add_notice(connection, self._keyring, now, channel, body, now + LIFETIME, lane=lane)
             sent += 1
         return sent
 

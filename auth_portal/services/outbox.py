@@ -126,9 +126,14 @@ def add_message(
     connection.execute(_INSERT, values)
 
 
+def notice_lane(keyring: Keyring, contact: str) -> bytes:
+    """What the notices to one contact are found by; they leave one after another."""
+    return keyring.index("notice", contact).encode()
+
+
 def add_notice(
     connection: Connection, keyring: Keyring, now: datetime, channel: str, body: str, give_up_at: datetime, *,
-    contract: str = "",
+    contract: str = "", lane: bytes | None = None,
 ) -> str:  # fmt: skip
     """Puts a message that belongs to no verification into the outbox; ``body`` says to whom and what, as JSON.
 
@@ -140,6 +145,7 @@ def add_notice(
         "kind": MESSAGE,
         "target": channel,
         "contract": contract,
+        "lane": lane,
         "body_sealed": keyring.seal(body, "deliveries", delivery_id, "body"),
         "priority": 1,
         "state": State.PENDING,

@@ -302,7 +302,7 @@ class Delivery(Base):
     challenge_id: Mapped[str | None] = mapped_column(Id)  # without one, a message is a notice and has a body
     target: Mapped[str] = mapped_column(String(255))  # the server, or the channel's name
     contract: Mapped[str] = mapped_column(String(24), server_default="")
-    lane: Mapped[bytes | None]  # callbacks of one reference and server leave one after another
+    lane: Mapped[bytes | None]  # callbacks of one reference, or notices to one contact: they leave one after another
     body_sealed: Mapped[bytes | None]
     priority: Mapped[int]
     state: Mapped[str] = mapped_column(String(12))
