@@ -119,7 +119,7 @@ class JourneyEditor:
         if edit.based_on == 0 and edit.slug in stored.journeys:
             faults.add("", "slug", "is the name of another journey already")
         number = before.number if before else 0
-        newer = _newer(connection, edit, before)
+        newer = _newer(connection, edit, before, config.model_dump() if config else edit.values)
         if config is None:
             return Proposal(number=number, faults=tuple(faults.found), newer=newer), None
         wanted = _wanted(stored, config)
@@ -205,14 +205,14 @@ def _before(stored: Stored, edit: Edit) -> StoredJourney | None:
     return found
 
 
-def _newer(connection: Connection, edit: Edit, before: StoredJourney | None) -> Newer | None:
+def _newer(connection: Connection, edit: Edit, before: StoredJourney | None, typed: Mapping[str, Any]) -> Newer | None:
     if before is None or before.number == edit.based_on:
         return None
     base = document_of(connection, before.id, edit.based_on)
     return Newer(
         edition(connection, before.id, before.number),
         tuple(differences(base, before.config.model_dump())),
-        tuple(differences(base, edit.values)),
+        tuple(differences(base, typed)),
     )
 
 
