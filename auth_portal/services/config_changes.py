@@ -1,6 +1,6 @@
 """What a change of the configuration changed: for the page that shows it before, the audit, and the mail to owners.
 
-Secrets are told as changed, kept or removed, and never shown.
+Secrets are told as given, changed, kept or removed, and never shown.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _secret_differences(before: ChannelConfig | None, after: ChannelConfig) -> I
             if new:
                 yield Difference(name, "secret", "kept")
         else:
-            yield Difference(name, "secret" if old else "", "changed" if new else "removed")
+            yield Difference(name, "secret", "changed" if new else "removed") if old else Difference(name, "", "given")
 
 
 def facts(changes: Sequence[Change]) -> Mapping[str, Any]:

@@ -177,7 +177,7 @@ class TestImport:
             "portal": True, "channels": ["gateway", "mail", "sms"], "journeys": ["balance", "loans"],
         }  # fmt: skip
         assert changes["channel mail"]["host"] == ["", "mail.example.com"]
-        assert changes["channel mail"]["password"] == ["", "changed"]
+        assert changes["channel mail"]["password"] == ["", "given"]
         assert "the-real" not in repr(changes)
 
     def test_the_same_file_again_changes_nothing(self, portals: Portals) -> None:
