@@ -27,6 +27,7 @@ from auth_portal.store.models import (
     DriveRow,
     Journey,
     JourneyVersion,
+    TicketRow,
     Tries,
     Verification,
     Visit,
@@ -538,3 +539,28 @@ def test_the_state_is_what_a_script_would_see(small_world: World) -> None:
     desk.get(f"{path}?live=1")
     assert "Refresh" not in desk.page.headers
     assert "data-refreshing" not in desk.page.text
+
+
+@pytest.mark.parametrize("contract", ["external_link", "wait_for_callback"])
+def test_phone_match_is_driven_with_a_ticket(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, contract: str
+) -> None:
+    """The drive registers its ticket as the flow's API node would: nobody has to say who they are."""
+    config = journey("matched", "sms_code", default=True, relay_defence="phone_match", contract=contract)
+    with open_world(tmp_path, sqlite_url, receiver, config=config) as world:
+        desk = signed_in(world)
+        path = begin(desk, "matched")
+        link = link_of(desk)
+        assert ("/t/" in link) == (contract == "external_link")
+        desk.get(link)
+        assert 'name="identifier"' not in desk.page.text
+        desk.post(desk.path)
+        page = desk.page
+        desk.get(path)
+        code = code_of(desk)
+        desk.page = page
+        desk.prove(code)
+        desk.get(path)
+        assert fact(desk, "phone_match") == "yes"
+        assert "the chat knows who you are" in desk.page.text
+        assert world.rows(TicketRow) == []
