@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import IntFlag
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, select
+from sqlalchemy import Column, ColumnElement, FromClause, Subquery, and_, case, func, literal, select
 
 from auth_portal.clock import Clock
 from auth_portal.methods import CARRIES
@@ -123,7 +123,8 @@ class Reaches:
         journey = snapshot.journey(slug).config
         road, needs_own = Road(journey, snapshot), _needs_own(journey)
         failing = [int(traits) for traits in _possible(needs_own=needs_own) if road.ends_at(traits) is not None]
-        traits = _traits(needs_own=needs_own, in_bulk=False).label("traits")
+        names = ("phone_key", "email_key") if needs_own else ()
+        traits = _traits({name: _is_alone_with(_CUSTOMERS.c[name]) for name in names}).label("traits")
         found = select(_CUSTOMERS.c.id, _CUSTOMERS.c.customer_id, traits).where(
             _CUSTOMERS.c.id > after, traits.element.in_(failing)
         )
@@ -141,9 +142,13 @@ class Reaches:
         kept = self._kept.get(needs_own)
         if kept is not None and now - kept[0] < timedelta(seconds=KEPT_SECONDS):
             return kept
-        traits = _traits(needs_own=needs_own, in_bulk=True).label("traits")
+        shared = {name: _shared(_CUSTOMERS.c[name]) for name in ("phone_key", "email_key")} if needs_own else {}
+        source: FromClause = _CUSTOMERS
+        for name, sharing in shared.items():
+            source = source.outerjoin(sharing, sharing.c.key == _CUSTOMERS.c[name])
+        traits = _traits({name: sharing.c.key.is_(None) for name, sharing in shared.items()}).label("traits")
         with self._database.read() as connection:
-            rows = connection.execute(select(traits, func.count()).select_from(_CUSTOMERS).group_by(traits)).all()
+            rows = connection.execute(select(traits, func.count()).select_from(source).group_by(traits)).all()
         self._kept[needs_own] = now, {Trait(value): number for value, number in rows}
         return self._kept[needs_own]
 
@@ -236,8 +241,8 @@ def _needs_own(journey: JourneyConfig) -> bool:
     return "customer_id" not in journey.first_step.by
 
 
-def _traits(*, needs_own: bool, in_bulk: bool) -> ColumnElement[int]:
-    """The traits of a customer's row as one number."""
+def _traits(alone: Mapping[str, ColumnElement[bool]]) -> ColumnElement[int]:
+    """The traits of a customer's row as one number; ``alone`` says of a contact that nobody else has it."""
     c = _CUSTOMERS.c
     has_password = c.password_hash.is_not(None)
     found: dict[Trait, ColumnElement[bool]] = {
@@ -248,26 +253,27 @@ def _traits(*, needs_own: bool, in_bulk: bool) -> ColumnElement[int]:
         Trait.LONG_PASSWORD: and_(has_password, c.password_is_long),
         Trait.TOTP: c.totp_sealed.is_not(None),
     }
-    if needs_own:
-        found[Trait.OWN_PHONE] = _is_own(c.phone_key, in_bulk=in_bulk)
-        found[Trait.OWN_EMAIL] = _is_own(c.email_key, in_bulk=in_bulk)
+    if alone:
+        found[Trait.OWN_PHONE] = and_(c.phone_key.is_not(None), alone["phone_key"])
+        found[Trait.OWN_EMAIL] = and_(c.email_key.is_not(None), alone["email_key"])
     summed: ColumnElement[int] = literal(0)
     for trait, condition in found.items():
         summed = summed + case((condition, int(trait)), else_=0)
     return summed
 
 
-def _is_own(key: Any, *, in_bulk: bool) -> ColumnElement[bool]:
-    """Whether nobody else has this contact, disabled people included: they share it all the same.
+def _shared(key: Column[Any]) -> Subquery:
+    """The contacts that several people hold, disabled ones included.
 
-    Over the whole table the shared ones are gathered first; for a page of it each row looks for itself.
+    Joined: where the list is long, PostgreSQL goes through a NOT IN anew for each row.
     """
-    if in_bulk:
-        shared = select(key).where(key.is_not(None)).group_by(key).having(func.count() > 1)
-        return and_(key.is_not(None), key.not_in(shared))
+    return select(key.label("key")).where(key.is_not(None)).group_by(key).having(func.count() > 1).subquery()
+
+
+def _is_alone_with(key: Column[Any]) -> ColumnElement[bool]:
+    """The same for the rows of a page, each of which looks for itself."""
     other = table_of(CustomerRow).alias()
-    same = select(other.c.id).where(other.c[key.name] == key, other.c.id != _CUSTOMERS.c.id)
-    return and_(key.is_not(None), ~same.exists())
+    return ~select(other.c.id).where(other.c[key.name] == key, other.c.id != _CUSTOMERS.c.id).exists()
 
 
 def _possible(*, needs_own: bool) -> Iterable[Trait]:
