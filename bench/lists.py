@@ -170,11 +170,12 @@ def _database(name: str, folder: Path) -> Iterator[str]:
     if name == "sqlite":
         yield f"sqlite:///{folder / 'portal.db'}"
         return
-    # Not below the folder of ours: PostgreSQL runs as another user where we are root.
-    with tempfile.TemporaryDirectory(prefix="bench-pg-") as data:
-        Path(data).chmod(0o700)
-        with get_server(Path(data) / "data", cleanup_mode="delete") as server:
-            yield server.get_uri()
+    # In a folder of its own: PostgreSQL runs as another user where we are root, and could not pass through ours.
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-pg-", ignore_cleanup_errors=True) as data,
+        get_server(Path(data), cleanup_mode="delete") as server,
+    ):
+        yield server.get_uri()
 
 
 def main(databases: list[str]) -> int:
