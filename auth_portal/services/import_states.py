@@ -2,10 +2,10 @@
 
 ::
 
-    uploaded ──▶ checking ──▶ checked ──▶ importing ──▶ telling ──▶ done ──▶ undone
-                    ▲ │          │ ▲          │  └───────────────────▲
-                    │ ▼          │ └ (other columns: checking)
-                  failed ◀───────┴────────────┘        cancelled ◀── all before the switch
+    receiving ──▶ uploaded ──▶ checking ──▶ checked ──▶ importing ──▶ telling ──▶ done ──▶ undone
+                                  ▲ │          │ ▲          │  └───────────────────▲
+                                  │ ▼          │ └ (other columns: checking)
+                                failed ◀───────┴────────────┘        cancelled ◀── all before the switch
 
 ``checking`` reads, compares and stages; ``importing`` hashes passwords and ends with the switch; ``telling`` informs
 customers. These three are work: whoever does it holds a lease and renews it with each batch, in the transaction of
@@ -24,10 +24,11 @@ from auth_portal.errors import Problem
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import ImportRow
 
-UPLOADED, CHECKING, CHECKED, IMPORTING, TELLING, DONE, UNDONE, CANCELLED, FAILED = (
-    "uploaded", "checking", "checked", "importing", "telling", "done", "undone", "cancelled", "failed",
+RECEIVING, UPLOADED, CHECKING, CHECKED, IMPORTING, TELLING, DONE, UNDONE, CANCELLED, FAILED = (
+    "receiving", "uploaded", "checking", "checked", "importing", "telling", "done", "undone", "cancelled", "failed",
 )  # fmt: skip
 NEXT = {
+    RECEIVING: {UPLOADED, CANCELLED},
     UPLOADED: {CHECKING, CANCELLED},
     CHECKING: {CHECKED, FAILED, CANCELLED},
     CHECKED: {CHECKING, IMPORTING, CANCELLED},

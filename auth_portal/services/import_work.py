@@ -50,6 +50,7 @@ from auth_portal.services.import_states import (
     FAILED,
     IMPORTING,
     MOST_ATTEMPTS,
+    RECEIVING,
     TELLING,
     UPLOADED,
     Claim,
@@ -338,7 +339,9 @@ class ImportWork:
     def tidy(self) -> None:
         """Ends what nobody goes on with, and removes what is no longer needed."""
         now = self._clock()
-        waits = ImportRow.state.in_((UPLOADED, CHECKED, FAILED)) & (ImportRow.created_at < now - WAITING_KEPT)
+        waits = ImportRow.state.in_((RECEIVING, UPLOADED, CHECKED, FAILED)) & (
+            ImportRow.created_at < now - WAITING_KEPT
+        )
         # A command that was killed: nobody takes over what it was working on.
         left = ImportRow.is_attended & ImportRow.state.in_((CHECKING, CHECKED, IMPORTING))
         left &= or_(ImportRow.leased_until.is_(None), ImportRow.leased_until < now)
@@ -406,4 +409,4 @@ def _untold(held: Claim, counts: Counts) -> list[str]:
 
 def new_import(now: datetime, **values: Any) -> dict[str, Any]:
     """The row of an import that begins."""
-    return {"id": new_id(now), "state": UPLOADED, "columns": [], "counts": {}, "created_at": now, **values}
+    return {"id": new_id(now), "state": RECEIVING, "columns": [], "counts": {}, "created_at": now, **values}

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from auth_portal.clock import Clock
@@ -119,19 +119,23 @@ class Imports:
         values = new_import(
             now, file_name=_clean(file_name), region=self._region(), is_attended=False, admin_id=admin_id
         )  # fmt: skip
-        values["state"] = CANCELLED  # until all of it is here
         with self._database.write() as connection:
             connection.execute(insert(ImportRow), values)
         try:
             lines = store_parts(self._database, self._keyring, values["id"], source)
         except UnicodeDecodeError:
-            raise Problem("import_not_utf8", status=422) from None
+            self._refuse(values["id"], "import_not_utf8")
         if not lines:
-            raise Problem("import_empty", status=422)
+            self._refuse(values["id"], "import_empty")
         with self._database.write() as connection:
-            connection.execute(update(ImportRow).where(ImportRow.id == values["id"]).values(state=UPLOADED, rows=lines))
+            move(connection, values["id"], UPLOADED, self._clock(), rows=lines)
             self._record(connection, "customers_import_uploaded", admin_id, values["id"])
         return str(values["id"])
+
+    def _refuse(self, import_id: str, code: str) -> NoReturn:
+        with self._database.write() as connection:
+            move(connection, import_id, CANCELLED, self._clock())
+        raise Problem(code, status=422)
 
     def _region(self) -> str:
         return self._journeys.current().portal.default_region

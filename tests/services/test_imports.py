@@ -338,6 +338,19 @@ def test_a_file_of_many_parts_is_read_as_it_was_sent(bench: Bench) -> None:
     assert (found.counts.new, found.fault_count, found.done) == (20_000, 0, 20_000)
 
 
+def test_what_is_coming_in_is_not_tidied_away(bench: Bench) -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            bench.work.tidy()
+            return super().read(size)
+
+    text = people(20_000)
+    import_id = bench.imports.receive(Slow(text.encode()), "people.csv", admin_id=ADMIN)
+    bench.imports.name_columns(import_id, ["customer_id", "name"])
+    bench.work.work_once()
+    assert bench.imports.get(import_id).counts.new == 20_000
+
+
 def test_more_rows_than_a_page_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_work, "MOST_ROWS", 10)
     import_id = bench.checked(people(11))
