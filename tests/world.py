@@ -187,15 +187,18 @@ def configure(database_url: str, receiver: Receiver, config: str, customers: str
     """Imports a config and customers, as an operator would before serving.
 
     Each pair is imported once in a process; the databases of the same kind share their keys, so that the next one
-    gets the very rows, with this receiver's address in them.
+    gets the very rows, with this receiver's address in them. A database that was configured before is imported into.
     """
     database = Database(database_url)
     known = (str(database.is_sqlite), config, customers)
-    if known in _IMPORTED:
+    with database.read() as connection:
+        is_new = connection.execute(select(CustomerRow.id).limit(1)).first() is None
+    if is_new and known in _IMPORTED:
         _insert(database, receiver, *_IMPORTED[known])
     else:
         _import(database, receiver, config, customers)
-        _IMPORTED[known] = (receiver.origin, _rows_of(database))
+        if is_new:
+            _IMPORTED[known] = (receiver.origin, _rows_of(database))
     database.close()
 
 
