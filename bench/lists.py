@@ -32,6 +32,7 @@ REFERENCE, PHONE, NUMBER = "one-of-a-million", "+27821999999", 123_456
 POST = "POST "
 
 PAGES = {
+    "a page without a list, to compare": "/admin/account",
     "verifications, newest": "/admin/verifications",
     "verifications, from the middle on": f"/admin/verifications?after={id_of('b', 500_000, VERIFICATIONS)}",
     "verifications, verified": "/admin/verifications?outcome=verified",
@@ -97,7 +98,8 @@ def ask(world: World) -> bool:
         found = _times(desk, page)
         median = found[len(found) // 2]
         mark = "" if median < LIMIT_MS else "  <-- over"
-        print(f"  {what:44} median {median:6.1f} ms, slowest {found[-1]:6.1f} ms{mark}", flush=True)
+        figures = f"quickest {found[0]:6.1f}, median {median:6.1f}, slowest {found[-1]:6.1f} ms"
+        print(f"  {what:44} {figures}{mark}", flush=True)
         slowest = max(slowest, median)
     return slowest < LIMIT_MS
 
