@@ -48,6 +48,7 @@ def wrong(code: str, by: int = 1) -> str:
 def test_the_whole_way_in_one_sentence(world: World) -> None:
     browser = verified(world)
     code = sent(world, PHONE)
+    settled(world)
     world.clock.advance(60)
     browser.prove(wrong(code))
     browser.prove(wrong(code, 2))
@@ -277,6 +278,7 @@ def test_a_message_that_the_channel_refuses(world: World) -> None:
 def test_a_resent_code(world: World) -> None:
     browser = verified(world)
     sent(world, PHONE)
+    settled(world)
     world.clock.advance(31)
     browser.post("/verify/resend")
     wait_for(lambda: len(world.receiver.messages) == 2)
