@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 
 from auth_portal.bootstrap import Process, create_app
 from auth_portal.crypto import MasterKeys, Passwords
+from auth_portal.services.audit import canonical
 from auth_portal.services.configuration import Configuration
 from auth_portal.services.directory import Directory
 from auth_portal.services.keys import load_keyring
@@ -230,11 +231,15 @@ def _insert(database: Database, receiver: Receiver, origin: str, rows: dict[Any,
             for name, value in row.items()
         }
 
+    there = {model: [moved(row) for row in some] for model, some in rows.items()}
+    keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
+    for fact in there[AuditEvent]:  # what it says was changed with the address, so it is signed anew
+        fact["mac"] = keyring.audit_mac(canonical(fact))
     with database.write() as connection:
-        connection.execute(update(Portal).values(**moved(rows[Portal][0])))
+        connection.execute(update(Portal).values(**there[Portal][0]))
         for model in _OF_AN_IMPORT:
-            if rows[model]:
-                connection.execute(insert(model), [moved(row) for row in rows[model]])
+            if there[model]:
+                connection.execute(insert(model), there[model])
 
 
 @contextmanager

@@ -247,21 +247,34 @@ def _found_by(wanted: DeliveryFilter) -> list[list[Condition]]:
         return [[Delivery.verification_id == wanted.verification_id, *between]]
     if wanted.state == State.PENDING:
         return [[as_written("state = 'pending'"), *between]]
-    if wanted.state and wanted.state != State.ACCEPTED:
-        states = RETRIABLE if wanted.state == FAILED else (wanted.state,)
-        return [[as_written(NOT_ACCEPTED), Delivery.state == state, *between] for state in states]
-    return [between]
+    if not _is_rare(wanted):
+        return [between]
+    kinds = (wanted.kind,) if wanted.kind else KINDS
+    return [
+        [as_written(NOT_ACCEPTED), Delivery.kind == kind, Delivery.state == state, *between]
+        for kind in kinds
+        for state in _states(wanted)
+    ]
 
 
 def _filtered_by(wanted: DeliveryFilter) -> list[Condition]:
     found: list[Condition] = []
-    if wanted.kind:
+    is_served = _is_rare(wanted) and not wanted.verification_id
+    if wanted.kind and not is_served:
         found.append(Delivery.kind == wanted.kind)
     if wanted.target:
         found.append(Delivery.target == wanted.target)
-    if wanted.state == State.ACCEPTED or (wanted.state and wanted.verification_id):
-        found.append(Delivery.state.in_(RETRIABLE if wanted.state == FAILED else (wanted.state,)))
+    if wanted.state and not is_served:
+        found.append(Delivery.state.in_(_states(wanted)))
     return found
+
+
+def _is_rare(wanted: DeliveryFilter) -> bool:
+    return wanted.state not in ("", State.PENDING, State.ACCEPTED)
+
+
+def _states(wanted: DeliveryFilter) -> tuple[str, ...]:
+    return RETRIABLE if wanted.state == FAILED else (wanted.state,)
 
 
 def _refusal(row: Any, now: datetime, *, is_confirmed: bool) -> str:

@@ -332,7 +332,12 @@ class Delivery(Base):
             postgresql_where=text("kind = 'callback'"),
         ),
         Index(
-            "ix_deliveries_state", "state", "id", sqlite_where=text(NOT_ACCEPTED), postgresql_where=text(NOT_ACCEPTED)
+            "ix_deliveries_state",
+            "kind",
+            "state",
+            "id",
+            sqlite_where=text(NOT_ACCEPTED),
+            postgresql_where=text(NOT_ACCEPTED),
         ),
     )
 

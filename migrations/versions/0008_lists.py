@@ -16,7 +16,7 @@ INDEXES = (
     ("verifications", "ix_verifications_outcome", ["outcome", "id"], "outcome <> 'verified'"),
     ("visits", "ix_visits_customer_row", ["customer_row", "verification_id"], "customer_row IS NOT NULL"),
     ("visits", "ix_visits_identifier_key", ["identifier_key", "verification_id"], "identifier_key IS NOT NULL"),
-    ("deliveries", "ix_deliveries_state", ["state", "id"], "state NOT IN ('pending', 'accepted')"),
+    ("deliveries", "ix_deliveries_state", ["kind", "state", "id"], "state NOT IN ('pending', 'accepted')"),
     ("audit_events", "ix_audit_events_admin", ["admin_id", "id"], "admin_id IS NOT NULL"),
     (
         "audit_events",
