@@ -74,14 +74,18 @@ def test_the_purpose_is_on_every_page(small: World) -> None:
     made = ticket(small, "pay-twice", purpose="Pay <R 500> & more")
     browser = small.browser()
     shown = "Pay &lt;R 500&gt; &amp; more"
-    assert shown in browser.get(link(made.path, "abc")).text
-    assert shown in browser.post(made.path).text
+    landing = browser.get(link(made.path, "abc"))
+    proving = browser.post(made.path)
+    assert shown in landing.text
+    assert shown in proving.text
     assert 'name="password"' in browser.page.text
     assert shown in browser.prove(PASSWORD).text
     assert shown in browser.post("/verify/method", method="sms_code").text
     assert shown in browser.prove("000000").text
     assert shown in browser.prove(code_for(small, PHONE)).text
     assert browser.path == "/done"
+    for page in (landing, proving, browser.page):
+        assert page.text.startswith("<!doctype html>")
 
 
 def test_r13_codes_of_a_chat_with_a_number_go_to_that_number_alone(small: World) -> None:
