@@ -47,6 +47,7 @@ from auth_portal.services.drives import Drives
 from auth_portal.services.endings import Endings
 from auth_portal.services.erasure import Erasure
 from auth_portal.services.health import Health
+from auth_portal.services.housekeeping import Housekeeping
 from auth_portal.services.import_work import ImportWork
 from auth_portal.services.import_worker import ImportWorker
 from auth_portal.services.imports import Imports
@@ -128,7 +129,8 @@ def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Servic
     alerts = Alerts(database, keyring, clock, journeys, notices, webhooks, public_url=settings.public_url)
     endings = Endings(database, keyring, clock, journeys, lambda: None)
     import_worker = ImportWorker(ImportWork(database, keyring, passwords, clock, notices, is_aside=True))
-    dispatcher = Dispatcher(outbox, deliverer, endings, alerts, import_worker, poll_seconds=poll_seconds)
+    housekeeping = Housekeeping(database, clock)
+    dispatcher = Dispatcher(outbox, deliverer, endings, alerts, import_worker, housekeeping, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
     tickets = Tickets(database, keyring, clock, journeys)
     verifications = Verifications(database, keyring, clock, journeys, methods, passwords, tickets, wake)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from auth_portal.services.alerts import Alerts
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.endings import Endings
+from auth_portal.services.housekeeping import Housekeeping
 from auth_portal.services.import_worker import ImportWorker
 from auth_portal.services.outbox import CALLBACK, MESSAGE, Claimed, Outbox
 from auth_portal.telemetry import log_event
@@ -105,16 +106,17 @@ class Lane:
 
 
 class Dispatcher:
-    """Both lanes, the sweep and the work on imports, in one process."""
+    """Both lanes, the sweep, the work on imports and the housekeeping, in one process."""
 
     def __init__(
         self, outbox: Outbox, deliverer: Deliverer, endings: Endings, alerts: Alerts, imports: ImportWorker,
-        *, poll_seconds: float,
+        housekeeping: Housekeeping, *, poll_seconds: float,
     ) -> None:  # fmt: skip
         self._lanes = [Lane(kind, outbox, deliverer, poll_seconds) for kind in (CALLBACK, MESSAGE)]
         self._endings = endings
         self._alerts = alerts
         self._imports = imports
+        self._housekeeping = housekeeping
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="expiry", daemon=True)
 
@@ -125,6 +127,7 @@ class Dispatcher:
             lane.wake()
         self._sweeper.start()
         self._imports.start()
+        self._housekeeping.start()
 
     def wake(self) -> None:
         """Something was committed to the outbox by this process."""
@@ -139,6 +142,7 @@ class Dispatcher:
         if self._sweeper.is_alive():
             self._sweeper.join(seconds)
         self._imports.stop(seconds)
+        self._housekeeping.stop(seconds)
 
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_SECONDS):

@@ -5,6 +5,7 @@ Ids begin with the time they were made, so old rows are found by the primary key
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,32 +42,41 @@ DRIVES_KEPT = timedelta(hours=1)  # after their chat clock has run out
 TRIES_KEPT = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
 
 Remove = Callable[[Connection, Sequence[Any]], object]
+Sweep = Callable[[Connection, datetime, int], int]  # removes so many at most; how many there were
 
 
-def prune(database: Database, clock: Clock) -> dict[str, int]:
-    """Removes what is due and tells how many of each kind. Safe to run at any time, and by several at once."""
-    now, kept = clock(), _kept(database)
-    codes, verifications = now - timedelta(hours=kept.codes_hours), now - timedelta(days=kept.verifications_days)
-    removed = {
-        "codes": _in_batches(database, _old_codes(codes), _remove_codes),
-        "verifications": _in_batches(database, _old_verifications(verifications), _remove_verifications),
-        "tickets": _in_batches(database, _old_tickets(verifications), _remove_tickets),
-        "notices": _in_batches(database, _old_notices(verifications), _remove_deliveries),
-        "alerts": _in_batches(database, _old_alerts(verifications), _remove_alerts),
-        "admins' sessions and links": _in_batches(database, _old_sessions(now), _remove_sessions)
-        + _in_batches(database, _old_links(codes), _remove_links),
-        "audit events": _in_batches(database, _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
-        "customers' links": _in_batches(database, _old_credential_links(codes), _remove_credential_links),
-        "test drives": _in_batches(database, _old_drives(now - DRIVES_KEPT), _remove_drives),
-        "deleted journeys": _in_batches(database, _old_journeys(verifications), _remove_journeys),
-        "logos": _in_batches(database, _old_logos(verifications), _remove_logos),
-        "counts of strangers": _in_batches(database, _old_tries(now - TRIES_KEPT), _remove_tries),
-        "counters": _sweep(database, now, limits.sweep),
-        "answers kept for programs": _sweep(database, now, api_answers.sweep),
-    }
+def prune(database: Database, clock: Clock, *, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, int]:
+    """Removes what is due and tells how many of each kind. Safe to run at any time, and by several at once.
+
+    ``is_stopping`` is asked between batches; what is left then is removed the next time.
+    """
+    removed: dict[str, int] = defaultdict(int)
+    for kind, query, remove in _due(clock(), _kept(database)):
+        removed[kind] += _in_batches(database, query, remove, is_stopping)
+    removed["counters"] = _sweep(database, clock(), limits.sweep, is_stopping)
+    removed["answers kept for programs"] = _sweep(database, clock(), api_answers.sweep, is_stopping)
     if any(removed.values()):
         database.compact()
-    return removed
+    return dict(removed)
+
+
+def _due(now: datetime, kept: Retention) -> list[tuple[str, Select[Any], Remove]]:
+    codes, verifications = now - timedelta(hours=kept.codes_hours), now - timedelta(days=kept.verifications_days)
+    return [
+        ("codes", _old_codes(codes), _remove_codes),
+        ("verifications", _old_verifications(verifications), _remove_verifications),
+        ("tickets", _old_tickets(verifications), _remove_tickets),
+        ("notices", _old_notices(verifications), _remove_deliveries),
+        ("alerts", _old_alerts(verifications), _remove_alerts),
+        ("admins' sessions and links", _old_sessions(now), _remove_sessions),
+        ("admins' sessions and links", _old_links(codes), _remove_links),
+        ("audit events", _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
+        ("customers' links", _old_credential_links(codes), _remove_credential_links),
+        ("test drives", _old_drives(now - DRIVES_KEPT), _remove_drives),
+        ("deleted journeys", _old_journeys(verifications), _remove_journeys),
+        ("logos", _old_logos(verifications), _remove_logos),
+        ("counts of strangers", _old_tries(now - TRIES_KEPT), _remove_tries),
+    ]
 
 
 def _kept(database: Database) -> Retention:
@@ -75,16 +85,17 @@ def _kept(database: Database) -> Retention:
     return PortalSettings.model_validate(settings or {}).retention
 
 
-def _in_batches(database: Database, query: Select[Any], remove: Remove) -> int:
+def _in_batches(database: Database, query: Select[Any], remove: Remove, is_stopping: Callable[[], bool]) -> int:
     total = 0
-    while True:
+    while not is_stopping():
         with database.read() as connection:
             keys = [tuple(row) if len(row) > 1 else row[0] for row in connection.execute(query.limit(BATCH))]
         if not keys:
-            return total
+            break
         with database.write() as connection:
             remove(connection, keys)
         total += len(keys)
+    return total
 
 
 def _old_codes(before: datetime) -> Select[Any]:
@@ -210,11 +221,17 @@ def _remove_tries(connection: Connection, keys: Sequence[Any]) -> None:
     connection.execute(delete(Tries).where(tuple_(Tries.person_key, Tries.method, Tries.is_ticketed).in_(keys)))
 
 
-def _sweep(database: Database, now: datetime, sweep: Callable[[Connection, datetime, int], int]) -> int:
+def _sweep(
+    database: Database,
+    now: datetime,
+    sweep: Callable[[Connection, datetime, int], int],
+    is_stopping: Callable[[], bool],
+) -> int:
     total = 0
-    while True:
+    while not is_stopping():
         with database.write() as connection:
             removed = sweep(connection, now, BATCH)
         total += removed
         if removed < BATCH:
-            return total
+            break
+    return total

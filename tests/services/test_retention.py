@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.services import audit, retention
+from auth_portal.services.housekeeping import Housekeeping
 from auth_portal.services.retention import prune
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
@@ -29,6 +30,7 @@ from auth_portal.store.models import (
     Visit,
 )
 from tests.services.conftest import NOW
+from tests.world import World
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -206,3 +208,18 @@ def test_it_goes_on_until_nothing_is_left(
     assert (removed["verifications"], removed["counters"], removed["codes"]) == (5, 5, 5)
     assert counts(database, *WHOLE, Challenge, Counter) == [0] * 6
     assert not any(prune(database, clock).values())
+
+
+def test_e3_it_is_removed_without_anybody_asking_once_an_hour(world: World) -> None:
+    housekeeping = Housekeeping(world.database, world.clock)
+    browser = world.browser()
+    browser.begin("ref-1", "app")
+    browser.prove(world.totp())
+    world.clock.advance(31 * 86_400)
+    housekeeping.tidy()
+    assert world.rows(Verification) == []
+    browser.begin("ref-2", "app")
+    browser.prove(world.totp())
+    world.clock.advance(3599)
+    Housekeeping(world.database, world.clock).tidy()
+    assert len(world.rows(Verification)) == 1, "another process finds the hour's turn taken"
