@@ -328,6 +328,11 @@ class Journeys:
         with self._lock:
             return self._look()
 
+    def renew(self) -> None:
+        """Looks now: whoever has just changed something, perhaps in another process, must not see it as it was."""
+        with self._lock:
+            self._look()
+
     def _look(self) -> Snapshot:
         with self._database.read() as connection:
             version = connection.execute(select(Portal.version).where(Portal.id == 1)).scalar_one_or_none() or 0

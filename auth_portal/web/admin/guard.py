@@ -54,6 +54,8 @@ def guard() -> BaseResponse | None:
     """Lets in whoever may use this route; everybody else is led or refused."""
     g.chat_seconds = ADMIN_SECONDS
     g.signed_in = services().admin_sessions.signed_in(admin_token())
+    if g.signed_in is not None:
+        services().journeys.renew()
     roles = allowed[request.endpoint or ""]
     if roles is PUBLIC:
         return None
