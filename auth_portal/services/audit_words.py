@@ -42,6 +42,12 @@ SENTENCES: Mapping[str, str] = {
     "keys_rotated": "The data keys were wrapped anew.",
     "audit_exported": "The audit was exported as %(format)s.",
 }
+WHY_ENDED: Mapping[str, str] = {
+    "ticket_missing": "The journey works with tickets alone, and this link came without one: Flow must register a "
+    "ticket and send the path that it is given.",
+    "ticket_without_way": "The customer of the ticket has nothing on file that this journey could check.",
+    "asked_anew": "The link was begun anew under a newer ticket before this was finished.",
+}
 WHY_WRONG: Mapping[str, str] = {
     "spent": "It counted as wrong whatever it was: too many wrong tries with this method before.",
     "nobody": "It could not be right: nobody in the directory goes by what was typed.",
@@ -59,7 +65,7 @@ def sentence(kind: str, facts: Mapping[str, Any]) -> str:
     text = translated(SENTENCES[kind]) % defaultdict(
         lambda: "?", {name: _value(value) for name, value in facts.items()}
     )
-    why = WHY_WRONG.get(str(facts.get("why", "")))
+    why = {**WHY_WRONG, **WHY_ENDED}.get(str(facts.get("why", "")))
     return f"{text} {translated(why)}" if why else text
 
 

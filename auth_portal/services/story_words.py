@@ -13,7 +13,7 @@ from itertools import groupby
 
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES
-from auth_portal.services.audit_words import WHY_WRONG, sentence
+from auth_portal.services.audit_words import WHY_ENDED, WHY_WRONG, sentence
 from auth_portal.services.customers import Person
 from auth_portal.services.outbox import State
 from auth_portal.services.results import VERIFIED
@@ -126,6 +126,9 @@ def _who(record: Record, visit: VisitFacts) -> tuple[str, str]:
         return (text, "") if person.is_active else (f"{text} {_('This customer is disabled.')}", _("customer disabled"))
     if visit.customer_row is not None:
         return _("Named a customer who has been erased since."), ""
+    if record.row.ticket_id is not None:
+        text = _("Named %(typed)s: not whom the ticket is for. The page does not tell.", typed=visit.typed)
+        return text, _("named somebody whom the ticket is not for")
     if visit.is_shared:
         text = _("Named %(typed)s, which several customers share: it names none of them.", typed=visit.typed)
         return text, _("named by a contact that several customers share")
@@ -193,6 +196,8 @@ def _why_not_sent(record: Record, reason: str, code: CodeFacts | None) -> str:
 def _why_nobody(record: Record, code: CodeFacts) -> str:
     """The directory as it is now; the message row only knows that there was nobody."""
     person = record.people.get(code.customer_row or "")
+    if code.customer_row is None and record.row.ticket_id is not None:
+        return _("who was named is not whom the ticket is for")
     if code.customer_row is None:
         is_shared = any(visit.is_shared for visit in record.visits)
         if is_shared:
@@ -258,8 +263,13 @@ def _ended(record: Record) -> Iterator[Moment]:
         yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")
         return
     clause, text = OUTCOMES.get(row.outcome, (row.outcome, row.outcome))
-    text = _(text) if text else _why_unavailable(record)
+    why = next((str(event.facts["why"]) for event in record.events if _tells_why_it_ended(event)), "")
+    text = _(WHY_ENDED.get(why) or text) if why or text else _why_unavailable(record)
     yield Moment(row.ended_at, text, f"{_(clause)} {at}", "bad")
+
+
+def _tells_why_it_ended(event: EventFacts) -> bool:
+    return event.kind == "verification_ended" and "why" in event.facts
 
 
 def _why_unavailable(record: Record) -> str:

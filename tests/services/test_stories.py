@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
@@ -11,7 +13,8 @@ from auth_portal.errors import NotFound
 from auth_portal.services.stories import LIVE, Stories, Story, StoryFilter
 from auth_portal.services.story_words import span
 from auth_portal.store.models import CustomerRow, Delivery, Verification
-from tests.receiver import wait_for
+from tests.receiver import Receiver, wait_for
+from tests.ticketed import SHARED, link, open_ticketed, ticket
 from tests.web.test_way import sent, told, verified
 from tests.world import MAIL, PASSWORD, PHONE, World
 
@@ -321,6 +324,30 @@ def test_the_timeline_has_every_record(world: World) -> None:
 def test_an_unknown_verification(small_world: World) -> None:
     with pytest.raises(NotFound):
         small_world.services.stories.get("0" * 32)
+
+
+@pytest.fixture
+def ticketed(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World]:
+    """A portal with a journey that demands tickets."""
+    with open_ticketed(tmp_path, sqlite_url, receiver) as world:
+        yield world
+
+
+def test_a_link_without_its_ticket_is_told(ticketed: World) -> None:
+    verified(ticketed, "pay")
+    told(ticketed)
+    texts = " ".join(moment.text for moment in story(ticketed).moments)
+    assert "this link came without one: Flow must register a ticket" in texts
+
+
+def test_r24_somebody_whom_the_ticket_is_not_for_is_told(ticketed: World) -> None:
+    browser = ticketed.browser()
+    browser.get(link(ticket(ticketed, msisdn=SHARED).path, "abc"))
+    browser.name("C-1001")
+    found = story(ticketed)
+    assert "named somebody whom the ticket is not for" in found.headline
+    assert "no SMS sent: who was named is not whom the ticket is for" in found.headline
+    assert "nobody in the directory" not in text_of(found)
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------
