@@ -9,20 +9,21 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select, text
 
 from auth_portal.clock import Clock
 from auth_portal.methods import CARRIES
-from auth_portal.services.journeys import Journeys
+from auth_portal.services.journeys import JourneyLimits, Journeys
 from auth_portal.services.outbox import CALLBACK, State
 from auth_portal.store.db import Database, first_id
-from auth_portal.store.models import CustomerRow, Delivery, Tries, Verification
+from auth_portal.store.models import MANY_TRIES, CustomerRow, Delivery, Tries, Verification
 
 PERIODS: Mapping[str, timedelta] = {
     "hour": timedelta(hours=1),
@@ -32,7 +33,9 @@ PERIODS: Mapping[str, timedelta] = {
 KEPT_SECONDS = {"hour": 5.0, "day": 60.0, "week": 600.0}  # how old a figure may be
 SAMPLE = 2000  # verifications, the newest, from which durations are told
 LOCKED_LISTED = 20
-DAY_TRIES, ALL_TRIES = 15, 50  # R6: what closes a credential at the latest
+# Upper ends in seconds of what durations are counted in; the last one is open.
+PROOF_SECONDS = (10, 30, 60, 120, 300)
+CALLBACK_SECONDS = (0.1, 0.5, 1, 5, 60)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ class Funnel:
 
 @dataclass(frozen=True)
 class Duration:
-    """A median and a 95th percentile, in seconds; none without a sample."""
+    """A median and a 95th percentile, in seconds, and how many of the sample took up to each of ``ends`` or longer."""
 
     median: float
     p95: float
+    ends: tuple[float, ...]
+    counts: tuple[int, ...]  # one more than ends
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,8 @@ class Overview:
         with self._database.read() as connection:
             by_journey = _funnels(connection, since)
             outcomes, methods = _endings(connection, since)
-            to_proof = _duration(connection, since, *_PROOF)
-            to_callback = _duration(connection, since, *_CALLBACK)
+            to_proof = duration(_seconds(connection, since, *_PROOF), PROOF_SECONDS)
+            to_callback = duration(_seconds(connection, since, *_CALLBACK), CALLBACK_SECONDS)
         whole = Funnel(*(sum(getattr(one, name) for one in by_journey.values()) for name, _count in Funnel().stages))
         return Figures(period, now, whole, by_journey, outcomes, methods, to_proof, to_callback)
 
@@ -150,19 +155,22 @@ class Overview:
 
     def locked(self) -> list[Locked]:
         """Customers who cannot use a method now because of wrong tries; the first twenty."""
-        now = self._clock()
-        of_day = and_(Tries.day_ends_at > now, Tries.day_count >= DAY_TRIES)
+        now, journeys = self._clock(), self._journeys.current().journeys.values()
+        limits = [found.config.limits for found in journeys] or [JourneyLimits()]
+        a_day = min(bound.credential_tries_day for bound in limits)
+        in_all = min(bound.credential_tries_total for bound in limits)
+        of_day = and_(Tries.day_ends_at > now, Tries.day_count >= a_day)
         found = (
             select(CustomerRow.id, CustomerRow.customer_id, Tries.method, Tries.total, Tries.day_ends_at)
             .join(CustomerRow, CustomerRow.id == Tries.person_key)
-            .where(of_day | (Tries.total >= ALL_TRIES))
+            .where(text(MANY_TRIES), of_day | (Tries.total >= in_all))
             .order_by(CustomerRow.id)
             .limit(LOCKED_LISTED)
         )
         with self._database.read() as connection:
             rows = connection.execute(found).all()
         return [
-            Locked(row.id, row.customer_id, row.method, None if row.total >= ALL_TRIES else row.day_ends_at)
+            Locked(row.id, row.customer_id, row.method, None if row.total >= in_all else row.day_ends_at)
             for row in rows
         ]
 
@@ -212,14 +220,18 @@ _ACCEPTED = and_(Delivery.kind == CALLBACK, Delivery.state == State.ACCEPTED)
 _CALLBACK = (Delivery.created_at, Delivery.ended_at, Delivery.id, _ACCEPTED)
 
 
-def _duration(connection: Connection, since: str, begin: Any, end: Any, key: Any, when: Any) -> Duration | None:
+def _seconds(connection: Connection, since: str, begin: Any, end: Any, key: Any, when: Any) -> list[float]:
     rows = connection.execute(select(begin, end).where(key >= since, when).order_by(key.desc()).limit(SAMPLE)).all()
-    return duration([(row[1] - row[0]).total_seconds() for row in rows if row[1] is not None])
+    return [(row[1] - row[0]).total_seconds() for row in rows if row[1] is not None]
 
 
-def duration(seconds: Sequence[float]) -> Duration | None:
-    """The median and 95th percentile of a sample."""
+def duration(seconds: Sequence[float], ends: Sequence[float]) -> Duration | None:
+    """The median and 95th percentile of a sample, and its counts by ``ends``; None without one."""
     if not seconds:
         return None
     ordered = sorted(seconds)
-    return Duration(statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))])
+    counts = [0] * (len(ends) + 1)
+    for one in ordered:
+        counts[bisect_left(ends, one)] += 1
+    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    return Duration(statistics.median(ordered), p95, tuple(ends), tuple(counts))

@@ -155,6 +155,11 @@ class CustomerRow(Base):
     )
 
 
+# The lowest that a journey's limits can be (R6): whoever is below is locked nowhere.
+_MANY = "day_count >= 5 OR total >= 20"
+MANY_TRIES = f"({_MANY})"
+
+
 class Tries(Base):
     """Wrong tries of one person with one method since the last success, strangers included (R6, R7)."""
 
@@ -165,6 +170,7 @@ class Tries(Base):
     total: Mapped[int]
     day_count: Mapped[int]
     day_ends_at: Mapped[datetime]
+    __table_args__ = (Index("ix_tries_many", "person_key", sqlite_where=text(_MANY), postgresql_where=text(_MANY)),)
 
 
 class Counter(Base):

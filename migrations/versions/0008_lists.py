@@ -24,6 +24,7 @@ INDEXES = (
         ["kind", "id"],
         "kind NOT IN ('verification_began', 'verification_ended', 'proof_failed', 'step_passed')",
     ),
+    ("tries", "ix_tries_many", ["person_key"], "day_count >= 5 OR total >= 20"),
 )
 
 
