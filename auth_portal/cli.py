@@ -21,15 +21,15 @@ from flask.cli import AppGroup
 from auth_portal.clock import Clock, system_clock
 from auth_portal.errors import Misconfigured, Problem
 from auth_portal.i18n import error_text
-from auth_portal.services import installation
-from auth_portal.services.audit_trail import AuditTrail
-from auth_portal.services.config_file import BadConfig
-from auth_portal.services.demo import load_demo
+from auth_portal.services.config.file import BadConfig
 from auth_portal.services.dispatcher import OWN_POLL_SECONDS
-from auth_portal.services.doctor import Finding, examine
-from auth_portal.services.keys import rotate_keys
-from auth_portal.services.opening import Opened, opened, plain_faults
-from auth_portal.services.retention import prune
+from auth_portal.services.operations import installation
+from auth_portal.services.operations.demo import load_demo
+from auth_portal.services.operations.doctor import Finding, examine
+from auth_portal.services.operations.keys import rotate_keys
+from auth_portal.services.operations.opening import Opened, opened, plain_faults
+from auth_portal.services.operations.retention import prune
+from auth_portal.services.stories.audit_trail import AuditTrail
 from auth_portal.settings import Settings, read_settings
 from auth_portal.telemetry import log_event, set_up_logging
 

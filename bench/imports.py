@@ -15,9 +15,9 @@ from sqlalchemy import text
 
 from auth_portal.clock import system_clock
 from auth_portal.crypto import MasterKeys
-from auth_portal.services.imports import Imports
+from auth_portal.services.imports.imports import Imports
 from auth_portal.services.journeys import Journeys
-from auth_portal.services.keys import load_keyring
+from auth_portal.services.operations.keys import load_keyring
 from auth_portal.store.db import Database
 from bench.portal import Quick
 from tests.postgres import MASTER_KEY, install

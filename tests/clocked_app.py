@@ -13,7 +13,7 @@ from pathlib import Path
 
 from auth_portal.bootstrap import create_app, serve
 from auth_portal.gateways.flow import Answer, FlowGateway
-from auth_portal.services import import_switch, import_work
+from auth_portal.services.imports import switch, work
 from auth_portal.services.outbox import Outbox
 
 _CLOCK = Path(os.environ["CLOCK_OF_TEST"])
@@ -55,23 +55,23 @@ if _STOP == "between post and record":
     Outbox.record = _die_after  # type: ignore[method-assign, assignment]
 
 if _STOP == "while staging":
-    add_faults = import_work.add_faults
+    add_faults = work.add_faults
 
     def _die_in_a_batch(*args: object) -> None:
         add_faults(*args)  # type: ignore[arg-type]
         die_once()
 
-    import_work.add_faults = _die_in_a_batch  # type: ignore[attr-defined]
+    work.add_faults = _die_in_a_batch  # type: ignore[attr-defined]
 
 if _STOP == "within the switch":
-    _switch = import_switch.switch
+    _switch = switch.switch
 
     def _die_before_the_commit(*args: object) -> int:
         written = _switch(*args)  # type: ignore[arg-type]
         die_once()
         return written
 
-    import_switch.switch = _die_before_the_commit  # type: ignore[assignment]
+    switch.switch = _die_before_the_commit  # type: ignore[assignment]
 
 app = create_app(clock=clock)
 serve(app)

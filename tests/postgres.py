@@ -22,8 +22,8 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from auth_portal.crypto import Keyring, MasterKeys
-from auth_portal.services.installation import initialise
-from auth_portal.services.keys import load_keyring
+from auth_portal.services.operations.installation import initialise
+from auth_portal.services.operations.keys import load_keyring
 from auth_portal.settings import Settings
 from auth_portal.store.db import Database
 

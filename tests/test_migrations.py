@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import inspect
 
-from auth_portal.services.installation import upgrade
+from auth_portal.services.operations.installation import upgrade
 from auth_portal.settings import Settings
 from auth_portal.store import migrate
 from auth_portal.store.db import MIGRATIONS, Database, expected_revision, schema_fault

@@ -22,9 +22,9 @@ from werkzeug.test import TestResponse
 from auth_portal.bootstrap import Process, create_app
 from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.services.audit import canonical
-from auth_portal.services.configuration import Configuration
-from auth_portal.services.directory import Directory
-from auth_portal.services.keys import load_keyring
+from auth_portal.services.config.configuration import Configuration
+from auth_portal.services.directory.directory import Directory
+from auth_portal.services.operations.keys import load_keyring
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, Journey, JourneyVersion, Portal

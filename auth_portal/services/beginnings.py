@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, select
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, token_hash
 from auth_portal.errors import Gone, Problem, TooMany
-from auth_portal.services import audit, customers, limits, outbox, tickets
+from auth_portal.services import audit, limits, outbox, tickets
 from auth_portal.services.cases import (
     HEADLESS_COLUMNS,
     Case,
@@ -32,7 +32,8 @@ from auth_portal.services.cases import (
     update_verification,
 )
 from auth_portal.services.codes import Codes, sent_once
-from auth_portal.services.customers import Identifier, Person, read_identifier
+from auth_portal.services.directory import customers
+from auth_portal.services.directory.customers import Identifier, Person, read_identifier
 from auth_portal.services.endings import Endings
 from auth_portal.services.journeys import ChatClock, JourneyNow, Journeys, Snapshot
 from auth_portal.services.limits import MINUTE, Limit

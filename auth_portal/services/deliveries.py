@@ -21,13 +21,13 @@ from auth_portal.gateways.flow import Answer, Fate, FlowGateway
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
+from auth_portal.services.alerts.webhooks import Webhooks
 from auth_portal.services.channel_usage import CAP, cap_key
-from auth_portal.services.customers import Person, country_of, get_by_row
+from auth_portal.services.directory.customers import Person, country_of, get_by_row
 from auth_portal.services.journeys import JourneyConfig, JourneyLimits, Journeys
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
 from auth_portal.services.outbox import CALLBACK, TEST, WEBHOOK, Claimed, Outbox, Report, State
-from auth_portal.services.webhooks import Webhooks
 from auth_portal.store.db import Database, upsert
 from auth_portal.store.models import Challenge, ChannelState, Verification, table_of
 from auth_portal.telemetry import log_event

@@ -19,9 +19,9 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.services import audit, outbox
-from auth_portal.services.lists import PAGE, Condition, Listing, as_written, listed, made_between
 from auth_portal.services.outbox import CALLBACK, MESSAGE, State
 from auth_portal.services.results import VERIFIED
+from auth_portal.services.stories.lists import PAGE, Condition, Listing, as_written, listed, made_between
 from auth_portal.store.db import Database
 from auth_portal.store.models import NOT_ACCEPTED, Attempt, Challenge, Delivery, Verification
 from auth_portal.telemetry import mask

@@ -13,11 +13,11 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from auth_portal.services.alerts import Alerts
+from auth_portal.services.alerts.alerts import Alerts
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.endings import Endings
-from auth_portal.services.housekeeping import Housekeeping
-from auth_portal.services.import_worker import ImportWorker
+from auth_portal.services.imports.worker import ImportWorker
+from auth_portal.services.operations.housekeeping import Housekeeping
 from auth_portal.services.outbox import CALLBACK, MESSAGE, Claimed, Outbox
 from auth_portal.telemetry import log_event
 

@@ -25,8 +25,8 @@ from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig, parse_channel
 from auth_portal.methods import CARRIES
-from auth_portal.services.looks import Colour, JourneyTexts
-from auth_portal.services.portal_config import Frozen, PortalSettings
+from auth_portal.services.config.looks import Colour, JourneyTexts
+from auth_portal.services.config.portal import Frozen, PortalSettings
 from auth_portal.steps import AnyStep, Identify, Verify
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelRow, Journey, JourneyVersion, Portal

@@ -12,7 +12,7 @@ from auth_portal.crypto import Keyring
 from auth_portal.methods import CARRIES
 from auth_portal.methods.contract import Method
 from auth_portal.services.cases import Case, Stage, offered
-from auth_portal.services.customers import mask_contact
+from auth_portal.services.directory.customers import mask_contact
 from auth_portal.services.journeys import Snapshot
 from auth_portal.store.models import ChannelState
 

@@ -47,7 +47,7 @@ from auth_portal.services.cases import (
     update_visit,
 )
 from auth_portal.services.codes import Codes
-from auth_portal.services.customers import read_identifier
+from auth_portal.services.directory.customers import read_identifier
 from auth_portal.services.endings import Endings
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.limits import HOUR, MINUTE, Limit

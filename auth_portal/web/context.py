@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, current_app, g, request
 
-from auth_portal.services.admin_sessions import LONGEST
+from auth_portal.services.access.admin_sessions import LONGEST
 from auth_portal.services.serving import Services
 
 EXTENSION = "auth_portal"

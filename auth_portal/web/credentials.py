@@ -9,7 +9,7 @@ from flask_wtf.csrf import CSRFError
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
-from auth_portal.services.credential_links import Offer
+from auth_portal.services.directory.credential_links import Offer
 from auth_portal.web.admin.qr import enrolment
 from auth_portal.web.context import services
 from auth_portal.web.edge import problem_page

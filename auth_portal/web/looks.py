@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from auth_portal.errors import NotFound
-from auth_portal.services.looks import checked_colour, theme_css
+from auth_portal.services.config.looks import checked_colour, theme_css
 from auth_portal.web.context import services
 
 looks = Blueprint("looks", __name__)

@@ -7,7 +7,7 @@ from typing import Any
 import pyotp
 from werkzeug.test import TestResponse
 
-from auth_portal.services.admins import Joining
+from auth_portal.services.access.admins import Joining
 from tests.world import Browser, World
 
 ADMIN_PASSWORD = "seven kudus dance slowly"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from auth_portal.services.api_keys import SCOPES
+from auth_portal.services.access.api_keys import SCOPES
 from auth_portal.store.models import ApiKeyRow, AuditEvent
 from tests.admin.desk import Desk
 from tests.api.program import Program, problem

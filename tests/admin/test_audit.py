@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text, update
 
 from auth_portal.services import audit
-from auth_portal.services.audit_trail import CSV_COLUMNS, AuditFilter
+from auth_portal.services.stories.audit_trail import CSV_COLUMNS, AuditFilter
 from auth_portal.store.models import AuditEvent, CustomerRow
 from tests.admin.desk import Desk
 from tests.web.test_way import verified

@@ -16,7 +16,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 from pytest_httpserver import HTTPServer
 
 from auth_portal.gateways.channels import ChannelConfig
-from auth_portal.services.configuration import Configuration
+from auth_portal.services.config.configuration import Configuration
 from auth_portal.store.models import AuditEvent, ChannelRow, Delivery
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from auth_portal.services.customers import row_of
+from auth_portal.services.directory.customers import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Tries
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver, wait_for

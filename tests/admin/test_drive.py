@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from auth_portal.gateways.dead_end import DeadEnd
 from auth_portal.gateways.outbound import Blocked, Outbound
-from auth_portal.services import retention
+from auth_portal.services.operations import retention
 from auth_portal.store import folded
 from auth_portal.store.db import Database
 from auth_portal.store.models import (

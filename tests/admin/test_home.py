@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from auth_portal.services.overview import duration
+from auth_portal.services.stories.overview import duration
 from auth_portal.store.models import Delivery
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver, wait_for

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.crypto import Passwords
-from auth_portal.services import customers
-from auth_portal.services.import_files import LARGEST_FILE
-from auth_portal.services.import_work import ImportWork
-from auth_portal.services.imports import guesses
+from auth_portal.services.directory import customers
+from auth_portal.services.imports.files import LARGEST_FILE
+from auth_portal.services.imports.imports import guesses
+from auth_portal.services.imports.work import ImportWork
 from auth_portal.store.models import AuditEvent, CustomerRow, ImportFault, ImportPart, StagedRow
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import wait_for

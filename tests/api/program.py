@@ -13,7 +13,7 @@ from openapi_core import Config, OpenAPI
 from openapi_core.testing import MockRequest, MockResponse
 from werkzeug.test import TestResponse
 
-from auth_portal.services.api_keys import SCOPES
+from auth_portal.services.access.api_keys import SCOPES
 from auth_portal.web.api.document import FILE
 from tests.world import World
 

@@ -8,8 +8,8 @@ import re
 import shlex
 from pathlib import Path
 
-from auth_portal.services.api_keys import REQUESTS_PER_MINUTE, SCOPES, WRONG_PER_MINUTE
-from auth_portal.services.customer_bulk import MOST, PLAIN_PASSWORDS
+from auth_portal.services.access.api_keys import REQUESTS_PER_MINUTE, SCOPES, WRONG_PER_MINUTE
+from auth_portal.services.directory.customer_bulk import MOST, PLAIN_PASSWORDS
 from auth_portal.web.api.frame import MOST_OF_PAGE, PAGE
 from tests.api.program import Program
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from auth_portal.bootstrap import create_app
-from auth_portal.services.api_keys import DAYS, MOST_KEYS, REQUESTS_PER_MINUTE, SCOPES, WRONG_PER_MINUTE
+from auth_portal.services.access.api_keys import DAYS, MOST_KEYS, REQUESTS_PER_MINUTE, SCOPES, WRONG_PER_MINUTE
 from auth_portal.store.models import ApiKeyRow, AuditEvent, Delivery
 from auth_portal.telemetry import JsonLines
 from auth_portal.web.api.document import FILE

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from auth_portal.errors import UnderWay
-from auth_portal.services.api_answers import LEASE, Answer, Claim
+from auth_portal.services.access.api_answers import LEASE, Answer, Claim
 from auth_portal.store.models import ApiAnswer, AuditEvent
 from tests.api.program import Program, problem, program
 from tests.world import MAIL, PHONE

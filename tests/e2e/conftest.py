@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from auth_portal.clock import system_clock
-from auth_portal.services.demo import load_demo
-from auth_portal.services.installation import initialise
-from auth_portal.services.opening import opened
+from auth_portal.services.operations.demo import load_demo
+from auth_portal.services.operations.installation import initialise
+from auth_portal.services.operations.opening import opened
 from auth_portal.settings import read_settings
 from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, WITHIN_SECONDS, Person, Phone
 from tests.serving import Server, free_port

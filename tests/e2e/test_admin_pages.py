@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 
 from auth_portal.bootstrap import create_app
 from auth_portal.clock import system_clock
-from auth_portal.services.opening import opened
+from auth_portal.services.operations.opening import opened
 from tests.e2e.conftest import Portal
 from tests.e2e.office import Office
 from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone

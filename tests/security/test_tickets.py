@@ -12,7 +12,7 @@ import pytest
 from auth_portal.clock import system_clock
 from auth_portal.crypto import MasterKeys
 from auth_portal.services.journeys import Journeys
-from auth_portal.services.keys import load_keyring
+from auth_portal.services.operations.keys import load_keyring
 from auth_portal.services.outbox import MESSAGE
 from auth_portal.services.tickets import Registered, Tickets
 from auth_portal.store.db import Database

@@ -8,8 +8,8 @@ import pytest
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords
-from auth_portal.services.directory import Directory
-from auth_portal.services.erasure import Erasure
+from auth_portal.services.directory.directory import Directory
+from auth_portal.services.directory.erasure import Erasure
 from auth_portal.store.db import Database
 
 NOW = datetime(2026, 11, 22, 19, 5, tzinfo=UTC)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from pytest_httpserver import HTTPServer
 
-from auth_portal.services.alerts import EVERY_SECONDS, Alert
-from auth_portal.services.configuration import Configuration
+from auth_portal.services.alerts.alerts import EVERY_SECONDS, Alert
+from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.limits import SPENT_CREDENTIALS_ALARM
-from auth_portal.services.retention import prune
+from auth_portal.services.operations.retention import prune
 from auth_portal.store.models import AlertRow, ChannelState, Delivery
 from tests.admin.desk import signed_in
 from tests.receiver import Receiver

@@ -13,8 +13,8 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
-from auth_portal.services.config_file import BadConfig
-from auth_portal.services.configuration import Configuration, ImportSummary
+from auth_portal.services.config.configuration import Configuration, ImportSummary
+from auth_portal.services.config.file import BadConfig
 from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, ChannelRow, Journey, JourneyVersion, Portal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auth_portal.services.differences import Difference, differences
+from auth_portal.services.config.differences import Difference, differences
 
 
 def test_the_same_differs_in_nothing() -> None:

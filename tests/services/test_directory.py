@@ -16,11 +16,12 @@ from sqlalchemy import insert, select, update
 
 from auth_portal.crypto import Keyring, Passwords, normal_password
 from auth_portal.errors import Misconfigured, NotFound
-from auth_portal.services import audit, customers
-from auth_portal.services.customer_fields import FIELDS
-from auth_portal.services.customers_csv import read_customers
-from auth_portal.services.directory import Directory, ImportReport
-from auth_portal.services.erasure import Erasure
+from auth_portal.services import audit
+from auth_portal.services.directory import customers
+from auth_portal.services.directory.customer_fields import FIELDS
+from auth_portal.services.directory.directory import Directory, ImportReport
+from auth_portal.services.directory.erasure import Erasure
+from auth_portal.services.imports.customers_csv import read_customers
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
     AuditEvent,

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from auth_portal.services.flow_setup import EXAMPLES, Finding, check_logic, logic_values, setup_of
 from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.setup.flow_setup import EXAMPLES, Finding, check_logic, logic_values, setup_of
 
 
 def journey(**values: object) -> JourneyConfig:

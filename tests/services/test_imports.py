@@ -16,11 +16,12 @@ from sqlalchemy import select, update
 from auth_portal.clock import system_clock
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import Problem
-from auth_portal.services import customers, import_work
-from auth_portal.services.erasure import Erasure
-from auth_portal.services.import_states import LEASE_SECONDS, NEXT, LostLease, claim, take
-from auth_portal.services.import_work import ImportWork, Stopped
-from auth_portal.services.imports import Imports
+from auth_portal.services.directory import customers
+from auth_portal.services.directory.erasure import Erasure
+from auth_portal.services.imports import work
+from auth_portal.services.imports.imports import Imports
+from auth_portal.services.imports.states import LEASE_SECONDS, NEXT, LostLease, claim, take
+from auth_portal.services.imports.work import ImportWork, Stopped
 from auth_portal.services.journeys import Journeys
 from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow, ImportPart, ImportRow, StagedRow
@@ -183,7 +184,7 @@ def test_work_that_is_stopped_goes_on_elsewhere_at_once(bench: Bench) -> None:
 
 def test_work_that_never_ends_well_is_given_up(bench: Bench) -> None:
     import_id = bench.sent(people(3))
-    for _ in range(import_work.MOST_ATTEMPTS):
+    for _ in range(work.MOST_ATTEMPTS):
         assert claim(bench.database, bench.clock()) is not None  # and then its process died
         bench.clock.advance(LEASE_SECONDS + 1)
     assert bench.work.work_once()
@@ -280,7 +281,7 @@ class TestPasswords:
     def test_hashing_goes_on_where_a_killed_worker_stopped(
         self, bench: Bench, passwords: Passwords, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(import_work, "HASHES_AT_ONCE", 2)
+        monkeypatch.setattr(work, "HASHES_AT_ONCE", 2)
         import_id = bench.started("customer_id,password\n" + "".join(f"C-{n},correct horse {n}\n" for n in range(6)))
         looks = iter([False, False, True])
         bench.work.stop_when(lambda: next(looks))
@@ -352,7 +353,7 @@ def test_what_is_coming_in_is_not_tidied_away(bench: Bench) -> None:
 
 
 def test_more_rows_than_a_page_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_work, "MOST_ROWS", 10)
+    monkeypatch.setattr(work, "MOST_ROWS", 10)
     import_id = bench.checked(people(11))
     assert [str(fault) for fault in bench.imports.all_faults(import_id)] == [
         "row 12: is one too many: at most 10 rows are imported at once; split the file"
@@ -373,7 +374,7 @@ def test_the_time_that_is_left_is_told(bench: Bench) -> None:
 def test_a_command_that_was_killed_is_taken_over_by_nobody(bench: Bench) -> None:
     now: datetime = bench.clock()
     with bench.database.write() as connection:
-        values = import_work.new_import(now, file_name="x.csv", region="ZA", is_attended=True, lease=ADMIN)
+        values = work.new_import(now, file_name="x.csv", region="ZA", is_attended=True, lease=ADMIN)
         connection.execute(
             ImportRow.__table__.insert().values(
                 values | {"state": "importing", "leased_until": now + timedelta(seconds=LEASE_SECONDS)}

@@ -14,8 +14,8 @@ from sqlalchemy import select, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import PURPOSES, MasterKeys
 from auth_portal.errors import Misconfigured
-from auth_portal.services.installation import initialise, schema_faults, upgrade
-from auth_portal.services.keys import load_keyring, rotate_keys
+from auth_portal.services.operations.installation import initialise, schema_faults, upgrade
+from auth_portal.services.operations.keys import load_keyring, rotate_keys
 from auth_portal.settings import KEYS_FILE, Settings
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, DataKeyRow, Portal

@@ -12,10 +12,10 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
-from auth_portal.services.configuration import Configuration
-from auth_portal.services.journey_editor import Edit, JourneyEditor, Proposal
-from auth_portal.services.journey_history import JourneyHistory
-from auth_portal.services.journey_rows import Author
+from auth_portal.services.config.configuration import Configuration
+from auth_portal.services.config.journey_editor import Edit, JourneyEditor, Proposal
+from auth_portal.services.config.journey_history import JourneyHistory
+from auth_portal.services.config.journey_rows import Author
 from auth_portal.services.journeys import Journeys
 from auth_portal.store.db import Database
 from auth_portal.store.models import Admin, AuditEvent, JourneyVersion, Portal

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from auth_portal.services import lists
-from auth_portal.services.audit_trail import AuditFilter
 from auth_portal.services.delivery_lists import FAILED, DeliveryFilter
-from auth_portal.services.stories import LIVE, StoryFilter
+from auth_portal.services.stories import lists
+from auth_portal.services.stories.audit_trail import AuditFilter
+from auth_portal.services.stories.stories import LIVE, StoryFilter
 from tests.world import World
 
 DELIVERIES, STORIES, AUDIT = "delivery_lists", "stories", "audit_trail"

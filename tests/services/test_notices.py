@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from auth_portal.services.erasure import Erasure
+from auth_portal.services.directory.erasure import Erasure
 from auth_portal.store.models import Delivery
 from tests.receiver import wait_for
 from tests.world import MAIL, PHONE, World

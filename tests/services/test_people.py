@@ -10,11 +10,11 @@ from sqlalchemy import select, update
 
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import NotFound
-from auth_portal.services import customers, name_index
-from auth_portal.services.directory import Directory
+from auth_portal.services.directory import customers, name_index
+from auth_portal.services.directory.directory import Directory
+from auth_portal.services.directory.people import PAGE, People
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.notices import Notices
-from auth_portal.services.people import PAGE, People
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, CustomerRow
 from tests.services.conftest import NOW

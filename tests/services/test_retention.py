@@ -10,9 +10,10 @@ from sqlalchemy import func, insert, select, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
-from auth_portal.services import audit, retention
-from auth_portal.services.housekeeping import Housekeeping
-from auth_portal.services.retention import prune
+from auth_portal.services import audit
+from auth_portal.services.operations import retention
+from auth_portal.services.operations.housekeeping import Housekeeping
+from auth_portal.services.operations.retention import prune
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
     Attempt,

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text, update
 
 from auth_portal.errors import NotFound
-from auth_portal.services.stories import LIVE, Stories, Story, StoryFilter
-from auth_portal.services.story_words import span
+from auth_portal.services.stories.stories import LIVE, Stories, Story, StoryFilter
+from auth_portal.services.stories.words import span
 from auth_portal.store.models import CustomerRow, Delivery, Verification
 from tests.receiver import Receiver, wait_for
 from tests.ticketed import SHARED, link, open_ticketed, ticket

@@ -8,7 +8,7 @@ from html import unescape
 import pyotp
 import pytest
 
-from auth_portal.services.customers import row_of
+from auth_portal.services.directory.customers import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink
 from tests.receiver import wait_for
 from tests.world import MAIL, PHONE, Browser, World, journey, open_world

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.crypto import token_hash
-from auth_portal.services.customers import e164
-from auth_portal.services.erasure import Erasure
-from auth_portal.services.retention import prune
+from auth_portal.services.directory.customers import e164
+from auth_portal.services.directory.erasure import Erasure
+from auth_portal.services.operations.retention import prune
 from auth_portal.store.models import AuditEvent, Challenge, CustomerRow, TicketRow, Verification, Visit
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged, results

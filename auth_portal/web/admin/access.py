@@ -8,8 +8,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
-from auth_portal.services.admin_sessions import Credentials
-from auth_portal.services.admins import Joining
+from auth_portal.services.access.admin_sessions import Credentials
+from auth_portal.services.access.admins import Joining
 from auth_portal.web.admin.guard import (
     EVERYONE,
     PUBLIC,

@@ -6,7 +6,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.password_rules import password_fault
+from auth_portal.services.directory.password_rules import password_fault
 from auth_portal.web.admin.guard import EVERYONE, done, me, render, route, second_factor_fault
 from auth_portal.web.context import services
 

@@ -8,7 +8,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.api_keys import DAYS, SCOPES
+from auth_portal.services.access.api_keys import DAYS, SCOPES
 from auth_portal.web.admin.guard import (
     AUDITOR,
     OWNER,

@@ -6,7 +6,7 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.audit_trail import FORMATS, KINDS, AuditFilter
+from auth_portal.services.stories.audit_trail import FORMATS, KINDS, AuditFilter
 from auth_portal.web.admin.filters import Asked, newest_url, older_url
 from auth_portal.web.admin.guard import AUDITOR, EVERYONE, OWNER, form_text, me, render, route
 from auth_portal.web.context import services

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import request
 
-from auth_portal.services.channel_editor import ChannelNow
+from auth_portal.services.config.channel_editor import ChannelNow
 
 COMMON = ("name", "countries", "daily_cap")
 FIELDS: Mapping[str, tuple[str, ...]] = {

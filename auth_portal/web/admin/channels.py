@@ -10,8 +10,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import NotFound, TooMany
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config_file import Fault
-from auth_portal.services.journey_rows import Author
+from auth_portal.services.config.file import Fault
+from auth_portal.services.config.journey_rows import Author
 from auth_portal.web.admin import channel_forms as forms
 from auth_portal.web.admin.guard import (
     EVERYONE,

@@ -8,8 +8,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import NotFound
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
-from auth_portal.services.credential_links import KINDS
-from auth_portal.services.credentials import IssuedSupportCode
+from auth_portal.services.directory.credential_links import KINDS
+from auth_portal.services.directory.credentials import IssuedSupportCode
 from auth_portal.web.admin.guard import WRITERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.context import services
 

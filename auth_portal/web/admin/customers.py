@@ -13,7 +13,7 @@ from flask import Response, make_response, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.people import Customer, Saved
+from auth_portal.services.directory.people import Customer, Saved
 from auth_portal.web.admin.guard import EVERYONE, WRITERS, done, form_text, me, render, route
 from auth_portal.web.context import services
 

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
-from auth_portal.services.admin_sessions import SignedIn
+from auth_portal.services.access.admin_sessions import SignedIn
 from auth_portal.web.context import ADMIN_COOKIE, ADMIN_SECONDS, admin_token, cookie_name, services
 
 View = TypeVar("View", bound=Callable[..., Any])

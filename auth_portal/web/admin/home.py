@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from auth_portal.services.overview import PERIODS
+from auth_portal.services.stories.overview import PERIODS
 from auth_portal.web.admin.guard import EVERYONE, render, route
 from auth_portal.web.context import services
 

@@ -12,11 +12,11 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
-from auth_portal.services.audit_trail import defused
-from auth_portal.services.customer_fields import FIELDS
-from auth_portal.services.customers_csv import RowFault
-from auth_portal.services.import_files import LARGEST_FILE
-from auth_portal.services.imports import PAGE, Import, guesses
+from auth_portal.services.directory.customer_fields import FIELDS
+from auth_portal.services.imports.customers_csv import RowFault
+from auth_portal.services.imports.files import LARGEST_FILE
+from auth_portal.services.imports.imports import PAGE, Import, guesses
+from auth_portal.services.stories.audit_trail import defused
 from auth_portal.web.admin.guard import EVERYONE, WRITERS, done, form_text, me, render, route
 from auth_portal.web.context import admin_token, services
 from auth_portal.web.edge import LARGEST_REQUEST, LargeRequest, large_requests

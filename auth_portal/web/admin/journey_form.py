@@ -13,7 +13,7 @@ from typing import Any
 from werkzeug.datastructures import MultiDict
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config_file import Fault
+from auth_portal.services.config.file import Fault
 from auth_portal.services.journeys import OUTCOMES, JourneyConfig, JourneyLimits, default_success
 
 SERVERS = ("production", "uat", "sandbox")

@@ -10,9 +10,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Misconfigured
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config_file import Fault
-from auth_portal.services.journey_rows import Author
-from auth_portal.services.portal_config import PortalSettings
+from auth_portal.services.config.file import Fault
+from auth_portal.services.config.journey_rows import Author
+from auth_portal.services.config.portal import PortalSettings
 from auth_portal.web.admin.guard import (
     AUDITOR,
     EVERYONE,

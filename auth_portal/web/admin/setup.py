@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from auth_portal.services.flow_setup import Checked, check_logic, setup_of
+from auth_portal.services.setup.flow_setup import Checked, check_logic, setup_of
 from auth_portal.web.admin.guard import EVERYONE, render, route
 from auth_portal.web.context import services
 

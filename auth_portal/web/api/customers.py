@@ -1,7 +1,7 @@
 """Customers by program: read, made, changed, switched off and on, deleted, and many at once.
 
-What a value may be is said in ``services.customer_fields``, the same as for a file and a form. Passwords and seeds come
-in and never go out; contacts go out to keys with ``customers:read``.
+What a value may be is said in ``customer_fields``, the same as for a file and a form. Passwords and seeds come in and
+never go out; contacts go out to keys with ``customers:read``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from flask import Response
 
 from auth_portal.clock import iso
 from auth_portal.errors import Conflict
-from auth_portal.services.api_answers import Answer
-from auth_portal.services.customer_bulk import MOST, Said, checked_entries
-from auth_portal.services.customer_fields import FIELDS
-from auth_portal.services.people import Customer, Saved
+from auth_portal.services.access.api_answers import Answer
+from auth_portal.services.directory.customer_bulk import MOST, Said, checked_entries
+from auth_portal.services.directory.customer_fields import FIELDS
+from auth_portal.services.directory.people import Customer, Saved
 from auth_portal.web.api.frame import (
     Fault,
     Keep,

@@ -9,7 +9,7 @@ from flask import Response
 
 from auth_portal.clock import iso
 from auth_portal.errors import NotFound, Problem
-from auth_portal.services.api_answers import Answer
+from auth_portal.services.access.api_answers import Answer
 from auth_portal.services.delivery_lists import KINDS, AttemptLine, DeliveryFilter, DeliveryLine
 from auth_portal.services.outbox import State
 from auth_portal.web.api.frame import (

@@ -20,8 +20,8 @@ from sqlalchemy import Connection
 from werkzeug.routing import BaseConverter
 
 from auth_portal.errors import Problem
-from auth_portal.services.api_answers import Answer
-from auth_portal.services.api_keys import Caller
+from auth_portal.services.access.api_answers import Answer
+from auth_portal.services.access.api_keys import Caller
 from auth_portal.telemetry import log_event
 from auth_portal.web.context import services
 

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response
 
 from auth_portal.clock import iso
-from auth_portal.services.api_answers import Answer
+from auth_portal.services.access.api_answers import Answer
 from auth_portal.web.api.frame import Fault, answer, caller, once, read_json, refuse, route
 from auth_portal.web.context import services
 

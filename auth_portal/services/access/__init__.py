@@ -1,0 +1,1 @@
+"""Who may work here: admins and their sessions, programs and their keys."""

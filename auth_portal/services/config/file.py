@@ -1,0 +1,209 @@
+"""Reads the config file: TOML into checked values, all faults at once, each with its file, table and key.
+
+Knows what a file may say by itself. Whether it fits what is stored is asked in ``configuration``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from auth_portal.errors import Misconfigured
+from auth_portal.services.config.portal import PortalSettings
+from auth_portal.services.journeys import JourneyConfig
+
+Model = TypeVar("Model", bound=BaseModel)
+
+TABLES = ("portal", "channels", "journeys")
+STEP_KINDS = frozenset({"identify", "verify"})  # pydantic names the kind it chose, the file does not
+KNOWN_PATTERNS = {
+    "slug": "must be small letters, digits and dashes, 41 at most",
+    "default_region": "must be two capital letters such as ZA",
+}
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong. Without a key it is the table's, without a table the whole configuration's."""
+
+    table: str
+    key: str
+    reason: str
+
+
+class BadConfig(Misconfigured):
+    """This configuration is refused; one line per fault, and nothing was written. ``found`` is for forms."""
+
+    def __init__(self, *lines: str, found: Sequence[Fault] = ()) -> None:
+        super().__init__(*lines)
+        self.found = tuple(found)
+
+
+@dataclass
+class Faults:
+    """Collects what is wrong, so that all of it is told at once."""
+
+    file_name: str
+    found: list[Fault] = field(default_factory=list)
+
+    def add(self, table: str, key: str, reason: str) -> None:
+        """Notes one fault. Neither table, key nor reason holds a value of the file, save names."""
+        self.found.append(Fault(table, key, reason))
+
+    def raise_if_any(self) -> None:
+        """Raises BadConfig with every fault."""
+        if self.found:
+            raise BadConfig(*(self._line(*fault) for fault in self.found), found=self.found)
+
+    def _line(self, table: str, key: str, reason: str) -> str:
+        place = " ".join(part for part in (table, key) if part)
+        return ": ".join(part for part in (self.file_name, place, reason) if part)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One ``[[channels]]`` or ``[[journeys]]`` of the file, and how people find it there."""
+
+    place: str
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What a file says. The channels are still raw: their secrets may be "keep"."""
+
+    portal: Mapping[str, Any] | None
+    channels: tuple[Table, ...]
+    journeys: Mapping[str, JourneyConfig]
+    places: Mapping[str, str]  # of journeys, by slug
+
+
+def read_config(text: str, faults: Faults) -> ConfigFile:
+    """Reads a file and notes its faults. Raises BadConfig at once where it is no TOML."""
+    document = _toml(text, faults)
+    for name in document.keys() - set(TABLES):
+        faults.add(name, "", f"is not known; known: {', '.join(TABLES)}")
+    journey_tables = list(_tables(document, "journeys", "slug", faults))
+    journeys = {}
+    for table in journey_tables:
+        if (config := parse(JourneyConfig, table.values, table.place, faults)) is not None:
+            journeys[config.slug] = config
+    _one_default(journeys, faults)
+    return ConfigFile(
+        portal=_portal(document, faults),
+        channels=tuple(_tables(document, "channels", "name", faults)),
+        journeys=journeys,
+        places={table.name: table.place for table in journey_tables},
+    )
+
+
+def _toml(text: str, faults: Faults) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # its message has line and column, and no value
+        raise BadConfig(f"{faults.file_name}: is no TOML: {error or 'nested too deeply'}") from None
+
+
+def _portal(document: Mapping[str, Any], faults: Faults) -> Mapping[str, Any] | None:
+    values = document.get("portal")
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        faults.add("portal", "", "must be written as [portal]")
+        return None
+    parse(PortalSettings, values, "portal", faults)
+    return values
+
+
+def _tables(document: Mapping[str, Any], kind: str, key: str, faults: Faults) -> Iterator[Table]:
+    values = document.get(kind, [])
+    if not isinstance(values, list) or not all(isinstance(table, dict) for table in values):
+        faults.add(kind, "", f"must be written as [[{kind}]]")
+        return
+    seen: dict[str, str] = {}
+    for number, table in enumerate(values, 1):
+        name = table.get(key)
+        told = f' "{name}"' if isinstance(name, str) else ""
+        place = f"{kind}[{number}]{told}"
+        if told and name in seen:
+            faults.add(place, key, f"is the same as that of {seen[name]}")
+        seen[str(name)] = place
+        yield Table(place, str(name), table)
+
+
+def _one_default(journeys: Mapping[str, JourneyConfig], faults: Faults) -> None:
+    defaults = [slug for slug, journey in journeys.items() if journey.default]
+    if len(defaults) > 1:
+        faults.add("journeys", "default", f"is true for {' and '.join(defaults)}; only one can be the default")
+
+
+def parse(model: type[Model], values: Mapping[str, Any], place: str, faults: Faults) -> Model | None:
+    """The values as a model, or None where something was wrong with them. TOML has types, so nothing is converted."""
+    try:
+        return model.model_validate(_with_tuples(values), strict=True)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False)
+        broken = {_key(fault["loc"]) for fault in found}
+        for fault in found:
+            key = _key(fault["loc"])
+            is_echo = fault["type"] == "too_short" and any(other.startswith(f"{key}[") for other in broken)
+            if not is_echo:
+                faults.add(place, key, _reason(key, fault))
+        return None
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, which is what frozen values hold."""
+    if isinstance(value, list):
+        return tuple(_with_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return value
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Such as ``steps[2].any_of``: counted from 1, as people do."""
+    text = ""
+    for before, part in zip(("", *location), location, strict=False):
+        if isinstance(part, int):
+            text += f"[{part + 1}]"
+        elif not (isinstance(before, int) and part in STEP_KINDS):
+            text += f".{part}" if text else str(part)
+    return text
+
+
+def _reason(key: str, fault: Mapping[str, Any]) -> str:
+    """What is wrong, in the admin's words. Never the value."""
+    context = fault.get("ctx") or {}
+    kind = fault["type"]
+    if kind == "string_pattern_mismatch":
+        return KNOWN_PATTERNS.get(key.rpartition(".")[2], "is not written as it must be")
+    if kind in _REASONS:
+        return _REASONS[kind].format_map(context)
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+_REASONS = {
+    "extra_forbidden": "is not known here",
+    "missing": "is missing",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "literal_error": "must be {expected}",
+    "int_type": "must be a whole number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "union_tag_invalid": "has an unknown kind; known: {expected_tags}",
+    "union_tag_not_found": "needs a kind",
+}

@@ -1,0 +1,1 @@
+"""The directory: customers and their credentials; nobody else writes those tables."""

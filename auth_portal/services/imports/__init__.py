@@ -1,0 +1,1 @@
+"""Customers from a file: staged, looked at, switched in one transaction, taken back."""

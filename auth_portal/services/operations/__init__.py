@@ -1,0 +1,1 @@
+"""What operators run and watch: installing, keys, health, retention."""

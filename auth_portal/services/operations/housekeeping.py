@@ -1,0 +1,57 @@
+"""Keeps retention (E3) without anybody asking: once an hour, in whichever process dispatches.
+
+The first process to look in an hour has the turn; the others find it taken. Nothing waits for this thread, and it
+stops between two short batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from auth_portal.clock import Clock
+from auth_portal.services import limits
+from auth_portal.services.limits import HOUR, Limit
+from auth_portal.services.operations.retention import prune
+from auth_portal.store.db import Database
+from auth_portal.telemetry import log_event
+
+LOOK_SECONDS = 60.0
+TURN = Limit("prune-turn", 1, HOUR)
+
+
+class Housekeeping:
+    """One thread that removes what has been kept for long enough."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        """Begins to look, a minute from now: a start has other things to do."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Stops after the batch that is under way."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                self.tidy()
+            except Exception:
+                logging.getLogger("auth_portal").exception("housekeeping_fault")
+
+    def tidy(self) -> None:
+        """Prunes where nobody has within the hour."""
+        with self._database.write() as connection:
+            (taken,) = limits.take(connection, self._clock(), [TURN])
+        if taken.is_over:
+            return
+        removed = prune(self._database, self._clock, is_stopping=self._stopping.is_set)
+        if any(removed.values()):
+            log_event("pruned", **{kind.replace(" ", "_").replace("'", ""): count for kind, count in removed.items()})

@@ -1,0 +1,1 @@
+"""What happened, told to admins: stories, the audit trail, figures; lists that page by key."""

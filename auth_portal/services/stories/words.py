@@ -1,0 +1,385 @@
+"""A verification in plain words: from what is on record to sentences that can be read to whoever calls.
+
+``moments`` says what happened, each with a short clause for the one-sentence ``headline``; ``timeline`` lists every
+record as it stands. Nothing here decides or reads; nothing shows a code, a whole reference or a whole contact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+from auth_portal.i18n import plain as _
+from auth_portal.methods import CARRIES
+from auth_portal.services.directory.customers import Person
+from auth_portal.services.outbox import State
+from auth_portal.services.results import VERIFIED
+from auth_portal.services.stories.audit_words import WHY_ENDED, WHY_WRONG, sentence
+from auth_portal.services.stories.record import CodeFacts, DeliveryFacts, EventFacts, Record, VisitFacts
+
+MINUTE, HOUR, TENTHS_UNTIL = 60, 3600, 10
+METHODS = {
+    "sms_code": "SMS code",
+    "email_code": "e-mail code",
+    "totp": "authenticator app",
+    "password": "password",
+    "support_code": "support code",
+}
+WRONG = {"sms_code": "code", "email_code": "code", "totp": "code", "password": "password", "support_code": "code"}
+WRONG_BRIEFLY = {
+    "spent": "tries spent before", "disabled": "customer disabled", "nothing_on_file": "nothing on file"
+}  # fmt: skip
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+OUTCOMES = {
+    "wrong": ("all tries were wrong", "It ended because all tries were spent on wrong proofs."),
+    "expired": ("time ran out", "It ended because the time to prove was over: nobody finished in time."),
+    "cancelled": ("cancelled", "The customer cancelled."),
+    "not_me": ("declined", "Somebody said “I did not ask for this”. The link may have been sent on to them."),
+    "no_code": ("no code came", "The customer said that no code had come."),
+    "unavailable": ("could not be done", ""),
+}
+NOT_SENT = {
+    "destination limit reached": "as many as this contact may be sent in an hour or a day had been sent already",
+    "the channel's daily cap is reached": "the channel had reached its daily cap",
+    "too many wrong tries with this method": "the customer's tries with this method are spent; support can renew them",
+    "the code is no longer in force": "the code had been used or replaced before the message could leave",
+    "the contact on file has changed since": "the contact on file changed after the code was issued",
+    "its time was over": "the code's time was over before the message could leave",
+}
+NOT_TOLD = {
+    400: " Flow knew no waiting chat for this link: the chat had moved on or ended, or the link was made up.",
+    401: " The callback server wants a password; Flow's own servers do not.",
+    404: " The callback address is not right; see the journey.",
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened. ``clause`` is its part of the headline, empty where it has none."""
+
+    at: datetime
+    text: str
+    clause: str = ""
+    kind: str = "plain"  # good | bad | warn | plain
+
+
+def clock_time(moment: datetime) -> str:
+    """A time of day, UTC."""
+    return f"{moment:%H:%M:%S}"
+
+
+def span(seconds: float) -> str:
+    """A length of time as it is said."""
+    seconds = max(0.0, seconds)
+    if seconds < TENTHS_UNTIL:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < MINUTE:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // MINUTE} min {whole % MINUTE} s" if whole % MINUTE else f"{whole // MINUTE} min"
+    return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
+
+
+def headline(told: tuple[Moment, ...]) -> str:
+    """The whole story in one sentence."""
+    text = ", ".join(moment.clause for moment in told if moment.clause)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def moments(record: Record) -> list[Moment]:
+    """What happened, in order."""
+    told = [_began(record), *_named(record), *_sent(record), *_judged(record)]
+    told += [*_ended(record), *_told(record), *_retried(record)]
+    return sorted(told, key=lambda moment: moment.at)  # stable: what happened at one moment stays in this order
+
+
+def _began(record: Record) -> Moment:
+    row = record.row
+    text = _("Began on the journey “%(name)s”.", name=record.journey.name)
+    if row.dropped_parameters:
+        text += " " + _("An app had added %(names)s to the link; it was left out.", names=row.dropped_parameters)
+    return Moment(row.began_at, text, _("began %(at)s", at=clock_time(row.began_at)))
+
+
+def _named(record: Record) -> Iterator[Moment]:
+    for number, visit in enumerate(record.visits):
+        if not visit.typed and visit.customer_row is None:
+            continue
+        text, clause = _who(record, visit)
+        if number:
+            text = _("The link was opened again. %(text)s", text=text)
+        yield Moment(visit.at, text, clause, "plain" if visit.customer_row else "warn")
+    if changes := record.row.identity_changes:
+        yield Moment(
+            record.visits[-1].at if record.visits else record.row.began_at,
+            _("Somebody else was named afterwards: %(count)s. Shown is who was named last.", count=_times(changes)),
+        )
+
+
+def _who(record: Record, visit: VisitFacts) -> tuple[str, str]:
+    person = record.people.get(visit.customer_row or "")
+    if person is not None:
+        text = _("Named %(typed)s: customer %(who)s.", typed=visit.typed or "•••", who=person.customer_id)
+        return (text, "") if person.is_active else (f"{text} {_('This customer is disabled.')}", _("customer disabled"))
+    if visit.customer_row is not None:
+        return _("Named a customer who has been erased since."), ""
+    if record.row.ticket_id is not None:
+        text = _("Named %(typed)s: not whom the ticket is for. The page does not tell.", typed=visit.typed)
+        return text, _("named somebody whom the ticket is not for")
+    if visit.is_shared:
+        text = _("Named %(typed)s, which several customers share: it names none of them.", typed=visit.typed)
+        return text, _("named by a contact that several customers share")
+    text = _("Named %(typed)s: nobody in the directory goes by that. The page does not tell.", typed=visit.typed)
+    return text, _("named somebody who is not in the directory")
+
+
+def _sent(record: Record) -> Iterator[Moment]:
+    codes = {code.id: code for code in record.codes}
+    seen: set[str] = set()
+    for message in record.messages:
+        code = codes.get(message.line.challenge_id or "")
+        is_again = message.line.challenge_id in seen
+        seen.add(message.line.challenge_id or "")
+        yield _message(record, message, code, is_again=is_again)
+
+
+def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, is_again: bool) -> Moment:
+    line, what = message.line, _what(record, message, code)
+    to = _(" to %(contact)s", contact=code.contact) if code and code.contact else ""
+    again = _(" once more") if is_again else ""
+    channel, last = _channel(record, line.target), message.tries[-1] if message.tries else None
+    if line.state == State.ACCEPTED and last is not None and last.ended_at is not None:
+        took = span((last.ended_at - line.created_at).total_seconds() or (last.milliseconds or 0) / 1000)
+        values = {"what": what, "channel": channel, "took": took, "to": to, "again": again}
+        clause = _("%(what)s handed to %(channel)s%(again)s in %(took)s", **values)
+        return Moment(
+            line.created_at, _("%(what)s handed to %(channel)s%(to)s%(again)s in %(took)s.", **values), clause
+        )
+    if line.state == State.DROPPED:
+        why = _why_not_sent(record, line.reason, code)
+        text = _("No %(what)s was sent: %(why)s. The page does not tell.", what=what, why=why)
+        return Moment(line.created_at, text, _("no %(what)s sent: %(why)s", what=what, why=why), "bad")
+    if line.state == State.PENDING:
+        reason = f" ({line.reason})" if line.reason and last else ""
+        values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries"), "reason": reason}
+        text = _("%(what)s not yet handed to %(channel)s after %(tries)s%(reason)s.", **values)
+        return Moment(line.created_at, text, _("%(what)s still waiting for %(channel)s", **values), "warn")
+    values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries")}
+    values["reason"] = line.reason.rstrip(".")
+    text = _("%(what)s was not taken by %(channel)s after %(tries)s: %(reason)s.", **values)
+    return Moment(line.created_at, text, _("%(what)s not taken by %(channel)s: %(reason)s", **values), "bad")
+
+
+def _what(record: Record, message: DeliveryFacts, code: CodeFacts | None) -> str:
+    if code is not None:
+        return "SMS" if CARRIES.get(code.method) == "sms" else _("e-mail")
+    channel = record.channels.get(message.line.target)
+    return "SMS" if channel is not None and channel.message_kinds == {"sms"} else _("message")
+
+
+def _channel(record: Record, name: str) -> str:
+    channel = record.channels.get(name)
+    return "Clickatell" if channel is not None and channel.kind == "clickatell" else _("channel “%(name)s”", name=name)
+
+
+def _why_not_sent(record: Record, reason: str, code: CodeFacts | None) -> str:
+    if reason == "nobody to send to" and code is not None:
+        return _why_nobody(record, code)
+    if reason in NOT_SENT:
+        return _(NOT_SENT[reason])
+    return reason or _("no reason is on record")
+
+
+def _why_nobody(record: Record, code: CodeFacts) -> str:
+    """The directory as it is now; the message row only knows that there was nobody."""
+    person = record.people.get(code.customer_row or "")
+    if code.customer_row is None and record.row.ticket_id is not None:
+        return _("who was named is not whom the ticket is for")
+    if code.customer_row is None:
+        is_shared = any(visit.is_shared for visit in record.visits)
+        if is_shared:
+            return _("several customers share what was typed, so it names none of them")
+        return _("nobody in the directory goes by what was typed")
+    if person is None:
+        return _("the customer has been erased since")
+    return _why_no_contact(person, CARRIES.get(code.method, "email"))
+
+
+def _why_no_contact(person: Person, carries: str) -> str:
+    if not person.is_active:
+        return _("customer %(who)s is disabled", who=person.customer_id)
+    contact = _("phone number") if carries == "sms" else _("e-mail address")
+    if not person.has_contact(carries):
+        return _("customer %(who)s has no %(contact)s on file", who=person.customer_id, contact=contact)
+    return _("customer %(who)s had no %(contact)s on file then", who=person.customer_id, contact=contact)
+
+
+def _judged(record: Record) -> Iterator[Moment]:
+    """Proofs; wrong ones in a row with one method and reason are told together."""
+    proofs = [event for event in record.events if event.kind in ("proof_failed", "step_passed")]
+    for (kind, method, why), some in groupby(proofs, key=_alike):
+        events = list(some)
+        yield _passed(events[0], method) if kind == "step_passed" else _wrong(events, method, why)
+
+
+def _alike(event: EventFacts) -> tuple[str, str, str]:
+    return event.kind, str(event.facts.get("method") or ""), str(event.facts.get("why") or "")
+
+
+def _passed(event: EventFacts, method: str) -> Moment:
+    how = _(METHODS.get(method, method))
+    return Moment(event.at, _("Proved the %(how)s.", how=how), _("%(how)s proved", how=how), "good")
+
+
+def _wrong(events: list[EventFacts], method: str, why: str) -> Moment:
+    what = WRONG.get(method, "proof")
+    count = _count(len(events), f"wrong {what}", f"wrong {what}s")
+    until = _(", the last at %(at)s", at=clock_time(events[-1].at)) if events[-1].at != events[0].at else ""
+    text = f"{count[:1].upper()}{count[1:]} ({_(METHODS.get(method, method))}{until})."
+    if why in WHY_WRONG:
+        text += f" {_(WHY_WRONG[why])} {_('The page does not tell.')}"
+    clauses = {
+        "spent": _("tries spent before"),
+        "disabled": _("customer disabled"),
+        "nothing_on_file": _("nothing on file"),
+    }
+    clause = f"{count} ({clauses[why]})" if why in clauses else count
+    return Moment(events[0].at, text, clause, "bad" if why else "warn")
+
+
+def _ended(record: Record) -> Iterator[Moment]:
+    row = record.row
+    if row.outcome is None:
+        left = (row.proofs_until - record.now).total_seconds()
+        text = _("Still under way: %(left)s left to prove it, %(tries)s left.", left=span(left), tries=_left(record))
+        yield Moment(record.now, text, _("still under way, %(left)s left", left=span(left)))
+        return
+    at = clock_time(row.ended_at)
+    if row.outcome == VERIFIED:
+        how = _(" and ").join(_(METHODS.get(method, method)) for method in row.methods.split("+"))
+        yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")
+        return
+    clause, text = OUTCOMES.get(row.outcome, (row.outcome, row.outcome))
+    why = next((str(event.facts["why"]) for event in record.events if _tells_why_it_ended(event)), "")
+    text = _(WHY_ENDED.get(why) or text) if why or text else _why_unavailable(record)
+    yield Moment(row.ended_at, text, f"{_(clause)} {at}", "bad")
+
+
+def _tells_why_it_ended(event: EventFacts) -> bool:
+    return event.kind == "verification_ended" and "why" in event.facts
+
+
+def _why_unavailable(record: Record) -> str:
+    kinds = {event.kind for event in record.events}
+    if "step_passed" in kinds:
+        return _("It could not go on: the customer has nothing on file for the next step, or no channel for it works.")
+    if "verification_began" in kinds:
+        return _("It could not go on: the journey was switched off, or no channel of it worked any more.")
+    return _("It could not begin: the journey was switched off, or no channel of it worked.")
+
+
+def _left(record: Record) -> str:
+    return _count(max(0, record.journey.limits.wrong_tries - record.row.wrong_tries), "try", "tries")
+
+
+def _told(record: Record) -> Iterator[Moment]:
+    if record.callback is None:
+        return
+    line, tries = record.callback.line, record.callback.tries
+    last = tries[-1] if tries else None
+    at = (last.ended_at or last.began_at) if last else line.created_at
+    result = record.journey.results.get(record.row.outcome, "")
+    values = {"result": result, "tries": _count(len(tries), "try", "tries"), "last": line.reason or _("no answer yet")}
+    if line.state == State.ACCEPTED and last is not None:
+        yield _accepted(record, result, at, _total(record, at, last.milliseconds), len(tries))
+    elif line.state == State.PENDING:
+        text = _("The chat is not told “%(result)s” yet, after %(tries)s: %(last)s.", **values)
+        yield Moment(at, text, _("chat not told yet (%(last)s)", **values), "warn")
+    elif line.state == State.SUPERSEDED:
+        text = _("The answer “%(result)s” was withdrawn: the link was begun again before the chat took it.", **values)
+        yield Moment(line.ended_at or at, text, _("answer withdrawn because the link was begun again"), "warn")
+    else:
+        yield _not_told(line.state, at, values, last.status if last else None)
+
+
+def _total(record: Record, at: datetime, milliseconds: int | None) -> float:
+    """Seconds from the end to the chat's taking it; what the attempt itself took where clocks show nothing."""
+    return (at - record.row.ended_at).total_seconds() or (milliseconds or 0) / 1000
+
+
+def _accepted(record: Record, result: str, at: datetime, seconds: float, tries: int) -> Moment:
+    left = (record.row.chat_ends_at - at).total_seconds()
+    again = _(", at the %(n)s. try", n=tries) if tries > 1 else ""
+    rest = _("with %(left)s left", left=span(left)) if left > 0 else _("after the chat's time was over")
+    values = {"result": result, "took": span(seconds), "again": again, "rest": rest}
+    text = _("The chat was told “%(result)s” in %(took)s%(again)s, %(rest)s.", **values)
+    return Moment(at, text, _("chat told in %(took)s %(rest)s", **values), "good")
+
+
+def _not_told(state: str, at: datetime, values: dict[str, str], status: int | None) -> Moment:
+    if state == State.UNCONFIRMED:
+        text = _("It is not known whether the chat took “%(result)s” (%(tries)s): one answer was lost.", **values)
+        return Moment(at, text, _("not known whether the chat was told"), "bad")
+    if state == State.REFUSED:
+        text = _("Flow refused “%(result)s” after %(tries)s: %(last)s.", **values) + _(NOT_TOLD.get(status or 0, ""))
+        return Moment(at, text, _("chat refused the answer (%(last)s)", **values), "bad")
+    text = _("The chat was not told “%(result)s”: given up after %(tries)s, the last one: %(last)s.", **values)
+    return Moment(at, text, _("chat never told (%(last)s)", **values), "bad")
+
+
+def _retried(record: Record) -> Iterator[Moment]:
+    for event in record.events:
+        if event.kind == "delivery_retried":
+            what = _("answer") if event.facts.get("what") == "callback" else _("message")
+            values = {"what": what, "who": event.admin or _("the API"), "reason": event.facts.get("reason", "")}
+            yield Moment(event.at, _("%(who)s had the %(what)s sent again: %(reason)s", **values))
+
+
+def _count(number: int, one: str, many: str) -> str:
+    word = NUMBERS[number] if number < len(NUMBERS) else str(number)
+    return f"{word} {_(one if number == 1 else many)}"
+
+
+def _times(number: int) -> str:
+    return _count(number, "time", "times")
+
+
+def timeline(record: Record) -> list[Moment]:
+    """Every record as it stands, in order."""
+    rows = [Moment(event.at, sentence(event.kind, event.facts), "audit") for event in record.events]
+    rows += [_visit_row(visit) for visit in record.visits]
+    rows += [moment for code in record.codes for moment in _code_rows(code)]
+    rows += [moment for delivery in record.deliveries for moment in _delivery_rows(delivery)]
+    return sorted(rows, key=lambda moment: moment.at)
+
+
+def _visit_row(visit: VisitFacts) -> Moment:
+    return Moment(
+        visit.at, _("A browser sent the first form; named last: %(typed)s", typed=visit.typed or "–"), "visit"
+    )
+
+
+def _code_rows(code: CodeFacts) -> Iterator[Moment]:
+    method = _(METHODS.get(code.method, code.method))
+    until = clock_time(code.expires_at)
+    yield Moment(code.at, _("%(method)s issued, good until %(until)s", method=method, until=until), "code")
+    if code.used_at is not None:
+        yield Moment(code.used_at, _("%(method)s used", method=method), "code")
+    if code.replaced_at is not None:
+        yield Moment(code.replaced_at, _("%(method)s replaced by a new one", method=method), "code")
+
+
+def _delivery_rows(delivery: DeliveryFacts) -> Iterator[Moment]:
+    line = delivery.line
+    yield Moment(line.created_at, _("%(kind)s for %(target)s queued", kind=line.kind, target=line.target), line.kind)
+    for one in delivery.tries:
+        took = f", {span((one.milliseconds or 0) / 1000)}" if one.milliseconds is not None else ""
+        detail = f": {one.detail}" if one.detail else ""
+        values = {"number": one.number, "fate": one.fate, "detail": detail, "took": took}
+        yield Moment(one.began_at, _("Attempt %(number)s: %(fate)s%(detail)s%(took)s", **values), line.kind)
+    if line.ended_at is not None:
+        reason = f" ({line.reason})" if line.reason else ""
+        yield Moment(line.ended_at, _("%(kind)s %(state)s", kind=line.kind, state=line.state) + reason, line.kind)
