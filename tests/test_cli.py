@@ -257,6 +257,7 @@ def test_prune_says_what_it_removed(any_shell: Shell) -> None:
     assert any_shell.succeeds("prune") == [
         "0 codes removed.",
         "0 verifications removed.",
+        "0 tickets removed.",
         "0 notices removed.",
         "0 alerts removed.",
         "0 admins' sessions and links removed.",
