@@ -45,8 +45,8 @@ PAGE = 20  # imports of one page of their list
 FEWEST_FOR_A_GUESS = 50  # rows done before the time that is left is guessed
 NAMED_AT_MOST = 10  # customers who stand in the way of an undo
 SPELLINGS = {  # how the headers of other systems name our columns, in letters and digits alone
-    "customer_id": "id customerid customer clientno client customerno customernumber customernr clientid clientnumber accountid "
-    "account accountno accountnumber memberid membernumber userid number custid custno kundennummer",
+    "customer_id": "id customerid customer customerno customernumber customernr client clientid clientno clientnumber "
+    "account accountid accountno accountnumber memberid membernumber userid number custid custno kundennummer",
     "name": "name fullname customername displayname clientname membername",
     "phone": "phone phonenumber phoneno cell cellphone cellnumber cellno mobile mobilephone mobilenumber mobileno "
     "msisdn telephone tel telephonenumber contactnumber whatsapp whatsappnumber",
