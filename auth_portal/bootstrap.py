@@ -19,7 +19,7 @@ import click
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from auth_portal import i18n, sandbox
+from auth_portal import i18n
 from auth_portal.clock import Clock, system_clock
 from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
@@ -52,10 +52,9 @@ from auth_portal.services.endings import Endings
 from auth_portal.services.imports.imports import Imports
 from auth_portal.services.imports.work import ImportWork
 from auth_portal.services.imports.worker import ImportWorker
-from auth_portal.services.journeys import Journeys
+from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.messages import Texts
 from auth_portal.services.notices import Notices
-from auth_portal.services.operations import demo
 from auth_portal.services.operations.health import Health
 from auth_portal.services.operations.housekeeping import Housekeeping
 from auth_portal.services.operations.keys import load_keyring
@@ -228,47 +227,15 @@ class Process:
         self._app.jinja_env.globals["has_sandbox"] = services.settings.has_sandbox
         if not services.settings.has_sandbox or self._has_sandbox:
             return
-        settings = services.settings
-        blueprint = sandbox.blueprint(
-            settings.instance.absolute(), settings.public_url, self._journey_cards, self._clock,
-            is_public=settings.sandbox == "public", demo_people=_demo_people,
-        )  # fmt: skip
-        self._app.register_blueprint(blueprint)
-        self._app.config["CSRF_EXEMPT_ENDPOINTS"] = frozenset(sandbox.CSRF_EXEMPT)
+        # Only here: a portal with real customers has no use for it.
+        stand_in = importlib.import_module("auth_portal.sandbox.portal")
+        self._app.register_blueprint(stand_in.of_portal(services.settings, self._snapshot, self._clock))
+        self._app.config["CSRF_EXEMPT_ENDPOINTS"] = frozenset(stand_in.CSRF_EXEMPT)
         self._has_sandbox = True
 
-    def _journey_cards(self) -> list[sandbox.JourneyCard]:
+    def _snapshot(self) -> Snapshot:
         services: Services = self._app.extensions[EXTENSION]
-        snapshot = services.journeys.current()
-        found = [now.config for now in snapshot.journeys.values() if now.config.callback.server == "sandbox"]
-        return [
-            sandbox.JourneyCard(
-                slug=journey.slug,
-                name=journey.name,
-                is_default=journey.default,
-                contract=journey.callback.contract,
-                results=journey.results,
-                data=tuple(journey.data),
-                chat_seconds=journey.chat_seconds,
-                uses_chat_code=journey.relay_defence == "chat_code",
-                methods_text=", then ".join(_in_words(step.any_of) for step in journey.verify_steps),
-                business=snapshot.portal.name,
-            )
-            for journey in found
-            if journey.active
-        ]
-
-
-def _in_words(methods: tuple[str, ...]) -> str:
-    words = {
-        "sms_code": "SMS code", "email_code": "e-mail code", "totp": "authenticator app", "password": "password",
-        "support_code": "code from support",
-    }  # fmt: skip
-    return " or ".join(words[method] for method in methods)
-
-
-def _demo_people() -> list[sandbox.DemoPerson]:
-    return [sandbox.DemoPerson(**person) for person in demo.demo_people()]
+        return services.journeys.current()
 
 
 def serve(app: Flask) -> None:

@@ -1,11 +1,14 @@
-"""The QR code that an authenticator app scans, drawn on the server, and the key to type instead."""
+"""The QR code that an authenticator app scans, drawn on the server, and the key to type instead.
+
+What draws it is loaded by the first page that shows one: most workers never do.
+"""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from io import BytesIO
 
-import segno
 from markupsafe import Markup
 from pyotp import TOTP
 
@@ -30,7 +33,7 @@ def enrolment(seed: str, account: str) -> Enrolment:
     uri = TOTP(seed).provisioning_uri(name=account or issuer, issuer_name=issuer)
     drawn = BytesIO()
     # light='#fff': on a dark page a scanner needs the white around it.
-    segno.make(uri, error="m").save(
+    importlib.import_module("segno").make(uri, error="m").save(
         drawn, kind="svg", scale=MODULE_PIXELS, border=QUIET_ZONE, dark="#000", light="#fff",
         xmldecl=False, svgns=False, svgclass="qr", lineclass=None, title="QR code", omitsize=False,
     )  # fmt: skip
