@@ -221,26 +221,42 @@ def _all_data(values: Mapping[str, Any]) -> object:
     return {**always, **given, "journey": "{journey}"}
 
 
-def result_clashes(journeys: Iterable[JourneyConfig]) -> list[str]:
-    """Pairs of active journeys that could answer for each other at one server, one sentence each (R35)."""
-    active = sorted((journey for journey in journeys if journey.active), key=lambda journey: journey.slug)
+def result_clashes(journeys: Iterable[JourneyConfig], lingering: Sequence[JourneyConfig] = ()) -> list[str]:
+    """Pairs of journeys that could answer for each other at one server, one sentence each (R35).
+
+    One that is off still tells the chat ``unavailable`` and ``not_me``. ``lingering`` are those that answer beside
+    these: deleted ones, which do the same, and versions under which something is under way, which are ``active``.
+    """
+    known = sorted(journeys, key=lambda journey: journey.slug)
+    active = [journey for journey in known if journey.active]
     clashes = [
         f"journey {other.slug} answers {text!r} for {outcome}, which journey {one.slug} answers for verified at "
         f"{one.callback.server}: a link of {one.slug} opened under {other.slug} would pass without any proof. "
         "Give each a text of its own"
-        for one, other in itertools.permutations(active, 2)
+        for one, other in itertools.product(active, [*known, *lingering])
         for outcome, text in other.results.items()
         if one.callback.server == other.callback.server and outcome != "verified" and text == one.results["verified"]
     ]
-    for one, other in itertools.combinations(active, 2):
-        together = one.callback.server == other.callback.server and one.results["verified"] == other.results["verified"]
-        if together and not (one.shares_result and other.shares_result):
-            clashes.append(
-                f"journeys {one.slug} and {other.slug} both answer {one.results['verified']!r} for verified at "
-                f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a text "
-                "of its own, or set shares_result = true in both"
-            )
-    return clashes
+    clashes += [
+        f"journeys {one.slug} and {other.slug} both answer {one.results['verified']!r} for verified at "
+        f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a text "
+        "of its own, or set shares_result = true in both"
+        for one, other in itertools.combinations(active, 2)
+        if _pass_for_each_other(one, other)
+    ]
+    clashes += [
+        f"journey {other.slug} answered {one.results['verified']!r} for verified at {one.callback.server} until now, "
+        f"and what was begun with it is still under way: a link of {one.slug} could pass by it. Give {one.slug} "
+        "another text, or save this again when those chats are over"
+        for one, other in itertools.product(active, lingering)
+        if other.active and one.slug != other.slug and _pass_for_each_other(one, other)
+    ]
+    return list(dict.fromkeys(clashes))
+
+
+def _pass_for_each_other(one: JourneyConfig, other: JourneyConfig) -> bool:
+    is_same = one.callback.server == other.callback.server and one.results["verified"] == other.results["verified"]
+    return is_same and not (one.shares_result and other.shares_result)
 
 
 @dataclass(frozen=True)

@@ -384,6 +384,9 @@ class Admins:
             if not _active_owners(connection):
                 raise Problem("last_owner", status=422)
             connection.execute(delete(AdminSession).where(AdminSession.admin_id == admin_id))
+            # Whoever may not let anybody in any more must not do it by a link made before, for themselves least of all.
+            made = AdminLink.made_by == admin_id, AdminLink.used_at.is_(None)
+            connection.execute(delete(AdminLink).where(*made))
             audit.record(connection, self._keyring, now, kind, admin_id=by, of=admin_id, **values)
             self._notices.to_owners(connection, now, _("An admin was changed"), [line])
 

@@ -38,7 +38,13 @@ from auth_portal.services.config.channel_rows import (
     write_channels,
 )
 from auth_portal.services.config.file import ConfigFile, Faults, read_config
-from auth_portal.services.config.journey_rows import Author, StoredJourney, stored_journeys, write_journeys
+from auth_portal.services.config.journey_rows import (
+    Author,
+    StoredJourney,
+    lingering_journeys,
+    stored_journeys,
+    write_journeys,
+)
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.rules import Rules, Wanted, warnings
 from auth_portal.services.journeys import JourneyConfig
@@ -77,6 +83,7 @@ class Stored:
     journeys: Mapping[str, StoredJourney]
     logos: Set[str] = frozenset()  # the digests of the pictures
     version: int = 0  # rises with every change of any of it
+    lingering: Sequence[JourneyConfig] = ()  # what else answers the chat
 
     @property
     def off(self) -> Set[str]:
@@ -88,7 +95,7 @@ class Stored:
         """All of it as it is, to be changed in one place."""
         channels = {name: channel.config for name, channel in self.channels.items() if channel.is_active}
         journeys = {slug: journey.config for slug, journey in self.journeys.items()}
-        return Wanted(self.portal, channels, journeys, self.logos, self.off)
+        return Wanted(self.portal, channels, journeys, self.logos, self.off, self.lingering)
 
 
 class Configuration:
@@ -160,10 +167,12 @@ class Configuration:
         portal = connection.execute(query.with_for_update() if locked else query).one_or_none()
         if portal is None:
             raise Misconfigured("The database holds no portal yet. Run `flask --app app init`.")
+        journeys = stored_journeys(connection)
         return Stored(
             portal=PortalSettings.model_validate(portal.settings),
             channels=stored_channels(connection, self._keyring),
-            journeys=stored_journeys(connection),
+            journeys=journeys,
+            lingering=tuple(lingering_journeys(connection, journeys)),
             logos=logos.digests(connection),
             version=portal.version,
         )
@@ -178,7 +187,7 @@ class Configuration:
             if (config := parsed_channel(table, stored.channels.get(table.name), faults)) is not None:
                 channels[config.name] = config
         journeys, off = _journeys(file, stored, prune), stored.off - channels.keys()
-        return Wanted(_portal(stored.portal, file.portal), channels, journeys, stored.logos, off)
+        return Wanted(_portal(stored.portal, file.portal), channels, journeys, stored.logos, off, stored.lingering)
 
     # --- Writing
 

@@ -8,7 +8,7 @@ servers: whoever writes raises ``Portal.version`` in the same transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, insert, select, update
 from auth_portal.errors import NotFound
 from auth_portal.services.journeys import JourneyConfig
 from auth_portal.store.db import new_id
-from auth_portal.store.models import Journey, JourneyVersion
+from auth_portal.store.models import Delivery, Journey, JourneyVersion, Verification
 
 NOTE_LENGTH = 200  # characters
 
@@ -50,6 +50,28 @@ def stored_journeys(connection: Connection) -> dict[str, StoredJourney]:
         document = {**row.document, "active": row.is_active, "default": row.is_default}
         found[row.slug] = StoredJourney(row.id, row.number, JourneyConfig.model_validate_json(json.dumps(document)))
     return found
+
+
+def lingering_journeys(connection: Connection, live: Collection[str]) -> Iterator[JourneyConfig]:
+    """What answers the chat beside the live versions.
+
+    The links of a deleted journey still do, as those of one that is off, unless another has its name now; and what is
+    under way ends under the version that it began with, which is given as ``active``: it alone can still verify.
+    """
+    document = select(JourneyVersion.document)
+    deleted = document.join(Journey, Journey.version_id == JourneyVersion.id).where(
+        Journey.deleted_at.is_not(None), Journey.slug.not_in(list(live))
+    )
+    begun = select(Verification.version_id).where(Verification.outcome.is_(None))
+    untold = (
+        select(Verification.version_id)
+        .join(Delivery, Delivery.verification_id == Verification.id)
+        .where(Delivery.state == "pending", Delivery.kind == "callback")
+    )
+    under_way = document.where(JourneyVersion.id.in_(begun.union(untold)))
+    for found, is_active in ((deleted, False), (under_way, True)):
+        for text in connection.execute(found).scalars():
+            yield JourneyConfig.model_validate_json(json.dumps({**text, "active": is_active}))
 
 
 def journey_id_of(connection: Connection, slug: str) -> str:

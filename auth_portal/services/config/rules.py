@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from auth_portal.errors import Misconfigured
@@ -29,6 +29,7 @@ class Wanted:
     journeys: Mapping[str, JourneyConfig]
     logos: Set[str] = frozenset()  # the digests of the pictures that are stored here
     off: Set[str] = frozenset()
+    lingering: Sequence[JourneyConfig] = ()  # what else answers the chat, see ``journey_rows.lingering_journeys``
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Rules:
             if journey.active:  # one that is off may name channels that are off too
                 place = file.places.get(slug, f'journey "{slug}" (not in this file)')
                 _check_ways(journey, named, wanted, place, faults)
-        for clash in result_clashes(wanted.journeys.values()):
+        for clash in result_clashes(wanted.journeys.values(), tuple(_others(wanted))):
             faults.add("", "", clash)
 
     def _portal(self, wanted: Wanted, faults: Faults) -> None:
@@ -97,6 +98,14 @@ class Rules:
             self.check_origin(server)
         except Misconfigured as fault:
             faults.add(place, "callback.server", str(fault))
+
+
+def _others(wanted: Wanted) -> Iterator[JourneyConfig]:
+    """Of what lingers, whatever answers otherwise than the journey that has its name."""
+    for old in wanted.lingering:
+        now = wanted.journeys.get(old.slug)
+        if now is None or not now.active or (now.results, now.callback) != (old.results, old.callback):
+            yield old
 
 
 def _better_spelling(server: str) -> str:

@@ -7,12 +7,12 @@ of them that it was used. Following it shows nothing of the person, and looking 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords, new_token, token_hash
@@ -217,6 +217,12 @@ class CredentialLinks:
         with self._database.read() as connection:
             rows = connection.execute(found.where(good, CredentialLink.expires_at > self._clock()))
             return {row.kind: row.expires_at for row in rows}
+
+
+def end_links(connection: Connection, customers: Sequence[str] | Select[Any]) -> None:
+    """Makes every open link of these customers (their rows) worthless: it may lie where they are reached no more."""
+    of_them = CredentialLink.customer_row.in_(customers)
+    connection.execute(delete(CredentialLink).where(of_them, CredentialLink.used_at.is_(None)))
 
 
 def _end_open(connection: Connection, row: str, kind: str) -> None:

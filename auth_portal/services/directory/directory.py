@@ -21,6 +21,7 @@ from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import Conflict
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
+from auth_portal.services.directory.credential_links import end_links
 from auth_portal.services.directory.customer_rows import column_values, new_row
 from auth_portal.services.imports.command_import import CommandImport, ImportReport
 from auth_portal.services.imports.customers_csv import Entry, Source
@@ -130,3 +131,5 @@ def _write_all(connection: Connection, fresh: Sequence[Any], changes: Iterable[A
         connection.execute(insert(CustomerRow), fresh)
     for alike in changes:  # rows that change in the same columns share a statement
         connection.execute(update(CustomerRow).where(CustomerRow.id == bindparam("row_id")), alike)
+        if {"phone_key", "email_key"} & alike[0].keys():
+            end_links(connection, [values["row_id"] for values in alike])

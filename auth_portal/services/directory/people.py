@@ -21,6 +21,7 @@ from auth_portal.errors import NotFound
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
 from auth_portal.services.directory import customers
+from auth_portal.services.directory.credential_links import end_links
 from auth_portal.services.directory.customer_fields import FIELDS, check, is_hash
 from auth_portal.services.directory.customer_rows import SEALED, column_values, index_of, new_row, opened
 from auth_portal.services.journeys import Journeys
@@ -284,6 +285,8 @@ class People:
                     connection, self._keyring, now, "customer_changed",
                     subject_id=stored["subject_id"], admin_id=admin_id, fields=list(changed), **facts,
                 )  # fmt: skip
+                if changes.keys() & set(CONTACTS):
+                    end_links(connection, [row])
                 for name in TOLD.keys() & changes.keys():
                     told = _told(name, before, changes)
                     self._notices.to_contacts(connection, now, told, *_notice(name, changes))

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, literal, or_, select, update
 
+from auth_portal.services.directory.credential_links import end_links
 from auth_portal.services.imports.staging import FIELD_COLUMNS, VALUE_COLUMNS, fields_of
 from auth_portal.store.db import Database, upsert
 from auth_portal.store.models import CustomerRow, StagedRow, table_of
@@ -75,6 +76,8 @@ def _insert_new(connection: Connection, import_id: str, now: datetime) -> int:
 def _update_changed(
     connection: Connection, import_id: str, now: datetime, sets: int, values: dict[str, Any], fits: ColumnElement[bool]
 ) -> int:
+    if {"phone", "email"} & set(fields_of(sets)):
+        end_links(connection, select(_STAGED.customer_row).where(*_of(import_id, sets)))
     found = connection.execute(
         update(table_of(CustomerRow))
         .where(_CUSTOMERS.id == _STAGED.customer_row, *_of(import_id, sets), fits)

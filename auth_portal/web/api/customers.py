@@ -177,11 +177,12 @@ def _answer(customer: Customer, status: int = 200) -> Answer:
 
 
 def _shown(customer: Customer) -> Mapping[str, Any]:
+    may_read = "customers:read" in caller().scopes  # a key that only writes is answered too, and learns nobody's number
     return {
         "customer_id": customer.customer_id,
-        "name": customer.name or None,
-        "phone": customer.phone or None,
-        "email": customer.email or None,
+        "name": (may_read and customer.name) or None,
+        "phone": (may_read and customer.phone) or None,
+        "email": (may_read and customer.email) or None,
         "locale": customer.locale or None,
         "active": customer.is_active,
         "has_password": customer.has_password,
