@@ -165,3 +165,17 @@ def test_a_used_link_stays_on_record(small_still: World) -> None:
     small_still.clock.advance(5)
     small_still.services.people.change(row, {"phone": "+27829998877"})
     assert [link.used_at is not None for link in small_still.rows(CredentialLink)] == [True]
+
+
+# -- pages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("email", [f"{'a' * 3000}@x.example", "\U0001f600" * 3000])
+def test_r41_a_name_too_long_for_a_qr_code_is_a_fault_of_the_form(small_still: World, email: str) -> None:
+    path = f"/admin/join/{small_still.services.admins.invite('owner')}"
+    small_still.services.configuration.import_toml(f'[portal]\nname = "{chr(0x1F600) * 60}"\n', file_name="a.toml")
+    small_still.services.journeys.renew()
+    browser = small_still.browser()
+    browser.get(path)
+    assert browser.post(path, name="Ada", email=email, password="x", repeated="x", code="1").status_code == 422
+    assert "This is no e-mail address." in browser.page.text

@@ -16,6 +16,7 @@ from auth_portal.web.context import services
 
 MODULE_PIXELS = 5
 QUIET_ZONE = 4  # modules around the code (ISO/IEC 18004)
+ACCOUNT_LENGTH = 64  # characters of an account: with the longest name of a portal they fit whatever letters they are
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Enrolment:
 def enrolment(seed: str, account: str) -> Enrolment:
     """How to enrol an app with a seed (Base32) under an account's name."""
     issuer = services().journeys.current().portal.name
-    uri = TOTP(seed).provisioning_uri(name=account or issuer, issuer_name=issuer)
+    uri = TOTP(seed).provisioning_uri(name=account[:ACCOUNT_LENGTH] or issuer, issuer_name=issuer)
     drawn = BytesIO()
     # light='#fff': on a dark page a scanner needs the white around it.
     importlib.import_module("segno").make(uri, error="m").save(
