@@ -88,6 +88,21 @@ def test_r35_one_that_is_off_cannot_verify(still: World) -> None:
     assert result_clashes(now.config for now in still.services.journeys.renewed().journeys.values()) == []
 
 
+# -- phone_match -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("msisdn", ["821234567", "82 123 4567", "(82) 123-4567", "tel:821234567", "821234567;ext=1"])
+def test_relay_an_id_of_another_network_is_nobodys_number(small_still: World, msisdn: str) -> None:
+    """Telegram's users have numbers of nine or ten digits: read as national ones they would be other people's phones."""
+    caller = program(small_still, "tickets:write")
+    answer = caller.post("/tickets", {"journey": "balance", "msisdn": msisdn})
+    assert answer.status_code == 422
+    assert answer.json is not None
+    assert answer.json["errors"][0]["pointer"] == "/msisdn"
+    for written in (PHONE, PHONE[1:], "0821234567", "0027821234567"):
+        assert caller.post("/tickets", {"journey": "balance", "msisdn": written}).status_code == 201, written
+
+
 # -- one-time links ----------------------------------------------------------------------------------------------
 
 

@@ -60,10 +60,13 @@ def country_of(phone: str) -> str:
 
 
 def msisdn_form(text: str, region: str) -> str | None:
-    """A chat's own number as ``+27821234567``: networks write it international and without the plus."""
-    digits = text.strip()
-    international = e164(f"+{digits}", region) if digits.isdigit() and not digits.startswith("0") else None
-    return international or e164(digits, region)
+    """A chat's own number as ``+27821234567``: networks write it international and without the plus.
+
+    Only a leading 0 says that it is a national one. Bare digits are never read as that where they are no international
+    number: they may be somebody's ID on another network, which must not pass for a customer's number.
+    """
+    number = text.strip()
+    return e164(number if number.startswith(("+", "0")) else f"+{number}", region)
 
 
 def email_form(typed: str) -> str | None:
