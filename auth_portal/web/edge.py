@@ -146,6 +146,8 @@ def _enter() -> Response | None:
     g.address = client_address()
     if not _is_our_host():
         raise Problem("bad_host", status=400)
+    if "\0" in request.path:
+        raise Problem("not_found", status=404)  # PostgreSQL takes it in no text, so nothing can have such a name
     if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
         large = large_requests.get(request.endpoint or "")
         if large is not None and large.is_allowed():

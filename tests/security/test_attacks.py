@@ -194,3 +194,15 @@ def test_r41_a_name_too_long_for_a_qr_code_is_a_fault_of_the_form(small_still: W
     browser.get(path)
     assert browser.post(path, name="Ada", email=email, password="x", repeated="x", code="1").status_code == 422
     assert "This is no e-mail address." in browser.page.text
+
+
+def test_r41_a_nul_is_refused_before_it_comes_to_a_database(still: World) -> None:
+    owner = signed_in(still)
+    for path in ("/admin/customers/%00", "/admin/imports?before=%00", "/admin/verifications?journey=a%00b",
+                 "/admin/deliveries?target=%00", "/admin/journeys/%00", "/admin/audit?kind=%00", "/admin/channels/a%00/tests/b%00"):  # fmt: skip
+        assert owner.get(path).status_code in (400, 404), path
+    owner.get("/admin/customers")
+    assert owner.post("/admin/customers/search", q="a\0b").status_code == 400
+    for path in ("/credentials/%00", "/j/%00?reference=a", "/j/app/t/%00?reference=a", "/logo/%00", "/theme/%00.css",
+                 "/admin/join/%00"):  # fmt: skip
+        assert still.browser().get(path).status_code in (400, 404, 410), path

@@ -56,6 +56,8 @@ def guard() -> BaseResponse | None:
     g.signed_in = services().admin_sessions.signed_in(admin_token())
     if g.signed_in is not None:
         services().journeys.renew()
+    if _has_nul():
+        raise Problem("bad_request")
     roles = allowed[request.endpoint or ""]
     if roles is PUBLIC:
         return None
@@ -66,6 +68,12 @@ def guard() -> BaseResponse | None:
     if g.signed_in.has_codes_to_keep and request.endpoint not in BEFORE_CODES_ARE_KEPT:
         return redirect("/admin/recovery-codes", 303)
     return None
+
+
+def _has_nul() -> bool:
+    """Whether a text holds the one character that PostgreSQL takes in none, and nobody can type."""
+    texts = (*request.args.items(multi=True), *request.form.items(multi=True))
+    return any("\0" in text for pair in texts for text in pair)
 
 
 def _to_sign_in() -> BaseResponse:
