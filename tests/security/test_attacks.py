@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -206,3 +207,10 @@ def test_r41_a_nul_is_refused_before_it_comes_to_a_database(still: World) -> Non
     for path in ("/credentials/%00", "/j/%00?reference=a", "/j/app/t/%00?reference=a", "/logo/%00", "/theme/%00.css",
                  "/admin/join/%00"):  # fmt: skip
         assert still.browser().get(path).status_code in (400, 404, 410), path
+
+
+@pytest.mark.parametrize("text", ["a." * 30_000 + "b = 1", f"[{'a.' * 30_000}b]", ("a." * 200 + "b = 1\n") * 140])
+def test_r23_a_config_file_costs_no_time(small_still: World, text: str) -> None:
+    began = time.process_time()
+    assert save(small_still, text)
+    assert time.process_time() - began < 1.0

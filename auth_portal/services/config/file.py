@@ -18,6 +18,7 @@ from auth_portal.services.journeys import JourneyConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_DOTS = 300  # of one line: a key with n dots costs tomllib n², 30 kB of them three seconds
 TABLES = ("portal", "channels", "journeys")
 STEP_KINDS = frozenset({"identify", "verify"})  # pydantic names the kind it chose, the file does not
 KNOWN_PATTERNS = {
@@ -102,6 +103,8 @@ def read_config(text: str, faults: Faults) -> ConfigFile:
 
 
 def _toml(text: str, faults: Faults) -> dict[str, Any]:
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise BadConfig(f"{faults.file_name}: is no file of ours: a line has more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # its message has line and column, and no value
