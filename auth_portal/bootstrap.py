@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from flask.cli import FlaskGroup
 
 from auth_portal import i18n
 from auth_portal.clock import Clock, system_clock
-from auth_portal.crypto import MasterKeys, Passwords
+from auth_portal.crypto import Keyring, MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import check_destination
 from auth_portal.gateways.flow import FlowGateway
@@ -108,83 +109,116 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
 
 def build(settings: Settings, clock: Clock, poll_seconds: float) -> tuple[Services, Database]:
     """Every service of one process. Raises Misconfigured with one line for each thing to mend."""
+    ground = _ground(settings, clock)
+    return _services(ground, _sending(ground, poll_seconds)), ground.database
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What nearly every service stands on."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    keyring: Keyring
+    passwords: Passwords
+    outbound: Outbound
+    journeys: Journeys
+    notices: Notices
+    texts: Texts
+    webhooks: Webhooks
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What works in the background, and ``wake``, which tells it that there is something to send."""
+
+    alerts: Alerts
+    import_worker: ImportWorker
+    dispatcher: Dispatcher
+    wake: Callable[[], None]
+
+
+def _ground(settings: Settings, clock: Clock) -> Ground:
     master = MasterKeys(settings.master_keys())
     if fault := schema_fault(settings.database):
         raise Misconfigured(fault)
     database = Database(settings.database)
     keyring = load_keyring(database, master)
-    passwords = Passwords()
-    methods = all_methods(passwords)
     outbound = Outbound(NetworkPolicy.from_settings(settings))
     journeys = Journeys(database, keyring, has_sandbox=settings.has_sandbox)
+    return Ground(
+        settings, clock, database, keyring, Passwords(), outbound, journeys,
+        notices=Notices(keyring, journeys), texts=Texts(settings.host),
+        webhooks=Webhooks(database, keyring, clock, outbound),
+    )  # fmt: skip
+
+
+def _sending(on: Ground, poll_seconds: float) -> Sending:
+    settings, clock, database, keyring, journeys = on.settings, on.clock, on.database, on.keyring, on.journeys
     outbox = Outbox(database, clock)
-    flow = FlowGateway(outbound, sandbox_url=settings.sandbox_url)
-    texts = Texts(settings.host)
-    webhooks = Webhooks(database, keyring, clock, outbound)
+    flow = FlowGateway(on.outbound, sandbox_url=settings.sandbox_url)
     deliverer = Deliverer(
-        database, keyring, clock, journeys, outbox, flow, outbound, texts, webhooks, sandbox_url=settings.sandbox_url
-    )
-    notices = Notices(keyring, journeys)
-    alerts = Alerts(database, keyring, clock, journeys, notices, webhooks, public_url=settings.public_url)
+        database, keyring, clock, journeys, outbox, flow, on.outbound, on.texts, on.webhooks,
+        sandbox_url=settings.sandbox_url,
+    )  # fmt: skip
     endings = Endings(database, keyring, clock, journeys, lambda: None)
-    import_worker = ImportWorker(ImportWork(database, keyring, passwords, clock, notices, is_aside=True))
+    alerts = Alerts(database, keyring, clock, journeys, on.notices, on.webhooks, public_url=settings.public_url)
+    import_worker = ImportWorker(ImportWork(database, keyring, on.passwords, clock, on.notices, is_aside=True))
     housekeeping = Housekeeping(database, clock)
     dispatcher = Dispatcher(outbox, deliverer, endings, alerts, import_worker, housekeeping, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
+    return Sending(alerts, import_worker, dispatcher, wake)
+
+
+def _services(on: Ground, sending: Sending) -> Services:
+    clock, database, keyring, passwords = on.clock, on.database, on.keyring, on.passwords
+    journeys, notices, public_url = on.journeys, on.notices, on.settings.public_url
+    methods = all_methods(passwords)
     tickets = Tickets(database, keyring, clock, journeys)
-    verifications = Verifications(database, keyring, clock, journeys, methods, passwords, tickets, wake)
-    delivery_lists = DeliveryLists(database, keyring, clock, wake)
     admins = Admins(database, keyring, clock, passwords, notices)
     configuration = Configuration(
-        database,
-        keyring,
-        clock,
-        has_sandbox=settings.has_sandbox,
-        check_origin=outbound.check_origin,
-        check_channel=partial(check_destination, outbound=outbound),
-        tell_owners=notices.to_owners,
-    )
-    services = Services(
-        settings=settings,
+        database, keyring, clock, has_sandbox=on.settings.has_sandbox, check_origin=on.outbound.check_origin,
+        check_channel=partial(check_destination, outbound=on.outbound), tell_owners=notices.to_owners,
+    )  # fmt: skip
+    return Services(
+        settings=on.settings,
         clock=clock,
         keyring=keyring,
         journeys=journeys,
         methods=methods,
-        verifications=verifications,
-        dispatcher=dispatcher,
+        notices=notices,
+        alerts=sending.alerts,
+        webhooks=on.webhooks,
+        dispatcher=sending.dispatcher,
         health=Health(database, clock),
         tickets=tickets,
-        delivery_lists=delivery_lists,
+        verifications=Verifications(database, keyring, clock, journeys, methods, passwords, tickets, sending.wake),
+        delivery_lists=DeliveryLists(database, keyring, clock, sending.wake),
         stories=Stories(database, keyring, clock, journeys),
         audit_trail=AuditTrail(database, keyring, clock),
-        notices=notices,
         overview=Overview(database, clock, journeys),
         admins=admins,
         admin_sessions=AdminSessions(database, keyring, clock, passwords, admins, notices),
+        api_keys=ApiKeys(database, keyring, clock, notices),
+        api_answers=ApiAnswers(database, keyring, clock),
         configuration=configuration,
         journey_editor=JourneyEditor(database, clock, configuration),
         journey_history=JourneyHistory(database),
-        logos=Logos(database),
-        directory=Directory(database, keyring, passwords, clock),
-        imports=Imports(database, keyring, clock, journeys, import_worker.wake),
-        people=People(database, keyring, passwords, clock, journeys, notices),
-        erasure=Erasure(database, keyring, clock),
-        api_keys=ApiKeys(database, keyring, clock, notices),
-        api_answers=ApiAnswers(database, keyring, clock),
-        alerts=alerts,
-        webhooks=webhooks,
-        person_export=PersonExport(database, keyring, clock),
         channel_editor=ChannelEditor(database, keyring, clock, configuration),
-        trials=Trials(database, keyring, clock, configuration, admins, wake),
         portal_editor=PortalEditor(database, configuration),
-        credentials=Credentials(database, keyring, clock, journeys, notices),
-        credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, settings.public_url),
+        logos=Logos(database),
+        trials=Trials(database, keyring, clock, configuration, admins, sending.wake),
         reaches=Reaches(database, clock, journeys),
-        drives=Drives(
-            database, keyring, journeys, Parts(clock, methods, passwords, texts), public_url=settings.public_url
-        ),
+        drives=Drives(database, keyring, journeys, Parts(clock, methods, passwords, on.texts), public_url=public_url),
+        directory=Directory(database, keyring, passwords, clock),
+        imports=Imports(database, keyring, clock, journeys, sending.import_worker.wake),
+        people=People(database, keyring, passwords, clock, journeys, notices),
+        credentials=Credentials(database, keyring, clock, journeys, notices),
+        credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, public_url),
+        erasure=Erasure(database, keyring, clock),
+        person_export=PersonExport(database, keyring, clock),
     )
-    return services, database
 
 
 class Process:

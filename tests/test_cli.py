@@ -23,11 +23,11 @@ from auth_portal.clock import system_clock
 from auth_portal.crypto import Keyring
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
-from auth_portal.services.imports.customers_csv import read_customers
 from auth_portal.services.operations.demo import CUSTOMERS, PERSON_FIELDS, demo_people
 from auth_portal.settings import KEYS_FILE
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent
+from tests.world import read_customers
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("first-master-key-for-the-tests-of-commands", "second-master-key-for-the-tests-of-commands")

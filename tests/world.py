@@ -24,6 +24,7 @@ from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.services.audit import canonical
 from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.directory.directory import Directory
+from auth_portal.services.imports.customers_csv import Reading, Source, read_rows
 from auth_portal.services.operations.keys import load_keyring
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database
@@ -130,6 +131,14 @@ STANDARD = (
     + journey("code-back", "sms_code", relay_defence="chat_code")
     + journey("waiting", "totp", contract="wait_for_callback")
 )
+
+
+def read_customers(source: Source, *, region: str) -> Reading:
+    """What a whole customers file says, and its faults."""
+    reading = Reading()
+    for _row in read_rows(source, reading, region=region):
+        pass
+    return reading
 
 
 class FakeClock:

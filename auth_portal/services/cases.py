@@ -20,8 +20,9 @@ from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Problem
 from auth_portal.methods import CARRIES, support_code
 from auth_portal.methods.contract import Evidence, IssuedCode
+from auth_portal.services.config.journey import JourneyConfig, without_mail
 from auth_portal.services.directory.customers import PERSON_COLUMNS, Person, person_from, stranger
-from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot, without_mail
+from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.tickets import CASE_COLUMNS, Ticket, ticket_of
 from auth_portal.store.db import new_id
 from auth_portal.store.models import Challenge, CustomerRow, TicketRow, Verification, Visit, table_of

@@ -23,8 +23,9 @@ from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.alerts.webhooks import Webhooks
 from auth_portal.services.channel_usage import CAP, cap_key
+from auth_portal.services.config.journey import JourneyConfig, JourneyLimits
 from auth_portal.services.directory.customers import Person, country_of, get_by_row
-from auth_portal.services.journeys import JourneyConfig, JourneyLimits, Journeys
+from auth_portal.services.journeys import Journeys
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
 from auth_portal.services.outbox import CALLBACK, TEST, WEBHOOK, Claimed, Outbox, Report, State

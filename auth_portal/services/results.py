@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from auth_portal.services.journeys import DATA_TEXT, PLACEHOLDER, JourneyConfig
+from auth_portal.services.config.journey import DATA_TEXT, PLACEHOLDER, JourneyConfig
 
 VERIFIED = "verified"
 VALUE_LENGTH = 512  # characters of one rendered value; Flow's variables are short strings

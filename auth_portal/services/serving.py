@@ -50,36 +50,50 @@ class Services:
     settings: Settings
     clock: Clock
     keyring: Keyring
+
+    # the customer's way
     journeys: Journeys
     methods: Mapping[str, Method]
     verifications: Verifications
+    tickets: Tickets
+
+    # what leaves, and what is wrong with it
     dispatcher: Dispatcher
-    health: Health
     delivery_lists: DeliveryLists
     notices: Notices
+    alerts: Alerts
+    webhooks: Webhooks
+    health: Health
+
+    # what happened
+    stories: Stories
+    audit_trail: AuditTrail
     overview: Overview
+
+    # who may work here
     admins: Admins
     admin_sessions: AdminSessions
-    tickets: Tickets
+    api_keys: ApiKeys
+    api_answers: ApiAnswers
+
+    # what admins decide
     configuration: Configuration
     journey_editor: JourneyEditor
     journey_history: JourneyHistory
+    channel_editor: ChannelEditor
+    portal_editor: PortalEditor
     logos: Logos
+
+    # before customers come
+    trials: Trials
+    reaches: Reaches
+    drives: Drives
+
+    # the directory
     directory: Directory
     imports: Imports
     people: People
-    erasure: Erasure
-    api_keys: ApiKeys
-    api_answers: ApiAnswers
-    stories: Stories
-    audit_trail: AuditTrail
-    alerts: Alerts
-    webhooks: Webhooks
-    channel_editor: ChannelEditor
-    trials: Trials
-    portal_editor: PortalEditor
     credentials: Credentials
     credential_links: CredentialLinks
-    reaches: Reaches
-    drives: Drives
+    erasure: Erasure
     person_export: PersonExport

@@ -19,9 +19,10 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Gone, NotFound, Problem
 from auth_portal.services import audit, references
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.directory import customer_fields, customers
 from auth_portal.services.directory.customers import Identifier, Person, msisdn_form, stranger
-from auth_portal.services.journeys import ChatClock, JourneyConfig, Journeys, Snapshot
+from auth_portal.services.journeys import ChatClock, Journeys, Snapshot
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import TicketRow, table_of
 

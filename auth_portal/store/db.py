@@ -11,7 +11,6 @@ import fcntl
 import os
 import secrets
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -250,11 +249,6 @@ def plain_reason(error: SQLAlchemyError) -> str:
     """The database's own first line, without the statement and its values."""
     origin = getattr(error, "orig", None)
     return str(origin or type(error).__name__).strip().splitlines()[0].rstrip(".")
-
-
-def monotonic_ms(since: float) -> int:
-    """Whole milliseconds since a reading of time.perf_counter()."""
-    return int((time.perf_counter() - since) * 1000)
 
 
 def upsert(dialect: str, table: Table) -> Any:

@@ -15,8 +15,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem
 from auth_portal.services.beginnings import Begun, Landing
 from auth_portal.services.cases import Stage
+from auth_portal.services.config.journey import without_mail
 from auth_portal.services.config.strength import weaker_twins
-from auth_portal.services.journeys import without_mail
 from auth_portal.services.tickets import Told
 from auth_portal.services.verifications import Answer
 from auth_portal.web import driving

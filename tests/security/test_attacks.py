@@ -8,7 +8,7 @@ import time
 import pytest
 
 from auth_portal.errors import Gone, Misconfigured
-from auth_portal.services.journeys import result_clashes
+from auth_portal.services.config.journey import result_clashes
 from auth_portal.store.models import CredentialLink
 from tests.admin.desk import Desk, signed_in
 from tests.api.program import program

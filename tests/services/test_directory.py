@@ -21,7 +21,6 @@ from auth_portal.services.directory import customers
 from auth_portal.services.directory.customer_fields import FIELDS
 from auth_portal.services.directory.directory import Directory, ImportReport
 from auth_portal.services.directory.erasure import Erasure
-from auth_portal.services.imports.customers_csv import read_customers
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
     AuditEvent,
@@ -35,6 +34,7 @@ from auth_portal.store.models import (
     Visit,
 )
 from tests.services.conftest import NOW
+from tests.world import read_customers
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)

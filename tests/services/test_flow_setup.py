@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.setup.flow_setup import EXAMPLES, Finding, check_logic, logic_values, setup_of
 
 

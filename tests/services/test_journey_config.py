@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from auth_portal.services.journeys import CallbackTarget
+from auth_portal.services.config.journey import CallbackTarget
 
 
 @pytest.mark.parametrize("server", ["https://user@flow.example", "https://@flow.example", "https://flow.example."])

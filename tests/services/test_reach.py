@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.services.cases import can_prove
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.directory import customers
 from auth_portal.services.directory.customers import PERSON_COLUMNS, Person, person_from, read_identifier
-from auth_portal.services.journeys import JourneyConfig
 from auth_portal.services.setup.reach import PAGE_SIZE, Reaches, Unreached
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelRow, CustomerRow, Portal

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.services.config.channel_rows import exported_channel
 from auth_portal.services.config.differences import Difference, differences
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.services.journeys import JourneyConfig
 
 # What an attacker would change: of this the owners are told, whoever did it (R19). Of a channel it is everything.
 TOLD = {

@@ -28,8 +28,8 @@ from auth_portal.services.config.channel_rows import (
 )
 from auth_portal.services.config.configuration import Configuration, Stored
 from auth_portal.services.config.file import ConfigFile, Fault, Faults, Table
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.journey_rows import Author
-from auth_portal.services.journeys import JourneyConfig
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelState
 

@@ -38,6 +38,7 @@ from auth_portal.services.config.channel_rows import (
     write_channels,
 )
 from auth_portal.services.config.file import ConfigFile, Faults, read_config
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.journey_rows import (
     Author,
     StoredJourney,
@@ -47,7 +48,6 @@ from auth_portal.services.config.journey_rows import (
 )
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.rules import Rules, Wanted, warnings
-from auth_portal.services.journeys import JourneyConfig
 from auth_portal.store.db import Database
 from auth_portal.store.models import Portal
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from auth_portal.errors import Misconfigured
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.services.journeys import JourneyConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 

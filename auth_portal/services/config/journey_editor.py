@@ -22,10 +22,10 @@ from auth_portal.services.config.changes import TOLD, Change
 from auth_portal.services.config.configuration import Configuration, Stored
 from auth_portal.services.config.differences import Difference, differences
 from auth_portal.services.config.file import ConfigFile, Fault, Faults, parse
+from auth_portal.services.config.journey import JourneyConfig, default_success
 from auth_portal.services.config.journey_history import Edition, document_of, edition
 from auth_portal.services.config.journey_rows import Author, StoredJourney, journey_id_of
 from auth_portal.services.config.rules import Wanted
-from auth_portal.services.journeys import JourneyConfig, default_success
 from auth_portal.store.db import Database
 from auth_portal.store.models import Delivery, Journey, JourneyVersion, Verification
 

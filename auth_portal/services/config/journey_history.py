@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Select, select
 
 from auth_portal.errors import NotFound
 from auth_portal.services.config.differences import Difference, differences
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.journey_rows import journey_id_of, stored_journeys
-from auth_portal.services.journeys import JourneyConfig
 from auth_portal.store.db import Database
 from auth_portal.store.models import Admin, Journey, JourneyVersion
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, insert, select, update
 
 from auth_portal.errors import NotFound
-from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.store.db import new_id
 from auth_portal.store.models import Delivery, Journey, JourneyVersion, Verification
 

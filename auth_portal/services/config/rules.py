@@ -10,8 +10,8 @@ from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.flow import SERVERS
 from auth_portal.methods import CARRIES
 from auth_portal.services.config.file import ConfigFile, Faults
+from auth_portal.services.config.journey import JourneyConfig, result_clashes
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.services.journeys import JourneyConfig, result_clashes
 
 LONGEST_WAIT_SECONDS = 540  # a chat's 10 minutes, less the one that may pass before the customer has the link
 KINDS_OF_MESSAGE = {"sms": "SMS", "email": "e-mail"}

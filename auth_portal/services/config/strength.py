@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.config.journey import JourneyConfig
 
 # By how hard it is for somebody else: a mailbox is opened with a password, an SMS can be redirected.
 _HARDNESS = {"email_code": 0, "password": 1, "sms_code": 1, "support_code": 1, "totp": 2}

@@ -19,8 +19,9 @@ from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.methods import CARRIES, METHOD_NAMES, support_code
 from auth_portal.services import audit
+from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.directory.customers import Person, get_person, mask_contact
-from auth_portal.services.journeys import JourneyLimits, Journeys, Snapshot
+from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.notices import Notices
 from auth_portal.services.results import VERIFIED
 from auth_portal.store.db import Database, new_id

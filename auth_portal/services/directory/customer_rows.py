@@ -18,7 +18,6 @@ SEALED = {  # the name under which a value is sealed, and the column that holds 
     "totp_secret": "totp_sealed",
 }
 INDEXED = {"name": "name_key", "phone": "phone_key", "email": "email_key"}
-NO_SUPPORT_CODE = dict.fromkeys(("support_code_id", "support_code_key_id", "support_code_expires_at"))
 
 
 def opened(keyring: Keyring, row: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:

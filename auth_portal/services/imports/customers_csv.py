@@ -77,14 +77,6 @@ class Reading:
         return found
 
 
-def read_customers(source: Source, *, region: str) -> Reading:
-    """Reads and checks a whole file; national phone numbers are of ``region``. Raises only OSError, for the file."""
-    reading = Reading()
-    for _row in read_rows(source, reading, region=region):
-        pass
-    return reading
-
-
 def read_rows(
     source: Source, reading: Reading, *, region: str, columns: Sequence[str] | None = None, most_rows: int | None = None
 ) -> Iterator[int]:

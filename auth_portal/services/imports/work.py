@@ -68,7 +68,6 @@ BREATH_SECONDS = 0.0005
 HASHES_AT_ONCE = 16  # passwords settled in one transaction: under half a second of one core
 TOLD_AT_ONCE = 20  # customers told in one transaction
 SWITCH_TRIES = 5
-ABANDONED = "nobody went on with it"
 CHANGED_MEANWHILE = "was changed by somebody else meanwhile"
 
 

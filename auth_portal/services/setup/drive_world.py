@@ -28,9 +28,10 @@ from auth_portal.methods.contract import Method
 from auth_portal.services.alerts.webhooks import Webhooks
 from auth_portal.services.config import logos
 from auth_portal.services.config.configuration import Configuration
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.directory.directory import Directory
-from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot
+from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.messages import Texts
 from auth_portal.services.operations.keys import furnish, load_keyring
 from auth_portal.services.outbox import CALLBACK, MESSAGE, Outbox

@@ -21,8 +21,9 @@ from sqlalchemy import and_, delete, insert, or_, select, update
 from auth_portal.crypto import Keyring
 from auth_portal.errors import Gone, Problem
 from auth_portal.services import audit
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.logos import Logos
-from auth_portal.services.journeys import JourneyConfig, Journeys
+from auth_portal.services.journeys import Journeys
 from auth_portal.services.operations.retention import DRIVES_KEPT
 from auth_portal.services.results import VERIFIED
 from auth_portal.services.setup.drive_world import DriveState, Parts, SentCallback, SentMessage, TestPerson, World

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from auth_portal.services.journeys import OUTCOMES, JourneyConfig
+from auth_portal.services.config.journey import OUTCOMES, JourneyConfig
 from auth_portal.services.results import VERIFIED, result_body
 
 SESSION_SECONDS = 600  # how long Flow keeps a chat without a message, by default

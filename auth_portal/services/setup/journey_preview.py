@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from auth_portal.gateways.flow import PATHS, SERVERS
-from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.results import VERIFIED, result_body
 
 REFERENCES = {"external_link": "f7_4hn5=8f", "wait_for_callback": "0b6f6c5e-6f0e-4f0a-9c53-2f4e8f0a7d11"}

@@ -19,7 +19,8 @@ from sqlalchemy import Column, ColumnElement, FromClause, Subquery, and_, case, 
 
 from auth_portal.clock import Clock
 from auth_portal.methods import CARRIES
-from auth_portal.services.journeys import JourneyConfig, Journeys, Snapshot
+from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow, table_of
 

@@ -20,7 +20,8 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, select, text
 
 from auth_portal.clock import Clock
 from auth_portal.methods import CARRIES
-from auth_portal.services.journeys import JourneyLimits, Journeys
+from auth_portal.services.config.journey import JourneyLimits
+from auth_portal.services.journeys import Journeys
 from auth_portal.services.outbox import CALLBACK, State
 from auth_portal.store.db import Database, first_id
 from auth_portal.store.models import MANY_TRIES, CustomerRow, Delivery, Tries, Verification

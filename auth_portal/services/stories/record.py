@@ -14,6 +14,7 @@ from auth_portal.crypto import KeyFault, Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.delivery_lists import LINE_COLUMNS, AttemptLine, DeliveryLine, attempts_of, line_from
 from auth_portal.services.directory.customers import (
     PERSON_COLUMNS,
@@ -23,7 +24,7 @@ from auth_portal.services.directory.customers import (
     person_from,
     read_identifier,
 )
-from auth_portal.services.journeys import JourneyConfig, Journeys
+from auth_portal.services.journeys import Journeys
 from auth_portal.services.outbox import CALLBACK, MESSAGE
 from auth_portal.store.models import Admin, AuditEvent, Challenge, CustomerRow, Delivery, Verification, Visit
 

@@ -28,9 +28,6 @@ METHODS = {
     "support_code": "support code",
 }
 WRONG = {"sms_code": "code", "email_code": "code", "totp": "code", "password": "password", "support_code": "code"}
-WRONG_BRIEFLY = {
-    "spent": "tries spent before", "disabled": "customer disabled", "nothing_on_file": "nothing on file"
-}  # fmt: skip
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OUTCOMES = {
     "wrong": ("all tries were wrong", "It ended because all tries were spent on wrong proofs."),

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import BadConfig
-from auth_portal.services.journeys import JourneyConfig
+from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.web.admin.guard import WRITERS, done, form_text, me, render, route
 from auth_portal.web.context import services
 

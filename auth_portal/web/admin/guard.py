@@ -8,7 +8,6 @@ refuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -168,8 +167,3 @@ def own_path(path: str, default: str = "/admin/") -> str:
 def _notice() -> str:
     from_cookie = request.cookies.get(cookie_name(NOTICE_COOKIE), "")
     return services().keyring.verify("notice", unquote(from_cookie)) or "" if from_cookie else ""
-
-
-def human_time(moment: datetime | None) -> str:
-    """A time as pages show it: UTC, to the second."""
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else ""

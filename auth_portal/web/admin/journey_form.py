@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
-from auth_portal.services.journeys import OUTCOMES, JourneyConfig, JourneyLimits, default_success
+from auth_portal.services.config.journey import OUTCOMES, JourneyConfig, JourneyLimits, default_success
 
 SERVERS = ("production", "uat", "sandbox")
 OWN = "own"

@@ -13,11 +13,11 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import BadConfig, Fault
+from auth_portal.services.config.journey import OUTCOMES, PLACEHOLDERS, JourneyConfig, default_success
 from auth_portal.services.config.journey_editor import Edit, Proposal
 from auth_portal.services.config.journey_rows import Author
 from auth_portal.services.config.rules import warnings_of
 from auth_portal.services.config.strength import weaker_twins
-from auth_portal.services.journeys import OUTCOMES, PLACEHOLDERS, JourneyConfig, default_success
 from auth_portal.services.setup.journey_preview import examples
 from auth_portal.web.admin import drive, journey_form
 from auth_portal.web.admin.guard import EVERYONE, OWNERS, done, form_text, me, render, route, second_factor_fault
@@ -26,7 +26,6 @@ from auth_portal.web.context import services
 
 PATH = "/admin/journeys"
 NEW = f"{PATH}/_new"  # no journey can have this name
-SAVED = 303
 
 
 @route("/journeys", allow=EVERYONE)

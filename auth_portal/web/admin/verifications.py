@@ -12,7 +12,7 @@ from flask import Response, redirect
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.journeys import OUTCOMES
+from auth_portal.services.config.journey import OUTCOMES
 from auth_portal.services.stories.stories import LIVE, StoryFilter
 from auth_portal.web.admin.filters import Asked, newest_url, older_url
 from auth_portal.web.admin.guard import EVERYONE, form_text, render, route

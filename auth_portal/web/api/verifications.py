@@ -8,7 +8,7 @@ from flask import Response
 
 from auth_portal.clock import iso
 from auth_portal.errors import NotFound
-from auth_portal.services.journeys import OUTCOMES
+from auth_portal.services.config.journey import OUTCOMES
 from auth_portal.services.stories.stories import LIVE, StoryFilter, StoryLine
 from auth_portal.web.api.frame import answer, is_text, one_of, page, read_query, route, sent
 from auth_portal.web.context import services
