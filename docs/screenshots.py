@@ -1,7 +1,7 @@
 """Takes the README's pictures from the running product: ``make screenshots`` or ``python -m docs.screenshots``.
 
-It serves the demo on a free port with an instance folder of its own, goes the customer's way in Chromium, and keeps
-what a phone of 360 px shows at each stop.
+It serves the demo on a free port with an instance folder of its own, goes the customer's way and then the admin's in
+Chromium, and keeps what a phone of 360 px or a desk shows at each stop.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyotp
 import requests
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -30,9 +31,12 @@ ARGUMENTS = (
 )  # fmt: skip
 PHONE = {"width": 360, "height": 700}
 WIDE = {"width": 1040, "height": 800}
+DESK = {"width": 1040, "height": 640}
 LARGEST = 120_000  # bytes of a picture
 START_SECONDS = 60
 SETTLE_MILLISECONDS = 400
+WORDS = "seven kudus dance slowly"  # of an owner who is gone with the demo
+_INSTANCE: dict[str, str] = {}
 
 
 def main() -> None:
@@ -44,6 +48,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         take_phone(browser, url)
         take_wide(browser, url)
+        take_desk(browser, url)
         browser.close()
     for path in sorted(IMAGES.glob("*.png")):
         size = path.stat().st_size
@@ -61,7 +66,8 @@ def demo() -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
-        environment |= {"PORT": str(port), "PORTAL_INSTANCE": folder, "WORKERS": "1"}
+        _INSTANCE["PORTAL_INSTANCE"] = folder
+        environment |= {"PORT": str(port), "WORKERS": "1", **_INSTANCE}
         running = subprocess.Popen(  # noqa: S603 -- our own script
             [ROOT / "deploy" / "run"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -125,6 +131,43 @@ def take_wide(browser: Browser, url: str) -> None:
     page.locator("#answer table").wait_for()
     page.locator(".scroller").evaluate("log => log.scrollTo(0, log.scrollHeight)")
     keep(page, "sandbox", **WIDE)
+
+
+def take_desk(browser: Browser, url: str) -> None:
+    """The configuration page, after somebody was verified in the sandbox."""
+    page = browser.new_page(viewport=WIDE)
+    join(page, owner_link(url))
+    page.goto(f"{url}/admin/?period=hour")
+    keep(page, "admin-home", **DESK)
+    page.goto(f"{url}/admin/journeys/balance")
+    keep(page, "admin-journey", **DESK)
+    page.goto(f"{url}/admin/journeys/balance/setup")
+    keep(page, "admin-setup", **DESK)
+    page.goto(f"{url}/admin/verifications")
+    page.locator("main a[href^='/admin/verifications/']").first.click()
+    keep(page, "admin-story", **DESK)
+    page.goto(f"{url}/admin/journeys")
+    keep(page, "admin-phone")
+
+
+def owner_link(url: str) -> str:
+    """The one-time link of a new owner, as the command prints it."""
+    environment = {**os.environ, **_INSTANCE, "PORTAL_PUBLIC_URL": url, "PORTAL_SANDBOX": "1"}
+    command = [Path(sys.executable).parent / "flask", "--app", "app", "admin", "create"]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
+    return made.stdout.strip()
+
+
+def join(page: Page, link: str) -> None:
+    """Becomes an owner."""
+    page.goto(link)
+    seed = page.input_value("#key").replace(" ", "")
+    for field, text in (("name", "Ada Owner"), ("email", "ada@acme.example"), ("password", WORDS), ("repeated", WORDS)):
+        page.fill(f"#{field}", text)
+    page.fill("#code", pyotp.TOTP(seed).now())
+    page.get_by_role("button", name="Finish").click()
+    page.get_by_label("I have printed or saved them").check()
+    page.get_by_role("button", name="Go on").click()
 
 
 def keep(page: Page, name: str, width: int = PHONE["width"], height: int = PHONE["height"]) -> None:
