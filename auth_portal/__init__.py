@@ -13,7 +13,7 @@ Reading order for a newcomer (under an hour):
 A part may import what stands to its right, and nothing else::
 
     bootstrap -> web | cli | sandbox -> services -> steps -> methods
-              -> store | gateways -> settings, errors, crypto, telemetry, i18n
+              -> store | gateways -> settings, errors, crypto, telemetry, i18n, clock
 
 ``tests/test_layers.py`` keeps it so.
 """
