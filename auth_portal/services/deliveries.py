@@ -246,39 +246,31 @@ def _note_channel(connection: Connection, now: datetime, name: str, receipt: Rec
     """Keeps how a channel is doing, which is all that customers are told of a failed message (R24)."""
     if receipt.handover is Handover.RECIPIENT:
         return
-    is_accepted, needs_admin = receipt.handover is Handover.ACCEPTED, receipt.handover is Handover.OPERATOR
-    insert = upsert(connection.dialect.name, table_of(ChannelState)).values(
-        name=name,
-        failures_in_row=0 if is_accepted else 1,
-        failed_at=None if is_accepted else now,
-        failing_since=None if is_accepted else now,
-        needs_admin=needs_admin,
-        accepted_at=now if is_accepted else None,
-        reason="" if is_accepted else receipt.detail,
-    )
-    if is_accepted:
-        # One row for all dispatchers: written only where it says something new.
-        news = (ChannelState.failures_in_row > 0) | (ChannelState.accepted_at.is_(None))
-        news |= ChannelState.accepted_at < now - timedelta(seconds=60)
-        values: dict[str, Any] = {
-            "failures_in_row": 0,
-            "failing_since": None,
-            "needs_admin": False,
-            "accepted_at": now,
-            "reason": "",
-        }
-        statement = insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=values, where=news)
+    if receipt.handover is Handover.ACCEPTED:
+        values, changes, where = _channel_works(now)
     else:
-        failures = ChannelState.failures_in_row + 1
-        values = {
-            "failures_in_row": failures,
-            "failed_at": now,
-            "failing_since": case((ChannelState.failures_in_row == 0, now), else_=ChannelState.failing_since),
-            "needs_admin": needs_admin,
-            "reason": receipt.detail,
-        }
-        statement = insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=values)
-    connection.execute(statement)
+        values, changes, where = _channel_fails(now, receipt)
+    insert = upsert(connection.dialect.name, table_of(ChannelState)).values(name=name, **values)
+    connection.execute(insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=changes, where=where))
+
+
+def _channel_works(now: datetime) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """The row of a channel that took a message: new, how an old one changes, and which old ones do.
+
+    There is one row for all dispatchers, so it is written only where that says something new.
+    """
+    news = (ChannelState.failures_in_row > 0) | (ChannelState.accepted_at.is_(None))
+    news |= ChannelState.accepted_at < now - timedelta(seconds=60)
+    works = {"failures_in_row": 0, "failing_since": None, "needs_admin": False, "accepted_at": now, "reason": ""}
+    return {**works, "failed_at": None}, works, news
+
+
+def _channel_fails(now: datetime, receipt: Receipt) -> tuple[dict[str, Any], dict[str, Any], None]:
+    """The same for one that did not take it: every failure counts."""
+    fails = {"failed_at": now, "needs_admin": receipt.handover is Handover.OPERATOR, "reason": receipt.detail}
+    since = case((ChannelState.failures_in_row == 0, now), else_=ChannelState.failing_since)
+    changes = {**fails, "failures_in_row": ChannelState.failures_in_row + 1, "failing_since": since}
+    return {**fails, "failures_in_row": 1, "failing_since": now, "accepted_at": None}, changes, None
 
 
 def _milliseconds(began: float) -> int:
