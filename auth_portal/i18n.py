@@ -63,6 +63,7 @@ ERRORS = {
     "email_invalid": "This is no e-mail address.",
     "import_unknown": "There is no such import.",
     "import_not_utf8": "This file is not in UTF-8. Save it as “CSV UTF-8” and send it again.",
+    "import_workbook": "This is a workbook, not a CSV file. Open it in your spreadsheet, choose Save as, “CSV UTF-8”, and send the new file.",
     "import_empty": "This file has no rows. The first row must name the columns, and each further row is one customer.",
     "import_too_large": "This file is larger than 50 MB. Split it and import one part after the other.",
     "import_no_file": "Please choose a file.",

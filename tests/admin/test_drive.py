@@ -111,6 +111,10 @@ def test_a_whole_drive_by_http_without_a_sandbox(world: World) -> None:
     assert nothing_left(world)
     kinds = [event.kind for event in world.rows(AuditEvent)]
     assert kinds.count("drive_began") == 1
+    assert kinds.count("drive_passed") == 1
+    desk.get(path)
+    assert [event.kind for event in world.rows(AuditEvent)] == kinds, "it passes once"
+    assert "A verified test conversation" not in desk.get("/admin/").text, "a test drive is the last of the first steps"
     assert "verification_began" not in kinds
     (began,) = [event for event in world.rows(AuditEvent) if event.kind == "drive_began"]
     assert (began.admin_id, began.facts) == (desk.admin_id, {"journey": "balance", "of": "live"})

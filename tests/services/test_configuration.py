@@ -414,8 +414,8 @@ class TestFaults:
                 'acme.toml: journeys[2] "loans" results: unknown outcome maybe; known: verified, wrong, expired, '
                 "cancelled, not_me, no_code, unavailable",
                 *(line for line in told if "unknown placeholder {nome}" in line),
-                'acme.toml: journeys[2] "loans" callback.server: must be production, uat, sandbox or an origin such as '
-                "https://flow.example",
+                'acme.toml: journeys[2] "loans" callback.server: must be production, uat, sandbox or an address without '
+                "a path such as https://flow.example",
                 "acme.toml: journeys[2] \"loans\" callback.contract: must be 'external_link' or 'wait_for_callback'",
             ]
         )

@@ -60,7 +60,9 @@ class CallbackTarget(Frozen):
             return value
         parts = urlsplit(value)
         if parts.scheme not in ("https", "http") or not parts.hostname or parts.path not in ("", "/") or parts.query:
-            raise ValueError("must be production, uat, sandbox or an origin such as https://flow.example")
+            raise ValueError(
+                "must be production, uat, sandbox or an address without a path such as https://flow.example"
+            )
         if parts.username is not None or parts.hostname.endswith("."):
             # Another spelling of one server would slip past the rule that its texts are unique (R35).
             raise ValueError("must be written without a user and without a dot at the end of its host")

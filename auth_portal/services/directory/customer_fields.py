@@ -28,6 +28,7 @@ PHC_ROUNDS = 10
 PHC_LANES = 16
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # and what turns text around
+_SHORTENED = re.compile(r"\d[.,]?\d*E\+\d+", re.IGNORECASE)  # 2.78E+10, as Excel writes a long number
 _LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})?")
 _PHC = re.compile(
     r"\$argon2id\$(v=(16|19)\$)?m=\d{1,7},t=\d{1,4},p=\d{1,3}\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})"
@@ -100,6 +101,10 @@ def _name(cell: str) -> str:
 
 def _phone(cell: str, region: str) -> str:
     number = customers.e164(cell, region)
+    if number is None and _SHORTENED.fullmatch(cell.strip()):
+        raise CellFault(
+            "is no phone number: the spreadsheet shortened it; make the column Text there and fill it again"
+        )
     if number is None:
         raise CellFault(f"is no phone number (numbers without + are read as of {region})")
     return number

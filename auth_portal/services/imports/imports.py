@@ -41,6 +41,7 @@ from auth_portal.services.journeys import Journeys
 from auth_portal.store.db import Database
 from auth_portal.store.models import Admin, ImportRow, table_of
 
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and how .xls begin
 PAGE = 20  # imports of one page of their list
 FEWEST_FOR_A_GUESS = 50  # rows done before the time that is left is guessed
 NAMED_AT_MOST = 10  # customers who stand in the way of an undo
@@ -115,7 +116,10 @@ class Imports:
         self._wake = wake
 
     def receive(self, source: IO[bytes], file_name: str, *, admin_id: str) -> str:
-        """Takes in a file, sealed part by part; its id. Raises Problem where it is empty or not UTF-8."""
+        """Takes in a file, sealed part by part; its id. Raises Problem where it is empty, a workbook or not UTF-8."""
+        if source.read(4) in WORKBOOKS:
+            raise Problem("import_workbook", status=422)
+        source.seek(0)
         now = self._clock()
         values = new_import(
             now, file_name=_clean(file_name), region=self._region(), is_attended=False, admin_id=admin_id
@@ -125,17 +129,17 @@ class Imports:
         try:
             lines = store_parts(self._database, self._keyring, values["id"], source)
         except UnicodeDecodeError:
-            self._refuse(values["id"], "import_not_utf8")
+            self._refuse(values["id"], "import_not_utf8", "it is not in UTF-8")
         if not lines:
-            self._refuse(values["id"], "import_empty")
+            self._refuse(values["id"], "import_empty", "it has no rows")
         with self._database.write() as connection:
             move(connection, values["id"], UPLOADED, self._clock(), rows=lines)
             self._record(connection, "customers_import_uploaded", admin_id, values["id"])
         return str(values["id"])
 
-    def _refuse(self, import_id: str, code: str) -> NoReturn:
+    def _refuse(self, import_id: str, code: str, reason: str) -> NoReturn:
         with self._database.write() as connection:
-            move(connection, import_id, CANCELLED, self._clock())
+            move(connection, import_id, CANCELLED, self._clock(), reason=reason)
         raise Problem(code, status=422)
 
     def _region(self) -> str:

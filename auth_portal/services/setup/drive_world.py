@@ -107,6 +107,7 @@ class DriveState(BaseModel):
     of: str = "live"  # or "draft"
     is_waiting: bool = True
     codes_typed: list[bool] = []
+    has_passed: bool = False  # noted in the audit, once
     messages: list[SentMessage] = []
     callbacks: list[SentCallback] = []
 

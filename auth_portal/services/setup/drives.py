@@ -34,6 +34,7 @@ from auth_portal.store.db import Database, expected_revision, new_id
 from auth_portal.store.models import DriveRow, table_of
 
 PREFIX = "drive-"
+PASSED = "drive_passed"  # the audit's word for a drive whose chat went on
 LEASE_SECONDS = 10  # longer than any request at a drive; how long a killed one keeps the others waiting
 WAIT_SECONDS = 3.0
 LOOK_SECONDS = 0.05
@@ -162,13 +163,25 @@ class Drives:
         until, sealed = self._lease(drive_id, admin_id)
         state = DriveState.model_validate_json(self._keyring.open(sealed, "drives", drive_id, "state"))
         values: dict[str, Any] = {}
+        passed_now = False
         try:
             yield state
+            passed_now = self._passes_now(state)
             values["state_sealed"] = self._sealed(drive_id, state)
         finally:
             mine = and_(_DRIVES.c.id == drive_id, _DRIVES.c.leased_until == until)
             with self._database.write() as connection:
                 connection.execute(update(_DRIVES).where(mine).values(leased_until=None, **values))
+                if passed_now:
+                    audit.record(
+                        connection, self._keyring, self._parts.clock(), PASSED,
+                        admin_id=admin_id, journey=state.journey.slug, of=state.of,
+                    )  # fmt: skip
+
+    def _passes_now(self, state: DriveState) -> bool:
+        is_first = not state.has_passed and _stage(state, _answer(state), self._parts.clock()) == "passed"
+        state.has_passed = state.has_passed or is_first
+        return is_first
 
     def _lease(self, drive_id: str, admin_id: str) -> tuple[datetime, bytes]:
         give_up_at = time.monotonic() + WAIT_SECONDS
@@ -194,7 +207,7 @@ class Drives:
 
     def _view(self, drive_id: str, state: DriveState) -> DriveView:
         now = self._parts.clock()
-        answer = None if state.is_waiting else next(found for found in reversed(state.callbacks) if found.is_accepted)
+        answer = _answer(state)
         return DriveView(
             id=drive_id,
             journey=state.journey,
@@ -215,6 +228,12 @@ class Drives:
 
 def _is_old(now: datetime) -> Any:
     return _DRIVES.c.ends_at < now - DRIVES_KEPT
+
+
+def _answer(state: DriveState) -> SentCallback | None:
+    if state.is_waiting:
+        return None
+    return next(found for found in reversed(state.callbacks) if found.is_accepted)
 
 
 def _stage(state: DriveState, answer: SentCallback | None, now: datetime) -> str:

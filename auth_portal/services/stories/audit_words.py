@@ -39,6 +39,7 @@ SENTENCES: Mapping[str, str] = {
     "api_key_revoked": "A key for a program was revoked.",
     "webhook_secret_renewed": "The secret of the alert webhook was renewed.",
     "drive_began": "A test drive of journey %(journey)s began.",
+    "drive_passed": "A test drive of journey %(journey)s was verified, and its chat went on.",
     "keys_rotated": "The data keys were wrapped anew.",
     "audit_exported": "The audit was exported as %(format)s.",
 }
