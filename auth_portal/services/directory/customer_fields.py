@@ -102,9 +102,7 @@ def _name(cell: str) -> str:
 def _phone(cell: str, region: str) -> str:
     number = customers.e164(cell, region)
     if number is None and _SHORTENED.fullmatch(cell.strip()):
-        raise CellFault(
-            "is no phone number: the spreadsheet shortened it; make the column Text there and fill it again"
-        )
+        raise CellFault("is no phone number: the spreadsheet shortened it; make the column Text and fill it again")
     if number is None:
         raise CellFault(f"is no phone number (numbers without + are read as of {region})")
     return number
