@@ -68,6 +68,11 @@
   });
   addEventListener("pageshow", () => [...sent].forEach(release));
 
+  // The second half of a double tap may meet the next page: what ends everything there rests for a moment.
+  const endings = document.querySelectorAll("button[name=decline], button[name=reason]");
+  for (const button of endings) button.disabled = true;
+  setTimeout(() => { for (const button of endings) button.disabled = sent.has(button.form); }, 600);
+
   const link = document.getElementById("link");
   if (link) link.addEventListener("focus", () => link.select());
 
