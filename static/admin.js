@@ -1,5 +1,5 @@
 "use strict";
-// What script adds to the configuration page, which works without it: copy buttons, and one submit per form.
+// What script adds to the configuration page, which works without it: copy buttons, one submit per form, a session that lasts while one types.
 (() => {
   for (const button of document.querySelectorAll("button[data-copy]")) {
     const field = document.getElementById(button.dataset.copy);
@@ -26,6 +26,14 @@
     setTimeout(() => sent.delete(form), 5000);
   });
   window.addEventListener("pageshow", () => sent.clear());
+
+  // Whoever types is at work: the session must not end under a long form. Told at most once a minute.
+  let toldAt = 0;
+  document.addEventListener("input", () => {
+    if (!document.querySelector("form.who") || Date.now() - toldAt < 60000) return;
+    toldAt = Date.now();
+    fetch("/admin/account", { method: "HEAD" }).catch(() => {});
+  });
 
   // A form with changes that were not saved asks before it is left.
   let isChanged = false;

@@ -124,6 +124,12 @@ def test_r26_idle_for_15_minutes_and_8_hours_at_most(small_world: World, owner: 
     assert owner.get("/admin/account?x=1").request.full_path == "/admin/sign-in?next=/admin/account%3Fx%3D1"
     owner.post("/admin/sign-in", email=owner.email, password=ADMIN_PASSWORD, code=owner.second_factor())
     assert owner.page.request.full_path == "/admin/account?x=1", "back where they wanted to go"
+    owner.get("/admin/channels/_new?kind=smtp")
+    small_world.clock.advance(15 * 60 + 1)
+    owner.post("/admin/channels/_new", kind="smtp", name="late")
+    assert owner.page.request.full_path == "/admin/sign-in?next=/admin/channels/_new&lost=1"
+    assert "What you sent was not saved." in owner.page.text
+    owner.post("/admin/sign-in", email=owner.email, password=ADMIN_PASSWORD, code=owner.second_factor())
     for _number in range(8 * 6):
         assert owner.get("/admin/").request.path == "/admin/"
         small_world.clock.advance(10 * 60)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session
+from flask import Blueprint, Response, current_app, g, make_response, redirect, render_template, request, session
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
@@ -77,9 +77,17 @@ def _has_nul() -> bool:
 
 def _to_sign_in() -> BaseResponse:
     """To the sign-in page, and back to where somebody wanted to go; what was posted is gone and said to be."""
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else ""
-    query = f"?next={quote(wanted, safe='/')}" if wanted not in ("", "/admin/") else ""
-    return redirect(f"/admin/sign-in{query}", 303)
+    is_lost = request.method == "POST" and request.endpoint != "admin.sign_out"
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else request.path if _has_page() else ""
+    told = [f"next={quote(wanted, safe='/')}"] if wanted not in ("", "/admin/") else []
+    query = "&".join([*told, "lost=1"] if is_lost else told)
+    return redirect(f"/admin/sign-in?{query}".rstrip("?"), 303)
+
+
+def _has_page() -> bool:
+    """Whether what was posted to can also be read, as a form that answers to itself."""
+    adapter = current_app.create_url_adapter(request)
+    return adapter is not None and adapter.test(request.path, "GET")
 
 
 def keep_session(response: BaseResponse, token: str) -> BaseResponse:
