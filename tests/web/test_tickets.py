@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from auth_portal.crypto import token_hash
+from auth_portal.crypto import Passwords, token_hash
+from auth_portal.methods import all_methods
 from auth_portal.services.directory.customers import e164
 from auth_portal.services.directory.erasure import Erasure
 from auth_portal.services.operations.retention import prune
@@ -16,7 +17,7 @@ from auth_portal.store.models import AuditEvent, Challenge, CustomerRow, TicketR
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged, results
 from tests.ticketed import PURPOSE, SHARED, link, open_ticketed, opened, ticket
-from tests.world import MAIL, PASSWORD, PHONE, World
+from tests.world import MAIL, PASSWORD, PHONE, World, journey
 
 
 @pytest.fixture
@@ -86,6 +87,18 @@ def test_the_purpose_is_on_every_page(small: World) -> None:
     assert browser.path == "/done"
     for page in (landing, proving, browser.page):
         assert page.text.startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("method", sorted(all_methods(Passwords())))
+def test_the_page_of_every_method_tells_the_purpose(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, method: str
+) -> None:
+    """A ticket by customer ID names somebody who typed nothing: no page may repeat that nothing either."""
+    with open_ticketed(tmp_path, sqlite_url, receiver, STILL, more=journey("any", method)) as world:
+        page = opened(world, ticket(world, "any", customer_id="C-1001", purpose=PURPOSE).path).page
+        assert page.request.path == "/verify"
+        assert PURPOSE in page.text
+        assert '<strong class="typed"></strong>' not in page.text
 
 
 def test_r13_codes_of_a_chat_with_a_number_go_to_that_number_alone(small: World) -> None:
