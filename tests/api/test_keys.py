@@ -11,10 +11,10 @@ import pytest
 from auth_portal.bootstrap import create_app
 from auth_portal.services.access.api_keys import DAYS, MOST_KEYS, REQUESTS_PER_MINUTE, SCOPES, WRONG_PER_MINUTE
 from auth_portal.store.models import ApiKeyRow, AuditEvent, Delivery
-from auth_portal.telemetry import JsonLines
 from auth_portal.web.api.document import FILE
 from tests.admin.desk import signed_in
 from tests.api.program import ORIGIN, Program, problem, program
+from tests.security.tools import logged
 from tests.world import World
 
 NOBODY_ID = "0" * 32
@@ -154,13 +154,13 @@ def test_r42_a_key_is_in_no_log_and_not_in_the_database(
     small_world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("auth_portal").propagate = True
-    caller = program(small_world)
-    caller.get("/customers")
-    caller.get(f"/customers?after={caller.key}")
-    Program(small_world, caller.key + "x").get("/customers")
-    caller.post("/tickets", {"journey": "balance", "customer_id": caller.key})
-    told = "\n".join(JsonLines().format(record) for record in caplog.records)
+    with logged() as log:
+        caller = program(small_world)
+        caller.get("/customers")
+        caller.get(f"/customers?after={caller.key}")
+        Program(small_world, caller.key + "x").get("/customers")
+        caller.post("/tickets", {"journey": "balance", "customer_id": caller.key})
+    told = log.getvalue()
     assert "api_key_refused" in told
     stored = b"".join(path.read_bytes() for path in tmp_path.glob("portal.db*"))
     for part in (caller.key, caller.key.removeprefix("portal_")):

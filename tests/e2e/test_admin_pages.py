@@ -21,7 +21,7 @@ from auth_portal.clock import system_clock
 from auth_portal.services.operations.opening import opened
 from tests.e2e.conftest import Portal
 from tests.e2e.office import Office
-from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone
+from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone, waited
 from tests.e2e.test_pages import axe_findings
 
 WIDTHS = (360, 1440)
@@ -124,7 +124,7 @@ def test_every_page_is_reached_by_links_and_keeps_the_rules(office: Office, phon
 
 
 def something_happened(phone: Phone, portal: Portal) -> None:
-    """One customer verified, one ended it: lists and stories have something to show."""
+    """One customer verified, one ended it, the answer for a third was refused: there is something of each to show."""
     phone.has_one_tab = True
     for proves in (True, False):
         person = portal.new_person()
@@ -136,6 +136,9 @@ def something_happened(phone: Phone, portal: Portal) -> None:
         else:
             page.locator("button[name=reason][value=cancelled]").click()
         chat.answered()
+    refused = phone.begin("app", fault="400")
+    phone.open(refused.link).locator("button[name=decline]").click()
+    waited(lambda: refused.state()["callbacks"])
 
 
 def something_was_made(office: Office) -> str:
