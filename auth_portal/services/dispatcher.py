@@ -7,7 +7,6 @@ looked for at once; the rest at each poll.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -17,16 +16,16 @@ from auth_portal.services.alerts.alerts import Alerts
 from auth_portal.services.deliveries import Deliverer
 from auth_portal.services.endings import Endings
 from auth_portal.services.imports.worker import ImportWorker
+from auth_portal.services.loops import Loop
 from auth_portal.services.operations.housekeeping import Housekeeping
 from auth_portal.services.outbox import CALLBACK, MESSAGE, Claimed, Outbox
-from auth_portal.telemetry import log_event
+from auth_portal.telemetry import logger
 
 THREADS = 8  # for each kind of delivery
 SHARE = THREADS // 2  # of them, at most, for one target
 INLINE_POLL_SECONDS = 0.5  # beside web workers: waking does the rest
 OWN_POLL_SECONDS = 0.1  # `flask dispatch`
 SWEEP_SECONDS = 1.0
-FAULT_SECONDS = 2.0  # how long a lane rests after a fault of the database
 
 
 class Lane:
@@ -36,41 +35,24 @@ class Lane:
         self._kind = kind
         self._outbox = outbox
         self._deliverer = deliverer
-        self._poll_seconds = poll_seconds
-        self._woken = threading.Event()
-        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"{kind}-delivery")
-        self._thread = threading.Thread(target=self._run, name=f"{kind}-dispatcher", daemon=True)
+        self._loop = Loop(f"{kind}-dispatcher", self._round, every_seconds=poll_seconds, fault="dispatcher_fault")
 
     def start(self) -> None:
-        """Begins to look for work."""
-        self._thread.start()
+        """Begins to look for work, at once."""
+        self._loop.start()
+        self._loop.wake()
 
     def wake(self) -> None:
         """Something was put into the outbox."""
-        self._woken.set()
+        self._loop.wake()
 
     def stop(self, seconds: float) -> None:
         """Claims nothing more and waits for what is on its way."""
-        self._stopping.set()
-        self._woken.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        self._loop.stop(seconds)
         self._pool.shutdown(wait=True)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._woken.wait(self._poll_seconds)
-            self._woken.clear()
-            try:
-                while not self._stopping.is_set() and self._round():
-                    pass
-            except Exception:
-                log_event("dispatcher_failed", level=logging.ERROR, kind=self._kind)
-                logging.getLogger("auth_portal").exception("dispatcher_fault")
-                self._stopping.wait(FAULT_SECONDS)
 
     def _round(self) -> bool:
         """Claims once and hands out; whether there may be more to claim at once.
@@ -96,13 +78,13 @@ class Lane:
             self._deliverer.deliver(claimed)
         except Exception:
             # The lease brings it back; the attempt stays on record as one of unknown fate.
-            logging.getLogger("auth_portal").exception("delivery_fault")
+            logger.exception("delivery_fault")
         finally:
             with self._lock:
                 self._busy[claimed.target] -= 1
                 if not self._busy[claimed.target]:
                     del self._busy[claimed.target]
-            self._woken.set()
+            self._loop.wake()
 
 
 class Dispatcher:
@@ -115,19 +97,18 @@ class Dispatcher:
         self._lanes = [Lane(kind, outbox, deliverer, poll_seconds) for kind in (CALLBACK, MESSAGE)]
         self._endings = endings
         self._alerts = alerts
-        self._imports = imports
-        self._housekeeping = housekeeping
-        self._stopping = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep, name="expiry", daemon=True)
+        sweeper = Loop("expiry", self._sweep, every_seconds=SWEEP_SECONDS, fault="sweep_fault")
+        self._threads: tuple[Lane | Loop | ImportWorker | Housekeeping, ...] = (
+            *self._lanes,
+            sweeper,
+            imports,
+            housekeeping,
+        )
 
     def start(self) -> None:
         """Starts every thread; returns at once."""
-        for lane in self._lanes:
-            lane.start()
-            lane.wake()
-        self._sweeper.start()
-        self._imports.start()
-        self._housekeeping.start()
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
         """Something was committed to the outbox by this process."""
@@ -136,20 +117,12 @@ class Dispatcher:
 
     def stop(self, seconds: float = 10.0) -> None:
         """Stops every thread, after what is on its way."""
-        self._stopping.set()
-        for lane in self._lanes:
-            lane.stop(seconds)
-        if self._sweeper.is_alive():
-            self._sweeper.join(seconds)
-        self._imports.stop(seconds)
-        self._housekeeping.stop(seconds)
+        for thread in self._threads:
+            thread.stop(seconds)
 
-    def _sweep(self) -> None:
-        while not self._stopping.wait(SWEEP_SECONDS):
-            try:
-                while self._endings.expire_due():
-                    time.sleep(0)  # other writers first
-                self._alerts.evaluate()
-            except Exception:
-                logging.getLogger("auth_portal").exception("sweep_fault")
-                self._stopping.wait(FAULT_SECONDS)
+    def _sweep(self) -> bool:
+        if self._endings.expire_due():
+            time.sleep(0)  # other writers first
+            return True
+        self._alerts.evaluate()
+        return False

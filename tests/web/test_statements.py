@@ -68,7 +68,7 @@ def test_totp_needs_six(world: World) -> None:
 
 
 def test_the_first_try_starts_at_once_not_at_the_next_poll(small_world: World) -> None:
-    small_world.services.dispatcher._lanes[0]._poll_seconds = 60.0
+    small_world.services.dispatcher._lanes[0]._loop._every_seconds = 60.0
     small_world.clock.advance(1)
     browser = small_world.browser()
     browser.begin("abc", "app")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 
 from auth_portal.services.imports.states import LostLease
 from auth_portal.services.imports.work import ImportWork, Stopped
+from auth_portal.services.loops import Loop
 from auth_portal.telemetry import log_event
 
 POLL_SECONDS = 1.0  # beside the process that asked for an import; that one wakes it
@@ -20,44 +19,36 @@ class ImportWorker:
 
     def __init__(self, work: ImportWork) -> None:
         self._work = work
-        self._woken = threading.Event()
-        self._stopping = threading.Event()
         self._tidy_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="imports", daemon=True)
-        work.stop_when(self._stopping.is_set)
+        self._loop = Loop(
+            "imports", self._round, every_seconds=POLL_SECONDS, fault="import_fault", rest_seconds=FAULT_SECONDS
+        )
+        work.stop_when(self._loop.is_stopping)
 
     def start(self) -> None:
         """Begins to look for imports."""
-        self._thread.start()
+        self._loop.start()
 
     def wake(self) -> None:
         """An import has work to be done."""
-        self._woken.set()
+        self._loop.wake()
 
     def stop(self, seconds: float) -> None:
         """Gives up after the batch that is under way; the next process goes on."""
-        self._stopping.set()
-        self._woken.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        self._loop.stop(seconds)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._woken.wait(POLL_SECONDS)
-            self._woken.clear()
-            try:
-                while not self._stopping.is_set() and self._work.work_once():
-                    pass
-                self._tidy()
-            except Stopped:
-                return
-            except LostLease:
-                log_event("import_taken_over")
-            except Exception:
-                logging.getLogger("auth_portal").exception("import_fault")
-                self._stopping.wait(FAULT_SECONDS)
+    def _round(self) -> bool:
+        try:
+            if self._work.work_once():
+                return True
+            self._tidy()
+        except LostLease:
+            log_event("import_taken_over")
+        except Stopped:
+            pass  # the loop knows: it is what stopped the work
+        return False
 
     def _tidy(self) -> None:
-        if time.monotonic() >= self._tidy_at and not self._stopping.is_set():
+        if time.monotonic() >= self._tidy_at and not self._loop.is_stopping():
             self._tidy_at = time.monotonic() + TIDY_SECONDS
             self._work.tidy()

@@ -6,12 +6,10 @@ stops between two short batches.
 
 from __future__ import annotations
 
-import logging
-import threading
-
 from auth_portal.clock import Clock
 from auth_portal.services import limits
 from auth_portal.services.limits import HOUR, Limit
+from auth_portal.services.loops import Loop
 from auth_portal.services.operations.retention import prune
 from auth_portal.store.db import Database
 from auth_portal.telemetry import log_event
@@ -26,25 +24,19 @@ class Housekeeping:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._loop = Loop("housekeeping", self._round, every_seconds=LOOK_SECONDS, fault="housekeeping_fault")
 
     def start(self) -> None:
         """Begins to look, a minute from now: a start has other things to do."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self, seconds: float) -> None:
         """Stops after the batch that is under way."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        self._loop.stop(seconds)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(LOOK_SECONDS):
-            try:
-                self.tidy()
-            except Exception:
-                logging.getLogger("auth_portal").exception("housekeeping_fault")
+    def _round(self) -> bool:
+        self.tidy()
+        return False
 
     def tidy(self) -> None:
         """Prunes where nobody has within the hour."""
@@ -52,6 +44,6 @@ class Housekeeping:
             (taken,) = limits.take(connection, self._clock(), [TURN])
         if taken.is_over:
             return
-        removed = prune(self._database, self._clock, is_stopping=self._stopping.is_set)
+        removed = prune(self._database, self._clock, is_stopping=self._loop.is_stopping)
         if any(removed.values()):
             log_event("pruned", **{kind.replace(" ", "_").replace("'", ""): count for kind, count in removed.items()})

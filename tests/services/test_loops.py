@@ -1,0 +1,121 @@
+"""The thread behind every work of the background: when it works, how it stops, what a fault does to it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from auth_portal.services.loops import Loop
+from auth_portal.telemetry import logger
+from tests.receiver import wait_for
+
+NEVER = 3600.0
+
+
+@contextmanager
+def running(work: Callable[[], bool], **times: float) -> Iterator[Loop]:
+    loop = Loop("rounds", work, **{"every_seconds": NEVER, "rest_seconds": NEVER, **times}, fault="rounds_fault")
+    loop.start()
+    try:
+        yield loop
+    finally:
+        loop.stop(10)
+
+
+def thread_of(loop: Loop) -> threading.Thread:
+    return loop._thread
+
+
+class Rounds:
+    """Work that counts its rounds, and may have more to do, raise, or hold until it is let go."""
+
+    def __init__(self, answers: list[bool | Exception] | None = None, *, holds: bool = False) -> None:
+        self.count = 0
+        self.is_held = threading.Event()
+        self.let_go = threading.Event()
+        self._holds = holds
+        self._answers = answers or []
+
+    def __call__(self) -> bool:
+        self.count += 1
+        if self._holds:
+            self.is_held.set()
+            assert self.let_go.wait(10)
+        answer = self._answers.pop(0) if self._answers else False
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_it_works_when_it_is_woken_and_goes_on_while_there_is_more() -> None:
+    rounds = Rounds([True, True, False])
+    with running(rounds) as loop:
+        assert rounds.count == 0, "a start is no wake"
+        loop.wake()
+        wait_for(lambda: rounds.count == 3)
+        loop.wake()
+        wait_for(lambda: rounds.count == 4)
+
+
+def test_it_works_without_a_wake_too() -> None:
+    rounds = Rounds()
+    with running(rounds, every_seconds=0.001):
+        wait_for(lambda: rounds.count > 2)
+
+
+def test_a_wake_during_a_round_is_not_lost() -> None:
+    rounds = Rounds(holds=True)
+    with running(rounds) as loop:
+        loop.wake()
+        assert rounds.is_held.wait(10)
+        loop.wake()
+        rounds.let_go.set()
+        wait_for(lambda: rounds.count == 2)
+
+
+def test_a_stop_waits_for_the_round_that_is_under_way_and_begins_no_other() -> None:
+    rounds = Rounds([True] * 10, holds=True)
+    with running(rounds) as loop:
+        loop.wake()
+        assert rounds.is_held.wait(10)
+        loop.stop(0.001)
+        assert thread_of(loop).is_alive(), "the round goes on, longer than the caller would wait"
+        assert loop.is_stopping()
+        rounds.let_go.set()
+        loop.stop(10)
+        assert not thread_of(loop).is_alive()
+    assert rounds.count == 1
+
+
+def test_a_loop_that_was_never_started_can_be_stopped() -> None:
+    rounds = Rounds()
+    loop = Loop("rounds", rounds, every_seconds=0.001, fault="rounds_fault")
+    loop.stop(10)
+    assert rounds.count == 0
+    assert loop.is_stopping()
+
+
+def test_a_fault_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+    rounds = Rounds([OSError("the disk is full"), False])
+    with caplog.at_level(logging.ERROR, "auth_portal"), running(rounds, rest_seconds=0.001) as loop:
+        loop.wake()
+        wait_for(lambda: bool(caplog.records))
+        loop.wake()
+        wait_for(lambda: rounds.count == 2)
+    (record,) = caplog.records
+    assert (record.getMessage(), record.portal_fields) == ("rounds_fault", {"thread": "rounds"})
+    assert record.exc_info is not None
+
+
+def test_a_stop_does_not_wait_for_the_rest_after_a_fault() -> None:
+    rounds = Rounds([OSError("the disk is full")])
+    with running(rounds, rest_seconds=NEVER) as loop:
+        loop.wake()
+        wait_for(lambda: rounds.count == 1)
+        loop.stop(10)
+        assert not thread_of(loop).is_alive()
