@@ -21,7 +21,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from auth_portal import i18n
-from auth_portal.clock import Clock, system_clock
+from auth_portal.clock import Clock, iso, system_clock
 from auth_portal.crypto import Keyring, MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import check_destination
@@ -90,6 +90,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     app.jinja_env.add_extension("jinja2.ext.i18n")
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=False)  # type: ignore[attr-defined]
     app.jinja_env.globals.update({"_": i18n.gettext, "gettext": i18n.gettext, "ngettext": i18n.ngettext})
+    app.jinja_env.filters["iso"] = iso
     app.jinja_env.newstyle_gettext = True  # type: ignore[attr-defined]
     edge.register(app)
     assets.register(app)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
 
+from auth_portal.clock import WallClock
 from auth_portal.crypto import Keyring
 from auth_portal.services import outbox
 from auth_portal.services.journeys import Journeys, Snapshot
@@ -29,6 +30,11 @@ class Notices:
     def __init__(self, keyring: Keyring, journeys: Journeys) -> None:
         self._keyring = keyring
         self._journeys = journeys
+
+    @property
+    def wall(self) -> WallClock:
+        """The clock by which owners read the times in their mail."""
+        return self._journeys.current().portal.wall
 
     def to_owners(self, connection: Connection, now: datetime, subject: str, lines: Sequence[str]) -> None:
         """Mails every active owner. Without an e-mail channel it is only logged; the audit has the fact itself."""

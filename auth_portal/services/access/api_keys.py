@@ -135,9 +135,8 @@ class ApiKeys:
                 connection, self._keyring, now, "api_key_created",
                 admin_id=admin_id, api_key=row["id"], scopes=chosen, days=days,
             )  # fmt: skip
-            lines = [
-                f"{name.strip()} (…{key[-ENDING:]}), until {now + timedelta(days=days):%Y-%m-%d}. Its program may:"
-            ]
+            until = self._notices.wall.told(now + timedelta(days=days))
+            lines = [f"{name.strip()} (…{key[-ENDING:]}), until {until}. Its program may:"]
             lines += [f"- {SCOPES[scope]}" for scope in chosen]
             self._notices.to_owners(connection, now, "A key for programs was made", lines)
         return Made(str(row["id"]), key)

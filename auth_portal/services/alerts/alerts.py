@@ -123,11 +123,11 @@ class Alerts:
         log_event(f"alert_{event}", level=logging.WARNING, kind=alert.kind, subject=alert.subject)
         audit.record(connection, self._keyring, now, f"alert_{event}", alert=alert.kind, subject=alert.subject)
         is_over = event == "closed"
-        words = f"Over since {iso(now)}: {alert.text}" if is_over else alert.text
+        words = f"Over since {portal.wall.told(now)}: {alert.text}" if is_over else alert.text
         link = f"{self._public_url}{alert.link}"
         if portal.alerts.email:
             subject = f"{'Over' if is_over else 'Alert'}: {_TITLES[alert.kind]} ({alert.subject})"
-            self._notices.to_owners(connection, now, subject, [words, f"Since {iso(alert.since)}.", link])
+            self._notices.to_owners(connection, now, subject, [words, f"Since {portal.wall.told(alert.since)}.", link])
         if portal.alerts.webhook:
             content = {
                 "type": f"alert.{event}", "timestamp": iso(now),

@@ -101,10 +101,11 @@ def _caps(connection: Connection, snapshot: Snapshot, now: datetime) -> Iterator
             reached = [share for share in ALARM_SHARES if sent >= int(channel.daily_cap * share)]
             if reached:
                 share = f"{max(reached):.0%}"
+                new_day = snapshot.portal.wall.new_day(now)
                 words = (
                     f"Channel {name} has sent {sent} of the {channel.daily_cap} messages that it may send"
                     f"{f' to {country}' if country else ''} today, {share} or more. From {OPEN_SHARE:.0%} on it sends "
-                    "only for links with a ticket. It counts anew at midnight UTC."
+                    f"only for links with a ticket. It counts anew at {new_day} (midnight UTC)."
                 )
                 yield Finding("cap", " ".join(part for part in (name, country, share) if part), True, words)
 

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
+
 
 class Frozen(BaseModel):
     """Config values: immutable, and an unknown key is an error."""
@@ -52,11 +54,24 @@ class PortalSettings(Frozen):
 
     name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "ZA"
+    time_zone: Annotated[str, Field(max_length=64)] = DEFAULT_ZONE  # of the admins
     support_contact: Annotated[str, Field(max_length=200)] = ""
     notices_by: Annotated[str, Field(max_length=64)] = ""  # the channel of mail to owners; else the first that can
     limits: PortalLimits = PortalLimits()
     retention: Retention = Retention()
     alerts: AlertSettings = AlertSettings()
+
+    @property
+    def wall(self) -> WallClock:
+        """The clock by which admins read times."""
+        return WallClock(self.time_zone)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        if value != DEFAULT_ZONE and value not in zone_names():
+            raise ValueError("is no time zone; it must be one of the IANA names, such as Africa/Johannesburg or UTC")
+        return value
 
     @field_validator("support_contact")
     @classmethod

@@ -7,12 +7,12 @@ Who of the admins did something is the admin's data, so events say only that an 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, or_, select
 
-from auth_portal.clock import Clock
+from auth_portal.clock import Clock, iso
 from auth_portal.crypto import Keyring
 from auth_portal.services import audit
 from auth_portal.services.directory.customers import Person, get_person
@@ -164,4 +164,4 @@ def _values(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value as JSON can hold it."""
-    return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value
+    return iso(value) if isinstance(value, datetime) else value

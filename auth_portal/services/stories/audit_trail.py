@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
-from auth_portal.clock import Clock
+from auth_portal.clock import Clock, iso_exact
 from auth_portal.crypto import Keyring, same_text
 from auth_portal.services import audit
 from auth_portal.services.directory.customers import customer_key
@@ -197,7 +197,7 @@ def _cell(line: AuditLine, name: str) -> str:
     value = getattr(line, name)
     if name == "facts":
         return json.dumps(value, sort_keys=True)
-    return " ".join((value.isoformat() if isinstance(value, datetime) else str(value or "")).split())
+    return " ".join((iso_exact(value) if isinstance(value, datetime) else str(value or "")).split())
 
 
 def _as_json_lines(batches: Iterator[Sequence[AuditLine]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
+from auth_portal.clock import WallClock
 from auth_portal.crypto import KeyFault, Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
@@ -82,6 +83,7 @@ class Record:
     """One verification with everything that hangs on it. ``row`` is its own row."""
 
     now: datetime
+    wall: WallClock  # of whoever reads it
     row: Any
     reference_ends: str
     journey: JourneyConfig
@@ -92,6 +94,10 @@ class Record:
     events: tuple[EventFacts, ...]
     people: Mapping[str, Person]
     has_others: bool
+
+    def time(self, moment: datetime) -> str:
+        """A time of day, with its date where that is not the date on which it began."""
+        return self.wall.time(moment, of=self.row.began_at)
 
     @property
     def person(self) -> Person | None:
@@ -127,6 +133,7 @@ def load_record(
     )
     return Record(
         now=now,
+        wall=journeys.current().portal.wall,
         row=row,
         reference_ends=_ends(_opened(keyring, row.reference_sealed, "verifications", row.id, "reference")),
         journey=journeys.version(row.version_id),

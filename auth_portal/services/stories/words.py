@@ -62,11 +62,6 @@ class Moment:
     kind: str = "plain"  # good | bad | warn | plain
 
 
-def clock_time(moment: datetime) -> str:
-    """A time of day, UTC."""
-    return f"{moment:%H:%M:%S}"
-
-
 def span(seconds: float) -> str:
     """A length of time as it is said."""
     seconds = max(0.0, seconds)
@@ -98,7 +93,7 @@ def _began(record: Record) -> Moment:
     text = _("Began on the journey “%(name)s”.", name=record.journey.name)
     if row.dropped_parameters:
         text += " " + _("An app had added %(names)s to the link; it was left out.", names=row.dropped_parameters)
-    return Moment(row.began_at, text, _("began %(at)s", at=clock_time(row.began_at)))
+    return Moment(row.began_at, text, _("began %(at)s", at=record.time(row.began_at)))
 
 
 def _named(record: Record) -> Iterator[Moment]:
@@ -219,7 +214,7 @@ def _judged(record: Record) -> Iterator[Moment]:
     proofs = [event for event in record.events if event.kind in ("proof_failed", "step_passed")]
     for (kind, method, why), some in groupby(proofs, key=_alike):
         events = list(some)
-        yield _passed(events[0], method) if kind == "step_passed" else _wrong(events, method, why)
+        yield _passed(events[0], method) if kind == "step_passed" else _wrong(record, events, method, why)
 
 
 def _alike(event: EventFacts) -> tuple[str, str, str]:
@@ -231,10 +226,10 @@ def _passed(event: EventFacts, method: str) -> Moment:
     return Moment(event.at, _("Proved the %(how)s.", how=how), _("%(how)s proved", how=how), "good")
 
 
-def _wrong(events: list[EventFacts], method: str, why: str) -> Moment:
+def _wrong(record: Record, events: list[EventFacts], method: str, why: str) -> Moment:
     what = WRONG.get(method, "proof")
     count = _count(len(events), f"wrong {what}", f"wrong {what}s")
-    until = _(", the last at %(at)s", at=clock_time(events[-1].at)) if events[-1].at != events[0].at else ""
+    until = _(", the last at %(at)s", at=record.time(events[-1].at)) if events[-1].at != events[0].at else ""
     text = f"{count[:1].upper()}{count[1:]} ({_(METHODS.get(method, method))}{until})."
     if why in WHY_WRONG:
         text += f" {_(WHY_WRONG[why])} {_('The page does not tell.')}"
@@ -254,7 +249,7 @@ def _ended(record: Record) -> Iterator[Moment]:
         text = _("Still under way: %(left)s left to prove it, %(tries)s left.", left=span(left), tries=_left(record))
         yield Moment(record.now, text, _("still under way, %(left)s left", left=span(left)))
         return
-    at = clock_time(row.ended_at)
+    at = record.time(row.ended_at)
     if row.outcome == VERIFIED:
         how = _(" and ").join(_(METHODS.get(method, method)) for method in row.methods.split("+"))
         yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")
@@ -348,7 +343,7 @@ def timeline(record: Record) -> list[Moment]:
     """Every record as it stands, in order."""
     rows = [Moment(event.at, sentence(event.kind, event.facts), "audit") for event in record.events]
     rows += [_visit_row(visit) for visit in record.visits]
-    rows += [moment for code in record.codes for moment in _code_rows(code)]
+    rows += [moment for code in record.codes for moment in _code_rows(record, code)]
     rows += [moment for delivery in record.deliveries for moment in _delivery_rows(delivery)]
     return sorted(rows, key=lambda moment: moment.at)
 
@@ -359,9 +354,9 @@ def _visit_row(visit: VisitFacts) -> Moment:
     )
 
 
-def _code_rows(code: CodeFacts) -> Iterator[Moment]:
+def _code_rows(record: Record, code: CodeFacts) -> Iterator[Moment]:
     method = _(METHODS.get(code.method, code.method))
-    until = clock_time(code.expires_at)
+    until = record.time(code.expires_at)
     yield Moment(code.at, _("%(method)s issued, good until %(until)s", method=method, until=until), "code")
     if code.used_at is not None:
         yield Moment(code.used_at, _("%(method)s used", method=method), "code")

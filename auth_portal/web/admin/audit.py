@@ -40,8 +40,8 @@ def _wanted(asked: Asked) -> AuditFilter:
         admin_id=asked.key("admin"),
         subject_id=asked.key("subject"),
         verification_id=asked.key("verification"),
-        since=asked.moment("since"),
-        until=asked.moment("until"),
+        since=asked.since(),
+        until=asked.until(),
     )
 
 

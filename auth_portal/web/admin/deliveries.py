@@ -25,8 +25,8 @@ def deliveries() -> Response:
         state=asked.text("state"),
         target=asked.text("target"),
         verification_id=asked.key("verification"),
-        since=asked.moment("since"),
-        until=asked.moment("until"),
+        since=asked.since(),
+        until=asked.until(),
     )
     listing = services().delivery_lists.page(wanted, after=asked.key("after"))
     return render(

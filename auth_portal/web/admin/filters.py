@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import urlencode
 
 from flask import request
 
 from auth_portal.i18n import gettext as _
+from auth_portal.web.context import services
 
 KEY_LENGTH = 64  # characters of a key in an address; ids have 32
 
@@ -30,17 +31,24 @@ class Asked:
         """Several of them, with commas between."""
         return tuple(key[:KEY_LENGTH] for key in self.text(name).split(",") if key)
 
-    def moment(self, name: str) -> datetime | None:
-        """A time in UTC, as a browser's own field writes it or as a date alone."""
+    def since(self) -> datetime | None:
+        """The beginning of the range of time that was asked for."""
+        return self._moment("since", is_end=False)
+
+    def until(self) -> datetime | None:
+        """The end of it, which is not within it any more."""
+        return self._moment("until", is_end=True)
+
+    def _moment(self, name: str, *, is_end: bool) -> datetime | None:
+        """A time as a browser's own field writes it or as a date alone, in the time zone of the settings."""
         typed = self.text(name)
         if not typed:
             return None
         try:
-            read = datetime.fromisoformat(typed)
+            return services().journeys.current().portal.wall.read(typed, is_end=is_end)
         except ValueError:
             self.faults[name] = _("Please write a date and time such as 2026-11-22T19:05.")
             return None
-        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
 
     @property
     def status(self) -> int:

@@ -146,6 +146,7 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         template,
         me=signed_in,
         portal=snapshot.portal,
+        wall=snapshot.portal.wall,
         needs_second_factor=signed_in is not None and not is_confirmed(),
         notice=_notice(),
         has_private_targets=services().settings.allow_private_callbacks,

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, make_response, request
 from werkzeug.wrappers import Response as BaseResponse
 
+from auth_portal.clock import zones_to_choose
 from auth_portal.errors import Misconfigured
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
@@ -36,7 +37,7 @@ NUMBERS = (
     "retention.verifications_days",
     "retention.audit_days",
 )
-TEXTS = ("name", "default_region", "support_contact", "notices_by", "alerts.webhook")
+TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook")
 SWITCHES = ("alerts.email",)
 
 
@@ -129,8 +130,25 @@ def _page(typed: Mapping[str, str], faults: Sequence[Fault] = ()) -> Response:
     return render(
         "admin/settings/settings.html", status=422 if faults else 200, values=typed,
         faults={fault.key: fault.reason for fault in faults}, mail_options=mail_options,
+        zone_options=_zone_options(typed["time_zone"]), zone_groups=_zone_groups(),
         has_secret=services().webhooks.has_secret(),
     )  # fmt: skip
+
+
+def _zone_options(chosen: str) -> list[tuple[str, str]]:
+    """The zones that are in no part of the world, and whatever else was chosen, so that it stays so."""
+    own = [] if chosen in zones_to_choose() else [chosen]
+    return [(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own]
+
+
+def _zone_groups() -> dict[str, list[tuple[str, str]]]:
+    """By part of the world, so that typing the first letters of a city finds it: ``America`` has ``New York``."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in zones_to_choose():
+        area, _slash, city = name.partition("/")
+        if city:
+            found.setdefault(area, []).append((name, city.replace("_", " ")))
+    return found
 
 
 def _flat(settings: PortalSettings) -> dict[str, str]:

@@ -33,8 +33,8 @@ def _list_page(typed: str, fault: str) -> Response:
     wanted = StoryFilter(
         slug=asked.text("journey"),
         outcome=asked.text("outcome"),
-        since=asked.moment("since"),
-        until=asked.moment("until"),
+        since=asked.since(),
+        until=asked.until(),
         customers=asked.keys("customer"),
         names=asked.keys("named"),
         same_link_as=asked.key("link"),
