@@ -36,7 +36,7 @@
   });
 
   // A form with changes that were not saved asks before it is left.
-  let isChanged = false;
+  let isChanged = document.querySelector("[data-unsaved]") !== null;
   document.addEventListener("input", (event) => { if (event.target.form?.dataset.keep !== undefined) isChanged = true; });
   document.addEventListener("submit", () => { isChanged = false; });
   window.addEventListener("beforeunload", (event) => { if (isChanged) event.preventDefault(); });

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flask import Response, current_app, g, request
 
-from auth_portal.services.access.admin_sessions import LONGEST
+from auth_portal.services.access.admin_sessions import KEPT
 from auth_portal.services.serving import Services
 
 EXTENSION = "auth_portal"
 VISIT_COOKIE = "verification"
 ADMIN_COOKIE = "admin"
-ADMIN_SECONDS = int(LONGEST.total_seconds())
+ADMIN_SECONDS = int(KEPT.total_seconds())  # longer than a session: it still tells whose form comes too late
 SERVICES = "services"  # in ``g``: those of a test drive, where the request belongs to one
 DRIVE = "drive"  # in ``g``: the drive's reference
 

@@ -25,6 +25,7 @@ from auth_portal.store.models import Admin, AdminSession, RecoveryCode
 
 IDLE = timedelta(minutes=15)  # R26
 LONGEST = timedelta(hours=8)  # R26
+KEPT = timedelta(hours=24)  # since it began: whose a session was, for a form that was left open overnight
 SEEN_EVERY = timedelta(seconds=60)  # how often a session in use is written
 CONFIRMED_FOR = timedelta(minutes=10)  # how long a second factor that was shown again counts
 WRONG_SIGN_INS = 5  # per name and address (R40)
@@ -237,6 +238,15 @@ class AdminSessions:
             with self._database.write() as connection:
                 connection.execute(update(AdminSession).where(AdminSession.id == row.id).values(seen_at=now))
         return SignedIn(row.id, row.admin_id, row.name, row.role, row.confirmed_at, row.ends_at, row.keeps)
+
+    def ran_out(self, token: str) -> str | None:
+        """Whose session this was, where time alone ended it; None for one that was ended on purpose, or never was."""
+        if not token or self.signed_in(token) is not None:
+            return None
+        owner = select(Admin.id).join(AdminSession, AdminSession.admin_id == Admin.id)
+        with self._database.read() as connection:
+            found = connection.execute(owner.where(AdminSession.token_hash == token_hash(token), Admin.is_active))
+            return found.scalar_one_or_none()
 
     def open_sessions(self, admin_id: str) -> list[OpenSession]:
         """An admin's sessions that are still good, the newest first."""

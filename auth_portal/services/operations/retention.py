@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, delete, exists, select, tuple_, updat
 
 from auth_portal.clock import Clock
 from auth_portal.services import limits
-from auth_portal.services.access import api_answers
+from auth_portal.services.access import admin_sessions, api_answers
 from auth_portal.services.config.portal import PortalSettings, Retention
 from auth_portal.store.db import Database, first_id
 from auth_portal.store.models import (
@@ -69,7 +69,7 @@ def _due(now: datetime, kept: Retention) -> list[tuple[str, Select[Any], Remove]
         ("tickets", _old_tickets(verifications), _remove_tickets),
         ("notices", _old_notices(verifications), _remove_deliveries),
         ("alerts", _old_alerts(verifications), _remove_alerts),
-        ("admins' sessions and links", _old_sessions(now), _remove_sessions),
+        ("admins' sessions and links", _old_sessions(now - admin_sessions.KEPT), _remove_sessions),
         ("admins' sessions and links", _old_links(codes), _remove_links),
         ("audit events", _old_events(now - timedelta(days=kept.audit_days)), _remove_events),
         ("customers' links", _old_credential_links(codes), _remove_credential_links),
@@ -173,8 +173,8 @@ def _remove_alerts(connection: Connection, ids: Sequence[str]) -> None:
     connection.execute(delete(AlertRow).where(AlertRow.id.in_(ids)))
 
 
-def _old_sessions(now: datetime) -> Select[Any]:
-    return select(AdminSession.id).where(AdminSession.ends_at < now)
+def _old_sessions(before: datetime) -> Select[Any]:
+    return select(AdminSession.id).where(AdminSession.began_at < before)
 
 
 def _remove_sessions(connection: Connection, ids: Sequence[str]) -> None:

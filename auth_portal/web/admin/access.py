@@ -18,10 +18,14 @@ from auth_portal.web.admin.guard import (
     form_text,
     keep_session,
     me,
+    my_kept_form,
     own_path,
     render,
     route,
+    shown_again,
+    sign_in_page,
 )
+from auth_portal.web.admin.kept_form import FIELD
 from auth_portal.web.admin.qr import enrolment
 from auth_portal.web.context import services
 
@@ -30,13 +34,15 @@ from auth_portal.web.context import services
 def sign_in_form() -> BaseResponse:
     """Asks for name, password and second factor together."""
     if g.signed_in is not None:
-        return redirect("/admin/", 303)
-    return _sign_in_page()
+        return redirect(own_path(request.args.get("next", "")), 303)
+    return sign_in_page(wanted=_wanted())
 
 
 @route("/sign-in", allow=PUBLIC, methods=("POST",))
 def sign_in() -> BaseResponse:
     """Begins a session; a session that this browser had ends (R26)."""
+    if g.signed_in is not None and (kept := my_kept_form()):
+        return shown_again(kept)  # the page was reloaded, or another tab was faster
     given = Credentials(
         form_text("email"), request.form.get("password", ""), form_text("code"), g.address,
         request.headers.get("User-Agent", ""),
@@ -44,18 +50,28 @@ def sign_in() -> BaseResponse:
     sessions = services().admin_sessions
     token = sessions.sign_in(given)
     if token is None:
-        return _sign_in_page(status=422, email=given.email, fault=_("These three do not fit together."))
+        fault = _("These three do not fit together.")
+        return sign_in_page(status=422, email=given.email, fault=fault, wanted=_wanted(), kept=form_text(FIELD))
     if g.signed_in is not None:
         sessions.end(g.signed_in, g.signed_in.session_id)
-    return keep_session(redirect(own_path(form_text("next")), 303), token)
+    keep_session(token)
+    g.signed_in = sessions.signed_in(token)
+    return _after_sign_in()
 
 
-def _sign_in_page(*, status: int = 200, email: str = "", fault: str = "") -> Response:
-    wanted = own_path(request.values.get("next", ""), default="")
-    has_owner = services().admins.has_owner()
-    return render(
-        "admin/access/sign_in.html", status=status, email=email, fault=fault, wanted=wanted, has_owner=has_owner
+def _after_sign_in() -> BaseResponse:
+    """Where they wanted to go, or the form that they sent too late."""
+    if not form_text(FIELD):
+        return redirect(own_path(_wanted()), 303)
+    if kept := my_kept_form():
+        return shown_again(kept)
+    return done(
+        _wanted(), _("What was sent before was not saved, and is gone: it was somebody else's, or too long ago.")
     )
+
+
+def _wanted() -> str:
+    return own_path(request.values.get("next", ""), default="")
 
 
 @route("/sign-out", allow=EVERYONE, methods=("POST",))
@@ -88,7 +104,8 @@ def join(token: str) -> BaseResponse:
             raise
         return _join_page(token, joining, {"email": error_text(problem.code)}, status=422)
     session = services().admin_sessions.begin(admin_id, g.address, request.headers.get("User-Agent", ""))
-    return keep_session(redirect("/admin/recovery-codes", 303), session)
+    keep_session(session)
+    return redirect("/admin/recovery-codes", 303)
 
 
 def _join_page(token: str, joining: Joining, faults: dict[str, str], *, status: int = 200) -> Response:

@@ -30,7 +30,7 @@ def _people(faults: dict[str, str], *, status: int = 200) -> Response:
     )  # fmt: skip
 
 
-@route("/admins/invite", allow=OWNERS, methods=("POST",))
+@route("/admins/invite", allow=OWNERS, methods=("POST",), again=lambda: _people({}))
 def invite() -> BaseResponse:
     """Makes a one-time link and shows it once."""
     if fault := second_factor_fault():

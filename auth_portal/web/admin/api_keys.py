@@ -47,7 +47,7 @@ def _form(faults: Mapping[str, str], *, status: int = 200) -> Response:
     )  # fmt: skip
 
 
-@route("/api-keys", allow=OWNERS, methods=("POST",))
+@route("/api-keys", allow=OWNERS, methods=("POST",), again=lambda: _form({}))
 def create() -> BaseResponse:
     """Makes a key and shows it, this once."""
     if fault := second_factor_fault():

@@ -45,13 +45,20 @@ def new() -> Response:
     return _form("", kind, forms.EMPTY.get(kind, {}))
 
 
-@route("/channels/_new", allow=OWNERS, methods=("POST",))
+def _known_kind() -> str:
+    if (kind := form_text("kind")) not in _kinds():
+        raise NotFound("not_found")
+    return kind
+
+
+def _add_again() -> Response:
+    return _form("", kind := _known_kind(), forms.typed(kind))
+
+
+@route("/channels/_new", allow=OWNERS, methods=("POST",), again=_add_again)
 def add() -> BaseResponse:
     """Makes a channel."""
-    kind = form_text("kind")
-    if kind not in _kinds():
-        raise NotFound("not_found")
-    typed = forms.typed(kind)
+    typed = forms.typed(kind := _known_kind())
     if fault := second_factor_fault():
         return _form("", kind, typed, [Fault("", "second_factor", fault)])
     if faults := services().channel_editor.add(forms.table(kind, typed), Author(me().admin_id)):
@@ -80,7 +87,14 @@ def edit(name: str) -> Response:
     return _form(name, found.kind, forms.texts_of(found))
 
 
-@route("/channels/<name>/edit", allow=OWNERS, methods=("POST",))
+def _change_again(name: str) -> Response:
+    """The form as it was sent; of its headers those that are stored, for typed ones are secrets."""
+    found = services().channel_editor.channel(name)
+    typed, stored = forms.typed(found.kind), forms.texts_of(found)
+    return _form(name, found.kind, {**typed, **{key: stored[key] for key in ("headers",) if key in stored}})
+
+
+@route("/channels/<name>/edit", allow=OWNERS, methods=("POST",), again=_change_again)
 def change(name: str) -> BaseResponse:
     """Saves the form."""
     kind = services().channel_editor.channel(name).kind

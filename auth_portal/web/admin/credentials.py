@@ -81,7 +81,10 @@ def _support_code(row: str, issued: IssuedSupportCode, faults: dict[str, str], *
     )  # fmt: skip
 
 
-@route("/customers/<row>/support-code", allow=WRITERS, methods=("POST",))
+@route(
+    "/customers/<row>/support-code", allow=WRITERS, methods=("POST",),
+    again=lambda row: _support_code(row, IssuedSupportCode(), {}),
+)  # fmt: skip
 def issue_support_code(row: str) -> Response:
     """Issues a temporary code and shows it once."""
     if not (reason := form_text("reason")):

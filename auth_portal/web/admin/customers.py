@@ -45,10 +45,14 @@ def new() -> Response:
     return _form("new", {}, {})
 
 
-@route("/customers/new", allow=WRITERS, methods=("POST",))
+def _typed() -> dict[str, str]:
+    return {name: form_text(name) for name in FIELDS}
+
+
+@route("/customers/new", allow=WRITERS, methods=("POST",), again=lambda: _form("new", _typed(), {}))
 def create() -> BaseResponse:
     """Makes a customer."""
-    typed = {name: form_text(name) for name in FIELDS}
+    typed = _typed()
     saved = services().people.create(typed, admin_id=me().admin_id)
     if saved.faults:
         return _form("new", typed, saved.faults, status=422)
@@ -92,10 +96,16 @@ def edit(row: str) -> Response:
     return _edit(customer, {"customer_id": customer.customer_id, "locale": customer.locale}, Saved(row))
 
 
-@route("/customers/<row>/edit", allow=WRITERS, methods=("POST",))
+def _change_again(row: str) -> Response:
+    """The form as it was sent; where the customer was changed meanwhile, that is shown at once."""
+    customer, seen_at = services().people.look(row), _moment(form_text("seen_at"))
+    return _edit(customer, _typed(), Saved(row, is_stale=customer.changed_at != seen_at), seen_at=seen_at)
+
+
+@route("/customers/<row>/edit", allow=WRITERS, methods=("POST",), again=_change_again)
 def change(row: str) -> BaseResponse:
     """Changes a customer, unless somebody else did since the form was made."""
-    typed = {name: form_text(name) for name in FIELDS}
+    typed = _typed()
     cleared = {name: None for name in CLEARABLE if form_text(f"clear_{name}")}
     seen_at = _moment(form_text("seen_at"))
     saved = services().people.change(row, {**typed, **cleared}, seen_at=seen_at, admin_id=me().admin_id)

@@ -49,7 +49,10 @@ def _delivery_page(delivery_id: str, faults: dict[str, str], *, status: int = 20
     )  # fmt: skip
 
 
-@route("/deliveries/<delivery_id>/retry", allow=WRITERS, methods=("POST",))
+@route(
+    "/deliveries/<delivery_id>/retry", allow=WRITERS, methods=("POST",),
+    again=lambda delivery_id: _delivery_page(delivery_id, {}),
+)  # fmt: skip
 def retry(delivery_id: str) -> BaseResponse:
     """Sends one again."""
     if not form_text("reason"):
@@ -63,7 +66,7 @@ def retry(delivery_id: str) -> BaseResponse:
     return done(f"{PATH}/{delivery_id}", _("It is under way again. Reload this page to see what came of it."))
 
 
-@route("/deliveries/retry", allow=WRITERS, methods=("POST",))
+@route("/deliveries/retry", allow=WRITERS, methods=("POST",), again=lambda: _retry_page(request.form.getlist("id"), {}))
 def retry_many() -> BaseResponse:
     """Sends several again, and says of each what came of it."""
     chosen, reason = request.form.getlist("id"), form_text("reason")

@@ -2,7 +2,7 @@
 
 Every route says who may use it when it is made; one that does not cannot be made. The guard runs before any view and
 before a form is read, and fails closed: without a session it leads to the sign-in page, with too small a role it
-refuses.
+refuses. A form that was sent after its session ran out comes back as it was typed, once the same admin has signed in.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from flask import Blueprint, Response, current_app, g, make_response, redirect, render_template, request, session
+from werkzeug.routing import MapAdapter
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
 from auth_portal.services.access.admin_sessions import SignedIn
+from auth_portal.web.admin import kept_form
+from auth_portal.web.admin.kept_form import KeptForm
 from auth_portal.web.context import ADMIN_COOKIE, ADMIN_SECONDS, admin_token, cookie_name, services
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -34,14 +37,24 @@ NOTICE_LENGTH = 300  # characters
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 allowed: dict[str, frozenset[str]] = {}  # by endpoint
+_again: dict[str, Callable[..., Response]] = {}  # by endpoint: shows its form as it was sent
 
 
-def route(rule: str, *, allow: Collection[str], methods: Collection[str] = ("GET",)) -> Callable[[View], View]:
-    """Makes a view of the configuration page that the roles in ``allow`` may use."""
+def route(
+    rule: str, *, allow: Collection[str], methods: Collection[str] = ("GET",),
+    again: Callable[..., Response] | None = None,
+) -> Callable[[View], View]:  # fmt: skip
+    """Makes a view of the configuration page that the roles in ``allow`` may use.
+
+    ``again`` takes the same parts of the path and shows the form as it stands in ``request.form``, saving nothing: it
+    stands in for the view where the form was sent after its session had run out.
+    """
 
     def register(view: View) -> View:
         endpoint = f"{view.__module__.rpartition('.')[2]}_{view.__name__}"
         allowed[f"admin.{endpoint}"] = frozenset(allow)
+        if again is not None:
+            _again[f"admin.{endpoint}"] = again
         admin.add_url_rule(rule, endpoint, view, methods=list(methods))
         return view
 
@@ -76,7 +89,9 @@ def _has_nul() -> bool:
 
 
 def _to_sign_in() -> BaseResponse:
-    """To the sign-in page, and back to where somebody wanted to go; what was posted is gone and said to be."""
+    """To the sign-in page, and back to where somebody wanted to go; what was sent is kept, or said to be lost."""
+    if kept := _kept():
+        return sign_in_page(status=403, wanted=request.path if _has_page() else "", kept=kept)
     is_lost = request.method == "POST" and request.endpoint != "admin.sign_out"
     wanted = request.full_path.rstrip("?") if request.method == "GET" else request.path if _has_page() else ""
     told = [f"next={quote(wanted, safe='/')}"] if wanted not in ("", "/admin/") else []
@@ -86,13 +101,67 @@ def _to_sign_in() -> BaseResponse:
 
 def _has_page() -> bool:
     """Whether what was posted to can also be read, as a form that answers to itself."""
+    return _urls().test(request.path, "GET")
+
+
+def _urls() -> MapAdapter:
     adapter = current_app.create_url_adapter(request)
-    return adapter is not None and adapter.test(request.path, "GET")
+    assert adapter is not None  # there is one wherever there is a request
+    return adapter
 
 
-def keep_session(response: BaseResponse, token: str) -> BaseResponse:
-    """Gives the browser its session; the server ends it, whatever the browser does."""
-    _set_cookie(response, ADMIN_COOKIE, token, ADMIN_SECONDS)
+# --- A form that was sent after its session had run out
+
+
+def _kept() -> str:
+    """The form, sealed for whom this browser's session was; nothing where it was nobody's or was ended on purpose."""
+    if request.method != "POST" or request.endpoint not in _again:
+        return ""
+    admin_id = services().admin_sessions.ran_out(admin_token())
+    if admin_id is None:
+        return ""
+    return kept_form.seal(services().keyring, services().clock(), admin_id, request.path, request.form)
+
+
+def my_kept_form() -> KeptForm | None:
+    """The form in this sign-in form, where it is that of whoever is signed in now."""
+    sealed = request.form.get(kept_form.FIELD, "")
+    return kept_form.opened(services().keyring, services().clock(), me().admin_id, sealed) if sealed else None
+
+
+def shown_again(kept: KeptForm) -> Response:
+    """The page of a form as it was typed, for its admin to send once more. Raises Problem for too small a role."""
+    endpoint, values = _urls().match(kept.path, "POST")
+    if me().role not in allowed[endpoint]:
+        raise Problem("role_too_small", status=403)
+    request.form = kept.fields  # from here on this is the request that came too late
+    g.is_shown_again = True
+    return _again[endpoint](**values)
+
+
+def sign_in_page(
+    *, status: int = 200, email: str = "", fault: str = "", wanted: str = "", kept: str = ""
+) -> Response:  # fmt: skip
+    """The sign-in page; ``kept`` is a sealed form that waits in it."""
+    has_owner = services().admins.has_owner()
+    return render(
+        "admin/access/sign_in.html", status=status, email=email, fault=fault, wanted=wanted, kept=kept,
+        has_owner=has_owner,
+    )  # fmt: skip
+
+
+# --- Cookies
+
+
+def keep_session(token: str) -> None:
+    """Gives the browser its session, whatever the answer turns out to be; the server ends it."""
+    g.new_token = token
+
+
+@admin.after_request
+def _hand_over(response: BaseResponse) -> BaseResponse:
+    if token := g.get("new_token"):
+        _set_cookie(response, ADMIN_COOKIE, token, ADMIN_SECONDS)
     return response
 
 
@@ -149,6 +218,7 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         wall=snapshot.portal.wall,
         needs_second_factor=signed_in is not None and not is_confirmed(),
         notice=_notice(),
+        is_shown_again=g.get("is_shown_again", False),
         has_private_targets=services().settings.allow_private_callbacks,
         now=services().clock(),
         **values,

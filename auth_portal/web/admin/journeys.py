@@ -88,7 +88,13 @@ def new() -> Response:
     return _form_page(journey_form.of_new())
 
 
-@route("/journeys/_new", allow=OWNERS, methods=("POST",))
+def _again(slug: str | None = None) -> Response:
+    """The form as it was sent."""
+    based_on = request.form.get("based_on", 0, type=int)
+    return _form_page(journey_form.of_form(request.form), slug=slug, based_on=based_on)
+
+
+@route("/journeys/_new", allow=OWNERS, methods=("POST",), again=_again)
 def create() -> BaseResponse:
     """Makes a journey."""
     return _take_form(None, form_text("slug"), logo="")
@@ -101,7 +107,7 @@ def edit(slug: str) -> Response:
     return _form_page(journey_form.of_config(found.config), slug=slug, based_on=found.edition.number)
 
 
-@route("/journeys/<slug>/edit", allow=OWNERS, methods=("POST",))
+@route("/journeys/<slug>/edit", allow=OWNERS, methods=("POST",), again=_again)
 def change(slug: str) -> BaseResponse:
     """Saves the form as a new version."""
     return _take_form(slug, slug, logo=services().journey_history.journey(slug).config.logo)
@@ -225,21 +231,27 @@ def switch(slug: str) -> BaseResponse:
 @route("/journeys/<slug>/copy", allow=OWNERS)
 def copy_form(slug: str) -> Response:
     """Asks for the name of the copy."""
+    return _copy_page(slug, f"{slug}-2"[:41], "", {})
+
+
+def _copy_page(slug: str, new_slug: str, name: str, faults: Mapping[str, str]) -> Response:
     found = services().journey_history.journey(slug).config
-    return render("admin/journeys/copy.html", slug=slug, journey=found, faults={}, new_slug=f"{slug}-2"[:41], name="")
+    return render(
+        "admin/journeys/copy.html", status=422 if faults else 200, slug=slug, journey=found, faults=faults,
+        lines=lines_of(faults), new_slug=new_slug, name=name,
+    )  # fmt: skip
 
 
-@route("/journeys/<slug>/copy", allow=OWNERS, methods=("POST",))
+@route(
+    "/journeys/<slug>/copy", allow=OWNERS, methods=("POST",),
+    again=lambda slug: _copy_page(slug, form_text("slug"), form_text("name"), {}),
+)  # fmt: skip
 def copy(slug: str) -> BaseResponse:
     """Makes a copy, switched off."""
     new_slug, name = form_text("slug"), form_text("name")
     _proposal, faults = _saved(services().journey_editor.copied(slug, new_slug, name, _author()))
     if faults:
-        found = services().journey_history.journey(slug).config
-        return render(
-            "admin/journeys/copy.html", status=422, slug=slug, journey=found, faults=faults, lines=lines_of(faults),
-            new_slug=new_slug, name=name,
-        )  # fmt: skip
+        return _copy_page(slug, new_slug, name, faults)
     return done(f"{PATH}/{new_slug}", _("The copy is made. It is off until you switch it on."))
 
 

@@ -47,10 +47,14 @@ def settings() -> Response:
     return _page(_flat(services().portal_editor.now().settings))
 
 
-@route("/settings", allow=OWNERS, methods=("POST",))
+def _typed() -> dict[str, str]:
+    return {key: form_text(key) for key in (*TEXTS, *NUMBERS, *SWITCHES)}
+
+
+@route("/settings", allow=OWNERS, methods=("POST",), again=lambda: _page(_typed()))
 def save() -> BaseResponse:
     """Saves the form."""
-    typed: dict[str, str] = {key: form_text(key) for key in (*TEXTS, *NUMBERS, *SWITCHES)}
+    typed = _typed()
     if fault := second_factor_fault():
         return _page(typed, [Fault("portal", "second_factor", fault)])
     if faults := services().portal_editor.save(_nested(typed), Author(me().admin_id)):
