@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, func, insert, select
 
 from auth_portal.crypto import Keyring
 from auth_portal.store.db import new_id
 from auth_portal.store.models import AuditEvent, table_of
 
 FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "admin_id", "facts")
+
+# An honest person at every limit of a journey (5 tries, 5 sends, 5 changes, each method chosen anew) makes about 35.
+MOST_OF_ONE = 50
 
 _INSERT = insert(table_of(AuditEvent))
 
@@ -44,6 +47,19 @@ def record(
         "facts": facts,
     }
     connection.execute(_INSERT, {**event, "mac": keyring.audit_mac(canonical(event))})
+
+
+def record_move(
+    connection: Connection, keyring: Keyring, now: datetime, kind: str, verification_id: str, **facts: Any
+) -> None:
+    """Writes an event of a move that costs its browser nothing, and so could be repeated without end.
+
+    The first ``MOST_OF_ONE`` events of a verification are written, however many moves there were. Its proofs, sends and
+    endings have bounds of their own and are always recorded.
+    """
+    found = select(func.count()).where(AuditEvent.verification_id == verification_id)
+    if connection.execute(found).scalar_one() < MOST_OF_ONE:
+        record(connection, keyring, now, kind, verification_id=verification_id, **facts)
 
 
 def canonical(event: Mapping[str, Any]) -> str:

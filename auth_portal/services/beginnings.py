@@ -319,17 +319,28 @@ class Beginnings:
             return Begun(token, is_over=True)
         if identifier is None:
             return self._join_closed(connection, beginning, case)
-        if self._has_visit(connection, beginning.landing.token, case, identifier):
+        if visit := self._visit_of(connection, beginning.landing.token, case, Visit.identifier_key == identifier.key):
+            case = self.named(connection, case, identifier)
+            self._record_joined(connection, case, now, visit=visit, is_new_visit=False)
             return Begun(beginning.landing.token)
-        case = self.name(connection, case, identifier, beginning.snapshot)
-        token = insert_visit(connection, case, now)
-        self._codes.issue(connection, case, beginning.snapshot, now)
+        joined = self.name(connection, case, identifier, beginning.snapshot)
+        token = insert_visit(connection, joined, now)
+        code = self._codes.issue(connection, joined, beginning.snapshot, now)
+        is_other = case.last_identifier_key != joined.identifier_key
+        self._record_joined(connection, joined, now, visit=case.visit_id, is_new_visit=True, is_other=is_other, **code)
         return Begun(token)
+
+    def _record_joined(self, connection: Connection, case: Case, now: datetime, **facts: Any) -> None:
+        audit.record_move(
+            connection, self._keyring, now, "verification_joined", case.verification_id,
+            subject_id=case.person.subject_id, **facts,
+        )  # fmt: skip
 
     def _join_closed(self, connection: Connection, beginning: _Beginning, case: Case) -> Begun:
         """Nobody is named: the journey was closed meanwhile. The browser under way goes on, another tells the chat."""
         token, now = beginning.landing.token, beginning.now
-        if self._is_visit_of(connection, token, case):
+        if visit := self._visit_of(connection, token, case):
+            self._record_joined(connection, case, now, visit=visit, is_new_visit=False)
             return Begun(token)
         token = insert_visit(connection, case, now)
         self._endings.end(connection, case, "unavailable", now)
@@ -356,20 +367,17 @@ class Beginnings:
         if not changed:
             raise TooMany("too_many_changes", retry_after_seconds=60)
 
-    def _has_visit(self, connection: Connection, token: str, case: Case, identifier: Identifier) -> bool:
-        """Whether this browser has a visit of the same verification and name already: then it keeps it."""
-        return self._is_visit_of(connection, token, case, Visit.identifier_key == identifier.key)
-
-    def _is_visit_of(self, connection: Connection, token: str, case: Case, *conditions: ColumnElement[bool]) -> bool:
+    def _visit_of(self, connection: Connection, token: str, case: Case, *only_if: ColumnElement[bool]) -> str | None:
+        """The visit of the same verification that this browser has already, past naming: then it keeps it."""
         if not token:
-            return False
+            return None
         found = select(Visit.id).where(
             Visit.token_hash == token_hash(token),
             Visit.verification_id == case.verification_id,
             Visit.step > 0,
-            *conditions,
+            *only_if,
         )
-        return connection.execute(found).first() is not None
+        return connection.execute(found).scalar_one_or_none()
 
 
 def _is_asked_anew(beginning: _Beginning, latest: Any) -> bool:

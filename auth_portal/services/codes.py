@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, insert, update
 from auth_portal.crypto import Keyring
 from auth_portal.errors import TooMany
 from auth_portal.methods import CARRIES
-from auth_portal.services import outbox
+from auth_portal.services import audit, outbox
 from auth_portal.services.cases import Case, Issued, challenged, update_verification
 from auth_portal.services.journeys import Snapshot
 from auth_portal.store.db import new_id
@@ -46,14 +46,21 @@ class Codes:
             replaced_at=None,
         )
 
-    def issue(self, connection: Connection, case: Case, snapshot: Snapshot, now: datetime) -> None:
-        """Sends a code where the method needs one and none is in force; a live one is taken up as it is."""
-        if case.in_force(now) is not None or case.sends_left == 0:
-            return
+    def issue(self, connection: Connection, case: Case, snapshot: Snapshot, now: datetime) -> dict[str, str]:
+        """Sends a code where the method needs one and none is in force; a live one is taken up as it is.
+
+        Gives the fact for the audit: ``code`` is ``sent``, ``in_force`` or ``none_left``; none for other methods.
+        """
+        if case.in_force(now) is not None:
+            return {"code": "in_force"}
         issued = self.new_code(case, now)
-        if issued is not None and _count_send(connection, case, now):
-            _insert(connection, case, issued)
-            self.send(connection, case, snapshot, issued, now)
+        if issued is None:
+            return {}
+        if case.sends_left == 0 or not _count_send(connection, case, now):
+            return {"code": "none_left"}
+        _insert(connection, case, issued)
+        self.send(connection, case, snapshot, issued, now)
+        return {"code": "sent"}
 
     def resend(self, connection: Connection, case: Case, snapshot: Snapshot, now: datetime) -> str:
         """Sends the same code while it has over half of its life, else a new one in its place (R5).
@@ -65,10 +72,15 @@ class Codes:
         if wait := case.resend_in_seconds(now):
             raise TooMany("resend_too_early", retry_after_seconds=wait)
         issued = case.in_force(now)
-        if issued is None or (issued.expires_at - now) * 2 <= issued.expires_at - issued.issued_at:
+        is_new = issued is None or (issued.expires_at - now) * 2 <= issued.expires_at - issued.issued_at
+        if issued is None or is_new:
             issued = self._replace(connection, case, now)
         if _count_send(connection, case, now):
             self.send(connection, case, snapshot, issued, now)
+            audit.record(
+                connection, self._keyring, now, "code_resent", verification_id=case.verification_id,
+                subject_id=case.person.subject_id, method=case.method, is_new=is_new,
+            )  # fmt: skip
         return ""
 
     def _replace(self, connection: Connection, case: Case, now: datetime) -> Issued:

@@ -169,11 +169,13 @@ class Verifications:
         if identifier is None:
             return self._stay(connection, case, "identifier_invalid" if typed.strip() else "identifier_missing")
         try:
-            case = self.beginnings.name(connection, case, identifier, snapshot)
+            named = self.beginnings.name(connection, case, identifier, snapshot)
         except TooMany as refused:
             return self._stay(connection, case, refused.code)
-        update_visit(connection, case, **naming_values(case))
-        self._codes.issue(connection, case, snapshot, now)
+        update_visit(connection, named, **naming_values(named))
+        code = self._codes.issue(connection, named, snapshot, now)
+        is_other = case.last_identifier_key != named.identifier_key
+        self._record_move(connection, named, now, "named_again", visit=case.visit_id, is_other=is_other, **code)
         return GO_ON
 
     def _prove_at_once(self, connection: Connection, case: Case, form: Mapping[str, str]) -> Answer | None:
@@ -284,8 +286,8 @@ class Verifications:
         case = entered(case, snapshot, step, proved)
         case = replace(case, challenges=challenges_of(connection, case))
         update_visit(connection, case, step=step, method=case.method, proved="+".join(proved))
-        self._record(connection, case, now, "step_passed", method=proved[-1])
-        self._codes.issue(connection, case, snapshot, now)
+        code = self._codes.issue(connection, case, snapshot, now)
+        self._record(connection, case, now, "step_passed", method=proved[-1], **code)
         return GO_ON
 
     def _after_wrong(self, connection: Connection, case: Case, now: datetime, why: str) -> Answer:
@@ -308,7 +310,8 @@ class Verifications:
             case = replace(case, method=method, prompt=new_prompt())
             case = replace(case, challenges=challenges_of(connection, case))
             update_visit(connection, case, method=method)
-            self._codes.issue(connection, case, snapshot, now)
+            code = self._codes.issue(connection, case, snapshot, now)
+            self._record_move(connection, case, now, "method_chosen", method=method, **code)
         self._wake()
         return GO_ON
 
@@ -336,6 +339,7 @@ class Verifications:
             if case.changes_left == 0:
                 return self._stay(connection, case, "too_many_changes")
             update_visit(connection, replace(case, prompt=new_prompt()), step=0, method=None, proved="")
+            self._record_move(connection, case, self._clock(), "name_taken_back", visit=case.visit_id)
         return GO_ON
 
     def cancel(self, token: str, prompt: str, reason: str) -> Answer:
@@ -371,6 +375,10 @@ class Verifications:
         audit.record(
             connection, self._keyring, now, kind, verification_id=verification_id, subject_id=subject_id, **facts
         )
+
+    def _record_move(self, connection: Connection, case: Case, now: datetime, kind: str, **facts: Any) -> None:
+        subject_id = case.person.subject_id
+        audit.record_move(connection, self._keyring, now, kind, case.verification_id, subject_id=subject_id, **facts)
 
     def _stay(self, connection: Connection, case: Case, note: str) -> Answer:
         return Answer(self._page(connection, case), note=note)

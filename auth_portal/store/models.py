@@ -21,7 +21,10 @@ Key = String(32)  # a keyed hash, hex, 128 bits
 # verification writes costs nothing more. A query must say the same words, or no index is used.
 ENDED_OTHERWISE = "outcome <> 'verified'"
 NOT_ACCEPTED = "state NOT IN ('pending', 'accepted')"
-COMMON_KINDS = ("verification_began", "verification_ended", "proof_failed", "step_passed")
+COMMON_KINDS = (
+    "verification_began", "verification_ended", "proof_failed", "step_passed", "verification_joined", "method_chosen",
+    "code_resent", "name_taken_back", "named_again",
+)  # fmt: skip
 RARE_KIND = f"kind NOT IN ({', '.join(repr(kind) for kind in COMMON_KINDS)})"
 
 

@@ -22,7 +22,8 @@ INDEXES = (
         "audit_events",
         "ix_audit_events_kind",
         ["kind", "id"],
-        "kind NOT IN ('verification_began', 'verification_ended', 'proof_failed', 'step_passed')",
+        "kind NOT IN ('verification_began', 'verification_ended', 'proof_failed', 'step_passed', 'verification_joined', "
+        "'method_chosen', 'code_resent', 'name_taken_back', 'named_again')",
     ),
     ("tries", "ix_tries_many", ["person_key"], "day_count >= 5 OR total >= 20"),
 )

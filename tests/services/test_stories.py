@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 
 from auth_portal.errors import NotFound
+from auth_portal.services.audit import MOST_OF_ONE
+from auth_portal.services.stories.moments import span
 from auth_portal.services.stories.stories import LIVE, Stories, Story, StoryFilter
-from auth_portal.services.stories.words import span
-from auth_portal.store.models import CustomerRow, Delivery, Verification
+from auth_portal.store.models import COMMON_KINDS, AuditEvent, CustomerRow, Delivery, Verification
 from tests.receiver import Receiver, wait_for
 from tests.ticketed import SHARED, link, open_ticketed, ticket
 from tests.web.test_way import sent, told, verified
@@ -91,7 +93,128 @@ def test_r42_no_story_shows_a_code_a_whole_reference_or_a_contact(world: World) 
     for secret in (*codes, REFERENCE, PHONE, PHONE[3:], MAIL, MAIL.split("@")[0]):
         assert secret not in shown
     assert "t•••@example.com" in shown
-    assert "Somebody else was named afterwards: one time." in shown
+    assert "Chose: SMS code." in shown
+    assert "Went back to say anew who they are.\n" in shown
+    assert "Another name was given. Named ••• 567: customer C-1001." in shown
+
+
+def events(world: World) -> list[tuple[str, dict[str, Any]]]:
+    """What the audit has of the moves, without the ids of visits."""
+    rows = sorted(world.rows(AuditEvent), key=lambda row: row.id)
+    facts = [(row.kind, {name: value for name, value in row.facts.items() if name != "visit"}) for row in rows]
+    return [(kind, said) for kind, said in facts if kind in COMMON_KINDS]
+
+
+def every_move(world: World, identifier: str) -> None:
+    """Chooses, asks for the code again, goes back, names another and the same, opens the link again in two browsers."""
+    browser = world.browser()
+    browser.begin(REFERENCE, "either", identifier)
+    world.clock.advance(1)
+    browser.post("/verify/method", method="sms_code")
+    world.clock.advance(31)
+    browser.post("/verify/resend")
+    for _number in range(2):
+        world.clock.advance(1)
+        browser.post("/verify/change")
+        world.clock.advance(1)
+        browser.name("C-1002")
+    world.clock.advance(1)
+    browser.begin(REFERENCE, "either", identifier="C-1002")
+    world.clock.advance(1)
+    world.browser().begin(REFERENCE, "either", identifier=identifier)
+    settled(world)
+
+
+def test_r42_every_move_has_an_event_and_the_story_tells_it(world: World) -> None:
+    every_move(world, "C-1001")
+    assert events(world) == [
+        ("verification_began", {"journey": "either"}),
+        ("method_chosen", {"method": "sms_code", "code": "sent"}),
+        ("code_resent", {"method": "sms_code", "is_new": False}),
+        ("name_taken_back", {}),
+        ("named_again", {"is_other": True}),
+        ("name_taken_back", {}),
+        ("named_again", {"is_other": False}),
+        ("verification_joined", {"is_new_visit": False}),
+        ("verification_joined", {"is_new_visit": True, "is_other": True}),
+    ]
+    texts = [moment.text for moment in story(world).moments]
+    for expected in (
+        "Named •••: customer C-1001.",
+        "Chose: SMS code.",
+        "Asked for the code again: it is the same code once more.",
+        "Another name was given. Named •••: customer C-1002.",
+        "The same name was given again. Named C-•••02: customer C-1002.",
+        "The same browser sent its first form again, as a double tap does; it went on where it was.",
+        "The link was opened again. Named C-•••01: customer C-1001.",
+    ):
+        assert expected in texts, (expected, texts)
+    subjects = {row.customer_id: row.subject_id for row in world.rows(CustomerRow)}
+    named = [row.subject_id for row in world.rows(AuditEvent) if row.kind in ("named_again", "verification_joined")]
+    assert set(named) == {subjects["C-1001"], subjects["C-1002"]}
+
+
+def test_r24_a_stranger_leaves_the_same_events(world: World) -> None:
+    every_move(world, "C-1001")
+    known = events(world)
+    with world.database.write() as connection:
+        connection.execute(text("DELETE FROM audit_events"))
+        connection.execute(text("UPDATE verifications SET reference_hash = 'x', outcome = 'cancelled'"))
+    every_move(world, "C-9999")
+    assert events(world) == known
+
+
+def test_a_verification_from_before_its_moves_had_events_is_told(world: World) -> None:
+    every_move(world, "C-1001")
+    with world.database.write() as connection:
+        connection.execute(delete(AuditEvent).where(AuditEvent.kind.not_in(["verification_began"])))
+    texts = [moment.text for moment in story(world).moments]
+    assert "Named C-•••02: customer C-1002." in texts
+    assert "The link was opened again. Named C-•••01: customer C-1001." in texts
+    assert "Somebody else was named afterwards: two times. Shown is who was named last." in texts
+
+
+def test_a_name_that_was_taken_back_and_no_other_given_is_told(world: World) -> None:
+    browser = verified(world, "app")
+    browser.post("/verify/change")
+    found = story(world)
+    assert "went back and named nobody" in found.headline
+
+
+def test_a_customer_who_was_named_and_erased_since_is_told(world: World) -> None:
+    every_move(world, "C-1001")
+    world.services.erasure.erase(world.services.people.row_of("C-1002"))
+    texts = [moment.text for moment in story(world).moments]
+    assert "Another name was given. Named a customer who has been erased since." in texts
+
+
+def test_why_no_code_came_is_told(world: World) -> None:
+    """The link opened again takes up the code that lives; and after three messages there is none left to send."""
+    browser = verified(world, "either")
+    browser.post("/verify/method", method="sms_code")
+    again = verified(world, "either")
+    again.post("/verify/method", method="sms_code")
+    for _number in range(2):
+        world.clock.advance(61)
+        again.post("/verify/resend")
+    again.post("/verify/method", method="email_code")
+    found = story(world)
+    texts = [moment.text for moment in found.moments]
+    assert "Chose: SMS code. The code that was sent before still counted, so no other one was sent." in texts
+    assert any(text.startswith("Chose: e-mail code. No code was sent: this chat had used up") for text in texts), texts
+    assert "no code sent: all messages used up" in found.headline
+
+
+def test_moves_without_end_do_not_fill_the_audit(small_world: World) -> None:
+    browser = verified(small_world, "either")
+    for number in range(60):
+        browser.post("/verify/method", method="totp" if number % 2 else "email_code")
+    assert len(events(small_world)) == MOST_OF_ONE
+    for guess in range(5):
+        browser.prove(wrong(small_world.totp(), guess + 1))
+    kinds = [kind for kind, _facts in events(small_world)]
+    assert (kinds.count("proof_failed"), kinds.count("verification_ended")) == (5, 1)
+    assert any("not every move was noted" in moment.text for moment in story(small_world).moments)
 
 
 def test_a_short_reference_is_not_shown_at_all(small_world: World) -> None:

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from auth_portal.i18n import translated
+from auth_portal.services.stories.moments import method_name
 
 SENTENCES: Mapping[str, str] = {
     "verification_began": "A verification began on journey %(journey)s.",
     "verification_ended": "The verification ended: %(outcome)s.",
     "step_passed": "A step was passed with %(method)s.",
     "proof_failed": "A proof with %(method)s failed.",
+    "verification_joined": "A link was opened again while its verification was under way, which went on.",
+    "method_chosen": "A method was chosen: %(method)s.",
+    "code_resent": "A code was asked for again and sent: %(method)s.",
+    "name_taken_back": "Somebody went back to say anew who they are.",
+    "named_again": "Somebody said anew who they are.",
     "ticket_registered": "A ticket for journey %(journey)s was registered.",
     "delivery_retried": "A %(what)s was sent again. Reason given: %(reason)s",
     "customers_imported": "Customers were imported: %(new)s new, %(changed)s changed, %(equal)s as before.",
@@ -63,9 +69,10 @@ def sentence(kind: str, facts: Mapping[str, Any]) -> str:
     if kind not in SENTENCES:
         words = kind.replace("_", " ").capitalize()
         return f"{words}: {told(facts)}." if facts else f"{words}."
-    text = translated(SENTENCES[kind]) % defaultdict(
-        lambda: "?", {name: _value(value) for name, value in facts.items()}
-    )
+    values = {name: _value(value) for name, value in facts.items()}
+    if "method" in values:
+        values["method"] = method_name(values["method"])
+    text = translated(SENTENCES[kind]) % defaultdict(lambda: "?", values)
     why = {**WHY_WRONG, **WHY_ENDED}.get(str(facts.get("why", "")))
     return f"{text} {translated(why)}" if why else text
 

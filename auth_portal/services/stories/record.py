@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, func, or_, select
 
 from auth_portal.clock import WallClock
 from auth_portal.crypto import KeyFault, Keyring
@@ -40,6 +40,7 @@ _DIGIT = re.compile(r"\d")
 class VisitFacts:
     """One browser. ``typed`` is masked; ``is_shared`` says that several people hold what was typed."""
 
+    id: str
     at: datetime
     customer_row: str | None
     typed: str
@@ -70,12 +71,16 @@ class DeliveryFacts:
 
 @dataclass(frozen=True)
 class EventFacts:
-    """An audit event. ``admin`` is the name of whoever did it, if an admin did."""
+    """An audit event. ``admin`` is the name of whoever did it, if an admin did.
+
+    ``customer_row`` is the row of whom it is about; of somebody who was erased since, an id that no row has.
+    """
 
     at: datetime
     kind: str
     facts: Mapping[str, Any]
     admin: str
+    customer_row: str | None
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,9 @@ def load_record(
     region = journeys.current().portal.default_region
     visits = _visits(connection, keyring, region, verification_id)
     challenges = connection.execute(_CODES.where(Challenge.verification_id == verification_id)).all()
-    named = {visit.customer_row for visit in visits} | {challenge.customer_row for challenge in challenges}
-    people = _people(connection, {one for one in (*named, row.customer_row) if one is not None})
+    events = _events(connection, verification_id)
+    found: tuple[Any, ...] = (row, *visits, *challenges, *events)
+    people = _people(connection, {one.customer_row for one in found if one.customer_row is not None})
     others = select(Verification.id).where(
         Verification.reference_hash == row.reference_hash, Verification.id != verification_id
     )
@@ -141,7 +147,7 @@ def load_record(
         visits=visits,
         codes=tuple(_code(keyring, challenge, people) for challenge in challenges),
         deliveries=_deliveries(connection, verification_id),
-        events=_events(connection, verification_id),
+        events=events,
         people=people,
         has_others=connection.execute(others.limit(1)).first() is not None,
     )
@@ -188,7 +194,7 @@ def _visit(connection: Connection, keyring: Keyring, region: str, row: Any) -> V
     typed = _opened(keyring, row.identifier_sealed, "visits", row.id, "identifier")
     read = read_identifier(typed, KINDS, region, keyring) if row.customer_row is None else None
     is_shared = read is not None and len(holders_of(connection, read, 2)) > 1
-    return VisitFacts(row.created_at, row.customer_row, masked_identifier(typed), is_shared)
+    return VisitFacts(row.id, row.created_at, row.customer_row, masked_identifier(typed), is_shared)
 
 
 _CODES = select(
@@ -214,11 +220,16 @@ def _deliveries(connection: Connection, verification_id: str) -> tuple[DeliveryF
 
 
 def _events(connection: Connection, verification_id: str) -> tuple[EventFacts, ...]:
-    found = select(AuditEvent.at, AuditEvent.kind, AuditEvent.facts, Admin.name).outerjoin(
-        Admin, Admin.id == AuditEvent.admin_id
-    )
+    found = (
+        select(
+            AuditEvent.at, AuditEvent.kind, AuditEvent.facts, Admin.name,
+            func.coalesce(CustomerRow.id, AuditEvent.subject_id).label("customer_row"),
+        )
+        .outerjoin(Admin, Admin.id == AuditEvent.admin_id)
+        .outerjoin(CustomerRow, CustomerRow.subject_id == AuditEvent.subject_id)
+    )  # fmt: skip
     rows = connection.execute(found.where(AuditEvent.verification_id == verification_id).order_by(AuditEvent.id))
-    return tuple(EventFacts(row.at, row.kind, row.facts, row.name or "") for row in rows)
+    return tuple(EventFacts(row.at, row.kind, row.facts, row.name or "", row.customer_row) for row in rows)
 
 
 def _people(connection: Connection, rows: set[str]) -> dict[str, Person]:

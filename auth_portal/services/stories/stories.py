@@ -22,8 +22,10 @@ from auth_portal.services.outbox import CALLBACK
 from auth_portal.services.references import reference_hash
 from auth_portal.services.results import VERIFIED
 from auth_portal.services.stories.lists import PAGE, Condition, Listing, as_written, listed, made_between
+from auth_portal.services.stories.moments import Moment
 from auth_portal.services.stories.record import KINDS, holders_of, load_record
-from auth_portal.services.stories.words import Moment, headline, moments, timeline
+from auth_portal.services.stories.timeline import timeline
+from auth_portal.services.stories.words import headline, moments
 from auth_portal.store.db import Database
 from auth_portal.store.models import ENDED_OTHERWISE, CustomerRow, Delivery, Verification, Visit
 

@@ -1,13 +1,12 @@
 """A verification in plain words: from what is on record to sentences that can be read to whoever calls.
 
-``moments`` says what happened, each with a short clause for the one-sentence ``headline``; ``timeline`` lists every
-record as it stands. Nothing here decides or reads; nothing shows a code, a whole reference or a whole contact.
+``moments`` says what happened, each with a short clause for the one-sentence ``headline``. Nothing here decides or
+reads; nothing shows a code, a whole reference or a whole contact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
@@ -16,19 +15,12 @@ from auth_portal.methods import CARRIES
 from auth_portal.services.directory.customers import Person
 from auth_portal.services.outbox import State
 from auth_portal.services.results import VERIFIED
-from auth_portal.services.stories.audit_words import WHY_ENDED, WHY_WRONG, sentence
-from auth_portal.services.stories.record import CodeFacts, DeliveryFacts, EventFacts, Record, VisitFacts
+from auth_portal.services.stories.audit_words import WHY_ENDED, WHY_WRONG
+from auth_portal.services.stories.moments import Moment, counted, method_name, span
+from auth_portal.services.stories.moves import code_told, moves, named, no_code_left
+from auth_portal.services.stories.record import CodeFacts, DeliveryFacts, EventFacts, Record
 
-MINUTE, HOUR, TENTHS_UNTIL = 60, 3600, 10
-METHODS = {
-    "sms_code": "SMS code",
-    "email_code": "e-mail code",
-    "totp": "authenticator app",
-    "password": "password",
-    "support_code": "support code",
-}
 WRONG = {"sms_code": "code", "email_code": "code", "totp": "code", "password": "password", "support_code": "code"}
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OUTCOMES = {
     "wrong": ("all tries were wrong", "It ended because all tries were spent on wrong proofs."),
     "expired": ("time ran out", "It ended because the time to prove was over: nobody finished in time."),
@@ -52,29 +44,6 @@ NOT_TOLD = {
 }
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Something that happened. ``clause`` is its part of the headline, empty where it has none."""
-
-    at: datetime
-    text: str
-    clause: str = ""
-    kind: str = "plain"  # good | bad | warn | plain
-
-
-def span(seconds: float) -> str:
-    """A length of time as it is said."""
-    seconds = max(0.0, seconds)
-    if seconds < TENTHS_UNTIL:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < MINUTE:
-        return f"{whole} s"
-    if whole < HOUR:
-        return f"{whole // MINUTE} min {whole % MINUTE} s" if whole % MINUTE else f"{whole // MINUTE} min"
-    return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
-
-
 def headline(told: tuple[Moment, ...]) -> str:
     """The whole story in one sentence."""
     text = ", ".join(moment.clause for moment in told if moment.clause)
@@ -83,7 +52,7 @@ def headline(told: tuple[Moment, ...]) -> str:
 
 def moments(record: Record) -> list[Moment]:
     """What happened, in order."""
-    told = [_began(record), *_named(record), *_sent(record), *_judged(record)]
+    told = [_began(record), *named(record), *moves(record), *_sent(record), *_judged(record)]
     told += [*_ended(record), *_told(record), *_retried(record)]
     return sorted(told, key=lambda moment: moment.at)  # stable: what happened at one moment stays in this order
 
@@ -94,38 +63,6 @@ def _began(record: Record) -> Moment:
     if row.dropped_parameters:
         text += " " + _("An app had added %(names)s to the link; it was left out.", names=row.dropped_parameters)
     return Moment(row.began_at, text, _("began %(at)s", at=record.time(row.began_at)))
-
-
-def _named(record: Record) -> Iterator[Moment]:
-    for number, visit in enumerate(record.visits):
-        if not visit.typed and visit.customer_row is None:
-            continue
-        text, clause = _who(record, visit)
-        if number:
-            text = _("The link was opened again. %(text)s", text=text)
-        yield Moment(visit.at, text, clause, "plain" if visit.customer_row else "warn")
-    if changes := record.row.identity_changes:
-        yield Moment(
-            record.visits[-1].at if record.visits else record.row.began_at,
-            _("Somebody else was named afterwards: %(count)s. Shown is who was named last.", count=_times(changes)),
-        )
-
-
-def _who(record: Record, visit: VisitFacts) -> tuple[str, str]:
-    person = record.people.get(visit.customer_row or "")
-    if person is not None:
-        text = _("Named %(typed)s: customer %(who)s.", typed=visit.typed or "•••", who=person.customer_id)
-        return (text, "") if person.is_active else (f"{text} {_('This customer is disabled.')}", _("customer disabled"))
-    if visit.customer_row is not None:
-        return _("Named a customer who has been erased since."), ""
-    if record.row.ticket_id is not None:
-        text = _("Named %(typed)s: not whom the ticket is for. The page does not tell.", typed=visit.typed)
-        return text, _("named somebody whom the ticket is not for")
-    if visit.is_shared:
-        text = _("Named %(typed)s, which several customers share: it names none of them.", typed=visit.typed)
-        return text, _("named by a contact that several customers share")
-    text = _("Named %(typed)s: nobody in the directory goes by that. The page does not tell.", typed=visit.typed)
-    return text, _("named somebody who is not in the directory")
 
 
 def _sent(record: Record) -> Iterator[Moment]:
@@ -156,10 +93,10 @@ def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, 
         return Moment(line.created_at, text, _("no %(what)s sent: %(why)s", what=what, why=why), "bad")
     if line.state == State.PENDING:
         reason = f" ({line.reason})" if line.reason and last else ""
-        values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries"), "reason": reason}
+        values = {"what": what, "channel": channel, "tries": counted(line.attempts, "try", "tries"), "reason": reason}
         text = _("%(what)s not yet handed to %(channel)s after %(tries)s%(reason)s.", **values)
         return Moment(line.created_at, text, _("%(what)s still waiting for %(channel)s", **values), "warn")
-    values = {"what": what, "channel": channel, "tries": _count(line.attempts, "try", "tries")}
+    values = {"what": what, "channel": channel, "tries": counted(line.attempts, "try", "tries")}
     values["reason"] = line.reason.rstrip(".")
     text = _("%(what)s was not taken by %(channel)s after %(tries)s: %(reason)s.", **values)
     return Moment(line.created_at, text, _("%(what)s not taken by %(channel)s: %(reason)s", **values), "bad")
@@ -214,23 +151,24 @@ def _judged(record: Record) -> Iterator[Moment]:
     proofs = [event for event in record.events if event.kind in ("proof_failed", "step_passed")]
     for (kind, method, why), some in groupby(proofs, key=_alike):
         events = list(some)
-        yield _passed(events[0], method) if kind == "step_passed" else _wrong(record, events, method, why)
+        yield from map(_passed, events) if kind == "step_passed" else [_wrong(record, events, method, why)]
 
 
 def _alike(event: EventFacts) -> tuple[str, str, str]:
     return event.kind, str(event.facts.get("method") or ""), str(event.facts.get("why") or "")
 
 
-def _passed(event: EventFacts, method: str) -> Moment:
-    how = _(METHODS.get(method, method))
-    return Moment(event.at, _("Proved the %(how)s.", how=how), _("%(how)s proved", how=how), "good")
+def _passed(event: EventFacts) -> Moment:
+    how = method_name(str(event.facts.get("method") or ""))
+    clause = _("%(how)s proved", how=how) + (f", {no_code}" if (no_code := no_code_left(event)) else "")
+    return Moment(event.at, _("Proved the %(how)s.", how=how) + code_told(event), clause, "good")
 
 
 def _wrong(record: Record, events: list[EventFacts], method: str, why: str) -> Moment:
     what = WRONG.get(method, "proof")
-    count = _count(len(events), f"wrong {what}", f"wrong {what}s")
+    count = counted(len(events), f"wrong {what}", f"wrong {what}s")
     until = _(", the last at %(at)s", at=record.time(events[-1].at)) if events[-1].at != events[0].at else ""
-    text = f"{count[:1].upper()}{count[1:]} ({_(METHODS.get(method, method))}{until})."
+    text = f"{count[:1].upper()}{count[1:]} ({method_name(method)}{until})."
     if why in WHY_WRONG:
         text += f" {_(WHY_WRONG[why])} {_('The page does not tell.')}"
     clauses = {
@@ -251,7 +189,7 @@ def _ended(record: Record) -> Iterator[Moment]:
         return
     at = record.time(row.ended_at)
     if row.outcome == VERIFIED:
-        how = _(" and ").join(_(METHODS.get(method, method)) for method in row.methods.split("+"))
+        how = _(" and ").join(method_name(method) for method in row.methods.split("+"))
         yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")
         return
     clause, text = OUTCOMES.get(row.outcome, (row.outcome, row.outcome))
@@ -274,7 +212,7 @@ def _why_unavailable(record: Record) -> str:
 
 
 def _left(record: Record) -> str:
-    return _count(max(0, record.journey.limits.wrong_tries - record.row.wrong_tries), "try", "tries")
+    return counted(max(0, record.journey.limits.wrong_tries - record.row.wrong_tries), "try", "tries")
 
 
 def _told(record: Record) -> Iterator[Moment]:
@@ -284,7 +222,7 @@ def _told(record: Record) -> Iterator[Moment]:
     last = tries[-1] if tries else None
     at = (last.ended_at or last.began_at) if last else line.created_at
     result = record.journey.results.get(record.row.outcome, "")
-    values = {"result": result, "tries": _count(len(tries), "try", "tries"), "last": line.reason or _("no answer yet")}
+    values = {"result": result, "tries": counted(len(tries), "try", "tries"), "last": line.reason or _("no answer yet")}
     if line.state == State.ACCEPTED and last is not None:
         yield _accepted(record, result, at, _total(record, at, last.milliseconds), len(tries))
     elif line.state == State.PENDING:
@@ -328,50 +266,3 @@ def _retried(record: Record) -> Iterator[Moment]:
             what = _("answer") if event.facts.get("what") == "callback" else _("message")
             values = {"what": what, "who": event.admin or _("the API"), "reason": event.facts.get("reason", "")}
             yield Moment(event.at, _("%(who)s had the %(what)s sent again: %(reason)s", **values))
-
-
-def _count(number: int, one: str, many: str) -> str:
-    word = NUMBERS[number] if number < len(NUMBERS) else str(number)
-    return f"{word} {_(one if number == 1 else many)}"
-
-
-def _times(number: int) -> str:
-    return _count(number, "time", "times")
-
-
-def timeline(record: Record) -> list[Moment]:
-    """Every record as it stands, in order."""
-    rows = [Moment(event.at, sentence(event.kind, event.facts), "audit") for event in record.events]
-    rows += [_visit_row(visit) for visit in record.visits]
-    rows += [moment for code in record.codes for moment in _code_rows(record, code)]
-    rows += [moment for delivery in record.deliveries for moment in _delivery_rows(delivery)]
-    return sorted(rows, key=lambda moment: moment.at)
-
-
-def _visit_row(visit: VisitFacts) -> Moment:
-    return Moment(
-        visit.at, _("A browser sent the first form; named last: %(typed)s", typed=visit.typed or "–"), "visit"
-    )
-
-
-def _code_rows(record: Record, code: CodeFacts) -> Iterator[Moment]:
-    method = _(METHODS.get(code.method, code.method))
-    until = record.time(code.expires_at)
-    yield Moment(code.at, _("%(method)s issued, good until %(until)s", method=method, until=until), "code")
-    if code.used_at is not None:
-        yield Moment(code.used_at, _("%(method)s used", method=method), "code")
-    if code.replaced_at is not None:
-        yield Moment(code.replaced_at, _("%(method)s replaced by a new one", method=method), "code")
-
-
-def _delivery_rows(delivery: DeliveryFacts) -> Iterator[Moment]:
-    line = delivery.line
-    yield Moment(line.created_at, _("%(kind)s for %(target)s queued", kind=line.kind, target=line.target), line.kind)
-    for one in delivery.tries:
-        took = f", {span((one.milliseconds or 0) / 1000)}" if one.milliseconds is not None else ""
-        detail = f": {one.detail}" if one.detail else ""
-        values = {"number": one.number, "fate": one.fate, "detail": detail, "took": took}
-        yield Moment(one.began_at, _("Attempt %(number)s: %(fate)s%(detail)s%(took)s", **values), line.kind)
-    if line.ended_at is not None:
-        reason = f" ({line.reason})" if line.reason else ""
-        yield Moment(line.ended_at, _("%(kind)s %(state)s", kind=line.kind, state=line.state) + reason, line.kind)
