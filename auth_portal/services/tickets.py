@@ -9,6 +9,7 @@ by what the browser sends: whoever is typed under a ticket is a stranger unless 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -171,12 +172,13 @@ class Tickets:
     def register(
         self, *, journey: str, msisdn: str = "", customer_id: str = "", locale: str = "", purpose: str = "",
         reference: str = "", api_key_id: str | None = None,
+        also: Callable[[Connection, Registered], None] | None = None,
     ) -> Registered:  # fmt: skip
         """Registers a ticket: ``journey`` is a slug, and exactly one of ``msisdn`` and ``customer_id`` is given.
 
         ``purpose`` is one line of 140 characters at most, ``reference`` the one that a Wait for Callback flow made.
-        Raises NotFound("journey_unknown"), and Problem with status 409 "journey_closed" or 422 and a code that
-        begins with "ticket_"; the parameter ``field`` names the field at fault.
+        ``also`` commits together with the ticket. Raises NotFound("journey_unknown"), and Problem with status 409
+        "journey_closed" or 422 and a code that begins with "ticket_"; the parameter ``field`` names the field at fault.
         """
         snapshot, now = self._journeys.current(), self._clock()
         config = _open_journey(snapshot, journey)
@@ -185,6 +187,7 @@ class Tickets:
         phone = _read_msisdn(msisdn, snapshot.portal.default_region) if msisdn else ""
         times = ChatClock.from_ticket(now, config.chat_seconds)
         ticket_id, token = new_id(now), "" if reference else new_token()
+        path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
         with self._database.write() as connection:
             person = self._meant(connection, config, phone, customer_id)
             values = {
@@ -208,8 +211,10 @@ class Tickets:
                 connection, self._keyring, now, "ticket_registered", subject_id=person.subject_id,
                 ticket=ticket_id, journey=config.slug, by="msisdn" if phone else "customer_id", api_key=api_key_id,
             )  # fmt: skip
-        path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
-        return Registered(ticket_id, path, person.row is not None, now, times.proofs_until, times.ends_at)
+            made = Registered(ticket_id, path, person.row is not None, now, times.proofs_until, times.ends_at)
+            if also is not None:
+                also(connection, made)
+        return made
 
     def _meant(self, connection: Connection, config: JourneyConfig, phone: str, customer_id: str) -> Person:
         """Whom a ticket names; a stranger where several people hold the number, and the page can ask which."""

@@ -520,6 +520,7 @@ class ApiAnswer(Base):
     status: Mapped[int | None]
     answer_sealed: Mapped[bytes | None]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    customer_row: Mapped[str | None] = mapped_column(Id, index=True)  # whom the answer tells of
 
 
 class AlertRow(Base):

@@ -288,9 +288,11 @@ def _api() -> None:
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("answer_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("customer_row", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_api_answers")),
     )
     op.create_index(op.f("ix_api_answers_expires_at"), "api_answers", ["expires_at"])
+    op.create_index(op.f("ix_api_answers_customer_row"), "api_answers", ["customer_row"])
 
 
 def _alerts() -> None:

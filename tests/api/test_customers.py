@@ -139,3 +139,34 @@ def test_who_acted_is_in_the_audit(caller: Program) -> None:
     whose = {kind: facts.get("api_key") for kind, facts in kinds}
     for kind in ("customer_created", "customer_changed", "customer_disabled", "customer_erased"):
         assert whose[kind] == key.id
+
+
+def test_a_change_that_was_made_meanwhile_is_not_overwritten(both: Program) -> None:
+    """RFC 9110, 13.1.1: the version that was read goes back in If-Match; another one changes nothing."""
+    first = both.get("/customers/C-1001")
+    seen = {"If-Match": first.headers["ETag"]}
+    changed = both.patch("/customers/C-1001", {"name": "Thandi Dlamini"}, headers=seen)
+    assert changed.headers["ETag"] != first.headers["ETag"]
+    problem(both.patch("/customers/C-1001", {"name": "Late"}, headers=seen), 412, "customer_not_as_seen")
+    problem(both.delete("/customers/C-1001", headers=seen), 412, "customer_not_as_seen")
+    for condition in ("W/" + changed.headers["ETag"], '"nothing"', ""):
+        late = both.patch("/customers/C-1001", {"name": "Late"}, headers={"If-Match": condition})
+        problem(late, 412, "customer_not_as_seen")
+    read = both.get("/customers/C-1001")
+    assert read.json is not None
+    assert (read.json["name"], read.headers["ETag"]) == ("Thandi Dlamini", changed.headers["ETag"])
+    same = both.patch("/customers/C-1001", {"name": "Thandi Dlamini"}, headers={"If-Match": "*"})
+    assert same.headers["ETag"] == changed.headers["ETag"]
+    either = {"If-Match": f'"nothing", {changed.headers["ETag"]}'}
+    assert both.patch("/customers/C-1001", {"active": False}, headers=either).status_code == 200
+    assert both.delete("/customers/C-1001", headers={"If-Match": "*"}).status_code == 204
+
+
+def test_a_repetition_has_the_version_of_its_answer(caller: Program) -> None:
+    """Its own change made If-Match untrue, which must not turn the repetition away; another condition is another request."""
+    headers = {"If-Match": caller.get("/customers/C-1001").headers["ETag"], "Idempotency-Key": "once"}
+    first = caller.patch("/customers/C-1001", {"name": "T"}, headers=headers)
+    again = caller.patch("/customers/C-1001", {"name": "T"}, headers=headers)
+    assert (again.status_code, again.headers["ETag"]) == (200, first.headers["ETag"])
+    other = caller.patch("/customers/C-1001", {"name": "T"}, headers={**headers, "If-Match": "*"})
+    problem(other, 422, "idempotency_key_reused")

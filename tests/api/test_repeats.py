@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from auth_portal.crypto import token_hash
 from auth_portal.errors import UnderWay
-from auth_portal.services.access.api_answers import LEASE, Answer, Claim
-from auth_portal.store.models import ApiAnswer, AuditEvent
+from auth_portal.services.access.api_answers import LEASE, Answer, ApiAnswers, Claim
+from auth_portal.store.models import ApiAnswer, AuditEvent, TicketRow
 from tests.api.program import Program, problem, program
 from tests.world import MAIL, PHONE
 
@@ -128,6 +130,67 @@ def test_a_crash_after_the_commit_loses_no_answer(both: Program, monkeypatch: py
     repeated = both.post("/customers", NEW, headers=ONCE)
     assert (repeated.status_code, repeated.headers["Idempotent-Replayed"]) == (201, "true")
     assert made(both) == 1
+
+
+def kill_after_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after a write has committed never happens: neither its answer is kept nor its claim given back."""
+    for name in ("settle", "release"):
+        monkeypatch.setattr(ApiAnswers, name, _killed)
+    monkeypatch.setattr("auth_portal.web.api.frame.sent", _killed)
+
+
+def test_a_ticket_is_made_once_whatever_dies_after_it(both: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ticket and the answer with its link commit together: the repetition is told the very link."""
+    body = {"journey": "balance", "msisdn": PHONE}
+    with monkeypatch.context() as dying:
+        kill_after_the_commit(dying)
+        assert both.post("/tickets", body, headers=ONCE, is_described=False).status_code == 500
+    both.world.clock.advance(LEASE.total_seconds() + 1)
+    repeated = both.post("/tickets", body, headers=ONCE)
+    assert (repeated.status_code, repeated.headers["Idempotent-Replayed"]) == (201, "true")
+    (ticket,) = both.world.rows(TicketRow)
+    assert repeated.json is not None
+    assert token_hash(repeated.json["path"].rpartition("/")[2]) == ticket.token_hash
+
+
+def test_a_change_is_one_act_whatever_dies_after_it(both: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields, the switch, their events and the answer: all or nothing, and not twice."""
+    body = {"name": "Thandi Dlamini", "active": False}
+    with monkeypatch.context() as dying:
+        dying.setattr("auth_portal.services.directory.people._switched", _killed)  # between the two halves
+        assert both.patch("/customers/C-1001", body, headers=ONCE, is_described=False).status_code == 500
+    before = both.get("/customers/C-1001").json
+    assert before is not None
+    assert (before["name"], before["active"]) == ("Thandi Nkosi", True)
+    with monkeypatch.context() as dying:
+        kill_after_the_commit(dying)
+        assert both.patch("/customers/C-1001", body, headers=ONCE, is_described=False).status_code == 500
+    both.world.clock.advance(LEASE.total_seconds() + 1)
+    repeated = both.patch("/customers/C-1001", body, headers=ONCE)
+    assert repeated.headers["Idempotent-Replayed"] == "true"
+    assert repeated.json is not None
+    assert (repeated.json["name"], repeated.json["active"]) == ("Thandi Dlamini", False)
+    kinds = [event.kind for event in both.world.rows(AuditEvent)]
+    assert (kinds.count("customer_changed"), kinds.count("customer_disabled")) == (1, 1)
+
+
+def test_e3_kept_answers_go_with_their_customer(both: Program, tmp_path: Path) -> None:
+    """Made, changed and asked for the same again: each answer holds their contacts, and none is left."""
+    both.post("/customers", {**NEW, "email": "neo@example.com"}, headers=ONCE)
+    both.patch("/customers/N-1", {"name": "Neo"}, headers={"Idempotency-Key": "p"})
+    both.patch("/customers/N-1", {"name": "Neo"}, headers={"Idempotency-Key": "q"})
+    both.patch("/customers/C-1002", {"name": "Sipho"}, headers={"Idempotency-Key": "r"})
+    sealed = {row.key: row.answer_sealed for row in both.world.rows(ApiAnswer) if row.status}
+    assert len(sealed) == 4
+    both.delete("/customers/N-1")
+    left = {row.answer_sealed for row in both.world.rows(ApiAnswer)} - {None}
+    assert len(left) == 1
+    for file in tmp_path.glob("*.db*"):  # on SQLite; a deleted byte must not lie there either
+        assert not [one for one in sealed.values() if one not in left and one in file.read_bytes()]
+    again = both.post("/customers", {**NEW, "email": "neo@example.com"}, headers=ONCE)
+    problem(again, 410, "answer_erased")
+    problem(both.get("/customers/N-1"), 404, "customer_unknown")
+    assert both.patch("/customers/C-1002", {"name": "Sipho"}, headers={"Idempotency-Key": "r"}).status_code == 200
 
 
 def test_a_bulk_is_repeated_like_any_write(both: Program) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -11,8 +12,9 @@ from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, new_token
-from auth_portal.errors import NotFound
+from auth_portal.errors import Conflict, NotFound
 from auth_portal.services import audit
+from auth_portal.services.access import api_answers
 from auth_portal.services.outbox import MESSAGE, State, notice_lane
 from auth_portal.store.db import Database
 from auth_portal.store.models import (
@@ -38,6 +40,11 @@ class Erased:
     verifications: int
 
 
+_PERSON = select(
+    CustomerRow.subject_id, CustomerRow.phone_sealed, CustomerRow.email_sealed, CustomerRow.changed_at
+).with_for_update()
+
+
 class Erasure:
     """Removes people."""
 
@@ -47,24 +54,28 @@ class Erasure:
         self._clock = clock
 
     def erase(
-        self, row: str, *, admin_id: str | None = None, also: Callable[[Connection], None] | None = None, **facts: Any
-    ) -> Erased:
+        self, row: str, *, seen_at: datetime | None = None, admin_id: str | None = None,
+        also: Callable[[Connection], None] | None = None, **facts: Any,
+    ) -> Erased:  # fmt: skip
         """Removes a person and all that identifies them. An answer that is still on its way to Flow is sent.
 
-        ``also`` commits together with it. Raises NotFound where there is no such row.
+        ``seen_at`` is the ``changed_at`` that it was decided by. ``also`` commits together with it. Raises NotFound
+        where there is no such row, and Conflict where it was changed since ``seen_at``.
         """
         traces = {table: self._traces(table, row) for table in _FORGETTING}
         erased = Erased(len(traces[Visit]), len(traces[Verification]))
         with self._database.write() as connection:
-            found = select(CustomerRow.subject_id, CustomerRow.phone_sealed, CustomerRow.email_sealed)
-            person = connection.execute(found.where(CustomerRow.id == row)).one_or_none()
+            person = connection.execute(_PERSON.where(CustomerRow.id == row)).one_or_none()
             if person is None:
                 raise NotFound("customer_unknown")
+            if seen_at is not None and person.changed_at != seen_at:
+                raise Conflict("customer_changed")
             self._forget_notices(connection, row, {"phone": person.phone_sealed, "email": person.email_sealed})
             connection.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
             connection.execute(delete(StagedRow).where(StagedRow.customer_row == row))
             connection.execute(delete(CustomerRow).where(CustomerRow.id == row))
             connection.execute(delete(Tries).where(Tries.person_key == row))
+            api_answers.forget(connection, row)  # once the row is ours: a change of it commits its answer before
             for table, forget in _FORGETTING.items():
                 for some in _in_chunks(traces[table]):
                     forget(connection, some)

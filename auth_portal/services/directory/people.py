@@ -7,9 +7,9 @@ to the customer, at the old and at the new address (R13).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
@@ -21,6 +21,7 @@ from auth_portal.errors import NotFound
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
 from auth_portal.services.directory import customers
+from auth_portal.services.directory.change_notices import CONTACTS, TOLD, notice, told_at
 from auth_portal.services.directory.credential_links import end_links
 from auth_portal.services.directory.customer_fields import FIELDS, check, is_hash
 from auth_portal.services.directory.customer_rows import SEALED, column_values, index_of, new_row, opened
@@ -30,14 +31,6 @@ from auth_portal.store.db import Database
 from auth_portal.store.models import Admin, AuditEvent, CustomerRow
 
 PAGE = 50  # customers of one page of a list
-TOLD = {  # fields whose change is told to the person, and how
-    "phone": "phone number",
-    "email": "e-mail address",
-    "password": "password",
-    "totp_secret": "authenticator app",
-}
-CONTACTS = ("phone", "email")
-
 _COLUMNS = (
     *(
         getattr(CustomerRow, name)
@@ -249,12 +242,13 @@ class People:
         return Saved(values["id"], tuple(sorted(changes)))
 
     def change(
-        self, row: str, fields: Mapping[str, str | None], *, seen_at: datetime | None = None,
-        admin_id: str | None = None, **facts: Any,
+        self, row: str, fields: Mapping[str, str | None], *, is_active: bool | None = None,
+        seen_at: datetime | None = None, admin_id: str | None = None, also: Also | None = None, **facts: Any,
     ) -> Saved:  # fmt: skip
         """Changes what the fields say: an empty or missing one leaves what is stored, None clears it.
 
-        ``seen_at`` is the ``changed_at`` that the form was made from; one that is no longer true changes nothing.
+        ``is_active`` also switches the person on or off. ``seen_at`` is the ``changed_at`` that the form was made from;
+        one that is no longer true changes nothing. ``also`` commits together with the customer as they are then.
         Raises NotFound, and Busy as ``create`` does.
         """
         stored = self._one(CustomerRow.id == row)
@@ -267,32 +261,48 @@ class People:
         changes, is_long = self._hashed(
             {name: text for name, text in wanted.items() if text != (before.get(name) or None)},
         )
-        return self._write(stored, before, changes, is_long, admin_id, facts) if changes else Saved(row)
-
-    def _write(
-        self, stored: Mapping[str, Any], before: Mapping[str, str], changes: Mapping[str, str | None], is_long: bool,
-        admin_id: str | None, facts: Mapping[str, Any],
-    ) -> Saved:  # fmt: skip
-        row, now, changed = stored["id"], self._clock(), tuple(sorted(changes))
         values = column_values(self._keyring, row, changes, is_long=is_long)
-        unchanged = (CustomerRow.id == row) & (CustomerRow.changed_at == stored["changed_at"])
+        if is_active is not None and is_active != stored["is_active"]:
+            values["is_active"] = is_active
+        if not values and also is None:
+            return Saved(row)
+        if values:  # never as before, also by a clock that stands or was set back
+            values["changed_at"] = max(self._clock(), stored["changed_at"] + timedelta(microseconds=1))
         try:
             with self._database.write() as connection:
-                written = connection.execute(update(CustomerRow).where(unchanged).values(**values, changed_at=now))
-                if written.rowcount != 1:
-                    return Saved(row, is_stale=True)
-                audit.record(
-                    connection, self._keyring, now, "customer_changed",
-                    subject_id=stored["subject_id"], admin_id=admin_id, fields=list(changed), **facts,
-                )  # fmt: skip
-                if changes.keys() & set(CONTACTS):
-                    end_links(connection, [row])
-                for name in TOLD.keys() & changes.keys():
-                    told = _told(name, before, changes)
-                    self._notices.to_contacts(connection, now, told, *_notice(name, changes))
+                return self._written(connection, stored, before, changes, values, also, {"admin_id": admin_id, **facts})
         except IntegrityError:
             return Saved(row, faults={"customer_id": "is another customer's already"})
-        return Saved(row, changed)
+
+    def _written(
+        self, connection: Connection, stored: Mapping[str, Any], before: Mapping[str, str],
+        changes: Mapping[str, str | None], values: Mapping[str, Any], also: Also | None, facts: Mapping[str, Any],
+    ) -> Saved:  # fmt: skip
+        row, now, subject_id = stored["id"], self._clock(), stored["subject_id"]
+        same = (CustomerRow.id == row) & (CustomerRow.changed_at == stored["changed_at"])
+        written = update(CustomerRow).where(same).values(**(values or {"changed_at": stored["changed_at"]}))
+        if connection.execute(written).rowcount != 1:
+            return Saved(row, is_stale=True)
+        if changes:
+            audit.record(
+                connection,
+                self._keyring,
+                now,
+                "customer_changed",
+                subject_id=subject_id,
+                fields=sorted(changes),
+                **facts,
+            )
+        if "is_active" in values:
+            kind = _switched(is_active=values["is_active"])
+            audit.record(connection, self._keyring, now, kind, subject_id=subject_id, **facts)
+        if changes.keys() & set(CONTACTS):
+            end_links(connection, [row])
+        for name in TOLD.keys() & changes.keys():
+            self._notices.to_contacts(connection, now, told_at(name, before, changes), *notice(name, changes))
+        if also is not None:
+            also(connection, self._customer({**stored, **values}))
+        return Saved(row, tuple(sorted(changes)))
 
     def changes_since(self, subject_id: str, moment: datetime) -> list[Change]:
         """What was done to a person's fields after a moment; an import leaves no names here."""
@@ -309,7 +319,7 @@ class People:
             connection.execute(
                 update(CustomerRow).where(CustomerRow.id == row).values(is_active=is_active, changed_at=now)
             )
-            kind = "customer_enabled" if is_active else "customer_disabled"
+            kind = _switched(is_active=is_active)
             audit.record(connection, self._keyring, now, kind, subject_id=subject_id, admin_id=admin_id, **facts)
 
     def _checked(self, fields: Mapping[str, str | None]) -> tuple[dict[str, str | None], dict[str, str]]:
@@ -327,18 +337,10 @@ class People:
             return {**changes, "password": self._passwords.hash(plain)}, is_long(plain)
 
 
+def _switched(*, is_active: bool) -> str:
+    return "customer_enabled" if is_active else "customer_disabled"
+
+
 def _behind(after: str) -> ColumnElement[bool]:
     before = select(CustomerRow.customer_key).where(CustomerRow.id == after).scalar_subquery()
     return CustomerRow.customer_key > func.coalesce(before, "")
-
-
-def _told(name: str, before: Mapping[str, str], changes: Mapping[str, str | None]) -> Sequence[str]:
-    """Where a change is told: of a contact at the old and the new one, of a credential at every contact before it."""
-    found = [before.get(name), changes[name]] if name in CONTACTS else [before.get(contact) for contact in CONTACTS]
-    return [contact for contact in found if contact]
-
-
-def _notice(name: str, changes: Mapping[str, str | None]) -> tuple[str, str]:
-    """Subject and text of a notice; they say what changed, and never to what."""
-    verb = "removed" if changes[name] is None else "changed"
-    return f"Your {TOLD[name]} was {verb}", "If you did not ask for this, please contact us at once."

@@ -7,13 +7,15 @@ never go out; contacts go out to keys with ``customers:read``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from flask import Response
+from flask import Response, request
 
 from auth_portal.clock import iso
-from auth_portal.errors import Conflict
+from auth_portal.errors import Conflict, Problem
 from auth_portal.services.access.api_answers import Answer
 from auth_portal.services.directory.customer_bulk import MOST, Said, checked_entries
 from auth_portal.services.directory.customer_fields import FIELDS
@@ -35,6 +37,7 @@ from auth_portal.web.api.frame import (
 from auth_portal.web.context import services
 
 BULK_BYTES = 1024 * 1024
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEXTS = frozenset(FIELDS) - {"customer_id"}
 
 
@@ -75,17 +78,22 @@ def read_customer(customer_id: str) -> Response:
 @route("/customers/<anything:customer_id>", scope="customers:write", method="PATCH")
 def change_customer(customer_id: str) -> Response:
     """Changes what the body names."""
-    return once(lambda _keep: _change(customer_id))
+    return once(lambda keep: _change(customer_id, keep))
 
 
-def _change(customer_id: str) -> Answer:
-    # Without a ``keep``: a change that is carried out twice leaves the same.
-    said, row = _read(read_json(), "", needs_id=False), _found(customer_id).row
-    if said.fields:
-        _refuse_faults(services().people.change(row, said.fields, **_whose()), "customer_changed")
-    if said.is_active is not None and said.is_active != _found(customer_id).is_active:
-        services().people.set_active(row, is_active=said.is_active, **_whose())
-    return _answer(_found(customer_id))
+def _change(customer_id: str, keep: Keep) -> Answer:
+    said, stored = _read(read_json(), "", needs_id=False), _found(customer_id)
+    changed: list[Answer] = []
+
+    def also(connection: Any, customer: Customer) -> None:
+        changed.append(_answer(customer))
+        keep(connection, changed[0])
+
+    saved = services().people.change(
+        stored.row, said.fields, is_active=said.is_active, seen_at=_seen_at(stored), also=also, **_whose()
+    )
+    _refuse_faults(saved, "customer_changed")
+    return changed[0]
 
 
 @route("/customers/<anything:customer_id>", scope="customers:write", method="DELETE")
@@ -95,9 +103,25 @@ def delete_customer(customer_id: str) -> Response:
 
 
 def _delete(customer_id: str, keep: Keep) -> Answer:
-    gone = Answer(204, "")
-    services().erasure.erase(_found(customer_id).row, also=lambda connection: keep(connection, gone), **_whose())
+    gone, stored = Answer(204, ""), _found(customer_id)
+    services().erasure.erase(
+        stored.row, seen_at=_seen_at(stored), also=lambda connection: keep(connection, gone), **_whose()
+    )
     return gone
+
+
+def _seen_at(stored: Customer) -> datetime | None:
+    """The version that the program demands to change; None where any will do. Raises Problem 412 for another one."""
+    if "If-Match" not in request.headers:
+        return None
+    if not request.if_match.contains(_version(stored)):
+        raise Problem("customer_not_as_seen", status=412)
+    return None if request.if_match.star_tag else stored.changed_at
+
+
+def _version(customer: Customer) -> str:
+    """Of a customer as they are: another after each change."""
+    return f"{int((customer.changed_at - EPOCH) / timedelta(microseconds=1)):x}"
 
 
 @route("/customers/bulk", scope="customers:write", method="POST", largest=BULK_BYTES)
@@ -173,7 +197,8 @@ def _type_fault(name: str, value: object, known: frozenset[str] | set[str]) -> s
 
 def _answer(customer: Customer, status: int = 200) -> Answer:
     location = f"/api/v1/customers/{quote(customer.customer_id, safe='')}" if status == 201 else ""  # noqa: PLR2004
-    return answer(_shown(customer), status, location=location)
+    shown = answer(_shown(customer), status, location=location)
+    return replace(shown, etag=f'"{_version(customer)}"', customer_row=customer.row)
 
 
 def _shown(customer: Customer) -> Mapping[str, Any]:

@@ -232,6 +232,8 @@ def sent(answered: Answer, *, is_repeated: bool = False) -> Response:
         del response.headers["Content-Type"]
     if answered.location:
         response.headers["Location"] = answered.location
+    if answered.etag:
+        response.headers["ETag"] = answered.etag
     if is_repeated:
         response.headers["Idempotent-Replayed"] = "true"
     return response
@@ -268,4 +270,6 @@ def once(work: Callable[[Keep], Answer]) -> Response:
 
 def _asked() -> str:
     """All that a write asks for, as one text."""
-    return "\0".join((request.method, request.full_path, request.mimetype, request.get_data().decode("latin-1")))
+    text = "\0".join((request.method, request.full_path, request.mimetype, request.get_data().decode("latin-1")))
+    condition = request.headers.get("If-Match")
+    return text if condition is None else f"{text}\0{condition}"

@@ -33,6 +33,8 @@ DETAILS = {
     "customer_unknown": "Nobody has this customer ID.",
     "customer_exists": "Somebody has this customer ID already. Send a PATCH to change them.",
     "customer_changed": "Somebody else changed this customer at the same moment. Nothing was written; send it again.",
+    "customer_not_as_seen": "This customer was changed since the version in 'If-Match'. Read them again.",
+    "answer_erased": "This write was carried out before, and its customer was erased since. Nothing was done again.",
     "journey_unknown": "There is no journey with this name.",
     "journey_closed": "This journey is switched off.",
     "verification_unknown": "There is no such verification. They are kept for 30 days.",

@@ -9,7 +9,8 @@ from flask import Response
 
 from auth_portal.clock import iso
 from auth_portal.services.access.api_answers import Answer
-from auth_portal.web.api.frame import Fault, answer, caller, once, read_json, refuse, route
+from auth_portal.services.tickets import Registered
+from auth_portal.web.api.frame import Fault, Keep, answer, caller, once, read_json, refuse, route
 from auth_portal.web.context import services
 
 MEMBERS = ("journey", "msisdn", "customer_id", "locale", "purpose", "reference")
@@ -18,13 +19,22 @@ MEMBERS = ("journey", "msisdn", "customer_id", "locale", "purpose", "reference")
 @route("/tickets", scope="tickets:write", method="POST")
 def register_ticket() -> Response:
     """Registers a ticket and answers with the link to send."""
-    return once(lambda _keep: _register())
+    return once(_register)
 
 
-def _register() -> Answer:
-    # Without a ``keep``: a ticket that was made twice is one whose path nobody was told.
+def _register(keep: Keep) -> Answer:
     said = _read(read_json())
-    made = services().tickets.register(**said, api_key_id=caller().key_id)
+    answers: list[Answer] = []
+
+    def also(connection: Any, made: Registered) -> None:
+        answers.append(_answer(made))
+        keep(connection, answers[0])
+
+    services().tickets.register(**said, api_key_id=caller().key_id, also=also)
+    return answers[0]
+
+
+def _answer(made: Registered) -> Answer:
     document = {
         "id": made.ticket_id,
         "path": made.path,
