@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal, Self
 
 Contract = Literal["external_link", "wait_for_callback"]
+RelayDefence = Literal["none", "chat_code", "phone_match"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class JourneyCard:
     results: Mapping[str, str] = field(default_factory=dict)  # outcome -> text that the Logic section compares
     data: tuple[str, ...] = ()  # keys that arrive with every answer
     chat_seconds: int = 600
-    uses_chat_code: bool = False
+    relay_defence: RelayDefence = "none"
+    compares: str = ""  # the key in the data that the flow's compare node looks at, where the defence needs one
     methods_text: str = ""  # such as "SMS or e-mail code"
     business: str = "Acme Bank"
 
@@ -29,6 +31,21 @@ class JourneyCard:
     def success(self) -> str:
         """The one result that lets the flow go on."""
         return self.results.get("verified", "verified")
+
+    @property
+    def waits(self) -> bool:
+        """Whether a Wait for Callback node takes the answer, and the flow makes the reference itself."""
+        return self.contract == "wait_for_callback"
+
+    @property
+    def uses_chat_code(self) -> bool:
+        """Whether the flow asks for the code of the page and compares it."""
+        return self.relay_defence == "chat_code"
+
+    @property
+    def needs_ticket(self) -> bool:
+        """Whether the flow says whose chat it is before it sends the link."""
+        return self.relay_defence == "phone_match"
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 ::
 
     waiting --answer: success text--------------------------> thanked
+    waiting --answer: success text, phone_match is not yes--> refused
     waiting --answer: success text, flow compares a code----> code --right--> thanked
     waiting --answer: any other text------------------------> refused       `--wrong, 3 times--> refused
     waiting, code --no message for the length of the clock--> ended
     any but ended --the flow loops back to the node---------> waiting, same reference, next round
+
+A flow that registers tickets goes to ``no_ticket`` instead of ``waiting`` where it gets none, and sends no link.
 """
 
 from __future__ import annotations
@@ -23,19 +26,27 @@ from auth_portal.clock import Clock
 from auth_portal.sandbox.contract import Fault, JourneyCard, ReferenceStyle
 from auth_portal.sandbox.database import Database, prune
 from auth_portal.sandbox.documents import read_json
-from auth_portal.sandbox.references import link_for, new_reference
+from auth_portal.sandbox.references import address_of, link_for
+from auth_portal.sandbox.tickets import ApiCall
+from auth_portal.sandbox.words import (
+    ASK_AGAIN,
+    ASK_CODE,
+    NOTHING_MORE,
+    STILL_WAITING,
+    WISH,
+    WRONG_CODE,
+    talk_of,
+    thanks,
+)
 
-STATES = {"waiting": "waiting", "code": "answered", "thanked": "answered", "refused": "answered", "ended": "ended"}
+STATES = {
+    "waiting": "waiting", "no_ticket": "stopped", "code": "answered", "thanked": "answered", "refused": "answered",
+    "ended": "ended",
+}  # fmt: skip
 CODE_TRIES = 3
+MATCHED = "yes"  # what the compare node of a flow with tickets lets through
 TEXT_LENGTH = 500
 PERSON, BUSINESS, LINK = "person", "business", "link"
-
-OPENING = "Hi, I want to see my balance"
-ASK = "Of course. To continue I need to know it's you. Please tap the link; it opens our page in your browser."
-WISH = "Please ask me again"
-ASK_AGAIN = "Let me check once more that it's you. Here is the link again."
-ASK_CODE = "Almost there. Please type the code that our page shows you now."
-REFUSED = "We could not verify you, so I cannot show your balance."
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,19 @@ class Callback:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What a chat begins with. ``call`` is what the flow's API node did, where it has one."""
+
+    card: JourneyCard
+    reference: str
+    style: ReferenceStyle
+    fault: Fault
+    phone: str
+    call: ApiCall | None = None
+    is_attack: bool = False
+
+
+@dataclass(frozen=True)
 class Conversation:
     """A chat at one moment. ``stage`` is where the flow stands, ``state`` the same in the words of the contract."""
 
@@ -84,6 +108,9 @@ class Conversation:
     link: str
     style: ReferenceStyle
     fault: Fault
+    phone: str
+    call: ApiCall | None
+    is_attack: bool
     round: int
     stage: str
     wrong_codes: int
@@ -96,7 +123,7 @@ class Conversation:
 
     @property
     def state(self) -> str:
-        """``waiting``, ``answered`` or ``ended``."""
+        """``waiting``, ``answered``, ``ended``, or ``stopped`` before a link was sent."""
         return STATES[self.stage]
 
     @property
@@ -124,19 +151,28 @@ class Conversations:
         self._clock = clock
         self._public_url = public_url
 
-    def start(self, card: JourneyCard, style: ReferenceStyle, fault: Fault) -> Conversation:
+    def start(self, begun: Beginning) -> Conversation:
         """A customer writes, and the flow reaches its node."""
-        conversation_id, reference = secrets.token_urlsafe(9), new_reference(style)
-        link = link_for(self._public_url, card, reference, style)
-        now = self._clock()
+        conversation_id, card, now = secrets.token_urlsafe(9), begun.card, self._clock()
+        link = self._link(begun)
         with self._database.writing() as connection:
             connection.execute(
-                "INSERT INTO conversations (id, reference, card, link, style, fault, heard_at) VALUES (?,?,?,?,?,?,?)",
-                (conversation_id, reference, json.dumps(asdict(card)), link, style, fault, now.timestamp()),
-            )
-            _write(connection, conversation_id, now, (PERSON, OPENING), (BUSINESS, ASK), (LINK, link))
+                "INSERT INTO conversations (id, reference, card, link, style, fault, phone, api_call, is_attack, stage,"
+                " heard_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    conversation_id, begun.reference, json.dumps(asdict(card)), link, begun.style, begun.fault,
+                    begun.phone, _written(begun.call), begun.is_attack, _first_stage(link), now.timestamp(),
+                ),
+            )  # fmt: skip
+            _write(connection, conversation_id, now, (PERSON, talk_of(card).opening))
+            _write(connection, conversation_id, now, *_sent(card, talk_of(card).ask, link))
             prune(connection, "conversations")
             return _get(connection, conversation_id, now)
+
+    def _link(self, begun: Beginning) -> str:
+        """The link that the node sends; nothing where the flow got no ticket for it."""
+        address = begun.call.link if begun.call is not None else address_of(self._public_url, begun.card)
+        return link_for(address, begun.reference, begun.style) if address else ""
 
     def find(self, conversation_id: str) -> Conversation | None:
         """A chat with all that was said and received."""
@@ -170,19 +206,23 @@ class Conversations:
             _write(connection, conversation_id, now, (PERSON, text), (BUSINESS, reply))
             return True
 
-    def ask_again(self, conversation_id: str) -> bool:
-        """The flow loops: the node issues the same reference and waits anew. False where the session has ended."""
+    def ask_again(self, conversation_id: str, call: ApiCall | None) -> bool:
+        """The flow loops: the node issues the same reference and waits anew. False where the session has ended.
+
+        ``call`` is the ticket that a flow with an API node has registered for this round.
+        """
         now = self._clock()
         with self._database.writing() as connection:
             found = _get(connection, conversation_id, now)
             if found.stage == "ended":
                 return False
+            link = self._link(Beginning(found.card, found.reference, found.style, found.fault, found.phone, call))
             connection.execute(
-                "UPDATE conversations SET stage = 'waiting', round = round + 1, wrong_codes = 0, result = NULL,"
-                " data = NULL, heard_at = ? WHERE id = ?",
-                (now.timestamp(), conversation_id),
+                "UPDATE conversations SET stage = ?, link = ?, api_call = ?, round = round + 1, wrong_codes = 0,"
+                " result = NULL, data = NULL, heard_at = ? WHERE id = ?",
+                (_first_stage(link), link, _written(call), now.timestamp(), conversation_id),
             )
-            _write(connection, conversation_id, now, (PERSON, WISH), (BUSINESS, ASK_AGAIN), (LINK, found.link))
+            _write(connection, conversation_id, now, (PERSON, WISH), *_sent(found.card, ASK_AGAIN, link))
             return True
 
 
@@ -220,41 +260,48 @@ def moment(timestamp: float) -> datetime:
     return datetime.fromtimestamp(timestamp, UTC)
 
 
+def _first_stage(link: str) -> str:
+    return "waiting" if link else "no_ticket"
+
+
+def _sent(card: JourneyCard, text: str, link: str) -> tuple[tuple[str, str], ...]:
+    """What the business says with its link, or instead of one."""
+    return ((BUSINESS, text), (LINK, link)) if link else ((BUSINESS, talk_of(card).no_ticket),)
+
+
 def _branch(card: JourneyCard, result: str, data: Mapping[str, str]) -> tuple[str, str]:
-    if result != card.success:
-        return "refused", REFUSED
+    has_matched = not card.needs_ticket or data.get(card.compares) == MATCHED
+    if result != card.success or not has_matched:
+        return "refused", talk_of(card).refused
     if card.uses_chat_code:
         return "code", ASK_CODE
-    return "thanked", _thanks(data)
+    return "thanked", thanks(card, data)
 
 
 def _reply(chat: Conversation, text: str) -> tuple[str, str]:
     if chat.stage == "waiting":
-        return "waiting", "I am still waiting for you. Please tap the link above."
+        return "waiting", STILL_WAITING
     if chat.stage == "code":
         return _compare(chat, text)
-    return chat.stage, "That is all I can do here. To see the link once more, use “Ask again”."
+    return chat.stage, NOTHING_MORE
 
 
 def _compare(chat: Conversation, text: str) -> tuple[str, str]:
     data = chat.data or {}
-    expected = data.get("chat_code", "")
+    expected = data.get(chat.card.compares, "")
     if expected and _plain(text) == _plain(expected):
-        return "thanked", _thanks(data)
+        return "thanked", thanks(chat.card, data)
     if chat.wrong_codes + 1 >= CODE_TRIES:
-        return "refused", REFUSED
-    return "code", "That is not the code on the page. Please look again and type it here."
+        return "refused", talk_of(chat.card).refused
+    return "code", WRONG_CODE
 
 
 def _plain(text: str) -> str:
     return re.sub(r"[\s-]", "", text).casefold()
 
 
-def _thanks(data: Mapping[str, str]) -> str:
-    name = data.get("name")
-    customer = f"customer {data['customer_id']}" if data.get("customer_id") else ""
-    who = " / ".join(part for part in (name, customer) if part)
-    return f"Thank you{', ' if who else ''}{who}. Your balance is R 1,234.50."
+def _written(call: ApiCall | None) -> str | None:
+    return None if call is None else json.dumps(asdict(call))
 
 
 def _write(connection: sqlite3.Connection, conversation_id: str, now: datetime, *lines: tuple[str, str]) -> None:
@@ -289,6 +336,9 @@ def _bare(row: sqlite3.Row, now: datetime) -> Conversation:
         link=row["link"],
         style=ReferenceStyle(row["style"]),
         fault=Fault(row["fault"]),
+        phone=row["phone"],
+        call=ApiCall(**json.loads(row["api_call"])) if row["api_call"] else None,
+        is_attack=bool(row["is_attack"]),
         round=row["round"],
         stage=row["stage"],
         wrong_codes=row["wrong_codes"],

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT = {"conversations": 500, "lines": 5000, "callbacks": 2000, "messages": 500}
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS conversations (
+CREATE TABLE conversations (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     reference TEXT NOT NULL UNIQUE,
@@ -23,6 +23,9 @@ CREATE TABLE IF NOT EXISTS conversations (
     link TEXT NOT NULL,
     style TEXT NOT NULL,
     fault TEXT NOT NULL,
+    phone TEXT NOT NULL,
+    api_call TEXT,
+    is_attack INTEGER NOT NULL,
     round INTEGER NOT NULL DEFAULT 1,
     stage TEXT NOT NULL DEFAULT 'waiting',
     wrong_codes INTEGER NOT NULL DEFAULT 0,
@@ -30,15 +33,15 @@ CREATE TABLE IF NOT EXISTS conversations (
     data TEXT,
     heard_at REAL NOT NULL
 );
-CREATE TABLE IF NOT EXISTS lines (
+CREATE TABLE lines (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation TEXT NOT NULL REFERENCES conversations(id) ON DELETE CASCADE,
     speaker TEXT NOT NULL,
     text TEXT NOT NULL,
     at REAL NOT NULL
 );
-CREATE INDEX IF NOT EXISTS lines_of ON lines(conversation);
-CREATE TABLE IF NOT EXISTS callbacks (
+CREATE INDEX lines_of ON lines(conversation);
+CREATE TABLE callbacks (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation TEXT REFERENCES conversations(id) ON DELETE CASCADE,
     round INTEGER NOT NULL,
@@ -50,8 +53,8 @@ CREATE TABLE IF NOT EXISTS callbacks (
     why TEXT NOT NULL,
     at REAL NOT NULL
 );
-CREATE INDEX IF NOT EXISTS callbacks_of ON callbacks(conversation);
-CREATE TABLE IF NOT EXISTS messages (
+CREATE INDEX callbacks_of ON callbacks(conversation);
+CREATE TABLE messages (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     message_id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL,
@@ -106,8 +109,14 @@ def prune(connection: sqlite3.Connection, table: str) -> None:
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
+    """Makes the tables, in the place of an earlier release's: what a sandbox holds is not worth carrying over."""
     _use_wal(connection)
-    connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    connection.execute("BEGIN IMMEDIATE")
+    if connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:  # else another worker was first
+        old = [f"DROP TABLE IF EXISTS {table}" for table in reversed(KEPT)]
+        for statement in (*old, *SCHEMA.split(";"), f"PRAGMA user_version = {SCHEMA_VERSION}"):
+            connection.execute(statement)
+    connection.execute("COMMIT")
 
 
 def _use_wal(connection: sqlite3.Connection, patience_seconds: float = 5.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, jsonify, make_response
@@ -10,8 +11,11 @@ from werkzeug.wrappers import Response
 from auth_portal.clock import iso
 from auth_portal.sandbox.asking import Refusal, chosen, get_chat, given, is_browser, to_chat
 from auth_portal.sandbox.contract import Fault, JourneyCard, ReferenceStyle
-from auth_portal.sandbox.conversations import TEXT_LENGTH, Callback, Conversation
+from auth_portal.sandbox.conversations import TEXT_LENGTH, Beginning, Callback, Conversation
+from auth_portal.sandbox.nodes import nodes_of
 from auth_portal.sandbox.parts import Parts
+from auth_portal.sandbox.phones import phones_of, plain
+from auth_portal.sandbox.references import new_reference
 
 
 class Moves:
@@ -31,11 +35,11 @@ class Moves:
         found.add_url_rule(f"{one}/fault", "set_fault", self.set_fault, methods=["POST"])
 
     def start(self) -> Response:
-        """A new chat that waits at the node of a journey, the default one unless ``journey`` names another."""
-        card = self._card(given("journey"))
-        plain = ReferenceStyle.PLAIN if card.contract == "wait_for_callback" else ReferenceStyle.RAW
-        style = chosen(ReferenceStyle, "reference_style", plain)
-        chat = self._chats.start(card, style, chosen(Fault, "fault", Fault.NONE))
+        """A new chat that waits at the node of a journey, the default one unless ``journey`` names another.
+
+        ``phone`` is the number that the chat belongs to, the first one of the demo unless another is given.
+        """
+        chat = self._chats.start(self._beginning(self._card(given("journey"))))
         if is_browser():
             return to_chat(chat.id)
         return make_response(jsonify(id=chat.id, link=chat.link, reference=chat.reference), 201)
@@ -54,8 +58,9 @@ class Moves:
 
     def again(self, conversation_id: str) -> Response:
         """The flow comes back to the node and issues the same reference."""
-        get_chat(self._chats, conversation_id)
-        return self._moved(conversation_id, is_done=self._chats.ask_again(conversation_id))
+        chat, parts = get_chat(self._chats, conversation_id), self._parts
+        call = parts.ticket_for(chat.card, chat.phone, chat.reference) if chat.stage != "ended" else None
+        return self._moved(conversation_id, is_done=self._chats.ask_again(conversation_id, call))
 
     def set_fault(self, conversation_id: str) -> Response:
         """Another fault from now on."""
@@ -70,6 +75,19 @@ class Moves:
             return to_chat(conversation_id)
         return jsonify(state_of(get_chat(self._chats, conversation_id)))
 
+    def _beginning(self, card: JourneyCard) -> Beginning:
+        style = chosen(ReferenceStyle, "reference_style", ReferenceStyle.PLAIN if card.waits else ReferenceStyle.RAW)
+        fault, phone = chosen(Fault, "fault", Fault.NONE), self._phone()
+        reference = new_reference(style)
+        call = self._parts.ticket_for(card, phone, reference)
+        return Beginning(card, reference, style, fault, phone, call, is_attack=given("attack") == "1")
+
+    def _phone(self) -> str:
+        try:
+            return plain(given("phone") or phones_of(self._parts.demo_people())[0].number)
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
+
     def _card(self, slug: str) -> JourneyCard:
         found = next((card for card in self._parts.cards() if slug in ("", card.slug)), None)
         if found is None:
@@ -82,6 +100,7 @@ def state_of(chat: Conversation) -> dict[str, Any]:
     return {
         "id": chat.id,
         "journey": chat.card.slug,
+        "phone": chat.phone,
         "reference": chat.reference,
         "link": chat.link,
         "fault": chat.fault,
@@ -91,6 +110,8 @@ def state_of(chat: Conversation) -> dict[str, Any]:
         "seconds_left": chat.seconds_left,
         "result": chat.result,
         "data": chat.data,
+        "api_call": asdict(chat.call) if chat.call else None,
+        "nodes": [asdict(node) for node in nodes_of(chat)],
         "callbacks": [_callback_state(callback) for callback in chat.callbacks],
         "messages": [{"from": line.speaker, "text": line.text, "at": iso(line.at)} for line in chat.lines],
     }

@@ -26,11 +26,15 @@ def new_reference(style: ReferenceStyle) -> str:
     return f"{_some(2)}_{_some(6)}={_some(3)}&%{secrets.choice(NOT_HEX)}{_some(3)}+{_some(3)}&{_some(2)}%#{_some(4)}="
 
 
-def link_for(public_url: str, card: JourneyCard, reference: str, style: ReferenceStyle) -> str:
-    """The External Link as the chat shows it."""
-    path = "/" if card.is_default else f"/j/{card.slug}"
+def address_of(public_url: str, card: JourneyCard) -> str:
+    """What the author of a flow pastes into its node, where no ticket gives each chat a link of its own."""
+    return f"{public_url}/" if card.is_default else f"{public_url}/j/{card.slug}"
+
+
+def link_for(address: str, reference: str, style: ReferenceStyle) -> str:
+    """The link as the chat shows it: the node's address with the reference behind it."""
     written = quote(reference, safe="") if style is ReferenceStyle.ENCODED else reference
-    return f"{public_url}{path}?reference={written}"
+    return f"{address}?reference={written}"
 
 
 def _some(count: int) -> str:

@@ -13,15 +13,18 @@ from auth_portal.sandbox.conversations import Callback, Conversation
 
 STEPS = ("Chat asks", "Browser proves", "Portal tells Flow", "Chat goes on")
 TOTP_SECONDS = 30
+NO_CUSTOMER = 422  # what the portal answers where nobody can be verified with a number
+GOOD, BAD = "good", "bad"
 
 
 @dataclass(frozen=True)
 class Story:
-    """The step of the round trip (1 to 4), a headline and the sentence below it."""
+    """The step of the round trip (1 to 4), a headline and the sentence below it; ``mood`` where it is said loudly."""
 
     step: int
     headline: str
     text: str
+    mood: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ def story_of(chat: Conversation) -> Story:
     failed = next((found for found in reversed(chat.this_round) if not found.is_accepted), None)
     if chat.stage == "waiting":
         return _not_matched(failed) if failed else _waiting(chat)
+    if chat.stage == "no_ticket":
+        return no_ticket(chat)
     if chat.stage == "ended":
         return Story(
             3 if failed else 1,
@@ -46,7 +51,26 @@ def story_of(chat: Conversation) -> Story:
     return _answered(chat)
 
 
+def no_ticket(chat: Conversation) -> Story:
+    """The flow stopped before its link, because the portal made no ticket."""
+    status = chat.call.status if chat.call else 0
+    if status == NO_CUSTOMER:
+        why = (
+            f"The portal made no ticket: no customer can be verified with {chat.phone}. The chat says the same for "
+            "every reason, so that nobody learns who is a customer."
+        )
+        return Story(1, "The flow stopped before it sent a link", why)
+    why = f"The portal answered its API node with {status}. “What the API node asked” shows the reason."
+    return Story(1, "The flow stopped before it sent a link", why)
+
+
 def _waiting(chat: Conversation) -> Story:
+    if chat.round > 1 and chat.call is not None:
+        return Story(
+            2,
+            "Flow asks again, with a new ticket",
+            "The reference is the same, the link is new: it holds the new ticket. The portal offers “Start again”.",
+        )
     if chat.round > 1:
         return Story(
             2,
@@ -76,6 +100,8 @@ def _answered(chat: Conversation) -> Story:
             "The chat knows who you are",
             f"The portal posted “{chat.result}” with the same reference, Flow matched it, and the flow went on.",
         )
+    if chat.result == chat.card.success and chat.card.needs_ticket:
+        return Story(4, "This was not the chat's own number", "The result was right, but phone_match was not “yes”.")
     if chat.result == chat.card.success:
         return Story(4, "The chat code was wrong", "The result was right, but the code was not, so the flow stopped.")
     return Story(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flask import Blueprint
@@ -19,6 +19,7 @@ from auth_portal.sandbox.machines import FlowSide, Patience, Phones
 from auth_portal.sandbox.moves import Moves
 from auth_portal.sandbox.pages import Pages
 from auth_portal.sandbox.parts import Parts
+from auth_portal.sandbox.tickets import ApiCall, AskPortal
 
 MACHINE_ENDPOINTS = ("sandbox.external_link", "sandbox.wait_for_callback", "sandbox.keep_message", "sandbox.start")
 # Scripts drive chats as people do, and all that a forged post could reach is a pretended chat.
@@ -30,6 +31,11 @@ def nobody() -> Sequence[DemoPerson]:
     return ()
 
 
+def no_answer(fields: Mapping[str, str]) -> ApiCall:
+    """What a flow hears from a portal that is not there."""
+    return ApiCall(fields, status=502, answer="")
+
+
 def blueprint(
     instance: Path,
     public_url: str,
@@ -37,13 +43,15 @@ def blueprint(
     clock: Clock,
     *,
     is_public: bool,
+    ask_portal: AskPortal = no_answer,
     demo_people: Callable[[], Sequence[DemoPerson]] = nobody,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Blueprint:
     """The whole sandbox, to be registered once.
 
     ``is_public`` is for one that strangers share: it lists nobody's chats, and in each process a simulated fault
-    holds up only one request at a time. ``sleep`` is how a fault waits.
+    holds up only one request at a time. ``ask_portal`` is how a flow's API node reaches the portal; ``sleep`` is how a
+    fault waits.
     """
     database = Database(instance / "sandbox.db")
     chats, callbacks, inbox = (
@@ -51,7 +59,7 @@ def blueprint(
         Callbacks(database, clock),
         Inbox(database, clock),
     )
-    parts = Parts(public_url, journeys, demo_people, clock, chats, callbacks, inbox, is_public)
+    parts = Parts(public_url, journeys, demo_people, ask_portal, clock, chats, callbacks, inbox, is_public)
     found = Blueprint("sandbox", __name__, url_prefix="/sandbox")
     Pages(parts).add_rules(found)
     Moves(parts).add_rules(found)

@@ -179,13 +179,18 @@ class Phone:
         ).json()  # fmt: skip
         return Chat(self.server.url, answer["id"], answer["link"], answer["reference"])
 
-    def begin_by_hand(self, journey: str) -> tuple[Chat, Page]:
-        """The same as people do it: from the sandbox's start, with references as the browser can carry them."""
+    def begin_by_hand(self, journey: str, number: str = "") -> tuple[Chat, Page]:
+        """The same as people do it: from the sandbox's start, with references as the browser can carry them.
+
+        ``number`` is the phone that the chat is on, one of those on the page.
+        """
         home = self.open("/sandbox/")
         self.look_at(home)
         home.locator(f"input[name=journey][value={journey}]").check()
         home.locator("details.options summary").click()
         home.get_by_label("How does the reference look").select_option("raw" if self.has_script else "encoded")
+        if number:
+            home.get_by_label("Whose phone is the chat on").select_option(number)
         press(home, home.get_by_role("button", name="Start the chat"))
         found = requests.get(f"{self.server.url}/sandbox/conversations/{_last_part(home.url)}", timeout=10).json()
         return Chat(self.server.url, found["id"], found["link"], found["reference"]), home
@@ -207,10 +212,14 @@ class Phone:
         """The code of the newest of so many messages."""
         return waited(lambda: self._newest_code(address, count))
 
+    def messages_to(self, address: str) -> list[dict[str, str]]:
+        """What a phone or mailbox got so far, the newest first."""
+        answer = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=10)
+        found: list[dict[str, str]] = answer.json()["messages"]
+        return found
+
     def _newest_code(self, address: str, count: int) -> str | None:
-        found = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=10).json()[
-            "messages"
-        ]
+        found = self.messages_to(address)
         return CODE.search(found[0]["text"]).group() if len(found) >= count else None  # type: ignore[union-attr]
 
     def prove(self, page: Page, method: str, person: Person) -> None:

@@ -22,7 +22,7 @@ FAILED = dict.fromkeys(("wrong", "expired", "cancelled", "not_me", "no_code", "u
 DATA = ("outcome", "journey", "customer_id", "method", "verified_at")
 JOURNEYS = (
     JourneyCard("card", "Block my card", results={"verified": "check_code_card", **FAILED}, data=(*DATA, "chat_code"),
-                uses_chat_code=True, methods_text="SMS or e-mail code"),
+                relay_defence="chat_code", compares="chat_code", methods_text="SMS or e-mail code"),
     JourneyCard("balance", "Check my balance", is_default=True, results={"verified": "verified", **FAILED}, data=DATA,
                 methods_text="Password, then SMS, e-mail or authenticator code"),
     JourneyCard("limit", "Raise my limit", contract="wait_for_callback",

@@ -15,6 +15,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import check_destination
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
 from auth_portal.services.access.admins import Admins
+from auth_portal.services.access.api_keys import ApiKeys
 from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.directory.credentials import Credentials
 from auth_portal.services.directory.customers import row_of
@@ -80,6 +81,11 @@ class Opened:
     def admins(self) -> Admins:
         """Who may use the configuration page."""
         return Admins(self.database, self.keyring, self.clock, Passwords(), self.notices)
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The keys of programs."""
+        return ApiKeys(self.database, self.keyring, self.clock, self.notices)
 
     @property
     def default_region(self) -> str:
