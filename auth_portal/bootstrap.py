@@ -213,7 +213,7 @@ def _services(on: Ground, sending: Sending) -> Services:
         reaches=Reaches(database, clock, journeys),
         drives=Drives(database, keyring, journeys, Parts(clock, methods, passwords, on.texts), public_url=public_url),
         directory=Directory(database, keyring, passwords, clock),
-        imports=Imports(database, keyring, clock, journeys, sending.import_worker.wake),
+        imports=Imports(database, keyring, clock, journeys, notices, sending.import_worker.wake),
         people=People(database, keyring, passwords, clock, journeys, notices),
         credentials=Credentials(database, keyring, clock, journeys, notices),
         credential_links=CredentialLinks(database, keyring, passwords, clock, journeys, notices, public_url),

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from auth_portal.clock import Clock, system_clock
 from auth_portal.errors import Misconfigured, Problem
 from auth_portal.i18n import error_text
 from auth_portal.services.config.file import BadConfig
+from auth_portal.services.directory.directory import ImportReport
 from auth_portal.services.dispatcher import OWN_POLL_SECONDS
 from auth_portal.services.operations import installation
 from auth_portal.services.operations.demo import load_demo
@@ -181,15 +183,34 @@ def check() -> None:
 
 @customers.command("import")
 @click.argument("file", type=FILE)
-@click.option("--dry-run", is_flag=True, help="Counts what would change and writes nothing.")
+@click.option("--dry-run", is_flag=True, help="Counts what would change, and what telling takes; writes nothing.")
+@click.option("--notify", is_flag=True, help="Tells customers whose phone or e-mail address it changes.")
+@click.option("--yes", "is_sure", is_flag=True, help="With --notify: sends the messages without asking first.")
 @click.pass_context
-def import_customers(ctx: click.Context, file: Path, dry_run: bool) -> None:
+def import_customers(ctx: click.Context, file: Path, dry_run: bool, notify: bool, is_sure: bool) -> None:
     """Imports a CSV file: all of it, or with any broken row nothing."""
     with _opened() as portal:
-        report = portal.directory.import_csv(file, default_region=portal.default_region, dry_run=dry_run)
+        bring_in = partial(portal.directory.import_csv, file, default_region=portal.default_region)
+        report = bring_in(dry_run=dry_run or (notify and not is_sure), is_telling=notify)
+        _say_import(ctx, file, report)
+        if report.is_dry_run and not dry_run:
+            if report.ways and not _is_confirmed("Import the file and send these messages?"):
+                raise Misconfigured("Nothing was imported.")
+            _say_import(ctx, file, bring_in(dry_run=False, is_telling=True))
+
+
+def _say_import(ctx: click.Context, file: Path, report: ImportReport) -> None:
     if report.error_count:
         _leave(ctx, BAD_DATA, (f"{file.name}: {line}" for line in report.lines))
     _say(report.lines)
+
+
+def _is_confirmed(question: str) -> bool:
+    """Whether somebody says yes; where nobody can be asked, nobody did."""
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        return False
 
 
 @customers.command("erase")

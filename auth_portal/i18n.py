@@ -71,7 +71,7 @@ ERRORS = {
     "import_has_faults": "Some rows cannot be imported. Mend the file, or tick that they are to be left out.",
     "import_file_gone": "The file of this import is not kept any more. Please send it again.",
     "import_undo_over": "This import cannot be undone any more: only the last one can, for 7 days.",
-    "import_undo_links": "Nothing was undone: a customer that this import made has a one-time link under way.",
+    "import_telling_long": "Telling these customers would take more than 7 days under the daily caps of the channels. Raise a cap (Channels), split the file, or leave that tick out.",
     "role_unknown": "Please choose one of the roles.",
     "role_too_small": "Your role does not allow this. An owner can change your role on the page Admins.",
     "too_many_channel_tests": "You sent several tests in a row. Please wait a few minutes before the next one.",

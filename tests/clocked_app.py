@@ -13,7 +13,7 @@ from pathlib import Path
 
 from auth_portal.bootstrap import create_app, serve
 from auth_portal.gateways.flow import Answer, FlowGateway
-from auth_portal.services.imports import switch, work
+from auth_portal.services.imports import switch, telling, work
 from auth_portal.services.outbox import Outbox
 
 _CLOCK = Path(os.environ["CLOCK_OF_TEST"])
@@ -63,15 +63,28 @@ if _STOP == "while staging":
 
     work.add_faults = _die_in_a_batch  # type: ignore[attr-defined]
 
-if _STOP == "within the switch":
-    _switch = switch.switch
+if _STOP in ("within the switch", "within the undo"):
+    _whole = {"within the switch": "switch", "within the undo": "undo"}[_STOP]
+    _act = getattr(switch, _whole)
 
     def _die_before_the_commit(*args: object) -> int:
-        written = _switch(*args)  # type: ignore[arg-type]
+        written = _act(*args)
         die_once()
-        return written
+        return int(written)
 
-    switch.switch = _die_before_the_commit  # type: ignore[assignment]
+    setattr(switch, _whole, _die_before_the_commit)
+
+if _STOP == "while telling":
+    _hold = telling.hold
+    _batches = []
+
+    def _die_in_the_second_batch(*args: object, **values: object) -> None:
+        _hold(*args, **values)  # type: ignore[arg-type]
+        _batches.append(args)
+        if len(_batches) > 1:
+            die_once()
+
+    telling.hold = _die_in_the_second_batch  # type: ignore[attr-defined]
 
 app = create_app(clock=clock)
 serve(app)

@@ -42,8 +42,8 @@ class Shell:
         self.app = Flask(__name__)
         cli.register(self.app, lambda _settings, _poll: None)
 
-    def run(self, *args: str, **environment: str) -> Result:
-        return self.app.test_cli_runner().invoke(args=list(args), env={**self.environment, **environment})
+    def run(self, *args: str, given: str = "", **environment: str) -> Result:
+        return self.app.test_cli_runner().invoke(args=list(args), env={**self.environment, **environment}, input=given)
 
     def fails(self, *args: str, status: int = 1, **environment: str) -> list[str]:
         """The lines of a command that must not succeed; nothing but our own lines is said."""
@@ -164,6 +164,36 @@ class TestCustomers:
         assert any_shell.succeeds("customers", "import", file)[0] == "Imported: 1 customers new, 0 changed, 0 equal."
         assert any_shell.succeeds("customers", "erase", "c-1001") == ["Erased, with 0 visits and 0 verifications."]
         assert any_shell.fails("customers", "erase", "c-1001", status=2) == ["Nobody has this customer ID."]
+
+    def test_r13_with_notify_the_messages_are_told_first_and_somebody_decides(self, any_shell: Shell) -> None:
+        before = any_shell.file("before.csv", "customer_id,phone,email\nC-1001,082 123 4567,t@example.com\n")
+        any_shell.succeeds("customers", "import", before, "--notify")  # nobody is changed: nothing is asked
+        file = any_shell.file("customers.csv", "customer_id,phone,email\nC-1001,083 123 4567,-\n")
+        messages = [
+            "1 e-mail: no channel may send them, so they do not leave",
+            "2 SMS to ZA: no channel may send them, so they do not leave",
+        ]
+        dry = any_shell.succeeds("customers", "import", file, "--dry-run")
+        assert dry[4:] == [
+            "With --notify the portal tells one customer whose phone or e-mail address changes, at the old and at the new"
+            " one:",
+            *(f"  {line}" for line in messages),
+            "  What an SMS costs is between you and its provider: the portal does not know it.",
+        ]
+        for answer in ("n\n", ""):
+            refused = any_shell.run("customers", "import", file, "--notify", given=answer)
+            assert (refused.exit_code, refused.stderr) == (1, "auth-portal: Nothing was imported.\n")
+            assert refused.stdout.splitlines()[:8] == dry
+        agreed = any_shell.run("customers", "import", file, "--notify", given="y\n")
+        assert agreed.exit_code == 0
+        assert "Imported: 0 customers new, 1 changed, 0 equal." in agreed.stdout
+        assert "The portal now tells one customer" in agreed.stdout
+        back = any_shell.succeeds("customers", "import", before, "--notify", "--yes")
+        assert back[0] == "Imported: 0 customers new, 1 changed, 0 equal."
+        untold = any_shell.succeeds("customers", "import", file)
+        assert untold[-1] == (
+            "Not told: one customer whose phone or e-mail address changes. All owners get a mail that says so."
+        )
 
     def test_the_region_is_that_of_the_portal(self, shell: Shell) -> None:
         shell.succeeds("config", "import", shell.file("gb.toml", '[portal]\ndefault_region = "GB"\n'))

@@ -15,7 +15,9 @@ from sqlalchemy import Connection, select
 
 from auth_portal.clock import WallClock
 from auth_portal.crypto import Keyring
+from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.services import outbox
+from auth_portal.services.directory.customers import country_of
 from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.store.models import Admin
 from auth_portal.telemetry import log_event
@@ -45,34 +47,54 @@ class Notices:
         self.to_contacts(connection, now, addresses, subject, "\n".join(lines))
 
     def to_contacts(
-        self, connection: Connection, now: datetime, contacts: Iterable[str], subject: str, text: str
-    ) -> int:
-        """Tells the same to e-mail addresses and phones (E.164); how many of them there is a way to."""
-        snapshot = self._journeys.current()
+        self, connection: Connection, now: datetime, contacts: Iterable[str], subject: str, text: str, *,
+        is_bulk: bool = False,
+    ) -> int:  # fmt: skip
+        """Tells the same to e-mail addresses and phones (E.164); how many of them there is a way to.
+
+        One of very many (``is_bulk``) leaves after all other messages.
+        """
+        snapshot, priority = self._journeys.current(), outbox.BULK_PRIORITY if is_bulk else outbox.NOTICE_PRIORITY
         sent = 0
         for contact in contacts:
-            channel = _channel_for(snapshot, "email" if "@" in contact else "sms")
+            channel = _channel_for(snapshot, *kind_of(contact))
             if channel is None:
                 log_event("notice_without_channel", level=logging.WARNING, subject=subject)
                 continue
             body = json.dumps({"to": contact, "subject": f"{snapshot.portal.name}: {subject}", "text": text})
             lane = outbox.notice_lane(self._keyring, contact)
-            outbox.add_notice(connection, self._keyring, now, channel, body, now + LIFETIME, lane=lane)
+            until = now + LIFETIME
+            outbox.add_notice(
+                connection, self._keyring, now, channel.name, body, until, lane=lane, priority=priority
+            )  # fmt: skip
             sent += 1
         return sent
 
     def reach(self, contacts: Iterable[str]) -> list[str]:
         """Those of the contacts that there is a channel to."""
         snapshot = self._journeys.current()
-        return [contact for contact in contacts if _channel_for(snapshot, "email" if "@" in contact else "sms")]
+        return [contact for contact in contacts if _channel_for(snapshot, *kind_of(contact))]
+
+    def channel_for(self, carries: str, country: str) -> ChannelConfig | None:
+        """The channel that a notice would leave by: of this kind, and for SMS to this country."""
+        return _channel_for(self._journeys.current(), carries, country)
 
 
-def _channel_for(snapshot: Snapshot, carries: str) -> str | None:
-    """The channel of the settings where it carries this kind, else the first by name that does."""
-    wanted = snapshot.portal.notices_by
-    fitting = [
-        name
+def kind_of(contact: str) -> tuple[str, str]:
+    """What carries a message to a contact, and for SMS to which country."""
+    return ("email", "") if "@" in contact else ("sms", country_of(contact))
+
+
+def _channel_for(snapshot: Snapshot, carries: str, country: str) -> ChannelConfig | None:
+    """The channel of the settings where it carries this kind, else the first by name that does.
+
+    A country that a channel is not allowed to send to gets no notice by it either (R12).
+    """
+    fitting = {
+        name: channel
         for name, channel in sorted(snapshot.channels.items())
-        if carries in channel.message_kinds and snapshot.may_use(channel)
-    ]
-    return wanted if wanted in fitting else next(iter(fitting), None)
+        if carries in channel.message_kinds
+        and snapshot.may_use(channel)
+        and (carries == "email" or country in (channel.countries or (country,)))
+    }
+    return fitting.get(snapshot.portal.notices_by) or next(iter(fitting.values()), None)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, insert, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, func, insert, null, or_, select, update
 from sqlalchemy.orm import aliased
 
 from auth_portal.clock import Clock
@@ -26,6 +26,7 @@ CALLBACK = "callback"
 MESSAGE = "message"
 WEBHOOK = "webhook"  # the contract of a message that goes to a program of the business
 TEST = "test"  # that of one by which an admin tries a channel
+NOTICE_PRIORITY, BULK_PRIORITY = 1, 2  # of messages; a code has 0, because somebody waits for it
 LEASE_SECONDS = 15  # longer than any attempt may take; how long a killed sender's delivery waits
 WAITS = (0, 1, 2, 5, 10, 20, 40)  # seconds before each retry; then every minute (D3)
 LATER_SECONDS = 60
@@ -133,7 +134,7 @@ def notice_lane(keyring: Keyring, contact: str) -> bytes:
 
 def add_notice(
     connection: Connection, keyring: Keyring, now: datetime, channel: str, body: str, give_up_at: datetime, *,
-    contract: str = "", lane: bytes | None = None,
+    contract: str = "", lane: bytes | None = None, priority: int = NOTICE_PRIORITY,
 ) -> str:  # fmt: skip
     """Puts a message that belongs to no verification into the outbox; ``body`` says to whom and what, as JSON.
 
@@ -147,7 +148,7 @@ def add_notice(
         "contract": contract,
         "lane": lane,
         "body_sealed": keyring.seal(body, "deliveries", delivery_id, "body"),
-        "priority": 1,
+        "priority": priority,
         "state": State.PENDING,
         "created_at": now,
         "next_at": now,
@@ -155,6 +156,16 @@ def add_notice(
     }
     connection.execute(_INSERT, values)
     return delivery_id
+
+
+def bulk_waiting(connection: Connection, most: int) -> int:
+    """How many notices of many are under way, counted up to ``most``."""
+    waiting = (
+        select(Delivery.id)
+        .where(Delivery.kind == MESSAGE, Delivery.state == State.PENDING, Delivery.priority == BULK_PRIORITY)
+        .limit(most)
+    )
+    return connection.execute(select(func.count()).select_from(waiting.subquery())).scalar_one()
 
 
 def supersede(connection: Connection, now: datetime, lane: bytes, server: str) -> None:

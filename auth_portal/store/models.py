@@ -577,10 +577,13 @@ class ImportRow(Base):
     done: Mapped[int] = mapped_column(server_default=text("0"))  # of that work, in rows
     total: Mapped[int] = mapped_column(server_default=text("0"))
     place: Mapped[int] = mapped_column(server_default=text("0"))  # the last staged row that is done with
+    told_to: Mapped[int] = mapped_column(server_default=text("0"))  # the last whose customer was told of the import
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     lease: Mapped[str | None] = mapped_column(Id)  # whoever works on it
     leased_until: Mapped[datetime | None]
     switched_at: Mapped[datetime | None]
+    undone_by: Mapped[str | None] = mapped_column(Id)  # the admin who asked for it
+    undo_fault: Mapped[str] = mapped_column(String(16), server_default="")  # why that could not be done
     ended_at: Mapped[datetime | None]
 
 

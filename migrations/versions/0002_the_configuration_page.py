@@ -168,10 +168,13 @@ def _imports() -> None:
         sa.Column("done", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("total", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("place", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("told_to", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("lease", sa.String(length=32), nullable=True),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("switched_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("undone_by", sa.String(length=32), nullable=True),
+        sa.Column("undo_fault", sa.String(length=16), server_default="", nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_imports")),
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,18 @@ from sqlalchemy import select, update
 from auth_portal.clock import system_clock
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import Problem
+from auth_portal.services import limits
+from auth_portal.services.channel_usage import cap_key
 from auth_portal.services.directory import customers
 from auth_portal.services.directory.erasure import Erasure
-from auth_portal.services.imports import work
+from auth_portal.services.imports import telling, work
 from auth_portal.services.imports.imports import Imports
 from auth_portal.services.imports.states import LEASE_SECONDS, NEXT, LostLease, claim, take
 from auth_portal.services.imports.work import ImportWork, Stopped
 from auth_portal.services.journeys import Journeys
+from auth_portal.services.notices import Notices
 from auth_portal.store.db import Database
-from auth_portal.store.models import CustomerRow, ImportPart, ImportRow, StagedRow
+from auth_portal.store.models import CustomerRow, Delivery, ImportPart, ImportRow, StagedRow
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
 from tests.world import CONFIG, STANDARD, FakeClock, configure
@@ -39,8 +45,9 @@ class Bench:
     def __init__(self, database: Database, keyring: Keyring, passwords: Passwords, clock: FakeClock) -> None:
         self.database, self.keyring, self.clock = database, keyring, clock
         journeys = Journeys(database, keyring, has_sandbox=False)
-        self.imports = Imports(database, keyring, clock, journeys, lambda: None)
-        self.work = ImportWork(database, keyring, passwords, clock, is_aside=True)
+        notices = Notices(keyring, journeys)
+        self.imports = Imports(database, keyring, clock, journeys, notices, lambda: None)
+        self.work = ImportWork(database, keyring, passwords, clock, notices, is_aside=True)
 
     def sent(self, text: str) -> str:
         """Sends a file whose header has our own names, and asks for its check."""
@@ -54,10 +61,17 @@ class Bench:
         assert self.state(import_id) == "checked"
         return import_id
 
-    def started(self, text: str, *, is_partial: bool = False) -> str:
+    def started(self, text: str, *, is_partial: bool = False, is_telling: bool = False) -> str:
         import_id = self.checked(text)
-        self.imports.start(import_id, is_partial=is_partial, is_telling=False, admin_id=ADMIN)
+        self.imports.start(import_id, is_partial=is_partial, is_telling=is_telling, admin_id=ADMIN)
         return import_id
+
+    def undone(self, import_id: str) -> str:
+        """Has an import undone; the state that leaves it in."""
+        self.imports.undo(import_id, admin_id=ADMIN)
+        while self.work.work_once():
+            pass
+        return self.state(import_id)
 
     def done(self, text: str) -> str:
         import_id = self.started(text)
@@ -102,11 +116,16 @@ def people(number: int, name: str = "Somebody", prefix: str = "C") -> str:
     return "customer_id,name\n" + "".join(f"{prefix}-{each},{name}\n" for each in range(number))
 
 
+SINCE_THE_SWITCH = {"telling", "done", "undoing", "retelling", "undone", "cancelled"}
+
+
 def test_the_states_are_a_table_without_dead_ends_before_the_switch() -> None:
     for state, targets in NEXT.items():
         assert targets <= NEXT.keys()
-        if state not in ("telling", "done", "undone", "cancelled"):
+        if state not in SINCE_THE_SWITCH:
             assert "cancelled" in targets
+        elif state not in ("undone", "cancelled"):
+            assert targets & SINCE_THE_SWITCH
 
 
 @pytest.mark.parametrize("place", ["while staging", "within the switch"])
@@ -115,7 +134,7 @@ def test_killed_before_the_switch_nothing_has_changed_and_another_process_goes_o
 ) -> None:
     configure(database_url, receiver, CONFIG + STANDARD)
     journeys = Journeys(database, keyring, has_sandbox=False)
-    imports = Imports(database, keyring, system_clock, journeys, lambda: None)
+    imports = Imports(database, keyring, system_clock, journeys, Notices(keyring, journeys), lambda: None)
     before = _customers(database)
     text = people(1000) + "C-1001,Somebody else\n"
     import_id = imports.receive(io.BytesIO(text.encode()), "people.csv", admin_id=ADMIN)
@@ -139,6 +158,49 @@ def test_killed_before_the_switch_nothing_has_changed_and_another_process_goes_o
     counts = imports.get(import_id).counts
     assert (counts.new, counts.changed) == (1000, 1)
     assert len(_customers(database)) == len(before) + 1000
+
+
+@pytest.mark.parametrize("place", ["within the undo", "while telling"])
+def test_r13_killed_in_an_undo_or_while_telling_nothing_is_lost_and_nobody_is_told_twice(
+    tmp_path: Path, database_url: str, receiver: Receiver, database: Database, keyring: Keyring, place: str
+) -> None:
+    others = "".join(f"T-{n},08240{n:05}\n" for n in range(25))
+    configure(database_url, receiver, CONFIG + STANDARD, f"customer_id,phone\n{others}")
+    before = _customers(database)
+    journeys = Journeys(database, keyring, has_sandbox=False)
+    imports = Imports(database, keyring, system_clock, journeys, Notices(keyring, journeys), lambda: None)
+    server = Server(tmp_path, database_url)
+    with serving(server):
+        text = "customer_id,phone\n" + others.replace(",082", ",083")
+        import_id = imports.receive(io.BytesIO(text.encode()), "people.csv", admin_id=ADMIN)
+        imports.name_columns(import_id, ["customer_id", "phone"])
+        wait_for(lambda: imports.get(import_id).state == "checked")
+        if place == "within the undo":
+            imports.start(import_id, is_partial=False, is_telling=False, admin_id=ADMIN)
+            wait_for(lambda: imports.get(import_id).state == "done")
+    after = _customers(database)
+    act = imports.undo if place == "within the undo" else partial(imports.start, is_partial=False, is_telling=True)
+    act(import_id, admin_id=ADMIN)
+    server.start(STOP_OF_TEST=place)
+    wait_for((tmp_path / "clock.died").exists)
+    server.kill()
+    assert imports.get(import_id).state in ("undoing", "telling")
+    server.advance(LEASE_SECONDS + 1)
+    end = "undone" if place == "within the undo" else "done"
+    if end == "undone":
+        assert _customers(database) == after
+    with serving(server, STOP_OF_TEST=place):
+        wait_for(lambda: imports.get(import_id).state == end, 20)
+    if end == "undone":
+        assert [row.phone_key for row in _customers(database)] == [row.phone_key for row in before]
+    else:
+        told = Counter(row.lane for row in _deliveries(database) if row.lane is not None)
+        assert (len(told), set(told.values())) == (50, {1})
+
+
+def _deliveries(database: Database) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(select(Delivery.__table__)).all())
 
 
 def _customers(database: Database) -> list[Any]:
@@ -242,7 +304,7 @@ def test_a_change_of_another_column_meanwhile_stays(bench: Bench) -> None:
 def test_undo_gives_back_only_what_the_import_changed(bench: Bench) -> None:
     bench.done("customer_id,name,phone,locale\nC-0,Thandi,0821234567,en\n")
     import_id = bench.done("customer_id,phone,locale\nC-0,-,af\n")
-    assert bench.imports.undo(import_id, admin_id=ADMIN) == []
+    assert bench.undone(import_id) == "undone"
     found = bench.person("C-0")
     assert (found.contact("sms", bench.keyring), found.locale) == ("+27821234567", "en")
     named = customers.read_identifier("082 123 4567", ["phone"], "ZA", bench.keyring)
@@ -256,7 +318,7 @@ def test_undo_gives_back_only_what_the_import_changed(bench: Bench) -> None:
 def test_r17_after_an_undo_no_code_of_the_old_seed_counts_again(bench: Bench) -> None:
     bench.done("customer_id,totp_secret\nC-0,JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP\n")
     import_id = bench.done("customer_id,totp_secret\nC-0,-\n")
-    bench.imports.undo(import_id, admin_id=ADMIN)
+    assert bench.undone(import_id) == "undone"
     assert bench.person("C-0").totp_last_step == int(bench.clock().timestamp()) // 30
 
 
@@ -264,8 +326,126 @@ def test_e3_an_erased_person_is_in_no_staged_row_and_not_brought_back(bench: Ben
     import_id = bench.done(people(2))
     Erasure(bench.database, bench.keyring, bench.clock).erase(str(bench.person("C-1").row))
     assert {row.customer_key for row in bench.rows(StagedRow)} == {"c-0"}
-    assert bench.imports.undo(import_id, admin_id=ADMIN) == []
+    assert bench.undone(import_id) == "undone"
     assert bench.ids() == []
+
+
+class TestTelling:
+    """Customers hear of changed contacts within the caps of the channels, and of an undo where they heard of the import."""
+
+    @pytest.fixture
+    def told(self, bench: Bench, database_url: str, receiver: Receiver) -> Told:
+        configure(
+            database_url, receiver, CONFIG.replace("daily_cap = 100000", "daily_cap = 10") + STANDARD, "customer_id\n"
+        )
+        bench.done("customer_id,phone,email\n" + "".join(f"T-{n},08240000{n:02},t{n}@example.com\n" for n in range(4)))
+        return Told(bench)
+
+    def test_r13_the_number_the_channels_and_what_is_left_of_their_caps_are_told_first(
+        self, bench: Bench, told: Told
+    ) -> None:
+        bench.clock.advance(5)
+        found = bench.imports.get(
+            bench.checked("customer_id,phone,email\nT-0,0839990000,-\nT-1,+12015550123,\nN,0839990001,\n")
+        )
+        assert found.counts.told == 2
+        assert [str(way) for way in bench.imports.ways(found)] == [
+            "1 e-mail by channel mail, which has no daily cap",
+            "1 SMS to US: no channel may send them, so they do not leave",
+            "3 SMS to ZA by channel sms: 4 could leave today"
+            " (0 of its daily cap of 10 are used, and telling takes 4 of it at most)",
+        ]
+
+    def test_r13_a_cleared_contact_is_told_at_the_old_one(self, bench: Bench, told: Told) -> None:
+        bench.started("customer_id,phone,email\nT-0,-,-\n", is_telling=True)
+        assert told.now() == {"+27824000000": "removed", "t0@example.com": "removed"}
+
+    def test_r12_telling_takes_a_part_of_a_cap_and_goes_on_the_next_day(self, bench: Bench, told: Told) -> None:
+        import_id = bench.started("customer_id,phone\n" + told.phones("083"), is_telling=True)
+        assert len(told.now()) == 4
+        found = bench.imports.get(import_id)
+        assert (found.state, found.done, found.total) == ("telling", 2, 4)
+        assert "daily cap of channel sms" in found.reason
+        bench.clock.advance(3600)
+        assert len(told.now()) == 4
+        bench.clock.advance(23 * 3600)
+        assert len(told.now()) == 8
+        assert bench.state(import_id) == "done"
+
+    def test_r13_what_cannot_be_told_within_a_week_is_not_begun(self, bench: Bench, told: Told) -> None:
+        text = "customer_id,phone\n" + "".join(f"W-{n},0824100{n:03}\n" for n in range(20))
+        bench.done(text)
+        import_id = bench.checked(text.replace(",082", ",083"))
+        with pytest.raises(Problem, match="import_telling_long"):
+            bench.imports.start(import_id, is_partial=False, is_telling=True, admin_id=ADMIN)
+        assert bench.state(import_id) == "checked"
+
+    def test_what_had_no_room_for_a_week_is_given_up(self, bench: Bench, told: Told) -> None:
+        import_id = bench.started("customer_id,phone\n" + told.phones("083"), is_telling=True)
+        told.now()
+        with bench.database.write() as connection:  # codes have used the cap of the eighth day
+            limits.count(connection, bench.clock(), {cap_key("sms", "ZA", bench.clock() + timedelta(days=8)): 9}, 9**7)
+        bench.clock.advance(8 * 86_400)
+        told.now()
+        assert (
+            "no room" in bench.imports.get(import_id).reason or "waited 7 days" in bench.imports.get(import_id).reason
+        )
+        assert bench.state(import_id) == "done"
+
+    def test_an_undo_stops_the_telling_and_is_told_to_those_who_were_told(self, bench: Bench, told: Told) -> None:
+        import_id = bench.started("customer_id,phone\n" + told.phones("083"), is_telling=True)
+        first = told.now()
+        bench.clock.advance(86_400)
+        assert bench.undone(import_id) == "undone"
+        assert told.now() == first
+        assert sorted(told.all()) == sorted([*first, *first])
+        assert bench.person("T-3").contact("sms", bench.keyring) == "+27824000003"
+
+    def test_an_undo_that_is_refused_lets_the_telling_go_on(self, bench: Bench, told: Told) -> None:
+        import_id = bench.started("customer_id,phone\n" + told.phones("083"), is_telling=True)
+        told.now()
+        bench.change("T-3", locale="zu")
+        assert bench.undone(import_id) == "telling"
+        assert bench.imports.in_the_way(bench.imports.get(import_id)) == ["T-3"]
+        bench.clock.advance(86_400)
+        assert len(told.now()) == 8
+        assert bench.state(import_id) == "done"
+
+    def test_r12_a_channel_that_does_not_send_is_not_filled(
+        self, bench: Bench, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(telling, "WAITING_AT_MOST", 2)
+        monkeypatch.setattr(telling, "AT_ONCE", 1)
+        import_id = bench.started("customer_id,email\nT-0,a@example.com\nT-1,b@example.com\n", is_telling=True)
+        assert len(told.now()) == 2
+        assert bench.state(import_id) == "telling"
+        with bench.database.write() as connection:
+            connection.execute(update(Delivery).values(state="accepted"))
+        bench.clock.advance(6)
+        assert len(told.now()) == 4
+        assert bench.state(import_id) == "done"
+
+
+class Told:
+    """The notices of a bench: to whom, and whether something was changed or removed."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def now(self) -> dict[str, str]:
+        while self._bench.work.work_once():
+            pass
+        return {notice["to"]: notice["subject"].split()[-1] for notice in self._notices()}
+
+    def all(self) -> list[str]:
+        return [notice["to"] for notice in self._notices()]
+
+    def _notices(self) -> list[dict[str, str]]:
+        rows = [row for row in _deliveries(self._bench.database) if row.kind == "message"]
+        return [json.loads(self._bench.keyring.open(row.body_sealed, "deliveries", row.id, "body")) for row in rows]
+
+    def phones(self, begins: str) -> str:
+        return "".join(f"T-{n},{begins}40000{n:02}\n" for n in range(4))
 
 
 class TestPasswords:

@@ -56,6 +56,10 @@ def e164(typed: str, region: str) -> str | None:
 
 def country_of(phone: str) -> str:
     """The country of a number as ``e164`` gives it, such as ``ZA``; nothing where it belongs to none."""
+    for length in (1, 2, 3):  # no calling code begins another; most belong to one country, which needs no parsing
+        regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(phone[1 : 1 + length]), ())
+        if len(regions) == 1:
+            return str(regions[0])
     return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
 
 

@@ -26,6 +26,7 @@ from auth_portal.services.directory.customer_rows import column_values, new_row
 from auth_portal.services.imports.command_import import CommandImport, ImportReport
 from auth_portal.services.imports.customers_csv import Entry, Source
 from auth_portal.services.imports.staging import Comparison, Plan, Stored, same_password
+from auth_portal.services.imports.telling import Notices
 from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow
 
@@ -47,21 +48,27 @@ Alike = Sequence[Mapping[str, Any]]  # rows that change in the same columns
 class Directory:
     """Writes the table ``customers``, many rows at once."""
 
-    def __init__(self, database: Database, keyring: Keyring, passwords: Passwords, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, passwords: Passwords, clock: Clock, notices: Notices | None = None
+    ) -> None:
+        """``notices`` tells owners and customers of an import; who saves customers tells nobody."""
         self._database = database
         self._keyring = keyring
         self._passwords = passwords
         self._clock = clock
         self._comparison = Comparison(database, keyring)
-        self._command = CommandImport(database, keyring, passwords, clock)
+        self._command = CommandImport(database, keyring, passwords, clock, notices)
 
-    def import_csv(self, source: Source, *, default_region: str, dry_run: bool) -> ImportReport:
+    def import_csv(
+        self, source: Source, *, default_region: str, dry_run: bool, is_telling: bool = False
+    ) -> ImportReport:
         """Makes the directory say what the file says, or with any broken row leaves it alone and tells why.
 
-        Plain passwords cost about 25 ms of one core each. Raises OSError for a file that cannot be read, and
-        Misconfigured where somebody else changed the same customers meanwhile.
+        With ``is_telling`` the serving portal tells customers whose phone or e-mail address it changes. Plain passwords
+        cost about 25 ms of one core each. Raises OSError for a file that cannot be read, and Misconfigured where
+        somebody else changed the same customers meanwhile, or telling would take too many days.
         """
-        return self._command.run(source, default_region=default_region, dry_run=dry_run)
+        return self._command.run(source, default_region=default_region, dry_run=dry_run, is_telling=is_telling)
 
     def save(
         self, entries: Sequence[Entry], *, also: Callable[[Connection, Counts], None] | None = None, **facts: Any

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import IO, Any, NoReturn
 
 from sqlalchemy import Connection, func, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
@@ -31,11 +30,14 @@ from auth_portal.services.imports.states import (
     DONE,
     FAILED,
     IMPORTING,
-    UNDONE,
+    TELLING,
+    UNDOING,
     UPLOADED,
     WORK,
     move,
 )
+from auth_portal.services.imports.telling import LONGEST, Notices, Telling, Way, longest
+from auth_portal.services.imports.undoing import CHANGED
 from auth_portal.services.imports.work import new_import
 from auth_portal.services.journeys import Journeys
 from auth_portal.store.db import Database
@@ -81,6 +83,8 @@ class Import:
     done: int
     total: int
     seconds_left: int | None  # of the work under way, as far as it can be told
+    undo_fault: str  # why an undo that was asked for could not be done
+    is_telling: bool
 
     @property
     def is_at_work(self) -> bool:
@@ -107,13 +111,15 @@ class Imports:
     """Takes in files, starts imports and takes them back. ``admin_id`` is whose act it is."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, wake: Callable[[], None]
-    ) -> None:
+        self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, notices: Notices,
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._database = database
         self._keyring = keyring
         self._clock = clock
         self._journeys = journeys
         self._wake = wake
+        self._telling = Telling(database, keyring, clock, notices)
 
     def receive(self, source: IO[bytes], file_name: str, *, admin_id: str) -> str:
         """Takes in a file, sealed part by part; its id. Raises Problem where it is empty, a workbook or not UTF-8."""
@@ -173,12 +179,18 @@ class Imports:
         return {}
 
     def start(self, import_id: str, *, is_partial: bool, is_telling: bool, admin_id: str) -> None:
-        """Has a checked import done. Raises Problem where it cannot be, or has faults and is not to be partial."""
+        """Has a checked import done.
+
+        Raises Problem where it cannot be, where it has faults and is not to be partial, and where telling customers
+        would take too many days.
+        """
         found = self.get(import_id)
         if not found.may_start:
             raise Problem("import_moved_on", status=409)
         if found.fault_count and not is_partial:
             raise Problem("import_has_faults", status=422)
+        if is_telling and longest(self.ways(found)) > LONGEST.days:
+            raise Problem("import_telling_long", status=422)
         with self._database.write() as connection:
             move(
                 connection, import_id, IMPORTING, self._clock(), is_partial=is_partial, is_telling=is_telling,
@@ -193,35 +205,40 @@ class Imports:
             move(connection, import_id, CANCELLED, self._clock())
             self._record(connection, "customers_import_cancelled", admin_id, import_id)
 
+    def ways(self, found: Import) -> list[Way]:
+        """How the messages that tell customers of this import would leave, as things stand now."""
+        return self._telling.ways(found.counts.messages)
+
     def may_undo(self, found: Import) -> bool:
         """Whether it is the last import that changed something, and not too old."""
-        if found.state != DONE or found.switched_at is None or self._clock() - found.switched_at > UNDO_KEPT:
+        if found.state not in (DONE, TELLING) or found.switched_at is None:
+            return False
+        if self._clock() - found.switched_at > UNDO_KEPT:
             return False
         with self._database.read() as connection:
             newest = connection.execute(select(func.max(ImportRow.switched_at))).scalar_one()
         return bool(newest == found.switched_at)
 
-    def undo(self, import_id: str, *, admin_id: str) -> list[str]:
-        """Puts back what the import changed, all of it; or gives who was changed since, and then did nothing.
+    def undo(self, import_id: str, *, admin_id: str) -> None:
+        """Has what the import changed put back, all of it or nothing; customers who are being told no more are.
 
         Raises Problem where it is not the last import, or too old.
         """
-        found = self.get(import_id)
-        if not self.may_undo(found) or found.switched_at is None:
+        if not self.may_undo(self.get(import_id)):
             raise Problem("import_undo_over", status=409)
-        staged = switch.extent(self._database, import_id)
-        now = self._clock()
-        try:
-            with self._database.write_much() as connection:
-                move(connection, import_id, UNDONE, now)
-                _all_or_none(switch.undo(connection, import_id, found.switched_at, now, staged), staged.rows)
-                self._record(connection, "customers_import_undone", admin_id, import_id, customers=staged.rows)
-        except IntegrityError:
-            raise Problem("import_undo_links", status=409) from None
-        except _ChangedSince:
-            rows = switch.changed_since(self._database, import_id, found.switched_at, staged, NAMED_AT_MOST)
-            return [str(row.customer_id) for row in rows] or [GONE]
-        return []
+        with self._database.write() as connection:
+            asked = {"undone_by": admin_id, "undo_fault": "", "is_attended": False}
+            move(connection, import_id, UNDOING, self._clock(), **asked)
+            self._record(connection, "customers_import_undo_asked", admin_id, import_id)
+        self._wake()
+
+    def in_the_way(self, found: Import) -> list[str]:
+        """The customers for whose sake an undo was refused, at most ten: somebody changed them since the import."""
+        if found.undo_fault != CHANGED or found.switched_at is None:
+            return []
+        staged = switch.extent(self._database, found.id)
+        rows = switch.changed_since(self._database, found.id, found.switched_at, staged, NAMED_AT_MOST)
+        return [str(row.customer_id) for row in rows] or [GONE]
 
     # --- Looking ---------------------------------------------------------------------------------------------
 
@@ -260,6 +277,8 @@ class Imports:
             done=row.done,
             total=row.total,
             seconds_left=_seconds_left(row, self._clock()),
+            undo_fault=row.undo_fault,
+            is_telling=row.is_telling,
         )
 
     def faults(self, import_id: str, most: int) -> list[RowFault]:
@@ -272,15 +291,6 @@ class Imports:
         while some := faults(self._database, import_id, after=after):
             after = some[-1][0]
             yield from (fault for _number, fault in some)
-
-
-class _ChangedSince(Exception):
-    """Rolls an undo back."""
-
-
-def _all_or_none(written: int, wanted: int) -> None:
-    if written < wanted:
-        raise _ChangedSince
 
 
 _IMPORTS = select(*table_of(ImportRow).c, Admin.name.label("by")).outerjoin(Admin, Admin.id == ImportRow.admin_id)

@@ -18,6 +18,7 @@ from auth_portal.methods.password import is_long
 from auth_portal.services.directory.customer_fields import FIELDS, is_hash
 from auth_portal.services.directory.customer_rows import column_values, new_row, opened
 from auth_portal.services.imports.customers_csv import Entry
+from auth_portal.services.notices import kind_of
 from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow
 
@@ -33,7 +34,7 @@ FIELD_COLUMNS: Mapping[str, tuple[str, ...]] = {  # of each field its columns; t
 }
 VALUE_COLUMNS = tuple(column for columns in FIELD_COLUMNS.values() for column in columns)
 BITS = {name: 1 << position for position, name in enumerate(FIELDS)}
-CONTACTS = {"phone": "sms", "email": "email"}
+CONTACTS = ("phone", "email")
 NOTHING: Mapping[str, Any] = {"customer_id": None, "locale": "", "password_is_long": False}
 NOT_HASHED = "not hashed yet"
 
@@ -73,7 +74,7 @@ class Counts:
     plain: int = 0  # passwords to be hashed
     short: int = 0  # of these, the ones that count only beside a second proof (R21)
     columns: dict[str, Tally] = field(default_factory=dict)
-    messages: dict[str, int] = field(default_factory=dict)  # to tell old and new contacts, by what carries them
+    messages: dict[str, int] = field(default_factory=dict)  # to tell old and new contacts: "email", or "sms:ZA"
     told: int = 0  # customers whom these would tell
     left_out: int = 0  # rows that were not imported
 
@@ -86,9 +87,11 @@ class Counts:
         self.changed += plan.stored is not None and not plan.is_equal
         self.equal += plan.is_equal
         self._add_password(plan)
-        told = {carries: plan.told(name) for name, carries in CONTACTS.items()}
-        self.told += any(told.values())
-        self.messages = {carries: self.messages.get(carries, 0) + number for carries, number in told.items()}
+        told = plan.told
+        self.told += bool(told)
+        for contact in told:
+            kind = ":".join(filter(None, kind_of(contact)))
+            self.messages[kind] = self.messages.get(kind, 0) + 1
 
     def _add_password(self, plan: Plan) -> None:
         password = plan.entry.cells.get("password")
@@ -161,11 +164,14 @@ class Plan:
         password = self.entry.cells.get("password") if "password" in self.changes else None
         return None if password is None or is_hash(password) else password
 
-    def told(self, contact: str) -> int:
-        """To how many addresses a change of this contact would be told: the old one and the new one."""
-        if self.stored is None or contact not in self.changes:
-            return 0
-        return sum(text is not None for text in (self.stored.texts.get(contact), self.changes[contact]))
+    @property
+    def told(self) -> list[str]:
+        """The contacts at which a change of them would be told: the old ones and the new ones."""
+        if self.stored is None:
+            return []
+        changed = [name for name in CONTACTS if name in self.changes]
+        both = [text for name in changed for text in (self.stored.texts.get(name), self.changes[name])]
+        return [text for text in both if text is not None]
 
 
 class Comparison:

@@ -2,14 +2,19 @@
 
 ::
 
-    receiving ──▶ uploaded ──▶ checking ──▶ checked ──▶ importing ──▶ telling ──▶ done ──▶ undone
+    receiving ──▶ uploaded ──▶ checking ──▶ checked ──▶ importing ──▶ telling ──▶ done
                                   ▲ │          │ ▲          │  └───────────────────▲
                                   │ ▼          │ └ (other columns: checking)
                                 failed ◀───────┴────────────┘        cancelled ◀── all before the switch
 
+    telling or done ──▶ undoing ──▶ retelling ──▶ undone
+         ▲                 │  └────────────────────▲
+         └─────────────────┘ (somebody was changed since)
+
 ``checking`` reads, compares and stages; ``importing`` hashes passwords and ends with the switch; ``telling`` informs
-customers. These three are work: whoever does it holds a lease and renews it with each batch, in the transaction of
-that batch, so that of two workers one writes nothing. A killed worker's import is taken up when its lease is over.
+customers; ``undoing`` takes the import back, and ``retelling`` informs those who had been told. These five are work:
+whoever does it holds a lease and renews it with each batch, in the transaction of that batch, so that of two workers
+one writes nothing. A killed worker's import is taken up when its lease is over.
 """
 
 from __future__ import annotations
@@ -24,8 +29,9 @@ from auth_portal.errors import Problem
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import ImportRow
 
-RECEIVING, UPLOADED, CHECKING, CHECKED, IMPORTING, TELLING, DONE, UNDONE, CANCELLED, FAILED = (
-    "receiving", "uploaded", "checking", "checked", "importing", "telling", "done", "undone", "cancelled", "failed",
+RECEIVING, UPLOADED, CHECKING, CHECKED, IMPORTING, TELLING, DONE, UNDOING, RETELLING, UNDONE, CANCELLED, FAILED = (
+    "receiving", "uploaded", "checking", "checked", "importing", "telling", "done", "undoing", "retelling", "undone",
+    "cancelled", "failed",
 )  # fmt: skip
 NEXT = {
     RECEIVING: {UPLOADED, CANCELLED},
@@ -33,13 +39,15 @@ NEXT = {
     CHECKING: {CHECKED, FAILED, CANCELLED},
     CHECKED: {CHECKING, IMPORTING, CANCELLED},
     IMPORTING: {TELLING, DONE, FAILED, CANCELLED},
-    TELLING: {DONE},
+    TELLING: {DONE, UNDOING},
     FAILED: {CHECKING, CANCELLED},
-    DONE: {UNDONE},
+    DONE: {UNDOING},
+    UNDOING: {TELLING, DONE, RETELLING, UNDONE},
+    RETELLING: {UNDONE},
     UNDONE: set(),
     CANCELLED: set(),
 }
-WORK = (CHECKING, IMPORTING, TELLING)
+WORK = (CHECKING, IMPORTING, TELLING, UNDOING, RETELLING)
 SWITCHED = (TELLING, DONE)
 LEASE_SECONDS = 30  # much longer than any batch or the switch takes; how long a killed worker's import waits
 MOST_ATTEMPTS = 5  # to take up one piece of work, before it is given up
@@ -97,6 +105,14 @@ def hold(connection: Connection, claim: Claim, now: datetime, **values: Any) -> 
     )
     if not connection.execute(held).rowcount:
         raise LostLease
+
+
+def put_aside(database: Database, claim: Claim, until: datetime, reason: str = "") -> None:
+    """Gives an import back unfinished; nobody takes it up before ``until``, and the attempt counts for nothing."""
+    aside = update(ImportRow).where(ImportRow.id == claim.id, ImportRow.lease == claim.lease)
+    values = {"lease": None, "leased_until": until, "attempts": claim.row.attempts - 1, "reason": reason}
+    with database.write() as connection:
+        connection.execute(aside.values(**values))
 
 
 def claim(database: Database, now: datetime) -> Claim | None:

@@ -8,10 +8,10 @@ the process's own slots, and people who sign in go first.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -52,13 +52,19 @@ from auth_portal.services.imports.states import (
     IMPORTING,
     MOST_ATTEMPTS,
     RECEIVING,
+    RETELLING,
     TELLING,
+    UNDOING,
+    UNDONE,
     UPLOADED,
     Claim,
     claim,
     finish,
     hold,
+    put_aside,
 )
+from auth_portal.services.imports.telling import LONGEST, Notices, NotNow, Telling, customers_word
+from auth_portal.services.imports.undoing import TRIED, Undoing
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import ImportFault, ImportRow, StagedRow
 
@@ -66,7 +72,6 @@ MOST_ROWS = 120_000  # of one file from a page: the switch of many more would ke
 BREATH_ROWS = 20  # read between two breaths, about 3 ms, so that requests of the same process go on
 BREATH_SECONDS = 0.0005
 HASHES_AT_ONCE = 16  # passwords settled in one transaction: under half a second of one core
-TOLD_AT_ONCE = 20  # customers told in one transaction
 SWITCH_TRIES = 5
 CHANGED_MEANWHILE = "was changed by somebody else meanwhile"
 
@@ -77,20 +82,6 @@ class Stopped(Exception):
 
 class Overtaken(Exception):
     """Customers of this import were changed since they were compared: rolls the switch back."""
-
-
-class Notices(Protocol):
-    """What tells owners and customers, in the caller's transaction."""
-
-    def to_owners(self, connection: Connection, now: datetime, subject: str, lines: Sequence[str]) -> object:
-        """Mails all owners."""
-        ...
-
-    def to_contacts(
-        self, connection: Connection, now: datetime, contacts: Sequence[str], subject: str, text: str
-    ) -> object:
-        """Tells the same to e-mail addresses and phones."""
-        ...
 
 
 class ImportWork:
@@ -110,6 +101,12 @@ class ImportWork:
         self._is_aside = is_aside
         self._is_stopping: Callable[[], bool] = lambda: False
         self._comparison = Comparison(database, keyring)
+        self._telling = None if notices is None else Telling(database, keyring, clock, notices)
+        self._undoing = Undoing(database, keyring, clock, notices)
+        self._works: Mapping[str, Callable[[Claim], object]] = {
+            CHECKING: self._check_parts, IMPORTING: self.bring_in, TELLING: self.tell,
+            UNDOING: self._undoing.undo, RETELLING: self.retell,
+        }  # fmt: skip
 
     def stop_when(self, is_stopping: Callable[[], bool]) -> None:
         """Gives up between two batches where this says so."""
@@ -127,15 +124,17 @@ class ImportWork:
             self._give_up(held)
             return True
         try:
-            {CHECKING: self._check_parts, IMPORTING: self.bring_in, TELLING: self.tell}[held.row.state](held)
+            self._works[held.row.state](held)
         except Stopped:
-            with self._database.write() as connection:
-                hold(connection, held, self._clock() - timedelta(days=1), attempts=held.row.attempts - 1)
+            put_aside(self._database, held, self._clock() - timedelta(seconds=1))
             raise
         return True
 
     def _give_up(self, held: Claim) -> None:
-        end = DONE if held.row.state == TELLING else FAILED
+        if held.row.state == UNDOING:
+            self._undoing.give_back(held, TRIED)
+            return
+        end = {TELLING: DONE, RETELLING: UNDONE}.get(held.row.state, FAILED)
         with self._database.write() as connection:
             finish(connection, held, end, self._clock(), reason=f"was begun {MOST_ATTEMPTS} times and never finished")
 
@@ -263,7 +262,7 @@ class ImportWork:
             except (Overtaken, IntegrityError):
                 rows = switch.overtaken(self._database, held.id, staged)
             if rows and not held.row.is_partial:
-                self._fail(held, f"somebody else changed {_customers(len(rows))} of this file meanwhile")
+                self._fail(held, f"somebody else changed {customers_word(len(rows))} of this file meanwhile")
                 return
             self._leave_out(held, counts, rows)
         self._fail(held, "its customers were changed again and again while it was at work")
@@ -272,7 +271,8 @@ class ImportWork:
         now = self._clock()
         tells = held.row.is_telling and counts.all_messages > 0
         switched: dict[str, Any] = {"switched_at": now} if staged.rows else {}
-        switched |= {"total": counts.told} if tells else {}
+        # Telling may take days: of an import by a command the serving processes do it.
+        switched |= {"total": counts.told, "is_attended": False} if tells else {}
         finish(connection, held, TELLING if tells else DONE, now, counts=counts.as_json(), **switched)
         if not staged.rows:
             return
@@ -298,41 +298,27 @@ class ImportWork:
 
     def tell(self, held: Claim) -> None:
         """Tells every customer whose phone or e-mail address was changed, at the old one and at the new one (R13)."""
-        place, done = held.row.place, held.row.done
-        while rows := self._to_tell(held.id, place):
-            self._stop_if_asked()
-            now, place, done = self._clock(), rows[-1].number, done + len(rows)
-            with self._database.write() as connection:
-                hold(connection, held, now, place=place, done=done)
-                for row in rows:
-                    self._tell_one(connection, now, row)
+        self._tell(held, DONE)
+
+    def retell(self, held: Claim) -> None:
+        """Tells those who were told of the import that it was undone."""
+        self._tell(held, UNDONE)
+
+    def _tell(self, held: Claim, end: str) -> None:
+        reason = ""
+        try:
+            for _batch in self._telling.tell(held, is_undone=end == UNDONE) if self._telling is not None else ():
+                self._stop_if_asked()
+        except NotNow as later:
+            if self._clock() - held.row.began_at < LONGEST:
+                put_aside(self._database, held, self._clock() + later.pause, later.reason)
+                return
+            reason = f"has waited {LONGEST.days} days for room under the daily caps of its channels"
         with self._database.write() as connection:
-            finish(connection, held, DONE, self._clock())
-
-    def _to_tell(self, import_id: str, place: int) -> Sequence[Any]:
-        contacts = or_(*(StagedRow.sets.op("&")(BITS[name]) > 0 for name in ("phone", "email")))
-        wanted = (
-            select(StagedRow.__table__)
-            .where(StagedRow.import_id == import_id, StagedRow.number > place, StagedRow.is_new.is_(False), contacts)
-            .order_by(StagedRow.number)
-            .limit(TOLD_AT_ONCE)
-        )
-        with self._database.read() as connection:
-            return connection.execute(wanted).all()
-
-    def _tell_one(self, connection: Connection, now: datetime, row: Any) -> None:
-        if self._notices is None:
-            return
-        for name, word in (("phone", "phone number"), ("email", "e-mail address")):
-            if not row.sets & BITS[name]:
-                continue
-            sealed = (getattr(row, f"old_{name}_sealed"), getattr(row, f"{name}_sealed"))
-            told = [self._keyring.open(one, "customers", row.customer_row, name) for one in sealed if one is not None]
-            verb = "changed" if sealed[1] is not None else "removed"
-            subject = f"Your {word} was {verb}"
-            self._notices.to_contacts(
-                connection, now, told, subject, "If you did not ask for this, please contact us at once."
-            )
+            finish(connection, held, end, now := self._clock(), reason=reason)
+            if reason and self._notices is not None:
+                lines = [f"Telling customers of the file {held.row.file_name} was given up: it {reason}."]
+                self._notices.to_owners(connection, now, "customers were not told of an import", lines)
 
     # --- Keeping house ---------------------------------------------------------------------------------------
 
@@ -395,13 +381,9 @@ def _settle(connection: Connection, rows: Sequence[Any], settled: Sequence[dict[
             connection.execute(update(StagedRow).where(*this).values(**values))
 
 
-def _customers(number: int) -> str:
-    return "one customer" if number == 1 else f"{number} customers"
-
-
 def _untold(held: Claim, counts: Counts) -> list[str]:
     return [
-        f"The file {held.row.file_name} changed the phone number or e-mail address of {_customers(counts.told)}."
+        f"The file {held.row.file_name} changed the phone number or e-mail address of {customers_word(counts.told)}."
         " They were not told.",
         "If nobody among you meant this, take the import back on its page.",
     ]

@@ -54,7 +54,7 @@ class Opened:
     @property
     def directory(self) -> Directory:
         """The customers, in bulk."""
-        return Directory(self.database, self.keyring, Passwords(), self.clock)
+        return Directory(self.database, self.keyring, Passwords(), self.clock, self.notices)
 
     @property
     def erasure(self) -> Erasure:

@@ -25,6 +25,7 @@ SENTENCES: Mapping[str, str] = {
     "customers_import_uploaded": "A file of customers was sent.",
     "customers_import_started": "The import of a file of customers was started.",
     "customers_import_cancelled": "An import of customers was cancelled; nobody was changed.",
+    "customers_import_undo_asked": "Undoing an import was begun.",
     "customers_import_undone": "An import was taken back: %(customers)s customers are as before it.",
     "customer_erased": "A customer was erased.",
     "credential_reset": "A customer's %(method)s was reset.",

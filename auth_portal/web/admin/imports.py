@@ -16,8 +16,9 @@ from auth_portal.services.directory.customer_fields import FIELDS
 from auth_portal.services.imports.customers_csv import RowFault
 from auth_portal.services.imports.files import LARGEST_FILE
 from auth_portal.services.imports.imports import PAGE, Import, guesses
+from auth_portal.services.imports.telling import LONGEST
 from auth_portal.services.stories.audit_trail import defused
-from auth_portal.web.admin.guard import EVERYONE, WRITERS, done, form_text, me, render, route
+from auth_portal.web.admin.guard import EVERYONE, WRITERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.context import admin_token, services
 from auth_portal.web.edge import LARGEST_REQUEST, LargeRequest, large_requests
 
@@ -81,14 +82,15 @@ def one(import_id: str) -> Response:
 
 def _page(
     found: Import, faults: dict[str, str] | None = None, *, columns: list[str] | None = None, status: int = 200,
-    has_to_look: bool = False, in_the_way: Iterable[str] = (),
+    has_to_look: bool = False,
 ) -> Response:  # fmt: skip
     service = services().imports
     header = service.header(found.id) if found.may_be_mapped else []
     return render(
         "admin/imports/import.html", status=status, found=found, header=header, fields=FIELDS,
         columns=columns or list(found.columns) or guesses(header), faults=faults or {}, has_to_look=has_to_look,
-        rows=service.faults(found.id, FAULTS_SHOWN), may_undo=service.may_undo(found), in_the_way=list(in_the_way),
+        rows=service.faults(found.id, FAULTS_SHOWN), may_undo=service.may_undo(found),
+        in_the_way=service.in_the_way(found), ways=service.ways(found), most_days=LONGEST.days, form=request.form,
     )  # fmt: skip
 
 
@@ -105,8 +107,10 @@ def name_columns(import_id: str) -> BaseResponse:
 
 @route("/imports/<import_id>/start", allow=WRITERS, methods=("POST",))
 def start(import_id: str) -> BaseResponse:
-    """Has it done."""
+    """Has it done, for whoever shows the second factor: a file may change where everybody's codes go."""
     service = services().imports
+    if fault := second_factor_fault():
+        return _page(service.get(import_id), {"start_factor": fault}, status=422)
     try:
         service.start(
             import_id, is_partial=form_text("partial") == "1", is_telling=form_text("notify") == "1",
@@ -130,15 +134,15 @@ def cancel(import_id: str) -> BaseResponse:
 
 @route("/imports/<import_id>/undo", allow=WRITERS, methods=("POST",))
 def undo(import_id: str) -> BaseResponse:
-    """Puts back what the last import changed, all of it or nothing."""
+    """Has what the last import changed put back, all of it or nothing."""
     service = services().imports
+    if fault := second_factor_fault():
+        return _page(service.get(import_id), {"undo_factor": fault}, status=422)
     try:
-        in_the_way = service.undo(import_id, admin_id=me().admin_id)
+        service.undo(import_id, admin_id=me().admin_id)
     except Problem as problem:
         return _page(service.get(import_id), {"undo": error_text(problem.code)}, status=problem.status)
-    if in_the_way:
-        return _page(service.get(import_id), in_the_way=in_the_way, status=409)
-    return done(f"{PATH}/{import_id}", _("The import is undone: everybody is as before it."))
+    return done(f"{PATH}/{import_id}", _("The undo has begun. You may leave this page, it goes on."))
 
 
 @route("/imports/<import_id>/faults.csv", allow=EVERYONE)
