@@ -166,7 +166,7 @@ def _sending(on: Ground, poll_seconds: float) -> Sending:
     endings = Endings(database, keyring, clock, journeys, lambda: None)
     alerts = Alerts(database, keyring, clock, journeys, on.notices, on.webhooks, public_url=settings.public_url)
     import_worker = ImportWorker(ImportWork(database, keyring, on.passwords, clock, on.notices, is_aside=True))
-    housekeeping = Housekeeping(database, clock)
+    housekeeping = Housekeeping(database, keyring, clock)
     dispatcher = Dispatcher(outbox, deliverer, endings, alerts, import_worker, housekeeping, poll_seconds=poll_seconds)
     wake = dispatcher.wake if settings.dispatch == "inline" else lambda: None
     return Sending(alerts, import_worker, dispatcher, wake)

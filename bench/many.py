@@ -37,6 +37,7 @@ class Dialect(Protocol):
     def moment(self, milliseconds: str) -> str: ...
     def blob(self, number: str) -> str: ...
     def key(self, number: str) -> str: ...
+    def family(self, number: str) -> str: ...
     def finish(self) -> None: ...
 
 
@@ -71,6 +72,10 @@ class Sqlite:
 
     def key(self, number: str) -> str:
         return "lower(hex(randomblob(16)))"
+
+    def family(self, number: str) -> str:
+        # Spread over the whole index as a hash is: a factor without a common divisor with 2 ** 32.
+        return f"printf('%08x%024x', (({_family(number)}) * 2654435761) % 4294967296, {_family(number)})"
 
     def finish(self) -> None:
         self._connection.execute("PRAGMA journal_mode=WAL")
@@ -109,9 +114,17 @@ class Postgresql:
     def key(self, number: str) -> str:
         return f"md5(({number})::text)"
 
+    def family(self, number: str) -> str:
+        return self.key(_family(number))
+
     def finish(self) -> None:
         self.run("VACUUM ANALYZE")  # as autovacuum would have by then
         self._connection.close()
+
+
+def _family(number: str) -> str:
+    """Of each hundred two are one family."""
+    return f"CASE WHEN ({number}) % 100 = 51 THEN ({number}) - 1 ELSE ({number}) END"
 
 
 def fill(url: str) -> None:
@@ -149,6 +162,11 @@ def id_of(letter: str, number: int, count: int) -> str:
     return f"{FIRST_MS + number * (MONTH_MS // count):012x}{letter}{number:019x}"
 
 
+# A sixteenth has no phone, a tenth one of other countries, two of a hundred share theirs.
+HAS_PHONE = "n % 16 <> 3"
+COUNTRIES = "CASE WHEN n % 50 < 45 THEN 'ZA' WHEN n % 50 = 45 THEN 'NA' WHEN n % 50 = 46 THEN 'BW' ELSE 'GB' END"
+
+
 def _customers(dialect: Dialect) -> tuple[str, str, dict[str, str]]:
     at = dialect.moment(_ms("n", CUSTOMERS))
     return (
@@ -159,7 +177,16 @@ def _customers(dialect: Dialect) -> tuple[str, str, dict[str, str]]:
             "customer_id": "'M-' || n",
             "customer_key": "'m-' || n",
             "name_key": dialect.key("n / 20"),
-            "phone_key": dialect.key("n + 7"),
+            "name_sealed": dialect.blob("n"),
+            "phone_key": f"CASE WHEN {HAS_PHONE} THEN {dialect.family('n')} END",
+            "phone_sealed": f"CASE WHEN {HAS_PHONE} THEN {dialect.blob('n + 1')} END",
+            "phone_country": f"CASE WHEN {HAS_PHONE} THEN {COUNTRIES} END",
+            "email_key": f"CASE WHEN n % 3 = 0 THEN {dialect.key('n + 3')} END",
+            "email_sealed": f"CASE WHEN n % 3 = 0 THEN {dialect.blob('n + 2')} END",
+            "password_hash": f"CASE WHEN n % 10 = 0 THEN {dialect.blob('n + 4')} END",
+            "password_is_long": "n % 20 = 0",
+            "totp_sealed": f"CASE WHEN n % 7 = 0 THEN {dialect.blob('n + 5')} END",
+            "is_active": "n % 100 <> 1",
             "locale": "'en'",
             "subject_id": dialect.hex("n", 32),
             "created_at": at,

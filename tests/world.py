@@ -228,9 +228,14 @@ def _import(database: Database, receiver: Receiver, config: str, customers: str)
 def _rows_of(database: Database) -> dict[Any, list[dict[str, Any]]]:
     with database.read() as connection:
         return {
-            model: [dict(row._mapping) for row in connection.execute(select(model.__table__))]
+            model: [dict(row._mapping) for row in connection.execute(select(*_written(model)))]
             for model in (Portal, *_OF_AN_IMPORT)
         }
+
+
+def _written(model: Any) -> list[Any]:
+    """The columns that are written, not computed."""
+    return [column for column in model.__table__.columns if column.computed is None]
 
 
 def _insert(database: Database, receiver: Receiver, origin: str, rows: dict[Any, list[dict[str, Any]]]) -> None:

@@ -10,11 +10,17 @@ from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.store.models import Counter
 
 CAP = "cap:"  # what the key of a cap's counter begins with
+OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is kept for verifications with a ticket (R12)
 
 
 def cap_key(channel: str, country: str, now: datetime) -> str:
     """The counter of a channel's day and, for SMS, country. Days are those of UTC."""
     return f"{CAP}{channel}:{country}:{now:%Y%m%d}"
+
+
+def most_today(daily_cap: int, *, is_ticketed: bool) -> int:
+    """How many messages may leave in a day, by links with a ticket or without one (R12)."""
+    return daily_cap if is_ticketed else max(1, int(daily_cap * OPEN_SHARE))
 
 
 def used_today(connection: Connection, channel: ChannelConfig, now: datetime) -> dict[str, int]:

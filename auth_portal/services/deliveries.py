@@ -22,7 +22,7 @@ from auth_portal.gateways.outbound import Outbound
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.alerts.webhooks import Webhooks
-from auth_portal.services.channel_usage import CAP, cap_key
+from auth_portal.services.channel_usage import CAP, cap_key, most_today
 from auth_portal.services.config.journey import JourneyConfig, JourneyLimits
 from auth_portal.services.directory.customers import Person, country_of, get_by_row
 from auth_portal.services.journeys import Journeys
@@ -35,7 +35,6 @@ from auth_portal.telemetry import log_event
 
 MESSAGE_ATTEMPTS = 5  # a message is tried this often, then its code is left to the resend button: each try may cost
 NOTICE_ATTEMPTS = 60  # about an hour: nobody waits for a notice, and nobody asks for it again
-OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is kept for verifications with a ticket (R12)
 ALARM_SHARES = (0.5, 0.8)  # of a daily cap (R12)
 
 
@@ -195,8 +194,7 @@ def _limits_of(
     found = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
     if channel.daily_cap is not None:
         day = cap_key(channel.name, country, now)
-        share = 1.0 if challenge.ticket_id is not None else OPEN_SHARE
-        found.append(Limit(day, max(1, int(channel.daily_cap * share)), DAY))
+        found.append(Limit(day, most_today(channel.daily_cap, is_ticketed=challenge.ticket_id is not None), DAY))
     return found
 
 

@@ -27,6 +27,14 @@ INDEXES = (
     ),
     ("tries", "ix_tries_many", ["person_key"], "day_count >= 5 OR total >= 20"),
 )
+TRAITS = (  # as the rows above
+    "CASE WHEN is_active THEN 1 ELSE 0 END"
+    " + CASE WHEN phone_key IS NULL THEN 0 ELSE 2 END"
+    " + CASE WHEN email_key IS NULL THEN 0 ELSE 4 END"
+    " + CASE WHEN password_hash IS NULL THEN 0 ELSE 8 END"
+    " + CASE WHEN password_hash IS NOT NULL AND password_is_long THEN 16 ELSE 0 END"
+    " + CASE WHEN totp_sealed IS NULL THEN 0 ELSE 32 END"
+)
 NEW_TABLES = (
     "drives", "logos", "webhook_secrets", "alerts", "api_answers", "api_keys", "credential_links", "import_rows",
     "import_parts", "import_faults", "imports", "tickets", "recovery_codes", "admin_sessions", "admin_links", "admins",
@@ -34,7 +42,14 @@ NEW_TABLES = (
 NEW_COLUMNS = {
     "audit_events": ["admin_id"],
     "verifications": ["ticket_id"],
-    "customers": ["name_key", "support_code_id", "support_code_key_id", "support_code_expires_at"],
+    "customers": [
+        "traits",
+        "phone_country",
+        "name_key",
+        "support_code_id",
+        "support_code_key_id",
+        "support_code_expires_at",
+    ],
     "channel_states": ["failing_since", "needs_admin"],
     "journey_versions": ["made_by", "note"],
 }
@@ -221,6 +236,7 @@ def _values(prefix: str) -> list[sa.Column[object]]:
         sa.Column(f"{prefix}name_key", sa.String(length=32), nullable=True),
         sa.Column(f"{prefix}phone_sealed", sa.LargeBinary(), nullable=True),
         sa.Column(f"{prefix}phone_key", sa.String(length=32), nullable=True),
+        sa.Column(f"{prefix}phone_country", sa.String(length=3), nullable=True),
         sa.Column(f"{prefix}email_sealed", sa.LargeBinary(), nullable=True),
         sa.Column(f"{prefix}email_key", sa.String(length=32), nullable=True),
         sa.Column(f"{prefix}locale", sa.String(length=16), nullable=False),
@@ -240,6 +256,13 @@ def _credentials() -> None:
     ):
         op.add_column("customers", column)
     op.create_index("ix_customers_name_key", "customers", ["name_key", "customer_key"])
+    op.add_column("customers", sa.Column("phone_country", sa.String(length=3), nullable=True))
+    # SQLite adds only what it computes anew each time, PostgreSQL indexes only what it keeps.
+    is_kept = op.get_bind().dialect.name != "sqlite"
+    op.add_column(
+        "customers", sa.Column("traits", sa.Integer(), sa.Computed(TRAITS, persisted=is_kept), nullable=False)
+    )
+    op.create_index("ix_customers_traits", "customers", ["traits", "phone_country", "id"])
     known = sa.text("customer_row IS NOT NULL")
     op.create_index(
         "ix_verifications_customer_row",
@@ -387,6 +410,7 @@ def downgrade() -> None:
     for table, name, _columns, _rows in reversed(INDEXES):
         op.drop_index(name, table)
     op.drop_index("ix_verifications_customer_row", "verifications")
+    op.drop_index("ix_customers_traits", "customers")
     op.drop_index("ix_customers_name_key", "customers")
     op.execute("DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE verification_id IS NULL)")
     op.execute("DELETE FROM deliveries WHERE verification_id IS NULL")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 from html import unescape
+from typing import Any
 
+import pytest
 from sqlalchemy import update
 
+from auth_portal.services.setup import census
 from auth_portal.store.models import CustomerRow
 from tests.admin.desk import Desk, signed_in
+from tests.receiver import wait_for
 from tests.world import World
 
 
@@ -70,44 +75,80 @@ def test_the_checker_asks_for_values_and_escapes_what_is_pasted(owner: Desk) -> 
     assert "“&lt;b&gt;x&lt;/b&gt;” never arrives" in owner.page.text
 
 
+def look(desk: Desk, page: str) -> str:
+    """A page of Reach once the customers have been counted."""
+    wait_for(lambda: desk.get(page).status_code == 200 and "being counted" not in desk.page.text)
+    return desk.page.text
+
+
 def test_reach_counts_and_leads_to_those_who_cannot(world: World) -> None:
     desk = signed_in(world, "auditor")
-    desk.get("/admin/journeys/mail/reach")
-    assert "3 of 4 customers can get through" in desk.page.text
-    assert "1 of 4: no e-mail address" in desk.page.text
-    desk.get("/admin/journeys/mail/reach/people")
-    listed = re.findall(r'href="/admin/customers/([^"]+)">([^<]+)<', desk.page.text)
+    page = look(desk, "/admin/journeys/mail/reach")
+    assert "3 of 4 can pass" in page
+    assert "no e-mail address on file" in page
+    assert "ask an owner to change the journey’s steps" in page
+    assert "/edit" not in page, "an auditor changes nothing"
+    page = look(desk, "/admin/journeys/mail/reach/people?why=2-email_code.no_email")
+    listed = re.findall(r'href="/admin/customers/([^"]+)">([^<]+)<', page)
     (row,) = [row for row in world.rows(CustomerRow) if row.customer_id == "C-1002"]
     assert listed == [(row.id, "C-1002")]
-    assert "no e-mail address" in desk.page.text
+    assert "no e-mail address" in page
+    assert "Nobody, for this reason" in look(desk, "/admin/journeys/mail/reach/people?why=2-email_code.locked")
 
 
-def test_reach_names_what_it_does_not_count(owner: Desk) -> None:
-    owner.get("/admin/journeys/balance/reach")
-    assert "countries that the SMS channel does not send to" in owner.page.text
-    owner.get("/admin/journeys/app/reach")
-    assert "countries that the SMS channel does not send to" not in owner.page.text
+def test_reach_leads_to_what_helps(small_world: World) -> None:
+    desk = signed_in(small_world)
+    for number, phone in enumerate(("+264811234567", "+447400123456", "+447400123457")):
+        small_world.services.people.create({"customer_id": f"N-{number}", "phone": phone})
+    page = look(desk, "/admin/journeys/balance/reach")
+    assert "4 of 7 can pass" in page
+    assert "a phone in a country that the SMS channel does not send to" in page
+    assert "GB: 2, NA: 1." in " ".join(page.split())
+    assert "/admin/channels/sms/edit" in page
+    page = look(desk, "/admin/journeys/mail/reach")
+    assert '/admin/imports"' in page
+    assert '/admin/journeys/mail/edit"' in page
+
+
+def test_reach_says_while_it_counts_and_looks_again(small_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, go_on, real = signed_in(small_world), threading.Event(), census.count
+
+    def count(*given: Any, **named: Any) -> census.Census:
+        go_on.wait(60)
+        return real(*given, **named)
+
+    monkeypatch.setattr(census, "count", count)
+    for seen in (0, 9, 10):
+        desk.get(f"/admin/journeys/balance/reach?seen={seen}")
+        assert "Your customers are being counted" in desk.page.text
+        assert desk.page.headers.get("Refresh") == (
+            f"2; url=/admin/journeys/balance/reach?seen={seen + 1}" if seen < 10 else None
+        )
+    desk.get("/admin/journeys/balance/reach/people")
+    assert desk.page.headers["Refresh"] == "2"
+    go_on.set()
+    assert "4 of 4 can pass" in look(desk, "/admin/journeys/balance/reach")
 
 
 def test_reach_of_nobody_says_what_to_do(small_world: World) -> None:
     desk = signed_in(small_world)
     with small_world.database.write() as connection:
         connection.execute(CustomerRow.__table__.delete())
-    desk.get("/admin/journeys/balance/reach")
-    assert "There are no customers yet" in desk.page.text
+    assert "There are no customers yet" in look(desk, "/admin/journeys/balance/reach")
 
 
 def test_those_who_cannot_are_paged_by_key(small_world: World) -> None:
     desk = signed_in(small_world)
     (row, *_rest) = small_world.rows(CustomerRow)
     values = {**row._mapping, "is_active": False, "phone_key": None, "email_key": None}
+    del values["traits"]  # the database keeps it
     with small_world.database.write() as connection:
         connection.execute(update(CustomerRow).values(is_active=True))
         for number in range(60):
             name = f"X-{number:03d}"
             fresh = {"id": f"f{number:031d}", "customer_id": name, "customer_key": name.lower(), "subject_id": name}
             connection.execute(CustomerRow.__table__.insert().values({**values, **fresh}))
-    desk.get("/admin/journeys/balance/reach/people")
+    look(desk, "/admin/journeys/balance/reach/people")
     assert desk.page.text.count("switched off") == 50
     older = re.search(r'href="([^"]+)" rel="next"', desk.page.text)
     assert older

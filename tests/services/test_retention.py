@@ -212,7 +212,7 @@ def test_it_goes_on_until_nothing_is_left(
 
 
 def test_e3_it_is_removed_without_anybody_asking_once_an_hour(world: World) -> None:
-    housekeeping = Housekeeping(world.database, world.clock)
+    housekeeping = Housekeeping(world.database, world.services.keyring, world.clock)
     browser = world.browser()
     browser.begin("ref-1", "app")
     browser.prove(world.totp())
@@ -222,5 +222,5 @@ def test_e3_it_is_removed_without_anybody_asking_once_an_hour(world: World) -> N
     browser.begin("ref-2", "app")
     browser.prove(world.totp())
     world.clock.advance(3599)
-    Housekeeping(world.database, world.clock).tidy()
+    Housekeeping(world.database, world.services.keyring, world.clock).tidy()
     assert len(world.rows(Verification)) == 1, "another process finds the hour's turn taken"

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from auth_portal.services import limits
-from auth_portal.services.channel_usage import used_today
-from auth_portal.services.deliveries import ALARM_SHARES, OPEN_SHARE
+from auth_portal.services.channel_usage import OPEN_SHARE, used_today
+from auth_portal.services.deliveries import ALARM_SHARES
 from auth_portal.services.journeys import Snapshot
 from auth_portal.services.outbox import CALLBACK, State
 from auth_portal.store.db import first_id

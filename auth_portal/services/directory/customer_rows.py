@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from auth_portal.crypto import Keyring
-from auth_portal.services.directory.customers import customer_key, name_form
+from auth_portal.services.directory.customers import country_of, customer_key, name_form
 from auth_portal.store.db import new_id
 
 SEALED = {  # the name under which a value is sealed, and the column that holds it
@@ -32,7 +32,7 @@ def opened(keyring: Keyring, row: Mapping[str, Any], names: Iterable[str]) -> di
 def new_row(keyring: Keyring, now: datetime, changes: Mapping[str, str | None], *, is_long: bool) -> dict[str, Any]:
     """A whole new row. Every one names every column, so that many share a statement."""
     row_id = new_id(now)
-    empty = dict.fromkeys((*SEALED.values(), *INDEXED.values()))
+    empty = dict.fromkeys((*SEALED.values(), *INDEXED.values(), "phone_country"))
     return {
         **empty,
         "id": row_id,
@@ -57,6 +57,8 @@ def column_values(keyring: Keyring, row_id: str, changes: Mapping[str, str | Non
             values[name] = text or ""
         if name in INDEXED:
             values[INDEXED[name]] = None if text is None else index_of(keyring, name, text)
+    if "phone" in changes:
+        values["phone_country"] = None if changes["phone"] is None else country_of(changes["phone"])
     if "customer_id" in changes:
         values["customer_key"] = customer_key(values["customer_id"])
     if "password" in changes:

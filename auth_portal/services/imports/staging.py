@@ -26,7 +26,7 @@ BATCH = 200  # rows compared, and staged in one transaction: about 10 ms of it
 FIELD_COLUMNS: Mapping[str, tuple[str, ...]] = {  # of each field its columns; the first tells whether it was changed
     "customer_id": ("customer_id",),
     "name": ("name_sealed", "name_key"),
-    "phone": ("phone_sealed", "phone_key"),
+    "phone": ("phone_sealed", "phone_key", "phone_country"),
     "email": ("email_sealed", "email_key"),
     "locale": ("locale",),
     "password": ("password_hash", "password_is_long"),

@@ -1,78 +1,111 @@
-"""Reach: how many customers can pass each step of a journey, and who cannot.
+"""Reach: how many customers can pass each step of a journey, what stops the others, and who they are.
 
-The directory is counted once, by which of a few things each customer has (``Trait``); every journey is then worked out
-from those counts, so a look costs one pass over the table however many steps there are. What the database cannot see
-is not counted: the country of a phone number is sealed, and locks come and go.
+The directory is counted for all journeys at once (``census``) and every journey worked out from that count by the one
+rule of ``road``. A count of a large directory takes longer than a page may, so it is made beside the request: a page
+shows the newest one there is, and says how old it is, or that the first is being made. Counts nothing that moves from
+minute to minute: messages that a phone was sent lately, a provider that is down for a moment.
 """
 
 from __future__ import annotations
 
-import itertools
+import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import IntFlag
-from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Subquery, and_, case, func, literal, select
+from sqlalchemy import Connection, select
 
 from auth_portal.clock import Clock
+from auth_portal.errors import NotFound
+from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
-from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.channel_usage import most_today, used_today
+from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.journeys import Journeys, Snapshot
+from auth_portal.services.setup import census
+from auth_portal.services.setup.census import Census
+from auth_portal.services.setup.road import Obstacle, Road, Spent, Standing, Trait
+from auth_portal.services.setup.walk import Walk
 from auth_portal.store.db import Database
-from auth_portal.store.models import CustomerRow, table_of
+from auth_portal.store.models import ChannelState
 
 PAGE_SIZE = 50
+SEARCHES = 10  # pieces that one page of a list may look through in vain: then it is short, and "More" goes on
 KEPT_SECONDS = 60  # how long a process keeps a count of the directory
+PATIENCE_SECONDS = 0.05  # how long a page waits for a count: a small directory needs no longer
 
-_CUSTOMERS = table_of(CustomerRow)
 
+@dataclass(frozen=True)
+class Stop:
+    """One reason, and how many it stops; of phones in countries that no SMS goes to, how many are of which."""
 
-class Trait(IntFlag):
-    """What a customer has, as far as proving goes."""
-
-    ACTIVE = 1
-    PHONE = 2
-    EMAIL = 4
-    PASSWORD = 8
-    LONG_PASSWORD = 16
-    TOTP = 32
-    OWN_PHONE = 64  # a phone that nobody else has: it names this customer
-    OWN_EMAIL = 128
+    obstacle: Obstacle
+    people: int
+    countries: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StepReach:
-    """One step. ``lacking`` tells how many of those who came so far lack each method of the step."""
+    """One step: who comes to it, and what stops those who cannot pass, the most first."""
 
     number: int
     kind: str
     ways: tuple[str, ...]
-    closed_ways: tuple[str, ...]  # methods that no channel carries now
     arriving: int
-    passing: int
-    lacking: Mapping[str, int]
+    stops: tuple[Stop, ...]
 
     @property
     def lost(self) -> int:
         """How many come to this step and cannot pass it."""
-        return self.arriving - self.passing
+        return sum(stop.people for stop in self.stops)
+
+    @property
+    def passing(self) -> int:
+        """How many go on."""
+        return self.arriving - self.lost
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A channel whose day is too short for all: it may send so many by links of this journey, to so many customers."""
+
+    channel: str
+    carries: str
+    country: str
+    a_day: int
+    used: int
+    people: int
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A channel of the journey that fails now, and what its provider said."""
+
+    channel: str
+    reason: str
+    needs_admin: bool
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How far the customers of a portal get in one journey."""
+    """How far the customers of a portal get in one journey. Without ``counted_at`` the first count is being made."""
 
     slug: str
     name: str
-    total: int
-    disabled: int
-    passing: int
-    steps: tuple[StepReach, ...]
-    counted_at: datetime
-    has_countries: bool  # the SMS channel sends to some countries only, which is not counted here
+    is_open: bool
+    closed_ways: Mapping[str, tuple[str, ...]]  # methods that no channel carries, and the channels that are off
+    sms_channel: str
+    troubles: tuple[Trouble, ...]
+    counted_at: datetime | None = None
+    is_old: bool = False
+    total: int = 0
+    disabled: int = 0
+    passing: int = 0
+    steps: tuple[StepReach, ...] = ()
+    caps: tuple[Cap, ...] = ()
+    unknown_countries: int = 0  # phones whose country is not known yet; they are counted as if SMS could go there
 
     @property
     def lost(self) -> int:
@@ -82,12 +115,42 @@ class Reach:
 
 @dataclass(frozen=True)
 class Unreached:
-    """A customer who cannot pass: the row, the customer ID, and the step where it ends (0: disabled)."""
+    """A customer who cannot pass, and what stops them."""
 
     row: str
     customer_id: str
-    step: int
-    lacks: tuple[str, ...]
+    obstacle: Obstacle
+
+
+@dataclass(frozen=True)
+class Unreacheds:
+    """A page of them; behind ``after`` there may be more. None can be told before the first count is made."""
+
+    people: tuple[Unreached, ...] = ()
+    after: str = ""
+    is_counted: bool = True
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A method that wrong tries have closed, and when it opens by itself; None where support must open it."""
+
+    method: str
+    until: datetime | None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One journey for one person: what stops them, or None."""
+
+    slug: str
+    name: str
+    is_open: bool
+    obstacle: Obstacle | None
+    locks: tuple[Lock, ...]
+    by_ticket: bool  # a link with a ticket lets them in all the same
+    shared: tuple[str, ...]  # contacts that do not name them here, because others have them too
+    sms_channel: str
 
 
 class Reaches:
@@ -97,192 +160,221 @@ class Reaches:
         self._database = database
         self._clock = clock
         self._journeys = journeys
-        self._kept: dict[bool, tuple[datetime, Mapping[Trait, int]]] = {}
-        self._counting = threading.Lock()  # impatient reloads wait for one count instead of each making its own
+        self._kept: Census | None = None
+        self._counting: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def reach(self, slug: str) -> Reach:
         """How many customers can pass each step of a journey as it is live now. Raises NotFound."""
-        snapshot = self._journeys.current()
-        journey = snapshot.journey(slug).config
-        counted_at, counts = self._counts(needs_own=_needs_own(journey))
-        road = Road(journey, snapshot)
-        sms = snapshot.channel_for(journey, "sms")
-        return Reach(
-            slug=journey.slug,
-            name=journey.name,
-            total=sum(counts.values()),
-            disabled=sum(number for traits, number in counts.items() if not traits & Trait.ACTIVE),
-            passing=sum(number for traits, number in counts.items() if road.ends_at(traits) is None),
-            steps=tuple(road.steps(counts)),
-            counted_at=counted_at,
-            has_countries=sms is not None and bool(sms.countries) and "sms_code" in road.methods,
+        snapshot, now = self._journeys.current(), self._clock()
+        road = Road(snapshot.journey(slug).config, snapshot)
+        counted = self._census(with_shared=road.needs_own)
+        with self._database.read() as connection:
+            reach = _without_count(connection, road)
+            if counted is None:
+                return reach
+            caps = _caps(connection, road, counted.groups, now)
+        ends = Counter[Obstacle | None]()
+        for standing, people in counted.groups.items():
+            ends[road.obstacle(standing)] += people
+        return replace(
+            reach,
+            counted_at=counted.counted_at,
+            is_old=not self._is_fresh(counted),
+            total=ends.total(),
+            disabled=sum(people for found, people in ends.items() if found is not None and found.step == 0),
+            passing=ends[None],
+            steps=tuple(_steps(road, counted.groups)),
+            caps=caps,
+            unknown_countries=_unknown_countries(road, counted.groups),
         )
 
-    def unreached(self, slug: str, after: str = "") -> tuple[list[Unreached], str]:
-        """Up to PAGE_SIZE customers who cannot pass, and the row to go on after ("" at the end). Raises NotFound."""
+    def unreached(self, slug: str, key: str = "", after: str = "") -> Unreacheds:
+        """Customers who cannot pass, all or those whom the obstacle of this key stops. Raises NotFound."""
         snapshot = self._journeys.current()
-        journey = snapshot.journey(slug).config
-        road, needs_own = Road(journey, snapshot), _needs_own(journey)
-        failing = [int(traits) for traits in _possible(needs_own=needs_own) if road.ends_at(traits) is not None]
-        names = ("phone_key", "email_key") if needs_own else ()
-        traits = _traits({name: _is_alone_with(_CUSTOMERS.c[name]) for name in names}).label("traits")
-        found = select(_CUSTOMERS.c.id, _CUSTOMERS.c.customer_id, traits).where(
-            _CUSTOMERS.c.id > after, traits.element.in_(failing)
+        road = Road(snapshot.journey(slug).config, snapshot)
+        counted = self._census(with_shared=road.needs_own)
+        if counted is None:
+            return Unreacheds(is_counted=False)
+        plain = {Standing(standing.traits, standing.country) for standing in counted.groups}
+        groups = [group for group in plain if _is_of(road.obstacle(group), key)]
+        with self._database.read() as connection:
+            walk = Walk(connection, self._clock(), bounds(snapshot), groups, with_shared=road.needs_own)
+            return _page(walk, road, key, after)
+
+    def passages(self, row: str) -> tuple[Passage, ...]:
+        """Which journeys a customer can pass, those that are open first. Raises NotFound for nobody."""
+        snapshot, now = self._journeys.current(), self._clock()
+        with self._database.read() as connection:
+            found = census.one(connection, row, now)
+        if found is None:
+            raise NotFound("customer_unknown")
+        passages = [_passage(Road(journey.config, snapshot), found.standing) for journey in snapshot.journeys.values()]
+        return tuple(sorted(passages, key=lambda passage: (not passage.is_open, passage.name)))
+
+    # -- the count ------------------------------------------------------------------------------------------------
+
+    def _is_fresh(self, counted: Census) -> bool:
+        return self._clock() - counted.counted_at < timedelta(seconds=KEPT_SECONDS)
+
+    def _census(self, *, with_shared: bool) -> Census | None:
+        """The newest count, made anew beside where it is old; None where none will do yet."""
+        kept = self._kept
+        if kept is None or not self._is_fresh(kept) or (with_shared and not kept.has_shared):
+            self._count_beside(with_shared=with_shared)
+            kept = self._kept
+        return kept if kept is not None and (kept.has_shared or not with_shared) else None
+
+    def _count_beside(self, *, with_shared: bool) -> None:
+        with self._lock:  # impatient reloads wait for one count instead of each making its own
+            if self._counting is None or not self._counting.is_alive():
+                snapshot = self._journeys.current()
+                with_shared = with_shared or any(
+                    Road(journey.config, snapshot).needs_own for journey in snapshot.journeys.values()
+                )
+                arguments = (bounds(snapshot), with_shared)
+                self._counting = threading.Thread(target=self._count, args=arguments, name="census", daemon=True)
+                self._counting.start()
+            counting = self._counting
+        counting.join(PATIENCE_SECONDS)
+
+    def _count(self, narrowest: JourneyLimits, with_shared: bool) -> None:
+        try:
+            with self._database.read() as connection:
+                self._kept = census.count(connection, self._clock(), narrowest, with_shared=with_shared)
+        except Exception:
+            logging.getLogger("auth_portal").exception("census_fault")
+
+
+def bounds(snapshot: Snapshot) -> JourneyLimits:
+    """The narrowest limits of wrong tries that any journey has: whoever is below these is locked nowhere."""
+    limits = [journey.config.limits for journey in snapshot.journeys.values()] or [JourneyLimits()]
+    return JourneyLimits(
+        credential_tries_day=min(limit.credential_tries_day for limit in limits),
+        credential_tries_total=min(limit.credential_tries_total for limit in limits),
+    )
+
+
+def _without_count(connection: Connection, road: Road) -> Reach:
+    channels = {channel.name: channel for channel in _channels(road).values()}
+    failing = select(ChannelState.name, ChannelState.reason, ChannelState.needs_admin).where(
+        ChannelState.name.in_(list(channels)), ChannelState.failures_in_row > 0
+    )
+    return Reach(
+        slug=road.journey.slug,
+        name=road.journey.name,
+        is_open=road.snapshot.is_open(road.journey),
+        closed_ways=road.closed_ways(),
+        sms_channel=_sms_channel(road),
+        troubles=tuple(Trouble(*row) for row in connection.execute(failing.order_by(ChannelState.name))),
+    )
+
+
+def _channels(road: Road) -> dict[str, ChannelConfig]:
+    """The channel of each kind of message that the journey sends."""
+    carried = sorted({CARRIES[method] for method in road.methods if method in CARRIES})
+    found = {carries: road.snapshot.channel_for(road.journey, carries) for carries in carried}
+    return {carries: channel for carries, channel in found.items() if channel is not None}
+
+
+def _sms_channel(road: Road) -> str:
+    channel = _channels(road).get("sms")
+    return channel.name if channel is not None else ""
+
+
+def _steps(road: Road, groups: Mapping[Standing, int]) -> Iterable[StepReach]:
+    """Each step with those who come to it."""
+    here = {standing: people for standing, people in groups.items() if standing.traits & Trait.ACTIVE}
+    for number, ways in enumerate((road.journey.first_step.by, *road.ways), 1):
+        arriving, stops, countries = sum(here.values()), Counter[Obstacle](), dict[Obstacle, Counter[str]]()
+        for standing, people in list(here.items()):
+            obstacle = road.obstacle(standing)
+            if obstacle is None or obstacle.step != number:
+                continue
+            del here[standing]
+            stops[obstacle] += people
+            if "foreign_phone" in obstacle.whys:
+                countries.setdefault(obstacle, Counter())[standing.country or ""] += people
+        yield StepReach(
+            number=number,
+            kind="identify" if number == 1 else "verify",
+            ways=tuple(ways),
+            arriving=arriving,
+            stops=tuple(
+                Stop(obstacle, people, dict(countries.get(obstacle, Counter()).most_common()))
+                for obstacle, people in stops.most_common()
+            ),
         )
-        with self._database.read() as connection:
-            rows = connection.execute(found.order_by(_CUSTOMERS.c.id).limit(PAGE_SIZE + 1)).all()
-        people = [_unreached(row, road) for row in rows[:PAGE_SIZE]]
-        return people, people[-1].row if len(rows) > PAGE_SIZE else ""
-
-    def _counts(self, *, needs_own: bool) -> tuple[datetime, Mapping[Trait, int]]:
-        with self._counting:
-            return self._counts_now(needs_own=needs_own)
-
-    def _counts_now(self, *, needs_own: bool) -> tuple[datetime, Mapping[Trait, int]]:
-        now = self._clock()
-        kept = self._kept.get(needs_own)
-        if kept is not None and now - kept[0] < timedelta(seconds=KEPT_SECONDS):
-            return kept
-        shared = {name: _shared(_CUSTOMERS.c[name]) for name in ("phone_key", "email_key")} if needs_own else {}
-        source: FromClause = _CUSTOMERS
-        for name, sharing in shared.items():
-            source = source.outerjoin(sharing, sharing.c.key == _CUSTOMERS.c[name])
-        traits = _traits({name: sharing.c.key.is_(None) for name, sharing in shared.items()}).label("traits")
-        with self._database.read() as connection:
-            rows = connection.execute(select(traits, func.count()).select_from(source).group_by(traits)).all()
-        self._kept[needs_own] = now, {Trait(value): number for value, number in rows}
-        return self._kept[needs_own]
 
 
-class Road:
-    """A journey as somebody with given traits walks it. No method counts twice (R37)."""
-
-    def __init__(self, journey: JourneyConfig, snapshot: Snapshot) -> None:
-        self._by = journey.first_step.by
-        self._is_matched = journey.relay_defence == "phone_match"
-        self._is_alone = len(journey.verify_steps) == 1
-        self._all = [tuple(step.any_of) for step in journey.verify_steps]
-        self._open = [snapshot.workable(journey, step.any_of) for step in journey.verify_steps]
-        self.methods = frozenset(itertools.chain(*self._all))
-
-    def ends_at(self, traits: Trait) -> int | None:
-        """The first step that these traits cannot pass, or None. 0 is being disabled, 1 being named, then proofs."""
-        if not traits & Trait.ACTIVE:
-            return 0
-        if self.lacks_naming(traits):
-            return 1
-        ways = [[method for method in step if self._has(method, traits)] for step in self._open]
-        for passed in range(1, len(ways) + 1):
-            if not _distinct(ways[:passed]):
-                return passed + 1
-        return None
-
-    def lacks_naming(self, traits: Trait) -> bool:
-        """Whether these traits name nobody; under ``phone_match`` the chat's number must be on file besides."""
-        is_unmatched = self._is_matched and not traits & Trait.PHONE
-        return is_unmatched or not any(_names(kind, traits) for kind in self._by)
-
-    def lacks(self, traits: Trait, step: int) -> tuple[str, ...]:
-        """The kinds of naming, or the methods, of a step that these traits do not give."""
-        if step == 0:
-            return ()
-        if step == 1 and self._is_matched and not traits & Trait.PHONE:
-            return ("phone",)
-        if step == 1 and "customer_id" in self._by:
-            return ()  # it names everybody, so who shares a contact was not even asked
-        if step == 1:
-            return tuple(kind for kind in self._by if not _names(kind, traits))
-        return tuple(method for method in self._all[step - 2] if not self._has(method, traits))
-
-    def steps(self, counts: Mapping[Trait, int]) -> Iterable[StepReach]:
-        """Each step with those who come to it."""
-        ends = {traits: self.ends_at(traits) for traits in counts}
-        for number in range(1, len(self._all) + 2):
-            here = {traits: count for traits, count in counts.items() if _comes_to(ends[traits], number)}
-            ways = self._by if number == 1 else self._all[number - 2]
-            lacking = {way: sum(n for t, n in here.items() if way in self.lacks(t, number)) for way in ways}
-            yield StepReach(
-                number=number,
-                kind="identify" if number == 1 else "verify",
-                ways=tuple(ways),
-                closed_ways=() if number == 1 else tuple(way for way in ways if way not in self._open[number - 2]),
-                arriving=sum(here.values()),
-                passing=sum(count for traits, count in here.items() if ends[traits] != number),
-                lacking=lacking,
-            )
-
-    def _has(self, method: str, traits: Trait) -> bool:
-        if method in CARRIES:
-            return bool(traits & (Trait.PHONE if CARRIES[method] == "sms" else Trait.EMAIL))
-        if method == "password":
-            return bool(traits & (Trait.LONG_PASSWORD if self._is_alone else Trait.PASSWORD))
-        # Any other way, such as support's code, is nothing that a customer has.
-        return method == "totp" and bool(traits & Trait.TOTP)
+def _caps(connection: Connection, road: Road, groups: Mapping[Standing, int], now: datetime) -> tuple[Cap, ...]:
+    """Where fewer messages may leave on one day than customers could ask for, by channel and country (R12)."""
+    found: list[Cap] = []
+    for carries, channel in _channels(road).items():
+        method = next(method for method, kind in CARRIES.items() if kind == carries)
+        if channel.daily_cap is None:
+            continue
+        could = Counter[str]()
+        for standing, people in groups.items():
+            if standing.traits & Trait.ACTIVE and not road.why_not(method, standing):
+                could[(standing.country or "") if carries == "sms" else ""] += people
+        used = used_today(connection, channel, now)
+        a_day = most_today(channel.daily_cap, is_ticketed=road.is_ticketed)
+        found += [
+            Cap(channel.name, carries, country, a_day, used.get(country, 0), people)
+            for country, people in could.most_common()
+            if people > a_day
+        ]
+    return tuple(found)
 
 
-def _comes_to(end: int | None, step: int) -> bool:
-    return end is None or end >= step
+def _unknown_countries(road: Road, groups: Mapping[Standing, int]) -> int:
+    channel = _channels(road).get("sms")
+    if channel is None or not channel.countries:
+        return 0
+    wanted = Trait.ACTIVE | Trait.PHONE
+    return sum(
+        people for standing, people in groups.items() if standing.traits & wanted == wanted and standing.country is None
+    )
 
 
-def _distinct(ways: Sequence[Sequence[str]]) -> bool:
-    """Whether every step can have a method of its own."""
-    return any(len(set(chosen)) == len(chosen) for chosen in itertools.product(*ways))
+def _is_of(obstacle: Obstacle | None, key: str) -> bool:
+    return obstacle is not None and key in ("", obstacle.key)
 
 
-def _names(kind: str, traits: Trait) -> bool:
-    if kind == "phone":
-        return bool(traits & Trait.OWN_PHONE)
-    if kind == "email":
-        return bool(traits & Trait.OWN_EMAIL)
-    return True
+def _page(walk: Walk, road: Road, key: str, after: str) -> Unreacheds:
+    people: list[Unreached] = []
+    searched = 0
+    for step in walk.steps(after):
+        obstacle = road.obstacle(step.found.standing) if step.found is not None else None
+        if step.found is not None and obstacle is not None and _is_of(obstacle, key):
+            if len(people) == PAGE_SIZE:
+                return Unreacheds(tuple(people), after)
+            people.append(Unreached(step.found.row, step.found.customer_id, obstacle))
+        after = step.place
+        searched += step.found is None
+        if searched == SEARCHES:
+            return Unreacheds(tuple(people), after)
+    return Unreacheds(tuple(people))
 
 
-def _needs_own(journey: JourneyConfig) -> bool:
-    """Who shares a contact matters only where the customer ID does not name everybody anyway."""
-    return "customer_id" not in journey.first_step.by
+def _passage(road: Road, standing: Standing) -> Passage:
+    obstacle, journey = road.obstacle(standing), road.journey
+    by_ticket = replace(road, is_ticketed=True)
+    shared = sorted(set(journey.first_step.by) & standing.shared) if not road.is_matched else ()
+    return Passage(
+        slug=journey.slug,
+        name=journey.name,
+        is_open=road.snapshot.is_open(journey),
+        obstacle=obstacle,
+        locks=tuple(_locks(road, standing.spent)),
+        by_ticket=obstacle is not None and by_ticket.obstacle(standing) is None,
+        shared=tuple(shared),
+        sms_channel=_sms_channel(road),
+    )
 
 
-def _traits(alone: Mapping[str, ColumnElement[bool]]) -> ColumnElement[int]:
-    """The traits of a customer's row as one number; ``alone`` says of a contact that nobody else has it."""
-    c = _CUSTOMERS.c
-    has_password = c.password_hash.is_not(None)
-    found: dict[Trait, ColumnElement[bool]] = {
-        Trait.ACTIVE: c.is_active,
-        Trait.PHONE: c.phone_key.is_not(None),
-        Trait.EMAIL: c.email_key.is_not(None),
-        Trait.PASSWORD: has_password,
-        Trait.LONG_PASSWORD: and_(has_password, c.password_is_long),
-        Trait.TOTP: c.totp_sealed.is_not(None),
-    }
-    if alone:
-        found[Trait.OWN_PHONE] = and_(c.phone_key.is_not(None), alone["phone_key"])
-        found[Trait.OWN_EMAIL] = and_(c.email_key.is_not(None), alone["email_key"])
-    summed: ColumnElement[int] = literal(0)
-    for trait, condition in found.items():
-        summed = summed + case((condition, int(trait)), else_=0)
-    return summed
-
-
-def _shared(key: Column[Any]) -> Subquery:
-    """The contacts that several people hold, disabled ones included.
-
-    Joined: where the list is long, PostgreSQL goes through a NOT IN anew for each row.
-    """
-    return select(key.label("key")).where(key.is_not(None)).group_by(key).having(func.count() > 1).subquery()
-
-
-def _is_alone_with(key: Column[Any]) -> ColumnElement[bool]:
-    """The same for the rows of a page, each of which looks for itself."""
-    other = table_of(CustomerRow).alias()
-    return ~select(other.c.id).where(other.c[key.name] == key, other.c.id != _CUSTOMERS.c.id).exists()
-
-
-def _possible(*, needs_own: bool) -> Iterable[Trait]:
-    top = Trait.OWN_PHONE if not needs_own else Trait.OWN_EMAIL * 2
-    return (Trait(value) for value in range(int(top)))
-
-
-def _unreached(row: Any, road: Road) -> Unreached:
-    traits = Trait(row.traits)
-    step = road.ends_at(traits) or 0
-    return Unreached(row.id, row.customer_id, step, road.lacks(traits, step))
+def _locks(road: Road, spent: Iterable[Spent]) -> Iterable[Lock]:
+    for tries in spent:
+        if tries.method in road.methods and road.closes(tries):
+            yield Lock(tries.method, road.ends_at(tries))

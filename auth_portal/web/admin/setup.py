@@ -5,8 +5,11 @@ from __future__ import annotations
 from flask import Response, request
 
 from auth_portal.services.setup.flow_setup import Checked, check_logic, setup_of
+from auth_portal.services.setup.road import DISABLED
 from auth_portal.web.admin.guard import EVERYONE, render, route
 from auth_portal.web.context import services
+
+REFRESHES = 10  # of a page that waits for the count, two seconds apart; then a link
 
 
 @route("/journeys/<slug>/setup", allow=EVERYONE)
@@ -39,13 +42,25 @@ def _panel(slug: str, *, pasted: str = "", checked: Checked | None = None, statu
 @route("/journeys/<slug>/reach", allow=EVERYONE)
 def reach(slug: str) -> Response:
     """How many customers can pass each step."""
-    return render("admin/setup/reach.html", reach=services().reaches.reach(slug))
+    journey, found = services().journeys.current().journey(slug).config, services().reaches.reach(slug)
+    seen = request.args.get("seen", 0, type=int)
+    is_waiting = found.counted_at is None and seen < REFRESHES
+    response = render(
+        "admin/setup/reach.html", reach=found, disabled=DISABLED, is_waiting=is_waiting,
+        is_matched=journey.relay_defence == "phone_match",
+    )  # fmt: skip
+    if is_waiting:
+        response.headers["Refresh"] = f"2; url={request.path}?seen={seen + 1}"
+    return response
 
 
 @route("/journeys/<slug>/reach/people", allow=EVERYONE)
 def unreached(slug: str) -> Response:
-    """Who cannot pass."""
+    """Who cannot pass, whatever the reason or for one of them."""
     journey = services().journeys.current().journey(slug).config
-    after = request.args.get("after", "")
-    people, older = services().reaches.unreached(slug, after)
-    return render("admin/setup/unreached.html", journey=journey, people=people, older=older, after=after)
+    why, after = request.args.get("why", ""), request.args.get("after", "")
+    page = services().reaches.unreached(slug, why, after)
+    response = render("admin/setup/unreached.html", journey=journey, page=page, why=why, after=after)
+    if not page.is_counted:
+        response.headers["Refresh"] = "2"
+    return response

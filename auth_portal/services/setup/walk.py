@@ -1,0 +1,125 @@
+"""Through customers by key, page by page: those of some groups, then those with wrong tries, then those who share.
+
+Nobody comes twice: the groups leave out whom the later parts are about. A place says where to go on from, for a link:
+it names people by their rows and contacts by their keyed hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from auth_portal.services.config.journey import JourneyLimits
+from auth_portal.services.setup import census
+from auth_portal.services.setup.census import KEYS, Found
+from auth_portal.services.setup.road import Standing
+from auth_portal.store.models import CustomerRow, table_of
+
+CHUNK = 100  # rows read at a time
+WINDOW = 20_000  # entries of an index read at a time, looking for a contact that is there twice
+
+_C = table_of(CustomerRow).c
+
+
+class Step(NamedTuple):
+    """A customer, or nobody yet after a piece of the search; and the place behind it."""
+
+    found: Found | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Walk:
+    """``groups`` have nothing shared and no wrong tries. ``bounds`` are as for a census."""
+
+    connection: Connection
+    now: datetime
+    bounds: JourneyLimits
+    groups: Sequence[Standing]
+    with_shared: bool
+
+    def steps(self, place: str) -> Iterator[Step]:
+        """From behind a place on, "" being the beginning; so is a place that makes no sense."""
+        part, _mark, at = place.partition(":")
+        parts = {"group": self._of_groups, "tried": self._of_tried, "phone": self._sharing, "email": self._sharing}
+        names = list(parts)
+        for name in names[names.index(part) if part in parts else 0 :]:
+            yield from parts[name](name, at if name == part else "")
+
+    def _of_groups(self, part: str, at: str) -> Iterator[Step]:
+        traits, country, after = (*at.split(":"), "", "")[:3] if at else ("", "", "")
+        behind = (int(traits), country) if traits.isdigit() else (-1, "")
+        for group in sorted(self.groups, key=_order):
+            if _order(group) < behind:
+                continue
+            is_there = _C.phone_country.is_(None) if group.country is None else _C.phone_country == group.country
+            mine = (_C.traits == int(group.traits)) & is_there
+            place = f"{part}:{int(group.traits)}:{_order(group)[1]}"
+            yield from self._plain(place, mine, after if _order(group) == behind else "")
+
+    def _plain(self, place: str, mine: ColumnElement[bool], after: str) -> Iterator[Step]:
+        people = census.people(with_shared=self.with_shared).where(mine).order_by(_C.id).limit(CHUNK)
+        while rows := self.connection.execute(people.where(_C.id > after)).all():
+            tried = census.among(self.connection, self.now, self.bounds, [row.id for row in rows])
+            for row in rows:
+                after, found = row.id, census.found(row)
+                if row.id not in tried and not found.standing.shared:
+                    yield Step(found, f"{place}:{after}")
+            yield Step(None, f"{place}:{after}")
+
+    def _of_tried(self, part: str, after: str) -> Iterator[Step]:
+        while found := census.tried(
+            self.connection, self.now, self.bounds, after, with_shared=self.with_shared, most=CHUNK
+        ):
+            for person in found:
+                after = person.row
+                yield Step(person, f"{part}:{after}")
+            yield Step(None, f"{part}:{after}")
+
+    def _sharing(self, part: str, at: str) -> Iterator[Step]:
+        if not self.with_shared:
+            return
+        key, _mark, after = at.partition(":")
+        while True:
+            shared, edge = self._window(part, key)
+            for contact in shared:
+                yield from self._holders(part, contact, after if contact == key else "")
+            if edge is None:
+                return
+            key, after = edge, ""
+            yield Step(None, f"{part}:{key}:")
+
+    def _window(self, part: str, first: str) -> tuple[list[str], str | None]:
+        """The contacts held by several in the next piece of the index, and where the piece after it begins."""
+        key = KEYS[part]
+        window = select(key.label("key")).where(key >= first).order_by(key).limit(WINDOW).subquery()
+        several = select(window.c.key).group_by(window.c.key).having(func.count() > 1).order_by(window.c.key)
+        shared = list(self.connection.execute(several).scalars())
+        c = window.c.key
+        ends = select(func.min(c).label("least"), func.max(c).label("edge"), func.count().label("n"))
+        found = self.connection.execute(ends.select_from(window)).one()
+        if found.n < WINDOW:
+            return shared, None
+        if found.least == found.edge:
+            return shared, f"{found.edge}~"  # behind it: hex digits come first
+        # What ends a full window may go on behind it, so the next one begins with it.
+        return [contact for contact in shared if contact != found.edge], found.edge
+
+    def _holders(self, part: str, contact: str, after: str) -> Iterator[Step]:
+        people = census.people(with_shared=True).where(KEYS[part] == contact).order_by(_C.id).limit(CHUNK)
+        while rows := self.connection.execute(people.where(_C.id > after)).all():
+            tried = census.among(self.connection, self.now, self.bounds, [row.id for row in rows])
+            for row in rows:
+                after, found = row.id, census.found(row)
+                is_elsewhere = row.id in tried or (part == "email" and "phone" in found.standing.shared)
+                if not is_elsewhere:
+                    yield Step(found, f"{part}:{contact}:{after}")
+
+
+def _order(group: Standing) -> tuple[int, str]:
+    """The same on every server and with every count, so that a place means the same."""
+    return int(group.traits), "-" if group.country is None else group.country
