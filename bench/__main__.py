@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import imports, lists
+from bench import imports, lists, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -91,16 +91,21 @@ def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float,
 
 
 def main() -> int:
-    """Measures and prints: the portal itself, an import alone, or the lists of the configuration page."""
+    """Measures and prints: the portal itself, an import alone, the lists of the configuration page, or R24."""
     options = argparse.ArgumentParser(prog="python -m bench")
-    options.add_argument("what", nargs="?", default="portal", choices=["portal", "imports", "lists"])
+    options.add_argument("what", nargs="?", default="portal", choices=["portal", "imports", "lists", "timing"])
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="of the lists; both by default")
     options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
+    options.add_argument("--dispatch", choices=["off", "inline"], help="of the timing; both by default")
+    options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
     chosen = options.parse_args()
     if chosen.what == "lists":
         return lists.main([chosen.database] if chosen.database else ["sqlite", "postgresql"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if chosen.what == "timing":
+            dispatches = [chosen.dispatch] if chosen.dispatch else ["off", "inline"]
+            return timing.main(folder, chosen.server, dispatches, chosen.pairs)
         receiver = Receiver()
         if chosen.what == "imports":
             imports.main(folder, receiver)
@@ -119,4 +124,5 @@ def main() -> int:
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,15 +23,22 @@ def phone(number: int) -> str:
     return f"+2782{1_000_000 + number}"
 
 
-def portal(folder: Path, receiver: Receiver, *, server: str, workers: int, **settings: str) -> Server:
-    """A server that is configured and not yet started."""
+def database_url(folder: Path) -> str:
+    """Where a portal in this folder keeps its data."""
+    return f"sqlite:///{folder / 'portal.db'}"
+
+
+def portal(
+    folder: Path, receiver: Receiver, *, server: str, workers: int, customers: str = "", **settings: str
+) -> Server:
+    """A server that is configured and not yet started; ``customers`` is a file of others than the bench's own."""
     folder.mkdir()
-    url = f"sqlite:///{folder / 'portal.db'}"
+    url = database_url(folder)
     install(folder, url)
     rows = "\n".join(f"B-{number},{phone(number)}" for number in range(CUSTOMERS))
     limits = "[portal.limits]\nbegins_per_minute = 100000\npassword_checks_per_minute = 100000\n"
     config = CONFIG.replace("[[channels]]", limits + "\n[[channels]]", 1)
-    configure(url, receiver, config + STANDARD, f"customer_id,phone\n{rows}\n")
+    configure(url, receiver, config + STANDARD, customers or f"customer_id,phone\n{rows}\n")
     return Server(folder, url, server=server, workers=workers, settings=settings, app="app:app")
 
 
