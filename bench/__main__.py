@@ -96,7 +96,7 @@ def main() -> int:
     options.add_argument("what", nargs="?", default="portal", choices=["portal", "imports", "lists", "timing"])
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="of the lists; both by default")
     options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
-    options.add_argument("--dispatch", choices=["off", "inline"], help="of the timing; both by default")
+    options.add_argument("--dispatch", choices=list(timing.DISPATCH), help="of the timing; all by default")
     options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
     chosen = options.parse_args()
     if chosen.what == "lists":
@@ -104,7 +104,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.what == "timing":
-            dispatches = [chosen.dispatch] if chosen.dispatch else ["off", "inline"]
+            dispatches = [chosen.dispatch] if chosen.dispatch else list(timing.DISPATCH)
             return timing.main(folder, chosen.server, dispatches, chosen.pairs)
         receiver = Receiver()
         if chosen.what == "imports":

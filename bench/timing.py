@@ -2,7 +2,7 @@
 people, in random order, against a server in a process of its own; each answer's time is compared by its median and by
 a rank test. A line that speaks is asked once more with other people: of sixty at one in a hundred, some do by chance.
 
-`python -m bench timing [--pairs 500] [--dispatch off|inline]`
+`python -m bench timing [--pairs 500] [--dispatch off|apart|inline]`
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import random
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -29,7 +31,7 @@ from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow, Tries
 from bench.portal import Quick, database_url, hidden, portal
 from tests.receiver import Receiver
-from tests.serving import Server, serving
+from tests.serving import ROOT, Server, serving
 from tests.world import PASSWORD, TOTP_SECRET
 
 PAIRS = 500  # R24
@@ -38,6 +40,11 @@ PASSWORD_LIMIT = 0.05  # R24: of the median, where a password is hashed
 RANK_LIMIT = 0.01  # R24
 SPENT_TRIES = 15  # the standard journeys' wrong tries a day; the one that spends them has an alarm to count as well
 LOOK_SECONDS = 0.005
+DISPATCH = {
+    "off": "not at all",
+    "apart": "from a process of their own (PORTAL_DISPATCH=off, flask dispatch)",
+    "inline": "from the worker itself (PORTAL_DISPATCH=inline)",
+}
 STEPS = ("begin", "page", "check")
 
 _numbers = count()
@@ -282,6 +289,19 @@ def receiver_elsewhere() -> Iterator[Elsewhere]:
         process.join()
 
 
+@contextmanager
+def dispatching(server: Server) -> Iterator[None]:
+    """`flask dispatch` beside a server that sends nothing itself, for the time of a block."""
+    command = [sys.executable, "-m", "flask", "--app", "app", "dispatch"]
+    with server.log.open("ab") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=server.environment, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def settled(url: str) -> Callable[[], None]:
     """Waits until the outbox has nothing under way, so that one person's message is not in the next one's time."""
     database = Database(url)
@@ -304,12 +324,12 @@ def measure(folder: Path, server: str, dispatch: str, pairs: int) -> bool:
     with receiver_elsewhere() as receiver:
         running: Server = portal(
             folder / f"timing-{dispatch}", receiver, server=server, workers=1, customers=customers_csv(everybody),
-            PORTAL_DISPATCH=dispatch,
+            PORTAL_DISPATCH="inline" if dispatch == "inline" else "off",
         )  # fmt: skip
         plant(database_url(running.folder), everybody)
-        settle = settled(database_url(running.folder)) if dispatch == "inline" else lambda: None
-        print(f"{server}, one worker, PORTAL_DISPATCH={dispatch}: medians of {pairs} pairs, difference, rank test")
-        with serving(running):
+        settle = (lambda: None) if dispatch == "off" else settled(database_url(running.folder))
+        print(f"{server}, one worker, messages leave {DISPATCH[dispatch]}: medians of {pairs} pairs, rank test")
+        with serving(running), dispatching(running) if dispatch == "apart" else nullcontext():
             quick = Quick(running.port)
             for one in wanted[:1]:
                 walked(quick, Comparison(one.method, people(STRANGER, 40), people(STRANGER, 40)), slice(None), settle)
