@@ -7,6 +7,7 @@ looked for at once; the rest at each poll.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,9 @@ SHARE = THREADS // 2  # of them, at most, for one target
 INLINE_POLL_SECONDS = 0.5  # beside web workers: waking does the rest
 OWN_POLL_SECONDS = 0.1  # `flask dispatch`
 SWEEP_SECONDS = 1.0
+# A message leaves at a moment by chance within this time, so that the work of sending one never falls into the same
+# moment after a beginning: beside web workers, what it slows down would tell that somebody is a customer (R24).
+SCATTER_SECONDS = {CALLBACK: 0.0, MESSAGE: 0.1}
 
 
 class Lane:
@@ -65,6 +69,7 @@ class Lane:
             busiest = max((count for count in self._busy.values() if count < SHARE), default=0)
         if free <= 0 or not self._outbox.has_due(self._kind):
             return False
+        time.sleep(random.uniform(0, SCATTER_SECONDS[self._kind]))  # noqa: S311
         most = min(free, SHARE - busiest)  # all that is claimed may be for the busiest
         claimed = self._outbox.claim(self._kind, most, full)
         for delivery in claimed:

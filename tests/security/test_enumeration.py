@@ -1,6 +1,6 @@
 """Nobody learns who is a customer: R24 (the same face for everybody) and R25 (one form of every name).
 
-Times are compared in the bench; here it is all that can be compared exactly: status, headers, body, and the number and
+Times are compared by `python -m bench timing`; here it is all that can be compared exactly: status, headers, body, and the number and
 shape of the statements that each request costs.
 """
 
