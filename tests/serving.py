@@ -59,7 +59,7 @@ class Server:
             self.clock_file.write_text("system")
         self.log = folder / "server.log"
         self._command = command(server, self.port, workers, app)
-        self.environment = {
+        self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")},
             "PORTAL_INSTANCE": str(folder),
             "PORTAL_DATABASE_URL": database_url,
@@ -76,7 +76,7 @@ class Server:
             self.process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
-                env={**self.environment, **more},
+                env={**self._environment, **more},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -30,7 +30,7 @@ class Portal(Server):
         settings = {"PORTAL_SANDBOX": "1", "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0"}
         super().__init__(folder, "", server="granian", settings=settings, app=app, port=free_port())
         names = ("PORTAL_INSTANCE", "PORTAL_SECRET_KEYS", "PORTAL_PUBLIC_URL", "PORTAL_SANDBOX")
-        self._settings = read_settings({name: self.environment[name] for name in names})
+        self._settings = read_settings({name: self._environment[name] for name in names})
         self._numbers = itertools.count(1)
         initialise(self._settings, system_clock)
         with opened(self._settings, system_clock) as portal:
