@@ -146,6 +146,28 @@ def test_r19_every_change_of_a_channel_asks_for_the_second_factor_and_is_mailed(
     assert "daily_cap: 50 -> 70" in told
 
 
+def test_the_second_of_two_who_edit_a_channel_is_shown_what_differs(desk: Desk) -> None:
+    """A colleague's new key counts too: it is in the mark, and shown to nobody."""
+    make(desk, "clicks", **CLICKATELL)
+    path = "/admin/channels/clicks/edit"
+    form, address = {**CLICKATELL, "api_key": ""}, "https://platform.clickatell.com"
+    desk.get(path)
+    opened = desk.page
+    send(desk, path, **{**form, "api_key": "the-second-key"}, base_url=address)
+    desk.page = opened
+    page = send(desk, path, **{**form, "daily_cap": "61"}, base_url=address)
+    assert page.status_code == 409
+    assert "Somebody else has saved this since you opened it" in page.text
+    assert f"Ada Owner, {desk.world.clock.now:%Y}" in shown(page)
+    assert re.search(r"Daily cap \S+ 61", shown(page))
+    assert "the-second-key" not in page.text
+    assert 'value="61"' in page.text
+    assert renewed(desk.world)["clicks"].daily_cap != 61
+    send(desk, path, **{**form, "daily_cap": "61"}, base_url=address)
+    config = renewed(desk.world)["clicks"]
+    assert (config.daily_cap, config.api_key) == (61, "the-second-key")  # type: ignore[attr-defined]
+
+
 def test_headers_are_kept_one_by_one(desk: Desk) -> None:
     fields = {
         "kind": "http", "carries": "sms", "url": "https://gateway.example/send", "method": "POST", "success": "200 202",

@@ -137,6 +137,55 @@ def test_the_secret_of_the_webhook_is_shown_once_and_audited(desk: Desk, httpser
     assert desk.post("/admin/settings/webhook-secret").status_code == 422
 
 
+# --- Two at once
+
+
+def another(desk: Desk) -> Desk:
+    """A second owner."""
+    world = desk.world
+    other = signed_in(world, "support")
+    world.services.admins.set_role(other.admin_id, "owner", by=desk.admin_id)
+    assert other.sign_in().request.path == "/admin/"
+    return other
+
+
+def test_the_second_of_two_is_shown_what_differs_and_decides(desk: Desk) -> None:
+    other = another(desk)
+    desk.get("/admin/settings")
+    save(other, name="Beta Bank", **{"retention.codes_hours": "48"})
+    page = desk.post("/admin/settings", **{**FORM, "limits.begins_per_minute": "200"})
+    assert page.status_code == 409
+    assert "Somebody else has saved this since you opened it" in page.text
+    assert "Ada Support, " in page.text
+    told = re.sub(r"<[^>]+>|\s+", " ", page.text[page.text.index("This is what differs") :])
+    assert re.search(r"Name +Beta Bank +Acme Bank", told)
+    assert re.search(r"Codes, in hours +48 +24", told)
+    assert re.search(r"Verifications begun in a minute +300 +200", told)
+    assert 'name="limits.begins_per_minute" type="text" value="200"' in page.text, "what was typed is kept"
+    assert settings(desk.world)["name"] == "Beta Bank"
+    assert desk.post("/admin/settings", **{**FORM, "limits.begins_per_minute": "200"}).status_code == 200
+    assert settings(desk.world)["name"] == "Acme Bank", "knowingly written over"
+    assert settings(desk.world)["limits"]["begins_per_minute"] == 200
+
+
+def test_a_fault_in_between_does_not_make_it_forgotten(desk: Desk) -> None:
+    other = another(desk)
+    desk.get("/admin/settings")
+    save(other, name="Beta Bank")
+    assert desk.post("/admin/settings", **{**FORM, "retention.codes_hours": "1"}).status_code == 422
+    assert desk.post("/admin/settings", **{**FORM, "retention.codes_hours": "25"}).status_code == 409
+    assert settings(desk.world)["name"] == "Beta Bank"
+
+
+def test_what_others_change_elsewhere_is_no_conflict(desk: Desk) -> None:
+    other = another(desk)
+    desk.get("/admin/settings")
+    other.get("/admin/journeys/app")
+    other.post("/admin/journeys/app/active", active="0")
+    assert desk.post("/admin/settings", **{**FORM, "name": "Beta Bank"}).status_code == 200
+    assert settings(desk.world)["name"] == "Beta Bank"
+
+
 # --- The config file
 
 

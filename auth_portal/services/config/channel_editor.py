@@ -1,7 +1,8 @@
 """Changing one channel: the same rules, version and audit as an import of the config file, one channel at a time.
 
 Refuses to take from an active journey its last way to send, and to let a stored secret go anywhere but where it was
-given for (D4). Secrets go in and never come out.
+given for (D4), and to write over what somebody else saved in the meantime until that was shown. Secrets go in and never
+come out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from auth_portal.services.config.configuration import Configuration, Stored
 from auth_portal.services.config.file import ConfigFile, Fault, Faults, Table
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.journey_rows import Author
+from auth_portal.services.config.meanwhile import Saving, meanwhile
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelState
 
@@ -61,6 +63,7 @@ class ChannelNow:
     secrets: Mapping[str, Sequence[str]]
     used: Mapping[str, int]  # today, by country
     uses: tuple[Use, ...]
+    mark: str  # of all its settings, secrets too
     accepted_at: datetime | None = None
     failing_since: datetime | None = None
     failures: int = 0
@@ -89,7 +92,8 @@ class ChannelEditor:
                 if channel.config.daily_cap is not None
             }
         return [
-            _shown(channel, stored, states.get(name), used.get(name, {})) for name, channel in stored.channels.items()
+            _shown(channel, stored, states.get(name), used.get(name, {}), self._mark(channel.config))
+            for name, channel in stored.channels.items()
         ]
 
     def channel(self, name: str) -> ChannelNow:
@@ -114,10 +118,11 @@ class ChannelEditor:
             self._configuration.apply(connection, stored, wanted, "channel_added", author)
         return []
 
-    def change(self, name: str, values: Mapping[str, Any], author: Author) -> list[Fault]:
+    def change(self, name: str, values: Mapping[str, Any], author: Author, *, based_on: str) -> Saving:
         """Gives a channel other settings; why not, or nothing. A secret left empty stays where it may (D4).
 
-        Kind and name stay as they are. A channel that is off stays off. Raises NotFound.
+        Kind and name stay as they are. A channel that is off stays off. ``based_on`` is the mark of what the form was
+        made from. Raises NotFound.
         """
         now = self._clock()
         with self._database.write() as connection:
@@ -126,12 +131,18 @@ class ChannelEditor:
             values = {**values, "name": name, "kind": old.config.kind, **_kept(values, old.config)}
             config = self._checked(stored, Table("", name, values), old, faults)
             if config is None or faults.found:
-                return [_in_words(fault) for fault in faults.found]
+                return Saving([_in_words(fault) for fault in faults.found])
             if config != old.config:
-                rewrite_channel(connection, self._keyring, old, config, now, is_active=old.is_active)
                 change = channel_change("changed", old.config, config)
+                if based_on != self._mark(old.config):
+                    return Saving(newer=meanwhile(connection, change.title, change.differences))
+                rewrite_channel(connection, self._keyring, old, config, now, is_active=old.is_active)
                 self._configuration.publish(connection, now, "channel_changed", [change], author)
-        return []
+        return Saving()
+
+    def _mark(self, config: ChannelConfig) -> str:
+        """Keyed, for the secrets are in it: nobody can try from a page which they are."""
+        return self._keyring.index("channel", config.model_dump_json())
 
     def switch(self, name: str, author: Author, *, is_active: bool) -> list[Fault]:
         """Puts a channel in use, or out of it; why not, or nothing. Raises NotFound."""
@@ -203,7 +214,7 @@ def _in_words(fault: Fault) -> Fault:
     return fault._replace(reason=GIVE_AGAIN) if "differ from what is stored" in fault.reason else fault
 
 
-def _shown(channel: StoredChannel, stored: Stored, state: Any, used: Mapping[str, int]) -> ChannelNow:
+def _shown(channel: StoredChannel, stored: Stored, state: Any, used: Mapping[str, int], mark: str) -> ChannelNow:
     config = channel.config
     return ChannelNow(
         name=config.name,
@@ -218,6 +229,7 @@ def _shown(channel: StoredChannel, stored: Stored, state: Any, used: Mapping[str
         },
         used=used,
         uses=tuple(_uses(config, stored)),
+        mark=mark,
         **_state(state),
     )
 

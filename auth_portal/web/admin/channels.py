@@ -12,6 +12,7 @@ from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey_rows import Author
+from auth_portal.services.config.meanwhile import Meanwhile
 from auth_portal.web.admin import channel_forms as forms
 from auth_portal.web.admin.guard import (
     EVERYONE,
@@ -101,8 +102,10 @@ def change(name: str) -> BaseResponse:
     typed = {**forms.typed(kind), "name": name}
     if fault := second_factor_fault():
         return _form(name, kind, typed, [Fault("", "second_factor", fault)])
-    if faults := services().channel_editor.change(name, forms.table(kind, typed), Author(me().admin_id)):
-        return _form(name, kind, typed, faults)
+    based_on, author = form_text("based_on"), Author(me().admin_id)
+    saving = services().channel_editor.change(name, forms.table(kind, typed), author, based_on=based_on)
+    if not saving.is_done:
+        return _form(name, kind, typed, saving.faults, saving.newer)
     return done(f"{PATH}/{name}", _("Saved. Every server uses it within two seconds."))
 
 
@@ -164,18 +167,24 @@ def trial(name: str, delivery_id: str) -> Response:
     return response
 
 
-def _form(name: str, kind: str, texts: Mapping[str, str], faults: Sequence[Fault] = ()) -> Response:
+def _form(
+    name: str, kind: str, texts: Mapping[str, str], faults: Sequence[Fault] = (), newer: Meanwhile | None = None
+) -> Response:
     fields = (*forms.COMMON, *forms.FIELDS[kind], "second_factor")
     by_field = {fault.key.partition(".")[0]: fault.reason for fault in faults}
+    stored = services().channel_editor.channel(name) if name else None
+    now = stored.mark if stored else ""
     return render(
         "admin/channels/edit.html",
-        status=422 if faults else 200,
+        status=409 if newer else 422 if faults else 200,
         name=name,
         kind=kind,
         values=texts,
+        based_on=now if newer else form_text("based_on") or now,
+        newer=newer,
         faults=by_field,
         others=[fault.reason for fault in faults if fault.key.partition(".")[0] not in fields],
-        has_secrets=services().channel_editor.channel(name).secrets if name else {},
+        has_secrets=stored.secrets if stored else {},
     )
 
 

@@ -13,6 +13,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey_rows import Author
+from auth_portal.services.config.meanwhile import Meanwhile
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.web.admin.guard import (
     AUDITOR,
@@ -57,8 +58,10 @@ def save() -> BaseResponse:
     typed = _typed()
     if fault := second_factor_fault():
         return _page(typed, [Fault("portal", "second_factor", fault)])
-    if faults := services().portal_editor.save(_nested(typed), Author(me().admin_id)):
-        return _page(typed, faults)
+    based_on = form_text("based_on")
+    saving = services().portal_editor.save(_nested(typed), Author(me().admin_id), based_on=based_on)
+    if not saving.is_done:
+        return _page(typed, saving.faults, saving.newer)
     return done(PATH, _("Saved. Every server uses it within two seconds."))
 
 
@@ -128,11 +131,12 @@ def _file_text() -> str:
     return (content or request.form.get("text", "")).replace("\r\n", "\n")
 
 
-def _page(typed: Mapping[str, str], faults: Sequence[Fault] = ()) -> Response:
-    channels = services().portal_editor.now().mail_channels
-    mail_options = [("", _("the first channel that carries e-mail")), *((name, name) for name in channels)]
+def _page(typed: Mapping[str, str], faults: Sequence[Fault] = (), newer: Meanwhile | None = None) -> Response:
+    now = services().portal_editor.now()
+    mail_options = [("", _("the first channel that carries e-mail")), *((name, name) for name in now.mail_channels)]
     return render(
-        "admin/settings/settings.html", status=422 if faults else 200, values=typed,
+        "admin/settings/settings.html", status=409 if newer else 422 if faults else 200, values=typed, newer=newer,
+        based_on=now.mark if newer else form_text("based_on") or now.mark,
         faults={fault.key: fault.reason for fault in faults}, mail_options=mail_options,
         zone_options=_zone_options(typed["time_zone"]), zone_groups=_zone_groups(),
         has_secret=services().webhooks.has_secret(),
