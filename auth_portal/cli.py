@@ -284,7 +284,7 @@ def create_admin(role: str, email: str, only_first: bool) -> None:
 @admin.command("reset")
 @click.argument("email")
 def reset_admin(email: str) -> None:
-    """Prints a one-time link with which an admin sets password and app anew; ends their sessions."""
+    """Prints a one-time link with which an admin sets password and app anew; what they had opens nothing any more."""
     with _opened() as portal:
         token = portal.admins.reset(portal.admins.id_of(email))
     _say([f"{read_settings().public_url}/admin/join/{token}"])

@@ -76,6 +76,7 @@ ERRORS = {
     "role_too_small": "Your role does not allow this. An owner can change your role on the page Admins.",
     "too_many_channel_tests": "You sent several tests in a row. Please wait a few minutes before the next one.",
     "last_owner": "This is the last owner. Make somebody else an owner first.",
+    "last_owner_reset": "This is the last owner who can sign in, and would be shut out until the link is followed. Make somebody else an owner first, or run on the server: flask --app app admin reset",
     "admin_csrf": "This page was open for too long, or you signed in again elsewhere in between. Go back, reload the page and try again.",
     "admin_not_found": "There is no such page, or what it showed is gone.",
     "admin_method_not_allowed": "That cannot be done here.",

@@ -405,7 +405,7 @@ class AuditEvent(Base):
 
 
 class Admin(Base):
-    """A person with access to the configuration page. Without a password they have not yet followed their link."""
+    """A person with access to the configuration page. Whoever was reset has no password and no app until the link."""
 
     __tablename__ = "admins"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -413,8 +413,8 @@ class Admin(Base):
     email_sealed: Mapped[bytes]
     email_key: Mapped[str] = mapped_column(Key, unique=True)
     role: Mapped[str] = mapped_column(String(16))  # owner | support | auditor
-    password_hash: Mapped[bytes]  # sealed argon2id string
-    totp_sealed: Mapped[bytes]
+    password_hash: Mapped[bytes | None]  # sealed argon2id string
+    totp_sealed: Mapped[bytes | None]
     totp_last_step: Mapped[int] = mapped_column(server_default=text("0"))
     recovery_sealed: Mapped[bytes | None]  # recovery codes as shown, until the admin says that they are kept
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))

@@ -278,7 +278,10 @@ def test_a_reset_ends_sessions_and_gives_a_new_sign_in(small_world: World, owner
     owner.post(f"/admin/admins/{support.admin_id}/reset")
     link = re.search(r"/admin/join/[\w-]+", owner.page.text)
     assert link
+    assert "open nothing any more" in owner.page.text
     assert support.get("/admin/").request.path == "/admin/sign-in"
+    assert support.sign_in().status_code == 422, "neither the old password nor the old app"
+    assert "waits for the link" in owner.get("/admin/admins").text
     support.get(link.group())
     seed = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', support.page.text)
     assert seed
@@ -287,6 +290,63 @@ def test_a_reset_ends_sessions_and_gives_a_new_sign_in(small_world: World, owner
     support.post(link.group(), password=new, repeated=new, code=support.second_factor())
     assert support.path == "/admin/recovery-codes"
     assert len(small_world.rows(RecoveryCode)) == 20
+    support.post("/admin/recovery-codes", saved="1")
+    assert support.path == "/admin/"
+
+
+def test_a_reset_leaves_neither_recovery_codes_nor_links_behind(small_world: World) -> None:
+    """A laptop was stolen with all that is on it; its thief may have made themselves a link, too."""
+    thief = joined(small_world, email="ada@example.com")
+    code = re.findall(r"<li>([a-z0-9-]{17})</li>", thief.page.text)[0]
+    owner = signed_in(small_world, "owner")
+    admins = small_world.services.admins
+    ada = admins.id_of("ada@example.com")
+    made_before = admins.invite("owner", made_by=ada)
+    admins.reset(ada, made_by=owner.admin_id)
+    desk = Desk(small_world)
+    desk.email, desk.seed = "ada@example.com", thief.seed  # type: ignore[attr-defined]
+    assert desk.sign_in(code=code).status_code == 422
+    assert desk.sign_in().status_code == 422
+    assert desk.get(f"/admin/join/{made_before}").status_code == 410
+    assert [row for row in small_world.rows(RecoveryCode) if row.admin_id == ada] == []
+
+
+def test_the_last_owner_who_can_sign_in_is_reset_by_the_command_alone(small_world: World, owner: Desk) -> None:
+    path = f"/admin/admins/{owner.admin_id}"
+    owner.get(path)
+    page = owner.post(f"{path}/reset")
+    assert page.status_code == 422
+    assert "This is the last owner who can sign in" in page.text
+    assert owner.get("/admin/").request.path == "/admin/", "nothing was ended"
+    colleague = signed_in(small_world, "support")
+    admins = small_world.services.admins
+    admins.set_role(colleague.admin_id, "owner", by=owner.admin_id)
+    admins.reset(colleague.admin_id, made_by=owner.admin_id)
+    owner.get(path)
+    assert owner.post(f"{path}/active", active="0").status_code == 422, "a colleague without a sign-in is no help"
+    token = admins.reset(owner.admin_id)  # as `flask admin reset` does
+    assert owner.get("/admin/").request.path == "/admin/sign-in"
+    assert admins.invitation(token).is_reset
+
+
+def test_r26_a_sign_in_that_a_reset_overtakes_begins_no_session(
+    small_world: World, owner: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password is checked with no transaction open; what happens meanwhile counts."""
+    sessions, admins = small_world.services.admin_sessions, small_world.services.admins
+    colleague = signed_in(small_world, "support")
+    passwords = sessions._passwords
+    check = passwords.matches
+
+    def overtaken(stored: str | None, typed: str) -> bool:
+        admins.reset(colleague.admin_id, made_by=owner.admin_id)
+        return check(stored, typed)
+
+    colleague.get("/admin/")
+    colleague.post("/admin/sign-out")
+    monkeypatch.setattr(passwords, "matches", overtaken)
+    assert colleague.sign_in().status_code == 422
+    assert [row for row in small_world.rows(AdminSession) if row.admin_id == colleague.admin_id] == []
 
 
 def test_a_disabled_admin_is_out_at_once(owner: Desk, support: Desk) -> None:

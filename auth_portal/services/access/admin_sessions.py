@@ -108,10 +108,12 @@ class AdminSessions:
                 for bound in bounds:
                     limits.take_or_refuse(connection, self._clock(), bound, "too_many_sign_ins")
             row = self._row_of(given.email)
-            stored = self._keyring.open(row.password_hash, "admins", row.id, "password") if row else None
+            has_password = row is not None and row.password_hash is not None
+            stored = self._keyring.open(row.password_hash, "admins", row.id, "password") if has_password else None
             is_right = self._passwords.matches(stored, given.password[:1024])
         with self._database.write() as connection:
-            if row is None or not is_right or not self._has_second(connection, row, given.code):
+            is_in = is_right and _is_unchanged(connection, row) and self._has_second(connection, row, given.code)
+            if not is_in:
                 audit.record(
                     connection, self._keyring, self._clock(), "admin_sign_in_failed", of=row.id if row else None
                 )
@@ -166,6 +168,8 @@ class AdminSessions:
     def _has_second(self, connection: Connection, row: Any, typed: str) -> bool:
         """Spends an app's code or a recovery code, in the caller's transaction: each is good once (R17, R20)."""
         now = self._clock()
+        if row.totp_sealed is None:
+            return False
         seed = self._keyring.open(row.totp_sealed, "admins", row.id, "totp")
         step = right_step(seed, typed, now, row.totp_last_step)
         if step is not None:
@@ -208,7 +212,7 @@ class AdminSessions:
                 limits.take_or_refuse(connection, now, bound, "too_many_confirmations")
                 found = select(Admin.password_hash).where(Admin.id == signed_in.admin_id)
                 sealed = connection.execute(found).scalar_one()
-            stored = self._keyring.open(sealed, "admins", signed_in.admin_id, "password")
+            stored = self._keyring.open(sealed, "admins", signed_in.admin_id, "password") if sealed else None
             is_right = self._passwords.matches(stored, password[:1024])
         if is_right:
             with self._database.write() as connection:
@@ -264,3 +268,9 @@ class AdminSessions:
             own = AdminSession.id == session_id, AdminSession.admin_id == signed_in.admin_id
             if connection.execute(delete(AdminSession).where(*own)).rowcount:
                 audit.record(connection, self._keyring, now, "admin_session_ended", admin_id=signed_in.admin_id)
+
+
+def _is_unchanged(connection: Connection, row: Any) -> bool:
+    """Whether nobody was reset, switched off or given a new password while theirs was being checked; they wait now."""
+    same = Admin.id == row.id, Admin.is_active, Admin.password_hash == row.password_hash
+    return connection.execute(select(Admin.id).where(*same).with_for_update()).first() is not None

@@ -1,8 +1,8 @@
 """Admins: who may use the configuration page, in which role, and how they become one.
 
 Nobody is an admin by default. A one-time link lets one person choose their password and enrol their authenticator
-app; without both there is no admin. The last owner can neither be switched off nor lose the role. What an attacker
-would change here is told to every owner (R19).
+app; without both nobody signs in, and a reset takes both at once. On the page the last owner who can sign in is neither
+reset nor switched off, and keeps the role. What an attacker would change here is told to every owner (R19).
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class Person:
     is_active: bool
     created_at: datetime
     recovery_codes_left: int = 0
+    has_sign_in: bool = True  # False: was reset, and has not followed the link
+
+    @property
+    def may_sign_in(self) -> bool:
+        """Whether they get in at all."""
+        return self.is_active and self.has_sign_in
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,10 @@ class Admins:
     # --- Who there is
 
     def has_owner(self) -> bool:
-        """Whether anybody can sign in to change things."""
+        """Whether there is an owner at all, one who was reset too."""
         with self._database.read() as connection:
-            return _active_owners(connection) > 0
+            owners = select(Admin.id).where(Admin.role == OWNER, Admin.is_active).limit(1)
+            return connection.execute(owners).first() is not None
 
     def people(self) -> list[Person]:
         """Every admin, by name."""
@@ -130,7 +137,8 @@ class Admins:
 
     def _person(self, row: Any, codes_left: int) -> Person:
         email = self._keyring.open(row.email_sealed, "admins", row.id, "email")
-        return Person(row.id, row.name, email, row.role, row.is_active, row.created_at, codes_left)
+        has_sign_in = row.password_hash is not None
+        return Person(row.id, row.name, email, row.role, row.is_active, row.created_at, codes_left, has_sign_in)
 
     def _email_key(self, email: str) -> str:
         return self._keyring.index("admin email", email_form(email) or email.strip().casefold())
@@ -156,18 +164,29 @@ class Admins:
         return token
 
     def reset(self, admin_id: str, *, made_by: str | None = None) -> str:
-        """Makes a one-time link with which an admin sets password and app anew; ends their sessions at once."""
+        """Makes a one-time link with which an admin sets password and app anew.
+
+        From this moment neither their sessions nor password, app, recovery codes or links that they made open
+        anything. Raises Problem for the last owner who can sign in, unless a command asks.
+        """
         now = self._clock()
         person = self.get(admin_id)
         link_id, token = new_id(now), new_token()
         with self._database.write() as connection:
+            _lock_owners(connection)
+            nothing = {"password_hash": None, "totp_sealed": None, "recovery_sealed": None, "changed_at": now}
+            connection.execute(update(Admin).where(Admin.id == admin_id).values(nothing))
+            if made_by is not None and not _owners_who_can_sign_in(connection):
+                raise Problem("last_owner_reset", status=422)
             connection.execute(delete(AdminLink).where(AdminLink.admin_id == admin_id))
+            connection.execute(delete(RecoveryCode).where(RecoveryCode.admin_id == admin_id))
+            _end_access(connection, admin_id)
             self._insert_link(connection, link_id, token, person.role, now, made_by, admin_id=admin_id)
-            connection.execute(delete(AdminSession).where(AdminSession.admin_id == admin_id))
             audit.record(connection, self._keyring, now, "admin_reset", admin_id=made_by, of=admin_id)
             self._notices.to_owners(
                 connection, now, _("An admin's sign-in was reset"),
-                [_("%(name)s was given a link to set a new password and authenticator app.", name=person.name)],
+                [_("%(name)s can sign in no more, and was given a link to set a new password and app.",
+                   name=person.name)],
             )  # fmt: skip
         return token
 
@@ -351,7 +370,10 @@ class Admins:
         now = self._clock()
         with self._database.write() as connection:
             sealed = self._keyring.seal(hashed, "admins", admin_id, "password")
-            connection.execute(update(Admin).where(Admin.id == admin_id).values(password_hash=sealed, changed_at=now))
+            mine = Admin.id == admin_id, Admin.password_hash.is_not(None)  # a reset a moment ago wins
+            changed = update(Admin).where(*mine).values(password_hash=sealed, changed_at=now)
+            if connection.execute(changed).rowcount != 1:
+                raise NotFound("admin_unknown")
             others = AdminSession.admin_id == admin_id, AdminSession.id != keep_session
             connection.execute(delete(AdminSession).where(*others))
             audit.record(connection, self._keyring, now, "admin_password_changed", admin_id=admin_id)
@@ -378,22 +400,29 @@ class Admins:
     def _change(self, admin_id: str, by: str, values: dict[str, Any], kind: str, line: str) -> None:
         now = self._clock()
         with self._database.write() as connection:
-            # Locked together, so that two owners cannot switch each other off at once.
-            connection.execute(select(Admin.id).where(Admin.role == OWNER).order_by(Admin.id).with_for_update())
+            _lock_owners(connection)
             connection.execute(update(Admin).where(Admin.id == admin_id).values(**values, changed_at=now))
-            if not _active_owners(connection):
+            if not _owners_who_can_sign_in(connection):
                 raise Problem("last_owner", status=422)
-            connection.execute(delete(AdminSession).where(AdminSession.admin_id == admin_id))
-            # Whoever may not let anybody in any more must not do it by a link made before, for themselves least of all.
-            made = AdminLink.made_by == admin_id, AdminLink.used_at.is_(None)
-            connection.execute(delete(AdminLink).where(*made))
+            _end_access(connection, admin_id)
             audit.record(connection, self._keyring, now, kind, admin_id=by, of=admin_id, **values)
             self._notices.to_owners(connection, now, _("An admin was changed"), [line])
 
 
-def _active_owners(connection: Connection) -> int:
-    owners = select(func.count()).select_from(Admin).where(Admin.role == OWNER, Admin.is_active)
-    return connection.execute(owners).scalar_one()
+def _lock_owners(connection: Connection) -> None:
+    """Together, so that two owners cannot shut each other out at once."""
+    connection.execute(select(Admin.id).where(Admin.role == OWNER).order_by(Admin.id).with_for_update())
+
+
+def _owners_who_can_sign_in(connection: Connection) -> int:
+    able = Admin.role == OWNER, Admin.is_active, Admin.password_hash.is_not(None)
+    return connection.execute(select(func.count()).select_from(Admin).where(*able)).scalar_one()
+
+
+def _end_access(connection: Connection, admin_id: str) -> None:
+    connection.execute(delete(AdminSession).where(AdminSession.admin_id == admin_id))
+    # Whoever may not let anybody in any more must not do it by a link made before, for themselves least of all.
+    connection.execute(delete(AdminLink).where(AdminLink.made_by == admin_id, AdminLink.used_at.is_(None)))
 
 
 def _recovery_code() -> str:

@@ -98,4 +98,10 @@ def reset(admin_id: str) -> BaseResponse:
     if fault := second_factor_fault():
         return _person(admin_id, {"second_factor": fault, "of": "reset"}, status=422)
     name = services().admins.get(admin_id).name
-    return _link_page(services().admins.reset(admin_id, made_by=me().admin_id), is_reset=True, name=name)
+    try:
+        token = services().admins.reset(admin_id, made_by=me().admin_id)
+    except Problem as problem:
+        if problem.code != "last_owner_reset":
+            raise
+        return _person(admin_id, {"reset": error_text(problem.code)}, status=422)
+    return _link_page(token, is_reset=True, name=name)
