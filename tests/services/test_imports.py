@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import select, update
+from sqlalchemy import event, select, text, update
 
 from auth_portal.clock import system_clock
 from auth_portal.crypto import Keyring, Passwords
@@ -23,7 +23,7 @@ from auth_portal.services import limits
 from auth_portal.services.channel_usage import cap_key
 from auth_portal.services.directory import customers
 from auth_portal.services.directory.erasure import Erasure
-from auth_portal.services.imports import telling, work
+from auth_portal.services.imports import switch, telling, work
 from auth_portal.services.imports.imports import Imports
 from auth_portal.services.imports.states import LEASE_SECONDS, NEXT, LostLease, claim, take
 from auth_portal.services.imports.work import ImportWork, Stopped
@@ -89,6 +89,11 @@ class Bench:
 
     def ids(self) -> list[str]:
         return sorted(row.customer_id for row in self.rows(CustomerRow))
+
+    def indexes(self) -> list[Any]:
+        with self.database.read() as connection:
+            found = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name"))
+            return list(found.all())
 
     def person(self, customer_id: str) -> customers.Person:
         named = customers.read_identifier(customer_id, ["customer_id"], "ZA", self.keyring)
@@ -328,6 +333,31 @@ def test_e3_an_erased_person_is_in_no_staged_row_and_not_brought_back(bench: Ben
     assert {row.customer_key for row in bench.rows(StagedRow)} == {"c-0"}
     assert bench.undone(import_id) == "undone"
     assert bench.ids() == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_indexes_that_a_switch_makes_anew_are_as_before_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switch, "REBUILD_ROWS", 2)
+    before, made = bench.indexes(), list[str]()
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        made.extend([statement.split()[2]] if statement.startswith("CREATE INDEX") else [])
+
+    event.listen(bench.database.engine, "before_cursor_execute", note)
+    bench.done(people(3))
+    assert sorted(made) == ["ix_customers_email_key", "ix_customers_name_key", "ix_customers_phone_key"]
+    made.clear()
+    import_id = bench.started(people(3, "Other"))
+    bench.change("C-1", name_sealed=None)
+    bench.work.work_once()
+    assert (bench.state(import_id), bench.indexes()) == ("failed", before)
+    made.clear()
+    import_id = bench.done(people(3, "Another"))
+    assert bench.undone(import_id) == "undone"
+    assert made == ["ix_customers_name_key"] * 2
+    made.clear()
+    bench.done("customer_id,name\nC-0,Alone\n")
+    assert (made, bench.indexes()) == ([], before)
 
 
 class TestTelling:

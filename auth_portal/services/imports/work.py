@@ -68,7 +68,7 @@ from auth_portal.services.imports.undoing import TRIED, Undoing
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import ImportFault, ImportRow, StagedRow
 
-MOST_ROWS = 120_000  # of one file from a page: the switch of many more would keep other writers waiting for over 2 s
+MOST_ROWS = 120_000  # of one file from a page: the switch of many more would keep other writers waiting for 2 s
 BREATH_ROWS = 20  # read between two breaths, about 3 ms, so that requests of the same process go on
 BREATH_SECONDS = 0.0005
 HASHES_AT_ONCE = 16  # passwords settled in one transaction: under half a second of one core
