@@ -27,7 +27,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import check_destination
 from auth_portal.gateways.flow import FlowGateway
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
-from auth_portal.methods import all_methods
+from auth_portal.methods import all_methods, words_of
 from auth_portal.services.access.admin_sessions import AdminSessions
 from auth_portal.services.access.admins import Admins
 from auth_portal.services.access.api_answers import ApiAnswers
@@ -55,6 +55,7 @@ from auth_portal.services.imports.work import ImportWork
 from auth_portal.services.imports.worker import ImportWorker
 from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.messages import Texts
+from auth_portal.services.method_names import all_proofs, any_method, method_name
 from auth_portal.services.notices import Notices
 from auth_portal.services.operations.health import Health
 from auth_portal.services.operations.housekeeping import Housekeeping
@@ -91,6 +92,9 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=False)  # type: ignore[attr-defined]
     app.jinja_env.globals.update({"_": i18n.gettext, "gettext": i18n.gettext, "ngettext": i18n.ngettext})
     app.jinja_env.filters["iso"] = iso
+    app.jinja_env.globals.update(
+        {"method_words": words_of, "method_name": method_name, "any_method": any_method, "all_proofs": all_proofs}
+    )
     app.jinja_env.newstyle_gettext = True  # type: ignore[attr-defined]
     edge.register(app)
     assets.register(app)

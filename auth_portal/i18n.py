@@ -40,7 +40,7 @@ ERRORS = {
     "credential_customer_off": "This customer is switched off. Switch them on first.",
     "credential_no_contact": "There is nothing on file for this customer that a message can be sent to now.",
     "credential_no_channel": "There is no channel for this kind of message. An owner can add one under Channels.",
-    "credential_no_journey": "No journey takes these codes. An owner has to allow “a code that support reads out” in a step of a journey.",
+    "credential_no_journey": "No journey takes these codes. An owner has to allow “code from support” in a step of a journey.",
     "credential_link_over": "This link was used before, or its time is over. Please ask for a new one.",
     "customer_unknown": "There is no such customer. Perhaps they were erased.",
     "hashing_busy": "We are very busy just now. Nothing was counted; please try again in a few seconds.",

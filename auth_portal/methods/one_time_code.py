@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from auth_portal.crypto import same_text
-from auth_portal.methods.contract import Evidence, IssuedCode, Reading, Verdict
+from auth_portal.methods.contract import Evidence, IssuedCode, Method, OnFile, Reading, Verdict, Words
 from auth_portal.methods.digits import read_digits
 
 
-@dataclass(frozen=True)
-class OneTimeCode:
+class OneTimeCode(Method):
     """Proves that whoever types it can read what is sent to the contact on file."""
-
-    name: str
-    carries: str | None
-    field: str = "code"
-    is_costly: bool = False
 
     def length(self, digits: int) -> int:
         """As many as the journey says."""
@@ -38,3 +30,35 @@ class OneTimeCode:
     @staticmethod
     def _is_in_force(issued: IssuedCode, evidence: Evidence) -> bool:
         return not issued.is_replaced and not issued.is_used and evidence.now < issued.expires_at
+
+
+class SmsCode(OneTimeCode):
+    """By SMS."""
+
+    name = "sms_code"
+    on_file = OnFile.PHONE
+    hardness = 1
+    words = Words(
+        choice="A code by SMS",
+        inline="a code by SMS",
+        hint="To the phone number that %(business)s has on file",
+        name="SMS code",
+        on_file="Phone, for codes by SMS",
+        icon="message-circle",
+    )
+
+
+class EmailCode(OneTimeCode):
+    """By e-mail."""
+
+    name = "email_code"
+    on_file = OnFile.EMAIL
+    hardness = 0
+    words = Words(
+        choice="A code by e-mail",
+        inline="a code by e-mail",
+        hint="To the e-mail address that %(business)s has on file",
+        name="e-mail code",
+        on_file="E-mail, for codes by e-mail",
+        icon="mail",
+    )

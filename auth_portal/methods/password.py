@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Self
 
 from auth_portal.crypto import PASSWORD_CODE_POINTS, Passwords, normal_password
-from auth_portal.methods.contract import Evidence, Reading, Verdict
+from auth_portal.methods.contract import Evidence, Method, OnFile, Reading, Verdict, Words
 
 LONG_PASSWORD = 15  # characters; 63B 3.1.1.2: the minimum where it is the only proof
 SHORT_PASSWORD = 8  # characters; 63B 3.1.1.2: the minimum beside a second method
 
 
-@dataclass(frozen=True)
-class Password:
+class Password(Method):
     """Proves that whoever types it knows the password."""
 
-    passwords: Passwords
-    name: str = "password"
-    carries: str | None = None
-    field: str = "password"
-    is_costly: bool = True
+    name = "password"
+    on_file = OnFile.PASSWORD
+    hardness = 1
+    field = "password"
+    is_costly = True
+    words = Words(
+        choice="Your password",
+        inline="your password",
+        hint="The one that you use with %(business)s",
+        name="password",
+        on_file="Password",
+        proof="password",
+        icon="key-round",
+    )
+
+    def __init__(self, passwords: Passwords) -> None:
+        self._passwords = passwords
+
+    @classmethod
+    def made(cls, passwords: Passwords) -> Self:
+        """With the process's one set of slots for hashing."""
+        return cls(passwords)
 
     def length(self, digits: int) -> int:
         """A password has no digits to count."""
@@ -31,10 +47,10 @@ class Password:
 
     def check(self, proof: str, evidence: Evidence) -> Verdict:
         """Hashes once, whoever it is; a right one under old parameters comes back hashed anew."""
-        if not self.passwords.matches(evidence.secret, proof):
+        if not self._passwords.matches(evidence.secret, proof):
             return Verdict(Reading.WRONG)
-        outdated = evidence.secret is not None and self.passwords.is_outdated(evidence.secret)
-        return Verdict(Reading.RIGHT, new_secret=self.passwords.hash(proof) if outdated else None)
+        outdated = evidence.secret is not None and self._passwords.is_outdated(evidence.secret)
+        return Verdict(Reading.RIGHT, new_secret=self._passwords.hash(proof) if outdated else None)
 
 
 def is_long(password: str) -> bool:

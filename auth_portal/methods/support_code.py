@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from auth_portal.crypto import same_text
-from auth_portal.methods.contract import Evidence, Reading, Verdict
+from auth_portal.methods.contract import Evidence, Method, OnFile, Reading, Verdict, Words
 from auth_portal.methods.digits import read_digits
 
-NAME = "support_code"
 DIGITS = 8  # R19; whatever the journey's own codes have
 LIFE_SECONDS = 600  # R19: ten minutes
 
 
-@dataclass(frozen=True)
-class SupportCode:
+class SupportCode(Method):
     """Proves that support spoke with whoever types it. It sends nothing: issuing is an act of support's."""
 
-    name: str = NAME
-    carries: str | None = None
-    field: str = "code"
-    is_costly: bool = False
+    name = "support_code"
+    on_file = OnFile.SUPPORT_CODE
+    hardness = 1
+    words = Words(
+        choice="A code from our support",
+        inline="a code from our support",
+        hint="That %(business)s read to you on the phone",
+        name="code from support",
+        on_file="Temporary code from support",
+    )
 
     def length(self, digits: int) -> int:
         """Eight, whatever the journey's own codes have."""

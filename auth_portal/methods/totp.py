@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyotp import TOTP
 
 from auth_portal.crypto import same_text
-from auth_portal.methods.contract import Evidence, Reading, Verdict
+from auth_portal.methods.contract import Evidence, Method, OnFile, Reading, Verdict, Words
 from auth_portal.methods.digits import read_digits
 
 STEP_SECONDS = 30  # RFC 6238 5.2
@@ -16,14 +14,20 @@ DIGITS = 6  # what authenticator apps show, whatever the journey's own codes hav
 _NOBODY = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # so that a stranger costs the same time
 
 
-@dataclass(frozen=True)
-class Totp:
+class Totp(Method):
     """Proves that whoever types it holds the app that was enrolled."""
 
-    name: str = "totp"
-    carries: str | None = None
-    field: str = "code"
-    is_costly: bool = False
+    name = "totp"
+    on_file = OnFile.TOTP
+    hardness = 2
+    words = Words(
+        choice="Your authenticator app",
+        inline="your authenticator app",
+        hint="The code that the app shows",
+        name="authenticator app",
+        on_file="Authenticator app",
+        icon="smartphone",
+    )
 
     def length(self, digits: int) -> int:
         """Six, whatever the journey's own codes have."""

@@ -5,7 +5,7 @@ Loaded only where PORTAL_SANDBOX is on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import Context
 
 from flask import Blueprint, current_app, request
@@ -18,19 +18,12 @@ from auth_portal.sandbox.tickets import PATH, ApiCall
 from auth_portal.sandbox.wiring import CSRF_EXEMPT, blueprint
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.journeys import Snapshot
+from auth_portal.services.method_names import all_proofs
 from auth_portal.services.operations import demo
 from auth_portal.services.setup.flow_setup import variable_of
 from auth_portal.settings import Settings
 
 __all__ = ["CSRF_EXEMPT", "demo_people", "journey_cards", "of_portal"]
-
-METHODS = {
-    "sms_code": "SMS code",
-    "email_code": "e-mail code",
-    "totp": "authenticator app",
-    "password": "password",
-    "support_code": "code from support",
-}
 
 
 def of_portal(settings: Settings, snapshot: Callable[[], Snapshot], clock: Clock) -> Blueprint:
@@ -78,7 +71,7 @@ def journey_cards(snapshot: Snapshot) -> list[JourneyCard]:
             chat_seconds=journey.chat_seconds,
             relay_defence=journey.relay_defence,
             compares=_compared(journey),
-            methods_text=", then ".join(_in_words(step.any_of) for step in journey.verify_steps),
+            methods_text=all_proofs(journey),
             business=snapshot.portal.name,
         )
         for journey in found
@@ -93,7 +86,3 @@ def _compared(journey: JourneyConfig) -> str:
 def demo_people() -> list[DemoPerson]:
     """Whom a newcomer can play."""
     return [DemoPerson(**person) for person in demo.demo_people()]
-
-
-def _in_words(methods: Sequence[str]) -> str:
-    return " or ".join(METHODS[method] for method in methods)

@@ -18,8 +18,8 @@ from sqlalchemy import ClauseElement, ColumnElement, Connection, and_, bindparam
 
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Problem
-from auth_portal.methods import CARRIES, support_code
-from auth_portal.methods.contract import Evidence, IssuedCode
+from auth_portal.methods import CARRIES, ON_FILE
+from auth_portal.methods.contract import Evidence, IssuedCode, OnFile
 from auth_portal.services.config.journey import JourneyConfig, without_mail
 from auth_portal.services.directory.customers import PERSON_COLUMNS, Person, person_from, stranger
 from auth_portal.services.journeys import Journeys, Snapshot
@@ -144,11 +144,12 @@ class Case:
 
     def evidence(self, now: datetime, keyring: Keyring) -> Evidence:
         """What a proof by the visit's method is held against."""
+        held = ON_FILE.get(self.method or "")
         if self.method in CARRIES:
             return Evidence(now, codes=tuple(_issued_code(issued, keyring) for issued in self.challenges))
-        if self.method == "totp":
+        if held is OnFile.TOTP:
             return Evidence(now, secret=self.person.totp_seed(keyring), last_step=self.person.totp_last_step)
-        if self.method == support_code.NAME:
+        if held is OnFile.SUPPORT_CODE:
             return Evidence(now, codes=(self.person.support_code(keyring),))
         return Evidence(now, secret=self.person.password_hash(keyring, alone=self.is_alone))
 
@@ -160,11 +161,12 @@ def _issued_code(issued: Issued, keyring: Keyring) -> IssuedCode:
 
 def can_prove(person: Person, method: str, *, alone: bool) -> bool:
     """Whether the directory holds what this method needs. Asked only after a first proof, never before (R24)."""
+    held = ON_FILE[method]
     if method in CARRIES:
         return person.has_contact(CARRIES[method])
-    if method == "totp":
+    if held is OnFile.TOTP:
         return person.is_active and person.totp_sealed is not None
-    if method == support_code.NAME:
+    if held is OnFile.SUPPORT_CODE:
         return person.is_active  # whoever has none yet can call support and ask for one
     return person.is_active and person.password_sealed is not None and (person.password_is_long or not alone)
 

@@ -28,8 +28,8 @@ from sqlalchemy import Connection, and_, bindparam, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords, token_hash
 from auth_portal.errors import Problem, TooMany
-from auth_portal.methods import CARRIES, support_code
-from auth_portal.methods.contract import Method, Reading, Verdict
+from auth_portal.methods import CARRIES, ON_FILE
+from auth_portal.methods.contract import Method, OnFile, Reading, Verdict
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit, limits
 from auth_portal.services.beginnings import Beginnings
@@ -418,7 +418,7 @@ def _spend(connection: Connection, case: Case, verdict: Verdict, now: datetime) 
     if verdict.used_step is not None:
         step = {"of": case.person.row, "totp_last_step": verdict.used_step}
         return connection.execute(_USE_STEP, step).rowcount == 1
-    if case.method == support_code.NAME:
+    if ON_FILE.get(case.method or "") is OnFile.SUPPORT_CODE:
         code = {"of": case.person.row, "code": case.person.support_code_id}
         return connection.execute(_USE_SUPPORT_CODE, code).rowcount == 1
     issued = case.in_force(now)

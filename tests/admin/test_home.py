@@ -40,7 +40,7 @@ def test_the_funnel_counts_how_far_people_got(world: World) -> None:
     assert row_of(page, "app") == [3, 3, 0, 1, 1]
     assert row_of(page, "balance") == [1, 1, 1, 0, 0]
     assert "4 began, 1 proved who they are, of 1 Flow was told" in page
-    assert "the code of an authenticator app: 1" in page
+    assert "authenticator app: 1" in page
     world.clock.advance(3601)
     signed = signed_in(world, "auditor")
     world.services.overview._kept.clear()

@@ -11,13 +11,14 @@ import pyotp
 import pytest
 
 from auth_portal.crypto import PASSWORD_CODE_POINTS, Passwords
-from auth_portal.methods import CARRIES, METHOD_NAMES, all_methods
+from auth_portal.methods import CARRIES, METHOD_NAMES, all_methods, words_of
 from auth_portal.methods.contract import Evidence, IssuedCode, Method, Reading
 from auth_portal.methods.totp import STEP_SECONDS
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates" / "methods"
+ICONS = TEMPLATES.parents[1] / "static" / "icons"
 DIGITS = 8  # of the journey's sent codes: not what an authenticator app shows
 
 
@@ -51,6 +52,12 @@ class MethodContract:
         assert method.field in ("code", "password")
         assert method.carries == CARRIES.get(self.name)
         assert (TEMPLATES / f"{self.name}.html").exists()
+
+    def test_it_has_words_for_everybody(self, method: Method) -> None:
+        words = method.words
+        assert all(vars(words).values())
+        assert words.choice.lower() == words.inline.lower()
+        assert (ICONS / f"{words.icon}.svg").exists()
 
     def test_the_right_proof_is_right(self, method: Method) -> None:
         assert self.reading(method, self.right, self.evidence()) is Reading.RIGHT
@@ -202,3 +209,8 @@ def test_every_method_is_held_to_it() -> None:
         METHOD_NAMES
     )
     assert tuple(all_methods(passwords())) == METHOD_NAMES
+
+
+def test_a_name_that_is_no_method_any_more_stands_for_itself() -> None:
+    assert words_of("voice_print").name == "voice_print"
+    assert words_of("totp").name == "authenticator app"

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from auth_portal.methods import METHODS
 from auth_portal.services.config.journey import JourneyConfig
 
-# By how hard it is for somebody else: a mailbox is opened with a password, an SMS can be redirected.
-_HARDNESS = {"email_code": 0, "password": 1, "sms_code": 1, "support_code": 1, "totp": 2}
 _DEFENCE = {"none": 0, "chat_code": 1, "phone_match": 2}
 
 
 def strength(journey: JourneyConfig) -> tuple[int, int, int]:
     """To compare by: steps, how hard each is by its easiest method, defence against a link that is sent on."""
-    easiest = (min(_HARDNESS[method] for method in step.any_of) for step in journey.verify_steps)
+    easiest = (min(METHODS[method].hardness for method in step.any_of) for step in journey.verify_steps)
     return len(journey.verify_steps), sum(easiest), _DEFENCE[journey.relay_defence]
 
 

@@ -27,12 +27,13 @@ from auth_portal.services.directory.customer_rows import column_values
 from auth_portal.services.directory.customers import PERSON_COLUMNS, Person, get_person, person_from
 from auth_portal.services.directory.password_rules import password_fault
 from auth_portal.services.journeys import Journeys
+from auth_portal.services.method_names import method_name
 from auth_portal.services.notices import Notices
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import CredentialLink, CustomerRow
 
 LINK_HOURS = 24
-KINDS = {"password": "password", "totp": "authenticator app"}  # what a link sets, and how it is called
+KINDS = ("password", "totp")  # what a link sets: methods whose proof a customer makes
 WAYS = ("sms", "email", "hand")
 
 _FIND = (
@@ -120,7 +121,7 @@ class CredentialLinks:
         """Sends the link, where it is to be sent, and tells the other contacts that there is one."""
         sent_to = "" if way == "hand" else person.contact(way, self._keyring)
         others = [contact for contact in contacts_of(person, self._keyring) if contact != sent_to]
-        name = KINDS[kind]
+        name = method_name(kind)
         if sent_to:
             subject = _("Set your password") if kind == "password" else _("Set up your authenticator app")
             text = _("%(link)s Valid for 24 hours, and once. Do not pass it on.", link=link)
@@ -206,7 +207,7 @@ class CredentialLinks:
             audit.record(
                 connection, self._keyring, now, "credential_set_by_link", subject_id=person.subject_id, of=offer.kind
             )
-            subject = _("Your %(what)s was set", what=KINDS[offer.kind])
+            subject = _("Your %(what)s was set", what=method_name(offer.kind))
             text = _("If this was not you, please contact us at once.")
             self._notices.to_contacts(connection, now, contacts_of(person, self._keyring), subject, str(text))
 

@@ -17,11 +17,13 @@ from sqlalchemy import Connection, delete, select, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
-from auth_portal.methods import CARRIES, METHOD_NAMES, support_code
+from auth_portal.methods import CARRIES, METHOD_NAMES, ON_FILE, support_code
+from auth_portal.methods.contract import OnFile
 from auth_portal.services import audit
 from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.directory.customers import Person, get_person, mask_contact
 from auth_portal.services.journeys import Journeys, Snapshot
+from auth_portal.services.method_names import method_name
 from auth_portal.services.notices import Notices
 from auth_portal.services.results import VERIFIED
 from auth_portal.store.db import Database, new_id
@@ -33,7 +35,6 @@ RESETTABLE: Mapping[str, Mapping[str, Any]] = {  # what a credential's removal l
     "password": {"password_hash": None, "password_is_long": False},
     "totp": {"totp_sealed": None, "totp_last_step": 0},
 }
-NAMES = {"password": "password", "totp": "authenticator app"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Credential:
     last_used_at: datetime | None
     open: Budget
     ticketed: Budget
+
+    @property
+    def can_be_reset(self) -> bool:
+        """Whether it is something that the customer holds and an admin can take away or have set anew."""
+        return self.method in RESETTABLE
 
     @property
     def is_locked(self) -> bool:
@@ -110,10 +116,11 @@ class Credentials:
         if method in CARRIES:
             sealed = person.phone_sealed if CARRIES[method] == "sms" else person.email_sealed
             return sealed is not None, mask_contact(person.contact(CARRIES[method], self._keyring)) if sealed else ""
-        if method == support_code.NAME:
+        held = ON_FILE[method]
+        if held is OnFile.SUPPORT_CODE:
             until = person.support_code_expires_at
             return until is not None and now < until, ""
-        if method == "totp":
+        if held is OnFile.TOTP:
             return person.totp_sealed is not None, ""
         length = "long" if person.password_is_long else "short"
         return person.password_sealed is not None, length if person.password_sealed is not None else ""
@@ -142,7 +149,7 @@ class Credentials:
             connection.execute(delete(CredentialLink).where(of_it, unused))
             self._record(connection, person, "credential_reset", admin_id, method=method, **facts)
             text = "If you did not ask for this, please contact us at once."
-            self._tell(connection, person, f"Your {NAMES[method]} was removed", text)
+            self._tell(connection, person, f"Your {method_name(method)} was removed", text)
 
     def issue_support_code(self, row: str, reason: str, *, admin_id: str) -> IssuedSupportCode:
         """One code of 8 digits for this person, for ten minutes and one use; a code before it is out of force (R19).
@@ -179,7 +186,7 @@ class Credentials:
 
     def takes_support_codes(self) -> bool:
         """Whether any journey in use accepts temporary codes."""
-        return any(True for _ in _limits_of(self._journeys.current(), support_code.NAME))
+        return any(True for _ in _limits_of(self._journeys.current(), support_code.SupportCode.name))
 
     def _record(self, connection: Connection, person: Person, kind: str, admin_id: str | None, **facts: Any) -> None:
         audit.record(

@@ -13,7 +13,8 @@ from datetime import datetime
 from enum import IntFlag
 from typing import NamedTuple
 
-from auth_portal.methods import CARRIES
+from auth_portal.methods import CARRIES, ON_FILE
+from auth_portal.methods.contract import OnFile
 from auth_portal.services.config.journey import JourneyConfig, without_mail
 from auth_portal.services.journeys import Snapshot
 
@@ -30,7 +31,7 @@ class Trait(IntFlag):
 
 
 CONTACTS = {"phone": Trait.PHONE, "email": Trait.EMAIL}
-CREDENTIALS = {"password": Trait.PASSWORD, "totp": Trait.TOTP}
+CREDENTIALS = {OnFile.PASSWORD: Trait.PASSWORD, OnFile.TOTP: Trait.TOTP}
 
 
 class Spent(NamedTuple):
@@ -151,12 +152,13 @@ class Road:
         carries = CARRIES.get(method)
         if carries is not None:
             return self._not_sent(carries, standing)
-        wanted = CREDENTIALS.get(method)
+        held = ON_FILE.get(method)
+        wanted = CREDENTIALS.get(held) if held is not None else None
         if wanted is None:
             return "no_support_code"  # nothing that a customer has: support reads it out
         if not standing.traits & wanted:
-            return f"no_{method}"
-        is_short = method == "password" and len(self.ways) == 1 and not standing.traits & Trait.LONG_PASSWORD
+            return f"no_{held}"
+        is_short = held is OnFile.PASSWORD and len(self.ways) == 1 and not standing.traits & Trait.LONG_PASSWORD
         return "short_password" if is_short else ""
 
     def _not_sent(self, carries: str, standing: Standing) -> str:

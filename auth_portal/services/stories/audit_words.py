@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from auth_portal.i18n import translated
-from auth_portal.services.stories.moments import method_name
+from auth_portal.services.method_names import method_name
 
 SENTENCES: Mapping[str, str] = {
     "verification_began": "A verification began on journey %(journey)s.",

@@ -1,4 +1,4 @@
-"""What a story is made of, and how it says times, numbers and methods."""
+"""What a story is made of, and how it says times and numbers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from datetime import datetime
 from auth_portal.i18n import plain as _
 
 MINUTE, HOUR, TENTHS_UNTIL = 60, 3600, 10
-METHODS = {
-    "sms_code": "SMS code",
-    "email_code": "e-mail code",
-    "totp": "authenticator app",
-    "password": "password",
-    "support_code": "support code",
-}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -45,8 +38,3 @@ def counted(number: int, one: str, many: str) -> str:
     """A number of things, in words up to ten."""
     word = NUMBERS[number] if number < len(NUMBERS) else str(number)
     return f"{word} {_(one if number == 1 else many)}"
-
-
-def method_name(method: str) -> str:
-    """A method as admins call it."""
-    return _(METHODS.get(method, method))

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from auth_portal.i18n import plain as _
 from auth_portal.services.audit import MOST_OF_ONE
-from auth_portal.services.stories.moments import Moment, counted, method_name
+from auth_portal.services.method_names import method_name
+from auth_portal.services.stories.moments import Moment, counted
 from auth_portal.services.stories.record import EventFacts, Record, VisitFacts
 
 CODES = {

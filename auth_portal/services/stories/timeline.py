@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from auth_portal.i18n import plain as _
+from auth_portal.services.method_names import method_name
 from auth_portal.services.stories.audit_words import sentence
-from auth_portal.services.stories.moments import Moment, method_name, span
+from auth_portal.services.stories.moments import Moment, span
 from auth_portal.services.stories.record import CodeFacts, DeliveryFacts, Record, VisitFacts
 
 

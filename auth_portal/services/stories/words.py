@@ -11,16 +11,16 @@ from datetime import datetime
 from itertools import groupby
 
 from auth_portal.i18n import plain as _
-from auth_portal.methods import CARRIES
+from auth_portal.methods import CARRIES, words_of
 from auth_portal.services.directory.customers import Person
+from auth_portal.services.method_names import method_name
 from auth_portal.services.outbox import State
 from auth_portal.services.results import VERIFIED
 from auth_portal.services.stories.audit_words import WHY_ENDED, WHY_WRONG
-from auth_portal.services.stories.moments import Moment, counted, method_name, span
+from auth_portal.services.stories.moments import Moment, counted, span
 from auth_portal.services.stories.moves import code_told, moves, named, no_code_left
 from auth_portal.services.stories.record import CodeFacts, DeliveryFacts, EventFacts, Record
 
-WRONG = {"sms_code": "code", "email_code": "code", "totp": "code", "password": "password", "support_code": "code"}
 OUTCOMES = {
     "wrong": ("all tries were wrong", "It ended because all tries were spent on wrong proofs."),
     "expired": ("time ran out", "It ended because the time to prove was over: nobody finished in time."),
@@ -165,7 +165,7 @@ def _passed(event: EventFacts) -> Moment:
 
 
 def _wrong(record: Record, events: list[EventFacts], method: str, why: str) -> Moment:
-    what = WRONG.get(method, "proof")
+    what = words_of(method).proof
     count = counted(len(events), f"wrong {what}", f"wrong {what}s")
     until = _(", the last at %(at)s", at=record.time(events[-1].at)) if events[-1].at != events[0].at else ""
     text = f"{count[:1].upper()}{count[1:]} ({method_name(method)}{until})."
