@@ -35,6 +35,7 @@ from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.messages import Texts
 from auth_portal.services.operations.keys import furnish, load_keyring
 from auth_portal.services.outbox import CALLBACK, MESSAGE, Outbox
+from auth_portal.services.setup.flow_setup import EXAMPLES, ticket_fields
 from auth_portal.services.tickets import Tickets
 from auth_portal.services.verifications import Verifications
 from auth_portal.store import folded
@@ -100,6 +101,7 @@ class DriveState(BaseModel):
     business: str
     reference: str
     path: str  # of the link
+    ticket: dict[str, str] = {}  # what the flow's API node sent for it, where the journey demands one
     person: TestPerson
     ends_at: datetime
     master_key: str
@@ -141,6 +143,19 @@ class World:
             database, self.keyring, clock, self.journeys, self._outbox, FlowGateway(way_out, sandbox_url=""), way_out,
             parts.texts, Webhooks(database, self.keyring, clock, way_out), sandbox_url="",
         )  # fmt: skip
+
+    def register_ticket(self) -> None:
+        """Does what the flow's API node would: says that the chat is the test person's phone, and what it is about."""
+        state = self._state
+        msisdn = state.person.phone.removeprefix("+")  # as Flow knows a number
+        asked = ticket_fields(state.journey, msisdn, state.reference) | {"purpose": EXAMPLES["purpose"]}
+        made = self.tickets.register(
+            journey=asked["journey"],
+            msisdn=asked["msisdn"],
+            purpose=asked["purpose"],
+            reference=asked.get("reference", ""),
+        )
+        state.ticket, state.path = asked, made.path
 
     def settle(self) -> None:
         """Does what the dispatcher does elsewhere: ends what is due, and delivers what is waiting."""
@@ -216,17 +231,9 @@ def new_state(
         report = directory.import_csv(_csv(person), default_region="ZA", dry_run=False)
         assert report.new == 1, report.lines
         if journey.relay_defence == "phone_match":
-            state.path = _ticket_path(World(database, state, parts), state)
+            World(database, state, parts).register_ticket()
         state.tables = fold()
     return state
-
-
-def _ticket_path(world: World, state: DriveState) -> str:
-    """Does what the flow's API node would: says that the chat is the test person's phone."""
-    by_reference = state.journey.callback.contract == "wait_for_callback"
-    reference = state.reference if by_reference else ""
-    made = world.tickets.register(journey=state.journey.slug, msisdn=state.person.phone, reference=reference)
-    return made.path
 
 
 def _config(journey: JourneyConfig, snapshot: Snapshot) -> str:

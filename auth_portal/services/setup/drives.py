@@ -53,6 +53,8 @@ class DriveView:
     business: str
     of: str
     link: str
+    ticket: Mapping[str, str]  # what the flow's API node sent before the link; nothing for a flow without one
+    ticket_link: str  # and what it was answered
     person: TestPerson
     totp_code: str
     totp_seconds_left: int
@@ -145,10 +147,14 @@ class Drives:
                 state.codes_typed.append(_digits(typed) == _chat_code(state.journey, view.answer))
 
     def ask_again(self, drive_id: str, admin_id: str) -> None:
-        """The flow comes back to its node and issues the same reference."""
+        """The flow comes back to its node and issues the same reference; where it needs a ticket, with a new one."""
         with self._held(drive_id, admin_id) as state:
-            if self._parts.clock() < state.ends_at:
-                state.is_waiting, state.codes_typed = True, []
+            if self._parts.clock() >= state.ends_at:
+                return
+            state.is_waiting, state.codes_typed = True, []
+            if state.ticket:
+                with opened_world(state, self._parts) as world:
+                    world.register_ticket()
 
     def end(self, drive_id: str, admin_id: str) -> None:
         """Ends a drive and forgets all of it."""
@@ -214,6 +220,8 @@ class Drives:
             business=state.business,
             of=state.of,
             link=f"{self._public_url}{state.path}?reference={state.reference}",
+            ticket=state.ticket,
+            ticket_link=f"{self._public_url}{state.path}",
             person=state.person,
             totp_code=pyotp.TOTP(state.person.totp_secret).at(now),
             totp_seconds_left=TOTP_SECONDS - int(now.timestamp()) % TOTP_SECONDS,

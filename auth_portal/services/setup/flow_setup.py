@@ -64,6 +64,7 @@ class FlowSetup:
     variables: tuple[Variable, ...]
     advised_chat_seconds: int
     ticket_body: str  # what the API Integration node posts for a ticket
+    purpose_body: str  # the same for a chat in which something is to be confirmed
     chat_code_variable: str
     phone_match_variable: str
 
@@ -75,7 +76,7 @@ class FlowSetup:
 
 def setup_of(journey: JourneyConfig, public_url: str) -> FlowSetup:
     """What to put into Chat Flow for a journey of the portal at ``public_url`` (an origin)."""
-    ticket = {"journey": journey.slug, "msisdn": "[[session:msisdn]]"}
+    ticket = ticket_fields(journey, "[[session:msisdn]]", "[[verify_ref]]")
     url = f"{public_url}/" if journey.default else f"{public_url}/j/{quote(journey.slug)}"
     waits = journey.callback.contract == "wait_for_callback"
     return FlowSetup(
@@ -84,10 +85,17 @@ def setup_of(journey: JourneyConfig, public_url: str) -> FlowSetup:
         values=logic_values(journey),
         variables=_variables(journey),
         advised_chat_seconds=SESSION_SECONDS - (WAIT_NODE_RESERVE_SECONDS if waits else 0),
-        ticket_body=json.dumps({**ticket, "reference": "[[verify_ref]]"} if waits else ticket),
+        ticket_body=json.dumps(ticket),
+        purpose_body=json.dumps({**ticket, "purpose": EXAMPLES["purpose"]}),
         chat_code_variable=variable_of(journey, "chat_code"),
         phone_match_variable=variable_of(journey, "phone_match"),
     )
+
+
+def ticket_fields(journey: JourneyConfig, msisdn: str, reference: str) -> dict[str, str]:
+    """What registers a ticket; ``reference`` goes in where the flow makes it, and the link brings no ticket."""
+    fields = {"journey": journey.slug, "msisdn": msisdn}
+    return {**fields, "reference": reference} if journey.callback.contract == "wait_for_callback" else fields
 
 
 def logic_values(journey: JourneyConfig) -> tuple[LogicValue, ...]:
