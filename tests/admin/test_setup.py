@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from sqlalchemy import update
 from auth_portal.services.setup import census
 from auth_portal.store.models import CustomerRow
 from tests.admin.desk import Desk, signed_in
-from tests.receiver import wait_for
-from tests.world import World
+from tests.receiver import Receiver, wait_for
+from tests.world import PHONE, World, journey, open_world
 
 
 def fields(desk: Desk) -> dict[str, str]:
@@ -50,6 +51,68 @@ def test_the_panel_of_a_waiting_node_says_how_the_link_is_sent(owner: Desk) -> N
     assert "That is longer than 540" in owner.page.text
     owner.get("/admin/journeys/balance/setup")
     assert "longer than" not in owner.page.text
+
+
+def test_a_clock_longer_than_the_waiting_node_is_said_on_the_page_and_at_import(owner: Desk) -> None:
+    expected = "chat clock (chat_seconds) is 600, but a Wait for Callback node stops a minute before the chat ends"
+    assert expected in owner.get("/admin/journeys/waiting").text
+    assert expected not in owner.get("/admin/journeys/app").text
+    too_long, fitting = (
+        journey("waiting", "totp", contract="wait_for_callback", chat_seconds=seconds) for seconds in (541, 540)
+    )
+    assert any("is 541, but a Wait" in text for text in imported(owner, too_long))
+    assert not any("Wait for Callback" in text for text in imported(owner, fitting))
+    assert "longer than" not in owner.get("/admin/journeys/waiting/setup").text
+
+
+def imported(owner: Desk, config: str) -> tuple[str, ...]:
+    """The warnings of an import of one journey."""
+    text = config.replace("{receiver}", owner.world.receiver.origin)
+    summary = owner.world.services.configuration.import_toml(text, file_name="changed.toml")
+    owner.world.services.journeys.renew()
+    return summary.warnings
+
+
+@pytest.mark.parametrize("contract", ["external_link", "wait_for_callback"])
+def test_the_panel_of_phone_match_has_its_nodes_in_their_order(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, contract: str
+) -> None:
+    """What it says to paste is what registers a ticket, once Chat Flow has filled in its variables."""
+    config = journey("pay", "sms_code", relay_defence="phone_match", contract=contract)
+    with open_world(tmp_path, sqlite_url, receiver, config=config) as world:
+        desk = signed_in(world)
+        text = desk.get("/admin/journeys/pay/setup").text
+        copied = fields(desk)
+        api, link, logic, compare = (
+            "API Integration node",
+            "node: the link",
+            "Logic section",
+            "Compare node: phone_match",
+        )
+        waiting = ["Set Variable node", api, "A text with the link", "Wait for Callback node", logic, compare]
+        expected = waiting if contract == "wait_for_callback" else [api, link, logic, compare]
+        found = numbered(text)
+        assert [number for number, _title in found] == list(range(1, len(expected) + 1))
+        for (_number, title), part in zip(found, expected, strict=True):
+            assert part in title
+        key = world.services.api_keys.create("Flow", ["tickets:write"], 30, None).key
+        for body in (copied["ticket-body"], copied["purpose-body"]):
+            filled = body.replace("[[session:msisdn]]", PHONE.removeprefix("+")).replace(
+                "[[verify_ref]]", "a-reference"
+            )
+            assert "[[" not in filled
+            answer = world.app.test_client().post(
+                copied["ticket-url"], base_url="http://127.0.0.1:8000", data=filled,
+                headers={"Authorization": f"{copied['ticket-header'].partition(': ')[2]}{key}"},
+                content_type=copied["ticket-type"].partition(": ")[2],
+            )  # fmt: skip
+            assert answer.status_code == 201, answer.text
+        assert "We cannot verify you in this chat." in copied["no-ticket"]
+        assert (copied["phone-match"], copied["phone-match-value"]) == ("phone_match", "yes")
+
+
+def numbered(text: str) -> list[tuple[int, str]]:
+    return [(int(number), title) for number, title in re.findall(r"<h2[^>]*>(\d+)\. ([^<]+)</h2>", text)]
 
 
 def test_the_checker_says_what_is_missing_and_misspelt(owner: Desk) -> None:

@@ -13,7 +13,8 @@ from auth_portal.services.config.file import ConfigFile, Faults
 from auth_portal.services.config.journey import JourneyConfig, result_clashes
 from auth_portal.services.config.portal import PortalSettings
 
-LONGEST_WAIT_SECONDS = 540  # a chat's 10 minutes, less the one that may pass before the customer has the link
+SESSION_SECONDS = 600  # how long Flow keeps a chat without a message, by default
+WAIT_NODE_SECONDS = 540  # how long its Wait for Callback node waits then: a minute less
 KINDS_OF_MESSAGE = {"sms": "SMS", "email": "e-mail"}
 
 
@@ -167,8 +168,9 @@ def warnings_of(journey: JourneyConfig) -> Iterator[str]:
         yield "support can let somebody in with support_code; whoever persuades support passes that step"
     if journey.relay_defence == "none":
         yield "relay_defence is none; a link that is sent on brings the answer to its sender"
-    if journey.callback.contract == "wait_for_callback" and journey.chat_seconds > LONGEST_WAIT_SECONDS:
+    if journey.callback.contract == "wait_for_callback" and journey.chat_seconds > WAIT_NODE_SECONDS:
         yield (
-            f"Wait for Callback starts before the link is sent; a chat clock over {LONGEST_WAIT_SECONDS} seconds may "
-            "outlast the chat"
+            f"the chat clock (chat_seconds) is {journey.chat_seconds}, but a Wait for Callback node stops a minute "
+            f"before the chat ends, by default after {WAIT_NODE_SECONDS} seconds; later answers are lost. Set "
+            f"{WAIT_NODE_SECONDS}, or a minute less than the session that is set in Chat Flow"
         )

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from auth_portal.services.config.journey import OUTCOMES, JourneyConfig
+from auth_portal.services.config.rules import SESSION_SECONDS, WAIT_NODE_SECONDS
 from auth_portal.services.results import VERIFIED, result_body
 
-SESSION_SECONDS = 600  # how long Flow keeps a chat without a message, by default
-WAIT_NODE_RESERVE_SECONDS = 60  # the Wait for Callback node stops waiting this long before the session ends
 CLOSE = 0.75  # how alike two texts must be to be called a misspelling (difflib's ratio)
 PASTED_LENGTH = 8_000  # characters of pasted values that are looked at
 PASTED_VALUES = 200
@@ -84,7 +83,7 @@ def setup_of(journey: JourneyConfig, public_url: str) -> FlowSetup:
         waiting_url=f"{url}?reference=",
         values=logic_values(journey),
         variables=_variables(journey),
-        advised_chat_seconds=SESSION_SECONDS - (WAIT_NODE_RESERVE_SECONDS if waits else 0),
+        advised_chat_seconds=WAIT_NODE_SECONDS if waits else SESSION_SECONDS,
         ticket_body=json.dumps(ticket),
         purpose_body=json.dumps({**ticket, "purpose": EXAMPLES["purpose"]}),
         chat_code_variable=variable_of(journey, "chat_code"),
