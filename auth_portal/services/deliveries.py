@@ -16,7 +16,7 @@ from sqlalchemy import Connection, case, select
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
-from auth_portal.gateways.channels import ChannelConfig, Handover, Receipt, open_channel
+from auth_portal.gateways.channels import ChannelConfig, Handover, Receipt, open_channel, parse_channel
 from auth_portal.gateways.flow import Answer, Fate, FlowGateway
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.methods import CARRIES
@@ -28,7 +28,7 @@ from auth_portal.services.directory.customers import Person, country_of, get_by_
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.services.messages import CodeMessage, Texts
-from auth_portal.services.outbox import CALLBACK, TEST, WEBHOOK, Claimed, Outbox, Report, State
+from auth_portal.services.outbox import AS_WAS, CALLBACK, TEST, WEBHOOK, Claimed, Outbox, Report, State
 from auth_portal.store.db import Database, upsert
 from auth_portal.store.models import Challenge, ChannelState, Verification, table_of
 from auth_portal.telemetry import log_event
@@ -95,7 +95,7 @@ class Deliverer:
         milliseconds = _milliseconds(began)
         with self._database.write() as connection:
             state = self._outbox.record(connection, claimed, report, milliseconds)
-            if isinstance(receipt, Receipt) and claimed.contract != WEBHOOK:
+            if isinstance(receipt, Receipt) and claimed.contract not in (WEBHOOK, AS_WAS):
                 _note_channel(connection, self._clock(), claimed.target, receipt)
         _log("message", claimed, state, report, milliseconds)
         return state
@@ -108,6 +108,8 @@ class Deliverer:
             return Report(State.DROPPED, "dropped", detail=claimed.reason)
         if claimed.contract == WEBHOOK:
             return self._webhooks.send(claimed)
+        if claimed.contract == AS_WAS:
+            return self._send_notice(claimed, None)
         # Whoever tries a channel has often changed it a moment ago.
         snapshot = self._journeys.renewed() if claimed.contract == TEST else self._journeys.current()
         channel = snapshot.channels.get(claimed.target)
@@ -164,9 +166,11 @@ class Deliverer:
                 limits.give_back(connection, counted)
         return receipt
 
-    def _send_notice(self, claimed: Claimed, channel: ChannelConfig) -> Receipt:
+    def _send_notice(self, claimed: Claimed, channel: ChannelConfig | None) -> Receipt:
+        """Sends a notice by this channel, or by the one that it carries with it."""
         assert claimed.body_sealed is not None, "a notice has a body"
         notice = json.loads(self._keyring.open(claimed.body_sealed, "deliveries", claimed.id, "body"))
+        channel = channel or parse_channel(notice["channel"])
         outgoing = self._texts.notice(notice["to"], notice["subject"], notice["text"], claimed.id)
         return open_channel(channel, self._outbound, sandbox_url=self._sandbox_url).send(outgoing)
 

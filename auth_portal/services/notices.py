@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -26,6 +28,13 @@ LIFETIME = timedelta(hours=24)  # how long a notice is tried: it is no code, and
 OWNER = "owner"
 
 
+class ChangedChannel(NamedTuple):
+    """A channel as it was before a change, and whether it is still in use after it."""
+
+    was: ChannelConfig
+    is_in_use: bool
+
+
 class Notices:
     """Puts notices into the outbox, in the caller's transaction."""
 
@@ -38,13 +47,26 @@ class Notices:
         """The clock by which owners read the times in their mail."""
         return self._journeys.current().portal.wall
 
-    def to_owners(self, connection: Connection, now: datetime, subject: str, lines: Sequence[str]) -> None:
-        """Mails every active owner. Without an e-mail channel it is only logged; the audit has the fact itself."""
+    def to_owners(
+        self, connection: Connection, now: datetime, subject: str, lines: Sequence[str],
+        changed: Sequence[ChangedChannel] = (),
+    ) -> None:  # fmt: skip
+        """Mails every active owner. Without an e-mail channel it is only logged; the audit has the fact itself.
+
+        ``changed`` are the channels in use that this very notice tells of. Whoever redirects the mail must not catch
+        the mail about it, so it leaves by each of them as it was; and by another one too, or where there is none by the
+        changed one, which may have been changed because it failed.
+        """
         owners = connection.execute(
             select(Admin.id, Admin.email_sealed).where(Admin.role == OWNER, Admin.is_active)
         ).all()
         addresses = [self._keyring.open(row.email_sealed, "admins", row.id, "email") for row in owners]
-        self.to_contacts(connection, now, addresses, subject, "\n".join(lines))
+        ways = list(_ways(self._journeys.current(), changed))
+        for channel, is_as_was in ways:
+            for address in addresses:
+                self._add(connection, now, channel, address, subject, "\n".join(lines), is_as_was=is_as_was)
+        if not ways:
+            log_event("notice_without_channel", level=logging.WARNING, subject=subject)
 
     def to_contacts(
         self, connection: Connection, now: datetime, contacts: Iterable[str], subject: str, text: str, *,
@@ -54,21 +76,27 @@ class Notices:
 
         One of very many (``is_bulk``) leaves after all other messages.
         """
-        snapshot, priority = self._journeys.current(), outbox.BULK_PRIORITY if is_bulk else outbox.NOTICE_PRIORITY
-        sent = 0
+        snapshot, sent = self._journeys.current(), 0
         for contact in contacts:
             channel = _channel_for(snapshot, *kind_of(contact))
             if channel is None:
                 log_event("notice_without_channel", level=logging.WARNING, subject=subject)
                 continue
-            body = json.dumps({"to": contact, "subject": f"{snapshot.portal.name}: {subject}", "text": text})
-            lane = outbox.notice_lane(self._keyring, contact)
-            until = now + LIFETIME
-            outbox.add_notice(
-                connection, self._keyring, now, channel.name, body, until, lane=lane, priority=priority
-            )  # fmt: skip
+            self._add(connection, now, channel, contact, subject, text, is_bulk=is_bulk)
             sent += 1
         return sent
+
+    def _add(
+        self, connection: Connection, now: datetime, channel: ChannelConfig, contact: str, subject: str, text: str, *,
+        is_bulk: bool = False, is_as_was: bool = False,
+    ) -> None:  # fmt: skip
+        notice = {"to": contact, "subject": f"{self._journeys.current().portal.name}: {subject}", "text": text}
+        carried = {"channel": channel.model_dump(mode="json", exclude_none=True)} if is_as_was else {}
+        outbox.add_notice(
+            connection, self._keyring, now, channel.name, json.dumps({**notice, **carried}), now + LIFETIME,
+            contract=outbox.AS_WAS if is_as_was else "", lane=outbox.notice_lane(self._keyring, contact),
+            priority=outbox.BULK_PRIORITY if is_bulk else outbox.NOTICE_PRIORITY,
+        )  # fmt: skip
 
     def reach(self, contacts: Iterable[str]) -> list[str]:
         """Those of the contacts that there is a channel to."""
@@ -98,3 +126,17 @@ def _channel_for(snapshot: Snapshot, carries: str, country: str) -> ChannelConfi
         and (carries == "email" or country in (channel.countries or (country,)))
     }
     return fitting.get(snapshot.portal.notices_by) or next(iter(fitting.values()), None)
+
+
+def _ways(snapshot: Snapshot, changed: Sequence[ChangedChannel]) -> Iterator[tuple[ChannelConfig, bool]]:
+    """The channels of a notice to owners, and of each whether it carries the channel with it as that was."""
+    for was, _is_in_use in changed:
+        if "email" in was.message_kinds and snapshot.may_use(was):
+            yield was, True
+    all_changed = {was.name for was, _is_in_use in changed}
+    gone = {was.name for was, is_in_use in changed if not is_in_use}
+    for avoided in (all_changed, gone):
+        channels = {name: channel for name, channel in snapshot.channels.items() if name not in avoided}
+        if way := _channel_for(replace(snapshot, channels=channels), "email", ""):
+            yield way, False
+            return

@@ -26,6 +26,7 @@ CALLBACK = "callback"
 MESSAGE = "message"
 WEBHOOK = "webhook"  # the contract of a message that goes to a program of the business
 TEST = "test"  # that of one by which an admin tries a channel
+AS_WAS = "as_was"  # that of a notice which carries its channel with it, as that was before it was changed
 NOTICE_PRIORITY, BULK_PRIORITY = 1, 2  # of messages; a code has 0, because somebody waits for it
 LEASE_SECONDS = 15  # longer than any attempt may take; how long a killed sender's delivery waits
 WAITS = (0, 1, 2, 5, 10, 20, 40)  # seconds before each retry; then every minute (D3)
@@ -268,8 +269,9 @@ class Outbox:
             next_at = next_try_at(delivery.number, now, delivery.give_up_at, report.retry_after_seconds)
             if next_at is None:
                 state = State.UNCONFIRMED if report.is_unclear else State.GIVEN_UP
-        # What a notice said, and to whom, is nobody's business once it has left.
-        forgotten = {"body_sealed": None} if delivery.kind == MESSAGE and state is State.ACCEPTED else {}
+        # What a notice said, and to whom, is nobody's business once it has left; nor is a channel that is no more.
+        is_over = state is State.ACCEPTED or (delivery.contract == AS_WAS and state is not State.PENDING)
+        forgotten = {"body_sealed": None} if delivery.kind == MESSAGE and is_over else {}
         connection.execute(
             update(Delivery)
             .where(Delivery.id == delivery.id)

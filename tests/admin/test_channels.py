@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ from tests.world import MAIL, PHONE, World, journey, open_world
 
 CLICKATELL = {"kind": "clickatell", "api_key": "the-first-key", "countries": "ZA", "daily_cap": "50"}
 NEW = "/admin/channels/_new"
+MAILBOX = """
+[[channels]]
+name = "{name}"
+kind = "http"
+carries = "email"
+method = "POST"
+url = "{{receiver}}/mail"
+headers = {{{{ X-Key = "owners" }}}}
+content_type = "application/json"
+body = '{{{{"to": "{{{{to}}}}", "text": "{{{{text}}}}", "subject": "{{{{subject}}}}"}}}}'
+"""
 
 
 @pytest.fixture
@@ -144,6 +156,40 @@ def test_r19_every_change_of_a_channel_asks_for_the_second_factor_and_is_mailed(
     told = "\n".join(mails(desk.world))
     assert "channel clicks: added" in told
     assert "daily_cap: 50 -> 70" in told
+
+
+@pytest.mark.parametrize("has_another", [False, True], ids=["alone", "with another"])
+@pytest.mark.parametrize("act", ["redirect", "switch", "delete"])
+def test_r19_the_mail_about_the_mail_channel_leaves_by_it_as_it_was(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, httpserver: HTTPServer, act: str, has_another: bool
+) -> None:
+    """An attacker with an owner's second factor redirects the mail, and must not catch the mail about that."""
+    httpserver.expect_request("/evil").respond_with_data("taken")
+    base = MAILBOX.format(name="post") + (MAILBOX.format(name="zweite") if has_another else "")
+    config = journey("app", "totp", default=True, channels=())
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL, config=config, base=base) as world:
+        desk = signed_in(world)
+        deliver(world)
+        receiver.messages.clear()
+        path = f"/admin/channels/post/{'edit' if act == 'redirect' else act}"
+        desk.get("/admin/channels/post" if act == "switch" else path)
+        mine = {"url": httpserver.url_for("/evil"), "headers": "X-Key: mine"} if act == "redirect" else {"active": "0"}
+        page = send(desk, path, **({**forms_of(desk.page.text), **mine} if act == "redirect" else mine))
+        assert page.status_code == 200, shown(page)
+        told = [text for text in mails(world) if "channel post" in text]
+        assert len(told) == 1 + has_another, told
+        assert len(httpserver.log) == (act == "redirect" and not has_another)
+        (row,) = (row for row in world.rows(Delivery) if row.contract == "as_was")
+        assert (row.state, row.body_sealed) == ("accepted", None), "its secrets go with it"
+        assert {row.state for row in world.rows(Delivery)} == {"accepted"}
+
+
+def forms_of(text: str) -> dict[str, str]:
+    """What the fields of the channel's form hold."""
+    found = dict(re.findall(r'<input id="[^"]+" name="([^"]+)" type="[^"]+" value="([^"]*)"', text))
+    found |= dict(re.findall(r'<textarea[^>]* name="([^"]+)"[^>]*>\n(.*?)</textarea>', text, re.DOTALL))
+    found |= {"carries": "email", "method": "POST", "content_type": "application/json"}
+    return {name: unescape(value) for name, value in found.items()}
 
 
 def test_the_second_of_two_who_edit_a_channel_is_shown_what_differs(desk: Desk) -> None:

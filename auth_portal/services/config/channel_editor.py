@@ -137,7 +137,7 @@ class ChannelEditor:
                 if based_on != self._mark(old.config):
                     return Saving(newer=meanwhile(connection, change.title, change.differences))
                 rewrite_channel(connection, self._keyring, old, config, now, is_active=old.is_active)
-                self._configuration.publish(connection, now, "channel_changed", [change], author)
+                self._configuration.publish(connection, stored, now, "channel_changed", [change], author)
         return Saving()
 
     def _mark(self, config: ChannelConfig) -> str:
@@ -173,7 +173,7 @@ class ChannelEditor:
             if not faults:
                 delete_channel(connection, old)
                 change = Change("channel", name, "deleted")
-                self._configuration.publish(connection, now, "channel_deleted", [change], author)
+                self._configuration.publish(connection, stored, now, "channel_deleted", [change], author)
         return faults
 
     def _checked(self, stored: Stored, table: Table, old: StoredChannel | None, faults: Faults) -> ChannelConfig | None:

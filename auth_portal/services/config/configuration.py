@@ -48,11 +48,12 @@ from auth_portal.services.config.journey_rows import (
 )
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.rules import Rules, Wanted, warnings
+from auth_portal.services.notices import ChangedChannel
 from auth_portal.store.db import Database
 from auth_portal.store.models import Portal
 
-TellOwners = Callable[[Connection, datetime, str, Sequence[str]], None]
-"""Mails all owners in the caller's transaction: a subject and lines."""
+TellOwners = Callable[[Connection, datetime, str, Sequence[str], Sequence[ChangedChannel]], None]
+"""Mails all owners in the caller's transaction: a subject, lines, and the channels that these tell of, as they were."""
 NOBODY = Author()  # a command
 
 
@@ -198,7 +199,7 @@ class Configuration:
         now = self._clock()
         changes = list(self._write(connection, stored, wanted, now, author))
         if changes:
-            self.publish(connection, now, kind, changes, author)
+            self.publish(connection, stored, now, kind, changes, author)
         return changes
 
     def preview(self, connection: Connection, stored: Stored, wanted: Wanted) -> list[Change]:
@@ -210,11 +211,12 @@ class Configuration:
             attempt.rollback()
 
     def publish(
-        self, connection: Connection, now: datetime, kind: str, changes: Sequence[Change], author: Author = NOBODY
-    ) -> None:
+        self, connection: Connection, stored: Stored, now: datetime, kind: str, changes: Sequence[Change],
+        author: Author = NOBODY,
+    ) -> None:  # fmt: skip
         """What goes with every change, in its transaction: servers notice it, it is audited, and owners are told (R19).
 
-        ``kind`` is that of the audit event.
+        ``stored`` is what there was before, ``kind`` that of the audit event.
         """
         connection.execute(update(Portal).where(Portal.id == 1).values(version=Portal.version + 1))
         audit.record(
@@ -230,7 +232,7 @@ class Configuration:
             **({"note": author.note} if author.note else {}),
         )
         if lines := lines_for_owners(changes):
-            self._tell_owners(connection, now, "The configuration was changed", lines)
+            self._tell_owners(connection, now, "The configuration was changed", lines, _as_were(stored, changes))
 
     def _write(
         self, connection: Connection, stored: Stored, wanted: Wanted, now: datetime, author: Author
@@ -245,6 +247,16 @@ class Configuration:
         for slug, done in write_journeys(connection, stored.journeys, wanted.journeys, now, author):
             old = stored.journeys.get(slug)
             yield journey_change(done, old.config if old else None, wanted.journeys[slug])
+
+
+def _as_were(stored: Stored, changes: Sequence[Change]) -> list[ChangedChannel]:
+    """The channels in use that are changed, switched off or deleted."""
+    done = {change.name: change.done for change in changes if change.table == "channel"}
+    return [
+        ChangedChannel(channel.config, done[name] == "changed")
+        for name, channel in stored.channels.items()
+        if channel.is_active and name in done
+    ]
 
 
 def _mark(stored: Stored, text: str, prune: bool) -> str:

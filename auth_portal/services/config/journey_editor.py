@@ -189,12 +189,12 @@ class JourneyEditor:
         """Takes a journey from the lists and closes its links. What was begun ends under it. Raises NotFound."""
         now = self._clock()
         with self._database.write() as connection:
-            stored = self._configuration.stored(connection, locked=True).journeys.get(slug)
-            if stored is None:
+            stored = self._configuration.stored(connection, locked=True)
+            if (journey := stored.journeys.get(slug)) is None:
                 raise NotFound("not_found")
-            _mark_deleted(connection, stored.id, now)
+            _mark_deleted(connection, journey.id, now)
             change = Change("journey", slug, "deleted")
-            self._configuration.publish(connection, now, "journey_deleted", [change], author)
+            self._configuration.publish(connection, stored, now, "journey_deleted", [change], author)
 
 
 def _before(stored: Stored, edit: Edit) -> StoredJourney | None:
