@@ -168,7 +168,10 @@ def test_r43_a_fault_of_the_file_is_defused(small_world: World) -> None:
         (b"customer_id", "This file has no rows"),
         ("customer_id,name\nC,Zoë\n".encode("latin-1"), "This file is not in UTF-8"),
         ("customer_id,name\nC,Zoë\n".encode("utf-16"), "This file is not in UTF-8"),
-        (b"PK\x03\x04 an .xlsx", "This is a workbook, not a CSV file"),
+        ("customer_id,name\nC,Zoe\n".encode("utf-16-le"), "This file is not in UTF-8"),
+        ("customer_id;name\nC;Zoë\n".encode("cp1252"), "CSV UTF-8 (Comma delimited)"),
+        (b"PK\x03\x04 an .xlsx", "This is a workbook or a web page, not a CSV file"),
+        (b"\xef\xbb\xbf\r\n<html><table><tr><td>customer_id", "This is a workbook or a web page, not a CSV file"),
     ],
 )
 def test_what_is_no_such_file_is_told_and_not_kept(small_world: World, content: bytes, told: str) -> None:

@@ -21,6 +21,7 @@ from auth_portal.services.directory import customers
 from auth_portal.services.directory.customer_fields import FIELDS
 from auth_portal.services.directory.directory import Directory, ImportReport
 from auth_portal.services.directory.erasure import Erasure
+from auth_portal.services.imports.customers_csv import NOT_A_VALUE, Reading, read_header, read_rows
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import (
     AuditEvent,
@@ -250,6 +251,12 @@ def test_commas_semicolons_bom_and_line_ends(text: str, bom: bytes, newline: str
         ("customer_id,\nC,\n", "row 1, column 2: is not known"),
         ("customer_id,name,Name\nC,a,b\n", "row 1, name: is there twice"),
         ("customer_id,name\nC\n", "row 2: has 1 cells, the header has 2"),
+        ("customer_id,phone\nC,82123456.0\n", "row 2, phone: is no phone number but a calculated one"),
+        ("customer_id;phone\n1,23E+05;\n", "row 2, customer_id: is no customer ID: the spreadsheet shortened it"),
+        ("customer_id,name\nC,#N/A\n", f"row 2, name: {NOT_A_VALUE}"),
+        ("sep=,\ncustomer_id,name\n,\nC,#REF!\n", f"row 3, name: {NOT_A_VALUE}"),
+        ("\n,,\ncustomer_id,name\nC,a,b\n", "row 4: has 3 cells, the header has 2"),
+        ("customer_id,shoe size\nC,a\n", "row 1, column 2: is not known; known: " + ", ".join(FIELDS)),
         ("customer_id,name\nC,a,b\n", "row 2: has 3 cells, the header has 2"),
         ('customer_id,name\nC,"a\n', "row 2: cannot be read"),
         ('customer_id,name\nC,"a"b\n', "row 2: cannot be read"),
@@ -275,6 +282,15 @@ def test_what_is_refused(text: str, fault: str | None) -> None:
         fault = "row 2, customer_id: is missing"
     (found,) = faults(text)
     assert found.startswith(fault)
+
+
+def test_r25_a_spreadsheets_blank_rows_hint_and_line_break_in_a_header_are_no_fault() -> None:
+    text = 'sep=;\r\n;;;\r\n"customer_\r\nid";name;;\r\n\r\nC;Thandi\r\n;;;\r\nD;Sipho;;\r\n'
+    reading = Reading()
+    rows = list(read_rows(text.encode(), reading, region="ZA", columns=("customer_id", "name", "", "")))
+    assert (rows, reading.faults) == ([4, 6], [])
+    assert [entry.customer_id for entry in reading.entries] == ["C", "D"]
+    assert read_header(text.encode()) == ["customer_ id", "name", "", ""]
 
 
 @pytest.mark.parametrize("content", ["customer_id\nZoë\n".encode("utf-16"), "customer_id\nZoë\n".encode("latin-1")])

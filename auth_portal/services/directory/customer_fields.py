@@ -28,7 +28,9 @@ PHC_ROUNDS = 10
 PHC_LANES = 16
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # and what turns text around
-_SHORTENED = re.compile(r"\d[.,]?\d*E\+\d+", re.IGNORECASE)  # 2.78E+10, as Excel writes a long number
+_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+")  # how a spreadsheet shows a long number: 1.23E+10
+_LOST_DIGITS = "the spreadsheet shortened it; make the column Text and fill it again"
+_DECIMAL = re.compile(r"[+-]?\d+[.,]0+")  # and how a program writes what it took for one: 821234567.0
 _LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})?")
 _PHC = re.compile(
     r"\$argon2id\$(v=(16|19)\$)?m=\d{1,7},t=\d{1,4},p=\d{1,3}\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})"
@@ -83,6 +85,8 @@ def checks(region: str) -> dict[str, Check]:
 
 
 def _customer_id(cell: str) -> str:
+    if _SHORTENED.fullmatch(cell.strip()):
+        raise CellFault(f"is no customer ID: {_LOST_DIGITS}")
     text = _one_line(cell)
     key = customers.customer_key(text)
     if max(len(text), len(key)) > customers.CUSTOMER_ID_LENGTH:
@@ -100,9 +104,11 @@ def _name(cell: str) -> str:
 
 
 def _phone(cell: str, region: str) -> str:
+    if _SHORTENED.fullmatch(cell.strip()):
+        raise CellFault(f"is no phone number: {_LOST_DIGITS}")
+    if _DECIMAL.fullmatch(cell.strip()):  # read as digits it might be somebody else's number
+        raise CellFault("is no phone number but a calculated one (123.0); make the column Text and fill it again")
     number = customers.e164(cell, region)
-    if number is None and _SHORTENED.fullmatch(cell.strip()):
-        raise CellFault("is no phone number: the spreadsheet shortened it; make the column Text and fill it again")
     if number is None:
         raise CellFault(f"is no phone number (numbers without + are read as of {region})")
     return number

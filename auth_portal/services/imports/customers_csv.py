@@ -1,7 +1,8 @@
 """Reads the customers CSV: every row is checked, whatever is in the file, before anybody writes anything.
 
-UTF-8 with or without BOM, a header row, cells separated by commas, semicolons or tabs. Faults are told by row (as a
-spreadsheet counts them, the header being row 1) and column, in words that never repeat a value.
+UTF-8 with or without BOM, a header row, cells separated by commas, semicolons or tabs. Blank rows are passed over, and
+so is the ``sep=;`` that some write above the header. An error of the spreadsheet (``#N/A``) is no value. Faults are
+told by row (as a spreadsheet counts them) and column, in words that never repeat a value.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from auth_portal.services.directory.customer_fields import CLEAR, FIELDS, CellFa
 
 FAULTS_KEPT = 1000  # told in full; all are counted
 HEADER_LENGTH = 16 * 1024  # characters of a header that are looked at before its columns are chosen
+BLANK = ",;\t \r\n\ufeff"  # what a blank row is made of
 NOT_UTF8 = "is not UTF-8; save it as CSV UTF-8"
+
+ERRORS = {"#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "########"}
+NOT_A_VALUE = "is an error of the spreadsheet, not a value; mend its formula there"
 
 Source = bytes | Path | BinaryIO
 
@@ -95,7 +100,7 @@ def read_rows(
 def read_header(source: Source) -> list[str]:
     """The names in a file's header, as they are written there. Raises UnicodeDecodeError where it is not UTF-8."""
     with _opened(source) as file:
-        header = file.readline(HEADER_LENGTH)
+        _number, header = _header(file, HEADER_LENGTH)
     return _names(header)
 
 
@@ -108,7 +113,7 @@ def _opened(source: Source) -> io.TextIOWrapper:
 def _read_table(
     file: io.TextIOWrapper, reading: Reading, region: str, columns: Sequence[str] | None, most_rows: int | None
 ) -> Iterator[int]:
-    header = file.readline()
+    reading.row, header = _header(file)
     reading.columns = tuple(columns) if columns is not None else _columns(header, reading)
     if reading.fault_count:
         reading.is_cut = True
@@ -124,33 +129,48 @@ def _read_table(
         yield number
 
 
+def _header(file: io.TextIOWrapper, most: int = -1) -> tuple[int, str]:
+    """The row that names the columns, and its number: the first that is neither blank nor ``sep=;``."""
+    number, header = 1, file.readline(most)
+    while header and (_is_hint(header) or not header.strip(BLANK)):
+        number += not _is_hint(header)  # which spreadsheets do not show, so it is no row
+        header = file.readline(most)
+    while header.count('"') % 2 and len(header) < HEADER_LENGTH and (line := file.readline(most)):
+        header += line  # a name with a line break in it
+    return number if header else 1, header
+
+
+def _is_hint(line: str) -> bool:
+    return line.lower().strip('" \r\n').startswith("sep=")
+
+
 def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
 def _names(header: str) -> list[str]:
-    rows = csv.reader([header.rstrip("\r\n")], delimiter=_delimiter(header))
-    return [name.strip() for name in next(rows, [])]
+    rows = csv.reader(io.StringIO(header, newline=""), delimiter=_delimiter(header))
+    return [" ".join(name.split()) for name in next(rows, [])]
 
 
 def _columns(header: str, reading: Reading) -> tuple[str, ...]:
     names = [name.lower() for name in _names(header)]
     if not any(names):
-        reading.refuse(1, "", f"is empty; it must name the columns: {', '.join(FIELDS)}")
+        reading.refuse(reading.row, "", f"is empty; it must name the columns: {', '.join(FIELDS)}")
         return ()
     for position, name in enumerate(names, 1):
         if name not in FIELDS:
-            reading.refuse(1, f"column {position}", f"is not known; known: {', '.join(FIELDS)}")
+            reading.refuse(reading.row, f"column {position}", f"is not known; known: {', '.join(FIELDS)}")
         elif name in names[: position - 1]:
-            reading.refuse(1, name, "is there twice")
+            reading.refuse(reading.row, name, "is there twice")
     if "customer_id" not in names:
-        reading.refuse(1, "customer_id", "is missing")
+        reading.refuse(reading.row, "customer_id", "is missing")
     return tuple(names)
 
 
 def _rows(file: io.TextIOWrapper, delimiter: str, reading: Reading) -> Iterator[tuple[int, list[str]]]:
     rows = csv.reader(file, delimiter=delimiter, strict=True)
-    number = 1
+    number = reading.row
     while True:
         number += 1
         try:
@@ -169,6 +189,8 @@ def _read_row(
 ) -> None:
     while len(cells) > len(reading.columns) and not cells[-1].strip():
         cells.pop()
+    if len(cells) < len(reading.columns) and not any(reading.columns[len(cells) :]):
+        cells += [""] * (len(reading.columns) - len(cells))  # spreadsheets leave out empty cells at the end
     if len(cells) != len(reading.columns):
         reading.refuse(number, "", f"has {len(cells)} cells, the header has {len(reading.columns)}")
         return
@@ -191,6 +213,9 @@ def _read_row(
 
 def _checked(number: int, column: str, cell: str, check: Check, reading: Reading) -> str | None:
     if cell.strip() == CLEAR and column != "customer_id":
+        return None
+    if cell.strip().lower() in ERRORS:
+        reading.refuse(number, column, NOT_A_VALUE)
         return None
     try:
         return check(cell)

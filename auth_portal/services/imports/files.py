@@ -32,7 +32,8 @@ REMOVED_AT_ONCE = 200  # rows of one removing transaction: about 10 ms
 def store_parts(database: Database, keyring: Keyring, import_id: str, source: IO[bytes]) -> int:
     """Stores a file as sealed parts, each in a short transaction; about how many rows follow its header.
 
-    Raises UnicodeDecodeError where it is not UTF-8; what was stored till then is removed like any other leftover.
+    Raises UnicodeDecodeError where it is not UTF-8, or has zero bytes as UTF-16 does; what was stored till then is
+    removed like any other leftover.
     """
     lines, last = 0, ""
     for number, text in enumerate(_texts(source)):
@@ -46,6 +47,8 @@ def store_parts(database: Database, keyring: Keyring, import_id: str, source: IO
 def _texts(source: IO[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     while piece := source.read(PART):
+        if b"\0" in piece:
+            raise UnicodeDecodeError("utf-8", piece, 0, 1, "a zero byte")
         if text := decoder.decode(piece):
             yield text
     if rest := decoder.decode(b"", final=True):

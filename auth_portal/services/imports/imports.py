@@ -43,7 +43,8 @@ from auth_portal.services.journeys import Journeys
 from auth_portal.store.db import Database
 from auth_portal.store.models import Admin, ImportRow, table_of
 
-WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and how .xls begin
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and how .xls begin; others are web pages
+PEEKED = 64  # bytes
 PAGE = 20  # imports of one page of their list
 FEWEST_FOR_A_GUESS = 50  # rows done before the time that is left is guessed
 NAMED_AT_MOST = 10  # customers who stand in the way of an undo
@@ -123,7 +124,8 @@ class Imports:
 
     def receive(self, source: IO[bytes], file_name: str, *, admin_id: str) -> str:
         """Takes in a file, sealed part by part; its id. Raises Problem where it is empty, a workbook or not UTF-8."""
-        if source.read(4) in WORKBOOKS:
+        begin = source.read(PEEKED)
+        if begin.startswith(WORKBOOKS) or begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
             raise Problem("import_workbook", status=422)
         source.seek(0)
         now = self._clock()
