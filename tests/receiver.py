@@ -133,7 +133,7 @@ def _is_sound(callback: Callback) -> bool:
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T], seconds: float = 8.0) -> T:
+def wait_for(look: Callable[[], T], seconds: float = 30.0) -> T:
     """What ``look`` gives as soon as it is true; fails loudly when that does not happen."""
     until = time.monotonic() + seconds
     while not (found := look()):

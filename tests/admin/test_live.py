@@ -14,7 +14,7 @@ from tests.world import CONFIG, STANDARD, configure
 
 WORKERS = 4
 ENOUGH = 40  # answers, each over a connection of its own, so that all workers give some
-WITHIN_SECONDS = 10  # of a loaded machine; the design's own bound is asserted beside it
+WITHIN_SECONDS = 60  # of a loaded machine; the design's own bound is asserted beside it
 
 
 def test_a_change_is_live_on_every_worker(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
