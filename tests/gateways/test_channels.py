@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways import channels
 from auth_portal.gateways.channels import (
     KINDS,
     Channel,
@@ -29,6 +28,7 @@ from auth_portal.gateways.channels import (
     open_channel,
     parse_channel,
 )
+from auth_portal.gateways.channels.http import fill
 from auth_portal.gateways.outbound import NetworkPolicy, Outbound
 
 LOCAL = "127.0.0.1"
@@ -336,7 +336,7 @@ class TestSmtp(ChannelContract):
     def test_dripping_or_endless_server_ends(
         self, serve: Any, outbound: Outbound, monkeypatch: pytest.MonkeyPatch, line: bytes
     ) -> None:
-        monkeypatch.setattr(channels, "SMTP_SECONDS", 0.3)
+        monkeypatch.setattr("auth_portal.gateways.channels.smtp.SMTP_SECONDS", 0.3)
 
         def behave(peer: Any, connection: socket.socket) -> None:
             if line == b"2":
@@ -493,7 +493,7 @@ class TestHttp(ChannelContract):
     @given(text=st.text(), subject=st.text())
     def test_no_text_escapes_from_its_place(self, text: str, subject: str) -> None:
         body = '{"a": "{text}", "b": "{subject}"}'
-        filled = channels._fill(body, replace(MAIL, text=text, subject=subject), "application/json")
+        filled = fill(body, replace(MAIL, text=text, subject=subject), "application/json")
         assert json.loads(filled) == {"a": text, "b": subject}
 
     @pytest.mark.parametrize(

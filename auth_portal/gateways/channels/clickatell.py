@@ -1,0 +1,124 @@
+"""SMS through Clickatell's One API, and what its answers mean."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from auth_portal.gateways.channels.contract import (
+    ChannelConfig,
+    Country,
+    Destination,
+    Frame,
+    Handover,
+    OutgoingMessage,
+    Receipt,
+    by_status,
+    checked_header,
+    checked_url,
+    identifier,
+    receipt,
+    said_in,
+    url_destination,
+)
+from auth_portal.gateways.outbound import HttpAnswer
+
+_ERROR_CODE = re.compile(r"[0-9]{1,6}")
+_CLICKATELL_CODES = {
+    **dict.fromkeys((18, 19, 43), (Handover.RETRY, "Clickatell could not take it now.")),
+    **dict.fromkeys((25, 26, 27), (Handover.RECIPIENT, "Clickatell cannot send to this number.")),
+    **dict.fromkeys((1, 2, 3, 7, 20), (Handover.OPERATOR, "Clickatell refuses the key, the account or its funds.")),
+}
+
+
+class ClickatellConfig(ChannelConfig):
+    """SMS through Clickatell's One API. An allow-list of countries and a cap are required: SMS costs money."""
+
+    SECRETS = frozenset({"api_key"})
+
+    kind: Literal["clickatell"] = "clickatell"
+    base_url: str = "https://platform.clickatell.com"
+    api_key: Annotated[str, Field(min_length=1, repr=False)]
+    countries: Annotated[tuple[Country, ...], Field(min_length=1)]
+    daily_cap: Annotated[int, Field(ge=1)]
+
+    @property
+    def message_kinds(self) -> frozenset[str]:
+        """SMS only."""
+        return frozenset({"sms"})
+
+    @property
+    def address(self) -> str:
+        """Where messages are posted."""
+        return f"{self.base_url.rstrip('/')}/v1/message"
+
+    @property
+    def destination(self) -> Destination:
+        """Host and port of the base URL."""
+        return url_destination(self.base_url)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if "?" in value:
+            raise ValueError("must be a URL without a question mark")
+        return checked_url(value)
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, value: str) -> str:
+        return checked_header("Authorization", value)
+
+
+class ClickatellChannel(Frame):
+    """SMS through Clickatell. The status alone is not success: each message has its own word."""
+
+    _config: ClickatellConfig
+
+    def _hand_over(self, message: OutgoingMessage) -> Receipt:
+        one = {
+            "channel": "sms",
+            "to": message.to.removeprefix("+"),
+            "content": message.text,
+            "clientMessageId": identifier(message),
+        }
+        headers = {"Authorization": self._config.api_key, "Content-Type": "application/json"}
+        body = json.dumps({"messages": [one]}).encode()
+        return _read_clickatell(self._outbound.request("POST", self._config.address, headers=headers, body=body))
+
+
+def _read_clickatell(answer: HttpAnswer) -> Receipt:
+    whole = _json_object(answer.body)
+    messages = whole.get("messages")
+    first = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], dict) else {}
+    if answer.is_success and first.get("accepted") is True:
+        return receipt(Handover.ACCEPTED, "accepted", "Clickatell took it.")
+    code = _clickatell_error(first) or _clickatell_error(whole)
+    if code in _CLICKATELL_CODES:
+        handover, words = _CLICKATELL_CODES[code]
+        return receipt(handover, f"clickatell_{code}", words, f"Code {code}. {said_in(answer)}")
+    if not answer.is_success:
+        return by_status(answer)
+    if code or first.get("accepted") is False:
+        return receipt(Handover.OPERATOR, f"clickatell_{code or 'rejected'}", "Clickatell refused it.", said_in(answer))
+    return receipt(Handover.UNCLEAR, "unclear", "Clickatell's answer does not say whether it took it.", said_in(answer))
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _clickatell_error(part: Mapping[str, Any]) -> int | None:
+    """The code of an error, which is a number, or an object that holds one."""
+    error = part.get("error") or part.get("errorCode")
+    if isinstance(error, dict):
+        error = error.get("code")
+    return int(error) if isinstance(error, int | str) and _ERROR_CODE.fullmatch(str(error)) else None
