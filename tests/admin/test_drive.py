@@ -16,6 +16,7 @@ from sqlalchemy import update
 from auth_portal.gateways.dead_end import DeadEnd
 from auth_portal.gateways.outbound import Blocked, Outbound
 from auth_portal.services.operations import retention
+from auth_portal.services.operations.demo import CONFIG as DEMO
 from auth_portal.store import folded
 from auth_portal.store.db import Database
 from auth_portal.store.models import (
@@ -545,6 +546,20 @@ def test_the_state_is_what_a_script_would_see(small_world: World) -> None:
     assert "data-refreshing" not in desk.page.text
 
 
+def test_every_journey_of_the_demo_can_be_driven(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    """Its channels are inboxes, which are bound to no country."""
+    config = journey("balance", "sms_code", default=True)
+    with open_world(tmp_path, sqlite_url, receiver, config=config, settings={"PORTAL_SANDBOX": "1"}) as world:
+        desk = signed_in(world)
+        world.services.configuration.import_toml(DEMO.read_text(encoding="utf-8"), file_name=DEMO.name)
+        world.services.journeys.renew()
+        slugs = [slug for slug in world.services.journeys.current().journeys if begin(desk, slug)]
+        assert {"balance", "code-back", "pay"} <= set(slugs)
+        path = begin(desk, "pay")
+        prove_ticketed(desk, path, link_of(desk))
+        assert "the chat knows who you are" in desk.page.text
+
+
 @pytest.mark.parametrize("contract", ["external_link", "wait_for_callback"])
 def test_phone_match_is_driven_with_a_ticket(
     tmp_path: Path, sqlite_url: str, receiver: Receiver, contract: str
@@ -581,6 +596,8 @@ def prove_ticketed(desk: Desk, path: str, link: str) -> None:
     desk.post(desk.path)
     if desk.path != "/verify":  # a newer ticket asks anew, and the page says so first
         desk.post(desk.path, again="1")
+    if 'value="sms_code"' in desk.page.text:
+        desk.post("/verify/method", method="sms_code")
     page = desk.page
     desk.get(path)
     code = code_of(desk)

@@ -261,7 +261,8 @@ def _channel(kind: str, snapshot: Snapshot, journey: JourneyConfig) -> dict[str,
         "url": f"{ORIGIN}/{kind}",
         "content_type": "application/json",
         "body": json.dumps(fields),
-        "countries": list(real.countries),
+        # An inbox sends everywhere; what takes its place here must name countries, so it names the test person's.
+        "countries": list(real.countries) or [snapshot.portal.default_region],
         "daily_cap": 1000,
     }
 
