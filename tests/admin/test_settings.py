@@ -120,6 +120,17 @@ def test_mail_to_owners_travels_by_the_chosen_channel_only_if_it_carries_mail(de
     assert "/admin/settings" in page.text
 
 
+def test_a_refused_form_says_so_in_its_title_and_the_first_fault_has_the_focus(desk: Desk) -> None:
+    page = desk.get("/admin/settings").text
+    assert "<title>Settings" in page
+    assert "autofocus" not in page
+    page = save(desk, **{"limits.begins_per_minute": "0", "retention.audit_days": "x"}).text
+    assert "<title>Error: Settings" in page
+    assert "<h1>Settings</h1>" in page
+    (focused,) = re.findall(r"<[^>]* autofocus[^>]*>", page)
+    assert 'name="limits.begins_per_minute"' in focused
+
+
 def test_the_secret_of_the_webhook_is_shown_once_and_audited(desk: Desk, httpserver: HTTPServer) -> None:
     assert "webhook-secret" not in desk.get("/admin/settings").text
     save(desk, **{"alerts.webhook": httpserver.url_for("/hook")})

@@ -255,7 +255,7 @@ class TestImport:
         )
         assert [warning.partition(";")[0] for warning in summary.warnings] == [
             "journey sms: SMS is the only proof",
-            "journey mail: a code by e-mail is not out-of-band by NIST SP 800-63B",
+            "journey mail: a code by e-mail shows that somebody can open the mailbox, not that they hold a device",
             "journey app: relay_defence is none",
         ]
 

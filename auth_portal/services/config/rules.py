@@ -161,8 +161,8 @@ def warnings_of(journey: JourneyConfig) -> Iterator[str]:
         yield "SMS is the only proof; NIST SP 800-63B asks for another choice beside it"
     if "email_code" in methods:
         yield (
-            "a code by e-mail is not out-of-band by NIST SP 800-63B; a mailbox is opened with a password, so the code "
-            "does not show that the person holds a device"
+            "a code by e-mail shows that somebody can open the mailbox, not that they hold a device; NIST SP 800-63B "
+            "does not count it as a second device"
         )
     if "support_code" in methods:
         yield "support can let somebody in with support_code; whoever persuades support passes that step"

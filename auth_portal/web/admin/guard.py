@@ -8,6 +8,7 @@ refuses. A form that was sent after its session ran out comes back as it was typ
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -34,6 +35,7 @@ BEFORE_CODES_ARE_KEPT = frozenset({"admin.access_recovery_codes", "admin.access_
 NOTICE_COOKIE = "notice"
 NOTICE_SECONDS = 60
 NOTICE_LENGTH = 300  # characters
+REFUSED = 422  # a form comes back with what has to be corrected
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 allowed: dict[str, frozenset[str]] = {}  # by endpoint
@@ -221,6 +223,8 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         is_shown_again=g.get("is_shown_again", False),
         has_private_targets=services().settings.allow_private_callbacks,
         now=services().clock(),
+        is_refused=status == REFUSED,
+        is_first_fault=partial(next, iter((True,)), False),
         **values,
     )
     response = make_response(html, status)
