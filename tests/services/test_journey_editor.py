@@ -65,7 +65,7 @@ class Desk:
         with database.write() as connection:
             connection.execute(insert(Admin).values(_admin("anna", "Anna Botha")))
 
-    def _tell(self, _connection: Connection, _now: object, _subject: str, lines: list[str]) -> None:
+    def _tell(self, _connection: Connection, _now: object, _subject: str, lines: list[str], _changed: object) -> None:
         self.told += lines
 
     def change(self, based_on: int = 1, slug: str = "balance", **values: Any) -> Proposal:
