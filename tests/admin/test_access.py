@@ -190,6 +190,51 @@ def test_r40_five_wrong_ones_then_a_wait_never_a_lock(small_world: World, owner:
     assert owner.sign_in().request.path == "/admin/"
 
 
+def test_r40_codes_cannot_be_guessed_from_many_addresses(world: World) -> None:
+    """Somebody knows the password and has a botnet. The admin is told, and gets in by a recovery code."""
+    browser = joined(world)
+    code = re.findall(r"<li>([a-z0-9-]{17})</li>", browser.page.text)[0]
+
+    def at(address: str, **fields: str) -> int:
+        desk = Desk(world, address)
+        desk.seed, desk.email = browser.seed, "ada@example.com"  # type: ignore[attr-defined]
+        status = desk.sign_in(**fields).status_code
+        return status if "sign-in" in desk.path else 0
+
+    assert at("192.0.2.1") == 0, "before"
+    for number in range(15):
+        assert at(f"198.51.100.{number}", code="000000") == 422
+    assert at("192.0.2.1", password="not this one") == 422
+    assert at("192.0.2.1") == 422, "the app's right code no more, and nothing says why"
+    (mail,) = wait_for(lambda: [mail for mail in world.receiver.messages if "15 times within a day" in str(mail)])
+    assert "ada@example.com" in str(mail)
+    assert at("192.0.2.1", code=code) == 0
+    world.clock.advance(24 * 3600)
+    assert at("192.0.2.1") == 0
+
+
+def test_r40_without_the_password_nobody_spends_an_admins_codes(small_world: World, owner: Desk) -> None:
+    for number in range(20):
+        stranger = Desk(small_world, f"198.51.100.{100 + number}")
+        stranger.email, stranger.seed = owner.email, owner.seed
+        assert stranger.sign_in(password="not this one", code="000000").status_code == 422
+    elsewhere = Desk(small_world, "192.0.2.77")
+    elsewhere.email, elsewhere.seed = owner.email, owner.seed
+    assert elsewhere.sign_in().request.path == "/admin/"
+
+
+def test_r26_following_a_link_ends_the_session_that_the_browser_had(small_world: World, owner: Desk) -> None:
+    token = small_world.services.admins.invite("support")
+    before = {row.id for row in small_world.rows(AdminSession)}
+    owner.get(f"/admin/join/{token}")
+    seed = small_world.services.admins.invitation(token).seed
+    code = pyotp.TOTP(seed).at(small_world.clock.now.timestamp())
+    typed = {"name": "Bo", "email": "bo@example.com", "password": ADMIN_PASSWORD, "repeated": ADMIN_PASSWORD}
+    owner.post(f"/admin/join/{token}", **typed, code=code)
+    assert owner.path == "/admin/recovery-codes"
+    assert before.isdisjoint(row.id for row in small_world.rows(AdminSession))
+
+
 def test_r17_a_code_of_the_app_opens_once(small_world: World, owner: Desk) -> None:
     code = owner.second_factor()
     owner.get("/admin/")

@@ -18,7 +18,7 @@ from auth_portal.i18n import gettext as _
 from auth_portal.services import audit, limits
 from auth_portal.services.access.admins import Admins, right_step
 from auth_portal.services.directory.customers import email_form
-from auth_portal.services.limits import MINUTE, Limit
+from auth_portal.services.limits import DAY, MINUTE, Limit
 from auth_portal.services.notices import Notices
 from auth_portal.store.db import Database, new_id
 from auth_portal.store.models import Admin, AdminSession, RecoveryCode
@@ -31,7 +31,12 @@ CONFIRMED_FOR = timedelta(minutes=10)  # how long a second factor that was shown
 WRONG_SIGN_INS = 5  # per name and address (R40)
 WRONG_FROM_ADDRESS = 50  # over all names: an office behind one address still gets in
 WINDOW_SECONDS = 15 * MINUTE  # R40
+WRONG_CODES_A_DAY = 15  # behind the right password, from wherever; as many as a customer's (R6)
 BROWSER_LENGTH = 160
+_GUESSED = (
+    "Your right password was typed 15 times within a day with a wrong code of your app. If it was not you, somebody "
+    "knows your password: sign in with a recovery code and change it. Codes of your app work again after a day."
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class AdminSessions:
             stored = self._keyring.open(row.password_hash, "admins", row.id, "password") if has_password else None
             is_right = self._passwords.matches(stored, given.password[:1024])
         with self._database.write() as connection:
-            is_in = is_right and _is_unchanged(connection, row) and self._has_second(connection, row, given.code)
+            is_in = is_right and _is_unchanged(connection, row) and self._second_of(connection, row, given.code)
             if not is_in:
                 audit.record(
                     connection, self._keyring, self._clock(), "admin_sign_in_failed", of=row.id if row else None
@@ -165,14 +170,31 @@ class AdminSessions:
 
     # --- The second factor
 
-    def _has_second(self, connection: Connection, row: Any, typed: str) -> bool:
+    def _second_of(self, connection: Connection, row: Any, typed: str) -> bool:
+        """The second factor behind a right password.
+
+        Whoever knows the password and has many addresses could try codes without end. After 15 wrong ones in a day,
+        which only they or the admin can type, the app's codes count no more until it is over: recovery codes do, and
+        the admin is told. It shows to nobody, else it would say that the password is right.
+        """
+        now, bound = self._clock(), Limit(f"second:{row.id}", WRONG_CODES_A_DAY, DAY)
+        (taken,) = limits.take(connection, now, [bound])
+        if self._has_second(connection, row, typed, takes_app=not taken.is_over):
+            limits.give_back(connection, [bound])
+            return True
+        if taken.count == WRONG_CODES_A_DAY:
+            email = self._keyring.open(row.email_sealed, "admins", row.id, "email")
+            self._notices.to_contacts(connection, now, [email], _("Wrong codes with your password"), _(_GUESSED))
+        return False
+
+    def _has_second(self, connection: Connection, row: Any, typed: str, *, takes_app: bool = True) -> bool:
         """Spends an app's code or a recovery code, in the caller's transaction: each is good once (R17, R20)."""
         now = self._clock()
         if row.totp_sealed is None:
             return False
         seed = self._keyring.open(row.totp_sealed, "admins", row.id, "totp")
         step = right_step(seed, typed, now, row.totp_last_step)
-        if step is not None:
+        if step is not None and takes_app:
             spent = update(Admin).where(Admin.id == row.id, Admin.totp_last_step < step).values(totp_last_step=step)
             return connection.execute(spent).rowcount == 1
         key = self._admins.recovery_key(row.id, typed)

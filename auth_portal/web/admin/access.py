@@ -103,7 +103,10 @@ def join(token: str) -> BaseResponse:
         if problem.code != "admin_email_taken":
             raise
         return _join_page(token, joining, {"email": error_text(problem.code)}, status=422)
-    session = services().admin_sessions.begin(admin_id, g.address, request.headers.get("User-Agent", ""))
+    sessions = services().admin_sessions
+    session = sessions.begin(admin_id, g.address, request.headers.get("User-Agent", ""))
+    if g.signed_in is not None:
+        sessions.end(g.signed_in, g.signed_in.session_id)
     keep_session(session)
     return redirect("/admin/recovery-codes", 303)
 
