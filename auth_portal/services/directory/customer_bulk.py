@@ -9,7 +9,7 @@ from auth_portal.services.directory.customer_fields import check, is_hash
 from auth_portal.services.directory.customers import customer_key
 from auth_portal.services.imports.customers_csv import Entry, RowFault
 
-MOST = 300  # customers of one write: one transaction of some 7 ms on SQLite and 30 ms on PostgreSQL
+MOST = 300  # customers of one write: one transaction of some 10 ms on SQLite and 25 ms on PostgreSQL
 PLAIN_PASSWORDS = 20  # of one write: each costs about 25 ms of one core
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from auth_portal.clock import Clock
@@ -28,7 +28,8 @@ from auth_portal.services.imports.customers_csv import Entry, Source
 from auth_portal.services.imports.staging import Comparison, Plan, Stored, same_password
 from auth_portal.services.imports.telling import Notices
 from auth_portal.store.db import Database
-from auth_portal.store.models import CustomerRow
+from auth_portal.store.many import insert_many, update_many
+from auth_portal.store.models import CustomerRow, table_of
 
 __all__ = ["Counts", "Directory", "ImportReport"]
 
@@ -121,7 +122,7 @@ class Directory:
                 row_id = str(plan.stored.row["id"])
                 activity = {} if plan.is_active is None else {"is_active": plan.is_active}
                 columns = column_values(self._keyring, row_id, said, is_long=long)
-                values = {"row_id": row_id, "changed_at": now, **columns, **activity}
+                values = {"id": row_id, "changed_at": now, **columns, **activity}
                 changes[tuple(values)].append(values)
         return fresh, list(changes.values())
 
@@ -133,10 +134,10 @@ def _counts(plans: Sequence[Plan]) -> Counts:
 
 
 def _write_all(connection: Connection, fresh: Sequence[Any], changes: Iterable[Alike]) -> None:
+    customers = table_of(CustomerRow)
     if fresh:
-        # Every row names every column, though a value may be null: one statement for all.
-        connection.execute(insert(CustomerRow), fresh)
-    for alike in changes:  # rows that change in the same columns share a statement
-        connection.execute(update(CustomerRow).where(CustomerRow.id == bindparam("row_id")), alike)
+        insert_many(connection, customers, fresh)
+    for alike in changes:
+        update_many(connection, customers, alike)
         if {"phone_key", "email_key"} & alike[0].keys():
-            end_links(connection, [values["row_id"] for values in alike])
+            end_links(connection, [values["id"] for values in alike])
