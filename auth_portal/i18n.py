@@ -24,7 +24,7 @@ ERRORS = {
     "api_key_unknown": "There is no such key.",
     "ticket_one_of": "Give exactly one of msisdn and customer_id.",
     "ticket_needs_msisdn": "This journey demands phone_match: give msisdn, the chat's own number. A customer ID may have been typed into the chat, and would not show whose chat it is.",
-    "ticket_msisdn_unreadable": "This is no phone number. Give the chat's own number as Flow knows it, such as 27821234567.",
+    "ticket_msisdn_unreadable": "This is no phone number. Give the chat's own number as Flow knows it, such as 27821234567. Where it reads [[…]], Flow did not fill its variable in.",
     "ticket_nobody": "Nobody who could verify is meant by this: no active customer has it on file.",
     "ticket_several": "Several customers have this number on file, and this journey asks for nothing that would tell which of them is chatting.",
     "ticket_no_method": "This journey has a step that only a code by e-mail can pass; with msisdn codes go only to that number.",

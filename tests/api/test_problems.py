@@ -22,6 +22,41 @@ def test_a_method_that_is_not_taken_names_those_that_are(caller: Program) -> Non
     assert {"GET", "PATCH", "DELETE"} <= set(answer.headers["Allow"].split(", "))
 
 
+def test_whoever_asks_at_the_door_is_told_where_the_document_is(caller: Program) -> None:
+    anybody = Program(caller.world, "")
+    for path in ("/", ""):
+        answer = anybody.get(path, is_described=bool(path))
+        assert answer.json == {"document": "/api/v1/openapi.json"}
+        assert answer.headers["Link"] == '</api/v1/openapi.json>; rel="service-desc"; type="application/json"'
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v2/customers", "/api/v1/customers/", "/api/v1/tickets/"])
+def test_an_address_that_is_none_tells_where_all_are(caller: Program, path: str) -> None:
+    headers = {"Authorization": f"Bearer {caller.key}"}
+    found = problem(caller.app.test_client().get(path, base_url=ORIGIN, headers=headers), 404, "not_found")
+    assert "/api/v1/openapi.json names all addresses; none ends in a slash" in found["detail"]
+
+
+def test_options_names_the_methods_and_has_no_body(caller: Program) -> None:
+    answer = caller.call("OPTIONS", "/customers", is_described=False)
+    assert (answer.status_code, answer.text) == (204, "")
+    assert "Content-Type" not in answer.headers
+    assert {"GET", "HEAD", "POST", "OPTIONS"} == set(answer.headers["Allow"].split(", "))
+
+
+def test_head_is_get_without_a_body(caller: Program) -> None:
+    answer = caller.call("HEAD", "/customers/C-1001", is_described=False)
+    assert (answer.status_code, answer.text) == (200, "")
+    assert answer.headers["ETag"] == caller.get("/customers/C-1001").headers["ETag"]
+    assert caller.call("HEAD", "/customers/nobody", is_described=False).content_type == "application/problem+json"
+
+
+def test_a_merge_patch_is_taken_by_its_own_name(caller: Program) -> None:
+    headers = {"Content-Type": "application/merge-patch+json"}
+    assert caller.patch("/customers/C-1001", data=b'{"name": null}', headers=headers).json["name"] is None  # type: ignore[index]
+    problem(caller.post("/customers", data=b'{"customer_id": "N"}', headers=headers), 415, "media_type")
+
+
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
 def test_only_json_is_taken(caller: Program, media_type: str) -> None:
     headers = {"Content-Type": media_type} if media_type else {}
@@ -29,12 +64,15 @@ def test_only_json_is_taken(caller: Program, media_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b"7", b"null", b'{"customer_id": NaN}', b'{"a": 1, "a": 2}', b"\xff", b"[" * 60_000,
-     b'{"customer_id": "\\ud800"}', b'{"customer_id": "N"} x'],
+    ("body", "why"),
+    [(b"", "at line 1, column 1."), (b'{\n"a" 7', "at line 2, column 5."), (b"[]", "another JSON value"),
+     (b"7", "another JSON value"), (b"null", "another JSON value"), (b'{"customer_id": NaN}', "a number that JSON"),
+     (b'{"a": 1, "a": 2}', "a name twice"), (b"\xff", "not in UTF-8"), (b"[" * 60_000, "nested too deeply"),
+     (b'{"customer_id": "\\ud800"}', "not in UTF-8"), (b'{"customer_id": "N"} x', "at line 1, column 22.")],
 )  # fmt: skip
-def test_only_one_json_object_is_taken(caller: Program, body: bytes) -> None:
-    problem(caller.post("/customers", data=body, headers={"Content-Type": "application/json"}), 400, "bad_json")
+def test_only_one_json_object_is_taken(caller: Program, body: bytes, why: str) -> None:
+    answer = caller.post("/customers", data=body, headers={"Content-Type": "application/json"})
+    assert why in problem(answer, 400, "bad_json")["detail"]
 
 
 def test_too_much_is_refused(caller: Program) -> None:

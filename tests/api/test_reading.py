@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
+import pytest
+
 from tests.api.program import Program, problem
 from tests.receiver import wait_for
 from tests.services.test_delivery_lists import refused
@@ -85,3 +89,34 @@ def test_d6_a_retry_that_must_not_be_is_a_conflict_with_its_reason(both: Program
     assert {error["pointer"] for error in found["errors"]} == {"/reason", "/confirmed", "/why"}
     problem(both.post(f"/deliveries/{NOBODY}/retry", {"reason": "lost"}), 404, "delivery_unknown")
     problem(both.get(f"/deliveries/{NOBODY}"), 404, "delivery_unknown")
+
+
+@pytest.mark.parametrize("path", ["/verifications", "/deliveries"])
+def test_lists_of_a_time(both: Program, path: str) -> None:
+    """From a moment on, and before one; the zone counts."""
+    noon = both.world.clock.now
+    for number in range(3):
+        browser = both.world.browser()
+        browser.open(f"at-{number}", "mail")
+        browser.post("/j/mail", decline="not_me")
+        both.world.clock.advance(60)
+
+    def found(**asked: str) -> int:
+        answer = both.get(f"{path}?{urlencode(asked)}")
+        assert answer.status_code == 200, answer.text
+        return len(answer.json["data"])  # type: ignore[index]
+
+    assert found(since="2026-11-22T12:01:00Z") == 2
+    assert found(until="2026-11-22T12:01:00Z") == 1
+    assert found(since="2026-11-22T14:01:00+02:00", until="2026-11-22T14:02:00.5+02:00") == 2
+    assert found(since="0001-01-01T00:00:00Z", until="9999-12-31T23:59:59Z") == 3
+    assert noon.isoformat().startswith("2026-11-22T12:00:00")
+    for value in (
+        "2026-11-22",
+        "2026-11-22T12:01:00",
+        "yesterday",
+        "2026-13-01T00:00:00Z",
+        "0001-01-01T00:00:00 02:00",
+    ):
+        (error,) = problem(both.get(f"{path}?{urlencode({'since': value})}"), 422, "query_invalid")["errors"]
+        assert error["parameter"] == "since"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from auth_portal.services.directory.customer_bulk import MOST, Said, checked_ent
 from auth_portal.services.directory.customer_fields import FIELDS
 from auth_portal.services.directory.people import Customer, Saved
 from auth_portal.web.api.frame import (
+    EPOCH,
     Fault,
     Keep,
     answer,
@@ -37,7 +38,6 @@ from auth_portal.web.api.frame import (
 from auth_portal.web.context import services
 
 BULK_BYTES = 1024 * 1024
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEXTS = frozenset(FIELDS) - {"customer_id"}
 
 
@@ -185,7 +185,7 @@ def _read(said: Any, place: str, *, needs_id: bool) -> Said:
 
 def _type_fault(name: str, value: object, known: frozenset[str] | set[str]) -> str:
     if name not in known:
-        return "is not known here"
+        return "cannot be changed here" if name == "customer_id" else "is not known here"
     if name == "active":
         return "" if isinstance(value, bool) else "must be true or false"
     if value is None and name != "customer_id":

@@ -17,11 +17,13 @@ from auth_portal.web.api.frame import (
     answer,
     caller,
     is_id,
+    is_time,
     once,
     one_of,
     page,
     read_json,
     read_query,
+    read_time,
     refuse,
     route,
     sent,
@@ -34,10 +36,13 @@ REASON_LENGTH = 200
 @route("/deliveries", scope="deliveries:read")
 def list_deliveries() -> Response:
     """A page of deliveries, the newest first."""
-    filters, paging = read_query(kind=one_of(*KINDS), state=one_of(*State), verification=is_id)
-    wanted = DeliveryFilter(
-        kind=filters.get("kind", ""), state=filters.get("state", ""), verification_id=filters.get("verification", "")
+    filters, paging = read_query(
+        kind=one_of(*KINDS), state=one_of(*State), verification=is_id, since=is_time, until=is_time
     )
+    wanted = DeliveryFilter(
+        kind=filters.get("kind", ""), state=filters.get("state", ""), verification_id=filters.get("verification", ""),
+        since=read_time(filters.get("since")), until=read_time(filters.get("until")),
+    )  # fmt: skip
     found = services().delivery_lists.page(wanted, after=paging.id_after(), most=paging.limit)
     return page([_shown(line) for line in found.rows], found.older)
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
@@ -34,6 +35,9 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ID = re.compile(r"[0-9a-f]{32}")
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{1,800}")  # the longest customer ID, of 128 characters of 4 bytes, takes 683
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_TIME = re.compile(r"[0-9-]{10}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"  # the latter for PATCH alone (RFC 7396)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
 
@@ -90,6 +94,15 @@ def _enter(scope: str) -> None:
         raise Problem("not_found", status=404)  # no name of anything has one
 
 
+@api.after_request
+def _without_a_page(response: Response) -> Response:
+    """The answer to OPTIONS has no body, so it has no type either."""
+    if request.method == "OPTIONS" and not response.get_data():
+        response.status_code = 204
+        response.headers.pop("Content-Type", None)
+    return response
+
+
 def caller() -> Caller:
     """The program that this request comes from."""
     found: Caller = g.caller
@@ -117,29 +130,35 @@ def refuse(code: str, faults: Sequence[Fault]) -> Problem:
 
 
 def read_json() -> dict[str, Any]:
-    """The body, one JSON object. Raises Problem: 415 for another type, 400 for what is none."""
-    if request.mimetype != "application/json":
+    """The body, one JSON object. Raises Problem: 415 for another type, 400 with the reason for what is none."""
+    if request.mimetype not in (JSON, *([MERGE_PATCH] if request.method == "PATCH" else ())):
         raise Problem("media_type", status=415)
     try:
-        text = request.get_data().decode()
-        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        found = json.loads(request.get_data().decode(), object_pairs_hook=_without_repeats, parse_constant=_no_number)
         json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text that could be kept
-    except (ValueError, RecursionError):
-        raise Problem("bad_json") from None
+    except json.JSONDecodeError as broken:
+        why = f"This one stops being JSON at line {broken.lineno}, column {broken.colno}."
+        raise Problem("bad_json", why=why) from None
+    except UnicodeError:
+        raise Problem("bad_json", why="This one is not in UTF-8.") from None
+    except RecursionError:
+        raise Problem("bad_json", why="This one is nested too deeply.") from None
+    except ValueError as refused:
+        raise Problem("bad_json", why=str(refused)) from None
     if not isinstance(found, dict):
-        raise Problem("bad_json")
+        raise Problem("bad_json", why="This one is another JSON value.")
     return found
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("This one has a name twice.")
     return found
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _no_number(_name: str) -> None:
+    raise ValueError("This one has a number that JSON does not know, such as NaN.")
 
 
 @dataclass(frozen=True)
@@ -187,6 +206,25 @@ def read_query(**filters: Rule) -> tuple[dict[str, str], Paging]:
 def is_id(value: str) -> str:
     """A rule: the id of a verification or a delivery."""
     return "" if _ID.fullmatch(value) else "must be an id: 32 hexadecimal digits"
+
+
+def is_time(value: str) -> str:
+    """A rule: a time with its zone (RFC 3339)."""
+    return "" if _moment(value) else "must be a time with its zone, such as 2026-11-22T19:05:00Z (write a + as %2B)"
+
+
+def read_time(value: str | None) -> datetime | None:
+    """A parameter that ``is_time``, in UTC; None where it was not given."""
+    return _moment(value) if value is not None else None
+
+
+def _moment(value: str) -> datetime | None:
+    if not _TIME.fullmatch(value):
+        return None
+    try:
+        return max(datetime.fromisoformat(value.upper()).astimezone(UTC), EPOCH)  # nothing was made before it
+    except (ValueError, OverflowError):
+        return None
 
 
 def is_text(value: str) -> str:

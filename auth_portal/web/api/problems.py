@@ -29,7 +29,7 @@ DETAILS = {
     "scope_missing": "This key does not allow this. An owner can make one that does.",
     "cross_site": "A browser sent this from another website.",
     "bad_host": "This address is not served here.",
-    "not_found": "There is nothing at this address.",
+    "not_found": "There is nothing at this address. /api/v1/openapi.json names all addresses; none ends in a slash.",
     "customer_unknown": "Nobody has this customer ID.",
     "customer_exists": "Somebody has this customer ID already. Send a PATCH to change them.",
     "customer_changed": "Somebody else changed this customer at the same moment. Nothing was written; send it again.",
@@ -37,8 +37,8 @@ DETAILS = {
     "answer_erased": "This write was carried out before, and its customer was erased since. Nothing was done again.",
     "journey_unknown": "There is no journey with this name.",
     "journey_closed": "This journey is switched off.",
-    "verification_unknown": "There is no such verification. They are kept for 30 days.",
-    "delivery_unknown": "There is no such delivery. They are kept for 30 days.",
+    "verification_unknown": "There is no such verification. They are kept for 30 days, or as long as Settings says.",
+    "delivery_unknown": "There is no such delivery. They are kept for 30 days, or as long as Settings says.",
     "method_not_allowed": "This address does not take this method. 'Allow' names those that it takes.",
     "too_large": "The body is larger than this address takes.",
     "media_type": "Send JSON, with 'Content-Type: application/json'.",
@@ -59,13 +59,16 @@ STATUS_CODES = {
 
 def is_api() -> bool:
     """Whether this request is a program's: then errors are problem details, and no cookie means anything."""
-    return request.path.startswith(PREFIX)
+    return f"{request.path}/".startswith(PREFIX)
 
 
 def problem_details(
     code: str, status: int, *, retry_after_seconds: int = 0, params: Mapping[str, object] | None = None
 ) -> Response:
-    """The answer to a refused request. ``params`` may hold ``errors`` (each a place and why) and a ``scope``."""
+    """The answer to a refused request.
+
+    ``params`` may hold ``errors`` (each a place and why), a ``scope``, and a ``why`` that is added to the detail.
+    """
     params = params or {}
     document: dict[str, object] = {
         "type": TYPE + code,
@@ -89,7 +92,7 @@ def problem_details(
 def _detail(code: str, status: int, params: Mapping[str, object]) -> str:
     """The API's own words for a code, else the caller's, else those that pages have for it."""
     if code in DETAILS:
-        return DETAILS[code]
+        return f"{DETAILS[code]} {params['why']}" if "why" in params else DETAILS[code]
     if "detail" in params:
         return str(params["detail"])
     if code in ERRORS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask import Response
@@ -10,21 +11,26 @@ from auth_portal.clock import iso
 from auth_portal.errors import NotFound
 from auth_portal.services.config.journey import OUTCOMES
 from auth_portal.services.stories.stories import LIVE, StoryFilter, StoryLine
-from auth_portal.web.api.frame import answer, is_text, one_of, page, read_query, route, sent
+from auth_portal.web.api.frame import answer, is_text, is_time, one_of, page, read_query, read_time, route, sent
 from auth_portal.web.context import services
 
 
 @route("/verifications", scope="verifications:read")
 def list_verifications() -> Response:
     """A page of verifications, the newest first."""
-    filters, paging = read_query(journey=is_text, outcome=one_of(*OUTCOMES, LIVE), customer_id=is_text)
-    wanted = StoryFilter(slug=filters.get("journey", ""), outcome=filters.get("outcome", ""))
+    filters, paging = read_query(
+        journey=is_text, outcome=one_of(*OUTCOMES, LIVE), customer_id=is_text, since=is_time, until=is_time
+    )
+    wanted = StoryFilter(
+        slug=filters.get("journey", ""), outcome=filters.get("outcome", ""),
+        since=read_time(filters.get("since")), until=read_time(filters.get("until")),
+    )  # fmt: skip
     if "customer_id" in filters:
         try:
             row = services().people.row_of(filters["customer_id"])
         except NotFound:
             return page([], "")
-        wanted = StoryFilter(slug=wanted.slug, outcome=wanted.outcome, customers=(row,))
+        wanted = replace(wanted, customers=(row,))
     found = services().stories.page(wanted, after=paging.id_after(), most=paging.limit)
     return page([_shown(line) for line in found.rows], found.older)
 
