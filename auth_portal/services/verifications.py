@@ -281,7 +281,8 @@ class Verifications:
             self.endings.end(connection, case, VERIFIED, now)
             return OVER
         if not offered(case, snapshot, step, proved):
-            self.endings.end(connection, case, "unavailable", now)
+            self._record(connection, case, now, "step_passed", method=proved[-1])
+            self.endings.end(connection, case, "unavailable", now, why="no_next_step")
             return OVER
         case = entered(case, snapshot, step, proved)
         case = replace(case, challenges=challenges_of(connection, case))

@@ -14,6 +14,8 @@ def test_what_is_not_there(caller: Program) -> None:
     problem(caller.get("/nothing", is_described=False), 404, "not_found")
     problem(caller.post("/nothing", {}, is_described=False), 404, "not_found")
     problem(caller.get("/customers/%00", is_described=False), 404, "not_found")
+    problem(caller.get("/customers/%0A", is_described=False), 404, "not_found")
+    problem(Program(caller.world, "").get("/customers/%0A", is_described=False), 401, "key_missing")
 
 
 def test_a_method_that_is_not_taken_names_those_that_are(caller: Program) -> None:

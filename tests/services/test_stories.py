@@ -18,7 +18,7 @@ from auth_portal.store.models import COMMON_KINDS, AuditEvent, CustomerRow, Deli
 from tests.receiver import Receiver, wait_for
 from tests.ticketed import SHARED, link, open_ticketed, ticket
 from tests.web.test_way import sent, told, verified
-from tests.world import MAIL, PASSWORD, PHONE, World
+from tests.world import MAIL, PASSWORD, PHONE, World, journey, open_world
 
 REFERENCE = "f7_4hn5=8f&%#nK="
 
@@ -203,6 +203,89 @@ def test_why_no_code_came_is_told(world: World) -> None:
     assert "Chose: SMS code. The code that was sent before still counted, so no other one was sent." in texts
     assert any(text.startswith("Chose: e-mail code. No code was sent: this chat had used up") for text in texts), texts
     assert "no code sent: all messages used up" in found.headline
+
+
+def advised(world: World, number: int = -1) -> str:
+    """The whole story as it is read out."""
+    return " ".join(moment.text for moment in story(world, number).moments)
+
+
+def test_each_hard_case_says_what_support_can_do(small_world: World) -> None:
+    """Read aloud to whoever calls: why they saw nothing, and what helps now; each advice once."""
+    world = small_world
+    world.browser().begin("stranger", identifier="C-9999")
+    assert advised(world).count("What helps: compare what was typed with what is on file") == 1
+    world.clock.advance(1)
+    world.browser().begin("shared", identifier="0845551234")
+    assert "What helps: let them go back by “Not right? Change” and give their customer ID." in advised(world)
+    world.clock.advance(1)
+    world.services.people.change(world.services.people.row_of("C-1002"), {"phone": "+447911123456"})
+    world.browser().begin("abroad", identifier="C-1002")
+    assert "an owner can add the country on the page of the channel" in advised(world)
+    world.clock.advance(1)
+    world.receiver.sms_answers = [403]
+    verified(world, "balance", "refused")
+    assert "the page of the channel says what is wrong" in advised(world)
+    world.clock.advance(1)
+    browser = verified(world, "app", "refused-answer")
+    world.receiver.answers = [400]
+    browser.prove(world.totp())
+    assert "What helps: ask whether the chat went on." in advised(world)
+    world.clock.advance(1)
+    verified(world, "app", "late")
+    configuration_off(world, "app")
+    assert "The journey has been switched off since; whoever had begun may finish." in advised(world)
+    world.clock.advance(500)
+    world.services.verifications.endings.expire_due()
+    assert "What helps: whoever still wants it asks for a new link in the chat." in advised(world)
+
+
+def test_r42_a_right_proof_after_which_nothing_is_left_is_recorded_and_told(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    """Sipho proves his SMS code and has no app, so that the second step has nothing that is not used yet (R37)."""
+    twice = journey("twice", "sms_code", "sms_code|totp")
+    with open_world(tmp_path, sqlite_url, receiver, config=twice) as world:
+        browser = world.browser()
+        browser.begin("r-1", "twice", "C-1002")
+        wait_for(lambda: len(receiver.messages) == 1)
+        browser.prove(receiver.code_for("+27831234567"))
+        found = story(world)
+        assert [kind for kind, _facts in events(world)].count("step_passed") == 1
+    assert "SMS code proved, nothing on file for the next step" in found.headline
+    assert "What helps: what is missing can be set up from the customer's page" in " ".join(
+        moment.text for moment in found.moments
+    )
+
+
+def test_the_last_answer_is_told_of_a_callback_that_was_given_up(small_world: World) -> None:
+    browser = verified(small_world, "app")
+    with small_world.database.write() as connection:
+        connection.execute(text("UPDATE verifications SET chat_ends_at = proofs_until"))
+    small_world.receiver.answers = [429] * 50
+    browser.prove(small_world.totp())
+
+    def is_over() -> bool:
+        small_world.clock.advance(30)
+        small_world.services.dispatcher.wake()
+        return all(row.ended_at is not None for row in small_world.rows(Delivery))
+
+    wait_for(is_over)
+    assert re.search(r"given up after \w+ tries, the last one: HTTP 429\.", advised(small_world)), advised(small_world)
+
+
+def test_a_ticket_that_was_replaced_is_not_told_as_a_cancelling(ticketed: World) -> None:
+    for _number in range(2):
+        browser = ticketed.browser()
+        browser.get(link(ticket(ticketed).path, "abc"))
+        browser.post(browser.path)
+        settled(ticketed)
+        ticketed.clock.advance(5)
+    found = story(ticketed, 0)
+    assert "replaced by a newer ticket 12:00:05" in found.headline
+    assert "cancelled" not in found.headline
+    assert "The ticket names customer C-1001." in [moment.text for moment in found.moments]
+    assert advised(ticketed, 0).count("What helps: see all verifications of this link; the newest one counts.") == 1
 
 
 def test_moves_without_end_do_not_fill_the_audit(small_world: World) -> None:

@@ -54,6 +54,8 @@ WHY_ENDED: Mapping[str, str] = {
     "ticket_missing": "The journey works with tickets alone, and this link came without one: Flow must register a "
     "ticket and send the path that it is given.",
     "ticket_without_way": "The customer of the ticket has nothing on file that this journey could check.",
+    "no_next_step": "All that was proved was right, but for the next step the customer has nothing on file that is not "
+    "used yet, or no channel for it works.",
     "asked_anew": "The link was begun anew under a newer ticket before this was finished.",
 }
 WHY_WRONG: Mapping[str, str] = {

@@ -13,12 +13,16 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened. ``clause`` is its part of the headline, empty where it has none."""
+    """Something that happened. ``clause`` is its part of the headline, empty where it has none.
+
+    ``advice`` is what helps now; a story tells each once.
+    """
 
     at: datetime
     text: str
     clause: str = ""
     kind: str = "plain"  # good | bad | warn | plain
+    advice: str = ""
 
 
 def span(seconds: float) -> str:

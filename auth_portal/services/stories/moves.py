@@ -79,6 +79,8 @@ def _who(record: Record, visit: VisitFacts) -> tuple[str, str]:
     person = record.people.get(visit.customer_row or "")
     if person is not None:
         text = _("Named %(typed)s: customer %(who)s.", typed=visit.typed or "•••", who=person.customer_id)
+        if not visit.typed and record.row.ticket_id is not None:
+            text = _("The ticket names customer %(who)s.", who=person.customer_id)
         return (text, "") if person.is_active else (f"{text} {_('This customer is disabled.')}", _("customer disabled"))
     if visit.customer_row is not None:
         return _("Named a customer who has been erased since."), ""
@@ -95,9 +97,9 @@ def _who(record: Record, visit: VisitFacts) -> tuple[str, str]:
 
 def moves(record: Record) -> Iterator[Moment]:
     """What was tapped beside naming and proving."""
-    for number, event in enumerate(record.events):
+    for event in record.events:
         if event.kind in MOVES and not event.facts.get("is_new_visit"):
-            text, clause = MOVES[event.kind](event, record.events[number + 1 :])
+            text, clause = MOVES[event.kind](event, record.events)
             yield Moment(event.at, text + code_told(event), clause or no_code_left(event))
     if len(record.events) >= MOST_OF_ONE:
         yield Moment(record.events[-1].at, _("So much was tapped here that not every move was noted."))
@@ -114,24 +116,24 @@ def no_code_left(event: EventFacts) -> str:
     return _("no code sent: all messages used up") if event.facts.get("code") == "none_left" else ""
 
 
-def _chosen(event: EventFacts, _later: object) -> tuple[str, str]:
+def _chosen(event: EventFacts, _events: object) -> tuple[str, str]:
     return _("Chose: %(method)s.", method=method_name(str(event.facts["method"]))), ""
 
 
-def _resent(event: EventFacts, _later: object) -> tuple[str, str]:
+def _resent(event: EventFacts, _events: object) -> tuple[str, str]:
     if event.facts["is_new"]:
         return _("Asked for the code again: a new one was made, and the one before counts no more."), ""
     return _("Asked for the code again: it is the same code once more."), ""
 
 
-def _taken_back(event: EventFacts, later: tuple[EventFacts, ...]) -> tuple[str, str]:
+def _taken_back(event: EventFacts, events: tuple[EventFacts, ...]) -> tuple[str, str]:
     visit = event.facts["visit"]
-    if any(one.kind == "named_again" and one.facts["visit"] == visit for one in later):
+    if any(one.kind == "named_again" and one.facts["visit"] == visit and one.at >= event.at for one in events):
         return _("Went back to say anew who they are."), ""
     return _("Went back to say anew who they are, and named nobody after that."), _("went back and named nobody")
 
 
-def _joined(_event: EventFacts, _later: object) -> tuple[str, str]:
+def _joined(_event: EventFacts, _events: object) -> tuple[str, str]:
     return _("The same browser sent its first form again, as a double tap does; it went on where it was."), ""
 
 

@@ -99,6 +99,7 @@ class Record:
     events: tuple[EventFacts, ...]
     people: Mapping[str, Person]
     has_others: bool
+    is_closed: bool  # whether the journey takes nobody now
 
     def time(self, moment: datetime) -> str:
         """A time of day, with its date where that is not the date on which it began."""
@@ -149,8 +150,15 @@ def load_record(
         deliveries=_deliveries(connection, verification_id),
         events=events,
         people=people,
+        is_closed=_is_closed(journeys, row.slug),
         has_others=connection.execute(others.limit(1)).first() is not None,
     )
+
+
+def _is_closed(journeys: Journeys, slug: str) -> bool:
+    snapshot = journeys.current()
+    found = snapshot.journeys.get(slug)
+    return found is None or not snapshot.is_open(found.config)
 
 
 def holders_of(connection: Connection, identifier: Identifier, most: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ reads; nothing shows a code, a whole reference or a whole contact.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 
@@ -16,11 +17,13 @@ from auth_portal.services.directory.customers import Person
 from auth_portal.services.method_names import method_name
 from auth_portal.services.outbox import State
 from auth_portal.services.results import VERIFIED
+from auth_portal.services.stories.advice import helps
 from auth_portal.services.stories.audit_words import WHY_ENDED, WHY_WRONG
 from auth_portal.services.stories.moments import Moment, counted, span
 from auth_portal.services.stories.moves import code_told, moves, named, no_code_left
 from auth_portal.services.stories.record import CodeFacts, DeliveryFacts, EventFacts, Record
 
+TIME_WAS_OVER = "its time was over"
 OUTCOMES = {
     "wrong": ("all tries were wrong", "It ended because all tries were spent on wrong proofs."),
     "expired": ("time ran out", "It ended because the time to prove was over: nobody finished in time."),
@@ -29,13 +32,19 @@ OUTCOMES = {
     "no_code": ("no code came", "The customer said that no code had come."),
     "unavailable": ("could not be done", ""),
 }
+CLAUSE_OF = {"asked_anew": "replaced by a newer ticket", "no_next_step": "nothing on file for the next step"}
+AFTER_THE_END = {
+    "wrong": "again", "expired": "again", "cancelled": "again", "asked_anew": "newer", "no_next_step": "no_next_step",
+    "unavailable": "closed",
+}  # fmt: skip
+OTHER_COUNTRY = "the channel does not send to "
 NOT_SENT = {
     "destination limit reached": "as many as this contact may be sent in an hour or a day had been sent already",
     "the channel's daily cap is reached": "the channel had reached its daily cap",
-    "too many wrong tries with this method": "the customer's tries with this method are spent; support can renew them",
+    "too many wrong tries with this method": "the customer's tries with this method are spent",
     "the code is no longer in force": "the code had been used or replaced before the message could leave",
     "the contact on file has changed since": "the contact on file changed after the code was issued",
-    "its time was over": "the code's time was over before the message could leave",
+    TIME_WAS_OVER: "the code's time was over before the message could leave",
 }
 NOT_TOLD = {
     400: " Flow knew no waiting chat for this link: the chat had moved on or ended, or the link was made up.",
@@ -54,7 +63,16 @@ def moments(record: Record) -> list[Moment]:
     """What happened, in order."""
     told = [_began(record), *named(record), *moves(record), *_sent(record), *_judged(record)]
     told += [*_ended(record), *_told(record), *_retried(record)]
-    return sorted(told, key=lambda moment: moment.at)  # stable: what happened at one moment stays in this order
+    told.sort(key=lambda moment: moment.at)  # stable: what happened at one moment stays in this order
+    return list(_advised(told))
+
+
+def _advised(told: list[Moment]) -> Iterator[Moment]:
+    """The moments with what helps, each advice where it is needed first."""
+    given = {""}
+    for moment in told:
+        yield moment if moment.advice in given else replace(moment, text=f"{moment.text} {moment.advice}")
+        given.add(moment.advice)
 
 
 def _began(record: Record) -> Moment:
@@ -88,9 +106,9 @@ def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, 
             line.created_at, _("%(what)s handed to %(channel)s%(to)s%(again)s in %(took)s.", **values), clause
         )
     if line.state == State.DROPPED:
-        why = _why_not_sent(record, line.reason, code)
+        why, reason = _why_not_sent(record, line.reason, code)
         text = _("No %(what)s was sent: %(why)s. The page does not tell.", what=what, why=why)
-        return Moment(line.created_at, text, _("no %(what)s sent: %(why)s", what=what, why=why), "bad")
+        return Moment(line.created_at, text, _("no %(what)s sent: %(why)s", what=what, why=why), "bad", helps(reason))
     if line.state == State.PENDING:
         reason = f" ({line.reason})" if line.reason and last else ""
         values = {"what": what, "channel": channel, "tries": counted(line.attempts, "try", "tries"), "reason": reason}
@@ -99,7 +117,8 @@ def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, 
     values = {"what": what, "channel": channel, "tries": counted(line.attempts, "try", "tries")}
     values["reason"] = line.reason.rstrip(".")
     text = _("%(what)s was not taken by %(channel)s after %(tries)s: %(reason)s.", **values)
-    return Moment(line.created_at, text, _("%(what)s not taken by %(channel)s: %(reason)s", **values), "bad")
+    clause = _("%(what)s not taken by %(channel)s: %(reason)s", **values)
+    return Moment(line.created_at, text, clause, "bad", helps("not_taken"))
 
 
 def _what(record: Record, message: DeliveryFacts, code: CodeFacts | None) -> str:
@@ -114,36 +133,37 @@ def _channel(record: Record, name: str) -> str:
     return "Clickatell" if channel is not None and channel.kind == "clickatell" else _("channel “%(name)s”", name=name)
 
 
-def _why_not_sent(record: Record, reason: str, code: CodeFacts | None) -> str:
+def _why_not_sent(record: Record, reason: str, code: CodeFacts | None) -> tuple[str, str]:
+    """Why a message did not leave, and by what name there is advice for it."""
     if reason == "nobody to send to" and code is not None:
         return _why_nobody(record, code)
     if reason in NOT_SENT:
-        return _(NOT_SENT[reason])
-    return reason or _("no reason is on record")
+        return _(NOT_SENT[reason]), reason
+    return reason or _("no reason is on record"), "country" if reason.startswith(OTHER_COUNTRY) else ""
 
 
-def _why_nobody(record: Record, code: CodeFacts) -> str:
+def _why_nobody(record: Record, code: CodeFacts) -> tuple[str, str]:
     """The directory as it is now; the message row only knows that there was nobody."""
     person = record.people.get(code.customer_row or "")
     if code.customer_row is None and record.row.ticket_id is not None:
-        return _("who was named is not whom the ticket is for")
+        return _("who was named is not whom the ticket is for"), "ticket"
     if code.customer_row is None:
         is_shared = any(visit.is_shared for visit in record.visits)
         if is_shared:
-            return _("several customers share what was typed, so it names none of them")
-        return _("nobody in the directory goes by what was typed")
+            return _("several customers share what was typed, so it names none of them"), "shared"
+        return _("nobody in the directory goes by what was typed"), "nobody"
     if person is None:
-        return _("the customer has been erased since")
+        return _("the customer has been erased since"), ""
     return _why_no_contact(person, CARRIES.get(code.method, "email"))
 
 
-def _why_no_contact(person: Person, carries: str) -> str:
+def _why_no_contact(person: Person, carries: str) -> tuple[str, str]:
     if not person.is_active:
-        return _("customer %(who)s is disabled", who=person.customer_id)
+        return _("customer %(who)s is disabled", who=person.customer_id), "disabled"
     contact = _("phone number") if carries == "sms" else _("e-mail address")
     if not person.has_contact(carries):
-        return _("customer %(who)s has no %(contact)s on file", who=person.customer_id, contact=contact)
-    return _("customer %(who)s had no %(contact)s on file then", who=person.customer_id, contact=contact)
+        return _("customer %(who)s has no %(contact)s on file", who=person.customer_id, contact=contact), "no_contact"
+    return _("customer %(who)s had no %(contact)s on file then", who=person.customer_id, contact=contact), ""
 
 
 def _judged(record: Record) -> Iterator[Moment]:
@@ -177,7 +197,7 @@ def _wrong(record: Record, events: list[EventFacts], method: str, why: str) -> M
         "nothing_on_file": _("nothing on file"),
     }
     clause = f"{count} ({clauses[why]})" if why in clauses else count
-    return Moment(events[0].at, text, clause, "bad" if why else "warn")
+    return Moment(events[0].at, text, clause, "bad" if why else "warn", helps(why))
 
 
 def _ended(record: Record) -> Iterator[Moment]:
@@ -185,6 +205,8 @@ def _ended(record: Record) -> Iterator[Moment]:
     if row.outcome is None:
         left = (row.proofs_until - record.now).total_seconds()
         text = _("Still under way: %(left)s left to prove it, %(tries)s left.", left=span(left), tries=_left(record))
+        if record.is_closed:
+            text += " " + _("The journey has been switched off since; whoever had begun may finish.")
         yield Moment(record.now, text, _("still under way, %(left)s left", left=span(left)))
         return
     at = record.time(row.ended_at)
@@ -192,10 +214,11 @@ def _ended(record: Record) -> Iterator[Moment]:
         how = _(" and ").join(method_name(method) for method in row.methods.split("+"))
         yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")
         return
-    clause, text = OUTCOMES.get(row.outcome, (row.outcome, row.outcome))
+    clause, text = OUTCOMES.get(row.outcome, (str(row.outcome), str(row.outcome)))
     why = next((str(event.facts["why"]) for event in record.events if _tells_why_it_ended(event)), "")
     text = _(WHY_ENDED.get(why) or text) if why or text else _why_unavailable(record)
-    yield Moment(row.ended_at, text, f"{_(clause)} {at}", "bad")
+    clause = _(CLAUSE_OF.get(why, clause))
+    yield Moment(row.ended_at, text, f"{clause} {at}", "bad", helps(AFTER_THE_END.get(why or row.outcome, "")))
 
 
 def _tells_why_it_ended(event: EventFacts) -> bool:
@@ -222,7 +245,7 @@ def _told(record: Record) -> Iterator[Moment]:
     last = tries[-1] if tries else None
     at = (last.ended_at or last.began_at) if last else line.created_at
     result = record.journey.results.get(record.row.outcome, "")
-    values = {"result": result, "tries": counted(len(tries), "try", "tries"), "last": line.reason or _("no answer yet")}
+    values = {"result": result, "tries": counted(len(tries), "try", "tries"), "last": _last_answer(record.callback)}
     if line.state == State.ACCEPTED and last is not None:
         yield _accepted(record, result, at, _total(record, at, last.milliseconds), len(tries))
     elif line.state == State.PENDING:
@@ -230,9 +253,18 @@ def _told(record: Record) -> Iterator[Moment]:
         yield Moment(at, text, _("chat not told yet (%(last)s)", **values), "warn")
     elif line.state == State.SUPERSEDED:
         text = _("The answer “%(result)s” was withdrawn: the link was begun again before the chat took it.", **values)
-        yield Moment(line.ended_at or at, text, _("answer withdrawn because the link was begun again"), "warn")
+        clause = _("answer withdrawn because the link was begun again")
+        yield Moment(line.ended_at or at, text, clause, "warn", helps("newer"))
     else:
         yield _not_told(line.state, at, values, last.status if last else None)
+
+
+def _last_answer(callback: DeliveryFacts) -> str:
+    """What the last try came to; that the time was over is no answer."""
+    line = callback.line
+    if line.reason == TIME_WAS_OVER and callback.tries:
+        return next((one.detail for one in reversed(callback.tries) if one.detail), line.reason)
+    return line.reason or _("no answer yet")
 
 
 def _total(record: Record, at: datetime, milliseconds: int | None) -> float:
@@ -251,13 +283,16 @@ def _accepted(record: Record, result: str, at: datetime, seconds: float, tries: 
 
 def _not_told(state: str, at: datetime, values: dict[str, str], status: int | None) -> Moment:
     if state == State.UNCONFIRMED:
-        text = _("It is not known whether the chat took “%(result)s” (%(tries)s): one answer was lost.", **values)
-        return Moment(at, text, _("not known whether the chat was told"), "bad")
+        text = _(
+            "It is not known whether the chat took “%(result)s”: %(tries)s, and no clear answer to each.", **values
+        )
+        text += " " + _("The last one: %(last)s.", **values)
+        return Moment(at, text, _("not known whether the chat was told"), "bad", helps("untold"))
     if state == State.REFUSED:
         text = _("Flow refused “%(result)s” after %(tries)s: %(last)s.", **values) + _(NOT_TOLD.get(status or 0, ""))
-        return Moment(at, text, _("chat refused the answer (%(last)s)", **values), "bad")
+        return Moment(at, text, _("chat refused the answer (%(last)s)", **values), "bad", helps("untold"))
     text = _("The chat was not told “%(result)s”: given up after %(tries)s, the last one: %(last)s.", **values)
-    return Moment(at, text, _("chat never told (%(last)s)", **values), "bad")
+    return Moment(at, text, _("chat never told (%(last)s)", **values), "bad", helps("untold"))
 
 
 def _retried(record: Record) -> Iterator[Moment]:

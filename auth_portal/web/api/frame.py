@@ -45,7 +45,7 @@ api = Blueprint("api", __name__, url_prefix="/api/v1")
 class Anything(BaseConverter):
     """A part of a path that may hold slashes, as customer IDs do; none but the last can be one."""
 
-    regex = ".+"
+    regex = "(?s:.+)"  # a line's end too: whether a name can have one is not said before the key
     part_isolating = False
 
 
