@@ -16,6 +16,7 @@ from auth_portal.services.stories.moments import span
 from auth_portal.services.stories.stories import LIVE, Stories, Story, StoryFilter
 from auth_portal.store.models import COMMON_KINDS, AuditEvent, CustomerRow, Delivery, Verification
 from tests.receiver import Receiver, wait_for
+from tests.security.tools import STILL, deliver
 from tests.ticketed import SHARED, link, open_ticketed, ticket
 from tests.web.test_way import sent, told, verified
 from tests.world import MAIL, PASSWORD, PHONE, World, journey, open_world
@@ -258,20 +259,17 @@ def test_r42_a_right_proof_after_which_nothing_is_left_is_recorded_and_told(
     )
 
 
-def test_the_last_answer_is_told_of_a_callback_that_was_given_up(small_world: World) -> None:
-    browser = verified(small_world, "app")
-    with small_world.database.write() as connection:
-        connection.execute(text("UPDATE verifications SET chat_ends_at = proofs_until"))
-    small_world.receiver.answers = [429] * 50
-    browser.prove(small_world.totp())
-
-    def is_over() -> bool:
-        small_world.clock.advance(30)
-        small_world.services.dispatcher.wake()
-        return all(row.ended_at is not None for row in small_world.rows(Delivery))
-
-    wait_for(is_over)
-    assert re.search(r"given up after \w+ tries, the last one: HTTP 429\.", advised(small_world)), advised(small_world)
+def test_the_last_answer_is_told_of_a_callback_that_was_given_up(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        browser = verified(world, "app")
+        receiver.answers = [429] * 50
+        browser.prove(world.totp())
+        while any(row.ended_at is None for row in world.rows(Delivery)):
+            world.clock.advance(30)
+            deliver(world)
+        assert re.search(r"given up after \w+ tries, the last one: HTTP 429\.", advised(world)), advised(world)
 
 
 def test_a_ticket_that_was_replaced_is_not_told_as_a_cancelling(ticketed: World) -> None:

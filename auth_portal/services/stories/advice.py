@@ -17,7 +17,7 @@ ADVICE = {
     "shared": "let them go back by “Not right? Change” and give their customer ID.",
     "disabled": "if it was not on purpose, switch them on again on the customer's page.",
     "no_contact": f"put it on file on the customer's page, once it is sure who is calling; {ANOTHER}.",
-    "ticket": "each ticket is for one customer: it is theirs to open, and others ask for a link in a chat of their own.",
+    "ticket": "each ticket is for one customer: it is theirs to open, and others ask for a link in their own chat.",
     # why a proof was wrong, or it ended
     "spent": "“Unlock” on the customer's page, once it is sure who is calling.",
     "nothing_on_file": f"a one-time link from the customer's page lets them set it; {ANOTHER}.",

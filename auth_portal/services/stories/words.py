@@ -262,8 +262,9 @@ def _told(record: Record) -> Iterator[Moment]:
 def _last_answer(callback: DeliveryFacts) -> str:
     """What the last try came to; that the time was over is no answer."""
     line = callback.line
-    if line.reason == TIME_WAS_OVER and callback.tries:
-        return next((one.detail for one in reversed(callback.tries) if one.detail), line.reason)
+    if line.reason == TIME_WAS_OVER:
+        answers = (one.detail for one in reversed(callback.tries))
+        return next((text for text in answers if text and text != TIME_WAS_OVER), line.reason)
     return line.reason or _("no answer yet")
 
 
