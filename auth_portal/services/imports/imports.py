@@ -229,7 +229,7 @@ class Imports:
         if not self.may_undo(self.get(import_id)):
             raise Problem("import_undo_over", status=409)
         with self._database.write() as connection:
-            asked = {"undone_by": admin_id, "undo_fault": "", "is_attended": False}
+            asked = {"undone_by": admin_id, "undo_fault": "", "is_attended": False, "total": 0}
             move(connection, import_id, UNDOING, self._clock(), **asked)
             self._record(connection, "customers_import_undo_asked", admin_id, import_id)
         self._wake()
