@@ -15,10 +15,12 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from pytest_httpserver import HTTPServer
+from sqlalchemy import insert, select, update
+from werkzeug.test import TestResponse
 
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.services.config.configuration import Configuration
-from auth_portal.store.models import AuditEvent, ChannelRow, Delivery
+from auth_portal.store.models import AuditEvent, ChannelRow, ChannelState, Delivery, Journey, JourneyVersion
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged
@@ -336,7 +338,7 @@ def test_r42_a_refused_test_is_told_in_words_masked_and_without_a_body(desk: Des
     desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms")
     deliver(desk.world)
     page = desk.get(desk.path)
-    assert "Clickatell refuses the key, the account or its funds." in page.text
+    assert "The integration of this key is not active." in page.text
     assert "This is for you to mend" in page.text
     assert "1234567" not in page.text
     assert "owner@example.com" not in page.text
@@ -344,6 +346,59 @@ def test_r42_a_refused_test_is_told_in_words_masked_and_without_a_body(desk: Des
     listed = shown(desk.get("/admin/channels"))
     assert "failing" in listed
     assert "only you can mend this" in listed
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said", "words"),
+    [
+        (1, 401, "Invalid or missing integration API Key", "Copy the integration&#39;s key from its portal again."),
+        (2, 400, "Account is not active", "The Clickatell account is not active. Activate it in its portal"),
+        (3, 400, "Integration is not active", "The integration of this key is not active. Activate it"),
+        (7, 401, "Originating IP address is not approved", "refuses this server&#39;s IP address. Approve it"),
+        (20, 402, "Insufficient account balance", "no funds left. Top it up"),
+    ],
+)
+def test_each_refusal_by_clickatell_says_what_to_do(
+    desk: Desk, httpserver: HTTPServer, code: int, status: int, said: str, words: str
+) -> None:
+    error = {"code": code, "description": said}
+    whole = {"messages": [{"accepted": False, "error": error}]} if code == 20 else {"messages": [], "error": error}
+    httpserver.expect_ordered_request("/v1/message").respond_with_json(whole, status=207 if code == 20 else status)
+    httpserver.expect_ordered_request("/v1/message").respond_with_json({"messages": [{"accepted": True}]}, status=202)
+    make(desk, "clicks", **CLICKATELL, base_url=httpserver.url_for("").rstrip("/"))
+    for page in (send_test(desk), desk.get("/admin/channels/clicks"), desk.get("/admin/channels")):
+        assert words in page.text
+        assert f"Clickatell said: {code} {said}" in page.text
+    page = desk.get("/admin/channels/clicks")
+    assert "codes that go by it do not arrive" in page.text
+    assert "The provider took the message" in send_test(desk).text
+    assert "codes that go by it do not arrive" not in desk.get("/admin/channels/clicks").text
+
+
+def test_a_failing_channel_says_whether_another_can_take_its_place(desk: Desk) -> None:
+    def fail(name: str) -> str:
+        now = desk.world.clock()
+        values = {"name": name, "failures_in_row": 3, "failed_at": now, "failing_since": now, "reason": "no funds"}
+        with desk.world.database.write() as connection:
+            connection.execute(insert(ChannelState).values(**values, needs_admin=True, accepted_at=None))
+        return shown(desk.get(f"/admin/channels/{name}"))
+
+    assert "none can take its place" in fail("mail")
+    make(desk, "clicks", **CLICKATELL)
+    found = desk.world.services.journeys.renewed().journey("balance").config
+    document = {**found.model_dump(mode="json"), "channels": ["sms", "clicks"]}
+    with desk.world.database.write() as connection:
+        live = select(Journey.version_id).where(Journey.slug == "balance").scalar_subquery()
+        connection.execute(update(JourneyVersion).where(JourneyVersion.id == live).values(document=document))
+    assert "Switch this one off, and the other takes its place" in fail("sms")
+
+
+def send_test(desk: Desk) -> TestResponse:
+    """The page of a test of the channel, once the provider has answered."""
+    desk.get("/admin/channels/clicks")
+    desk.post("/admin/channels/clicks/test", number=PHONE, carries="sms")
+    deliver(desk.world)
+    return desk.get(desk.path)
 
 
 def test_a_test_by_smtp_goes_to_the_admins_own_address_only(desk: Desk, smtp: Smtp) -> None:

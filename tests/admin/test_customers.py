@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from html import unescape
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from auth_portal.services.directory.customers import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Tries
@@ -427,3 +429,27 @@ def test_without_a_journey_that_takes_it_there_is_no_code(support: Desk) -> None
     assert "No journey takes these codes" in support.get(path).text
     page = support.post(path, reason=REASON)
     assert (page.status_code, "read-out" in page.text) == (422, False)
+
+
+def test_the_page_says_which_journeys_the_customer_can_pass(small_world: World) -> None:
+    """What support reads when the customer calls: yes or no for each journey, why not, and until when."""
+    desk = signed_in(small_world, "support")
+    people, until = small_world.services.people, small_world.clock() + timedelta(hours=3)
+    abroad = people.create({"customer_id": "N-1", "phone": "+264811234567"}).row
+    desk.get(f"/admin/customers/{abroad}")
+    page = " ".join(desk.page.text.split())
+    assert "Stops at step 2: a phone in a country that the SMS channel does not send to." in page
+    assert "Stops at step 2: no e-mail address on file." in page
+    thandi = people.row_of("C-1001")
+    with small_world.database.write() as connection:
+        for method, total, day_count in (("sms_code", 15, 15), ("totp", 50, 0)):
+            tries = {"method": method, "total": total, "day_count": day_count, "day_ends_at": until}
+            connection.execute(insert(Tries).values(person_key=thandi, is_ticketed=False, **tries))
+    desk.get(f"/admin/customers/{thandi}")
+    page = " ".join(desk.page.text.split())
+    assert "SMS code locked after wrong tries. SMS code: opens by itself at" in page
+    assert until.strftime("%Y-%m-%dT%H:%M:%SZ") in page
+    assert "authenticator app: stays locked until you unlock it." in page
+    assert "A link with a ticket lets them in all the same." in page
+    desk.get(f"/admin/customers/{people.row_of('C-1003')}")
+    assert "They cannot name themselves by their phone, because others have it too." in desk.page.text

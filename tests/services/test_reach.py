@@ -30,7 +30,7 @@ from auth_portal.services.setup import census
 from auth_portal.services.setup.census import Census
 from auth_portal.services.setup.reach import PAGE_SIZE, Reach, Reaches, Unreached
 from auth_portal.store.db import Database
-from auth_portal.store.models import ChannelRow, ChannelState, Counter, CustomerRow, Portal, Tries
+from auth_portal.store.models import ChannelRow, ChannelState, Counter, CustomerRow, Delivery, Portal, Tries
 from tests.receiver import Receiver, wait_for
 from tests.world import SHORT_PASSWORD, TOTP_SECRET, World, journey, open_world
 
@@ -269,6 +269,21 @@ def test_locks_are_counted_and_told_with_their_ends(small_world: World) -> None:
     small_world.clock.advance(6 * 3600)
     reach = counted(of, "balance")
     assert [stop.people for stop in reach.steps[1].stops] == [1], "the day of the first one is over"
+
+
+def test_a_phone_that_was_sent_enough_is_told_with_its_end(small_world: World) -> None:
+    """Five messages an hour leave for one phone; the sixth is asked for and withheld."""
+    for number in range(6):
+        small_world.browser().begin(f"r-{number}")
+        wait_for(lambda: [row.state for row in small_world.rows(Delivery)].count("pending") == 0)
+    of, row = reaches(small_world), small_world.services.people.row_of("C-1001")
+    passages = {passage.slug: passage for passage in of.passages(row)}
+    until = small_world.clock() + timedelta(hours=1)
+    assert [(rest.method, rest.until) for rest in passages["balance"].rests] == [("sms_code", until)]
+    assert passages["balance"].obstacle is None
+    assert passages["app"].rests == ()
+    small_world.clock.advance(3600)
+    assert all(passage.rests == () for passage in of.passages(row))
 
 
 def test_a_method_that_no_channel_carries_lets_nobody_pass(small_world: World) -> None:

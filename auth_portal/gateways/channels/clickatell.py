@@ -28,10 +28,19 @@ from auth_portal.gateways.channels.contract import (
 from auth_portal.gateways.outbound import HttpAnswer
 
 _ERROR_CODE = re.compile(r"[0-9]{1,6}")
+# Clickatell's "One API errors table", in the words of whoever has to act.
 _CLICKATELL_CODES = {
-    **dict.fromkeys((18, 19, 43), (Handover.RETRY, "Clickatell could not take it now.")),
-    **dict.fromkeys((25, 26, 27), (Handover.RECIPIENT, "Clickatell cannot send to this number.")),
-    **dict.fromkeys((1, 2, 3, 7, 20), (Handover.OPERATOR, "Clickatell refuses the key, the account or its funds.")),
+    1: (Handover.OPERATOR, "Clickatell does not know this API key. Copy the integration's key from its portal again."),
+    2: (Handover.OPERATOR, "The Clickatell account is not active. Activate it in its portal, or ask Clickatell."),
+    3: (Handover.OPERATOR, "The integration of this key is not active. Activate it in Clickatell's portal."),
+    7: (Handover.OPERATOR, "Clickatell refuses this server's IP address. Approve it in Clickatell's portal."),
+    18: (Handover.RETRY, "Clickatell has a fault of its own."),
+    19: (Handover.RETRY, "Clickatell has a fault of its own."),
+    20: (Handover.OPERATOR, "The Clickatell account has no funds left. Top it up in Clickatell's portal."),
+    25: (Handover.RECIPIENT, "Clickatell takes this for no number that can be sent to."),
+    26: (Handover.RECIPIENT, "Whoever has this number opted out of your messages, and must opt in again."),
+    27: (Handover.RECIPIENT, "This number cannot be reached by SMS."),
+    43: (Handover.RETRY, "Clickatell takes no more messages at this rate."),
 }
 
 
@@ -100,7 +109,7 @@ def _read_clickatell(answer: HttpAnswer) -> Receipt:
     code = _clickatell_error(first) or _clickatell_error(whole)
     if code in _CLICKATELL_CODES:
         handover, words = _CLICKATELL_CODES[code]
-        return receipt(handover, f"clickatell_{code}", words, f"Code {code}. {said_in(answer)}")
+        return receipt(handover, f"clickatell_{code}", words, f"Clickatell said: {code} {_description(first, whole)}")
     if not answer.is_success:
         return by_status(answer)
     if code or first.get("accepted") is False:
@@ -122,3 +131,10 @@ def _clickatell_error(part: Mapping[str, Any]) -> int | None:
     if isinstance(error, dict):
         error = error.get("code")
     return int(error) if isinstance(error, int | str) and _ERROR_CODE.fullmatch(str(error)) else None
+
+
+def _description(*parts: Mapping[str, Any]) -> str:
+    """What Clickatell wrote beside its code, if anything."""
+    errors = (part.get("error") for part in parts)
+    said = (error.get("description") for error in errors if isinstance(error, dict))
+    return next((text for text in said if isinstance(text, str)), "")

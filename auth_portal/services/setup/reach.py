@@ -18,7 +18,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, select
 
 from auth_portal.clock import Clock
-from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
 from auth_portal.services.channel_usage import most_today, used_today
@@ -26,7 +25,8 @@ from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.journeys import Journeys, Snapshot
 from auth_portal.services.setup import census
 from auth_portal.services.setup.census import Census
-from auth_portal.services.setup.road import Obstacle, Road, Spent, Standing, Trait
+from auth_portal.services.setup.passages import Passage, passages_of
+from auth_portal.services.setup.road import Obstacle, Road, Standing, Trait
 from auth_portal.services.setup.walk import Walk
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelState
@@ -131,28 +131,6 @@ class Unreacheds:
     is_counted: bool = True
 
 
-@dataclass(frozen=True)
-class Lock:
-    """A method that wrong tries have closed, and when it opens by itself; None where support must open it."""
-
-    method: str
-    until: datetime | None
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One journey for one person: what stops them, or None."""
-
-    slug: str
-    name: str
-    is_open: bool
-    obstacle: Obstacle | None
-    locks: tuple[Lock, ...]
-    by_ticket: bool  # a link with a ticket lets them in all the same
-    shared: tuple[str, ...]  # contacts that do not name them here, because others have them too
-    sms_channel: str
-
-
 class Reaches:
     """Counts the directory and holds journeys against it."""
 
@@ -196,21 +174,19 @@ class Reaches:
         counted = self._census(with_shared=road.needs_own)
         if counted is None:
             return Unreacheds(is_counted=False)
-        plain = {Standing(standing.traits, standing.country) for standing in counted.groups}
-        groups = [group for group in plain if _is_of(road.obstacle(group), key)]
+        standings = (
+            standing if road.needs_own else replace(standing, shared=frozenset()) for standing in counted.groups
+        )
+        wanted = {standing for standing in standings if _is_of(road.obstacle(standing), key)}
         with self._database.read() as connection:
-            walk = Walk(connection, self._clock(), bounds(snapshot), groups, with_shared=road.needs_own)
+            walk = Walk(connection, self._clock(), bounds(snapshot), wanted, with_shared=road.needs_own)
             return _page(walk, road, key, after)
 
     def passages(self, row: str) -> tuple[Passage, ...]:
         """Which journeys a customer can pass, those that are open first. Raises NotFound for nobody."""
         snapshot, now = self._journeys.current(), self._clock()
         with self._database.read() as connection:
-            found = census.one(connection, row, now)
-        if found is None:
-            raise NotFound("customer_unknown")
-        passages = [_passage(Road(journey.config, snapshot), found.standing) for journey in snapshot.journeys.values()]
-        return tuple(sorted(passages, key=lambda passage: (not passage.is_open, passage.name)))
+            return passages_of(connection, snapshot, row, now)
 
     # -- the count ------------------------------------------------------------------------------------------------
 
@@ -265,7 +241,7 @@ def _without_count(connection: Connection, road: Road) -> Reach:
         name=road.journey.name,
         is_open=road.snapshot.is_open(road.journey),
         closed_ways=road.closed_ways(),
-        sms_channel=_sms_channel(road),
+        sms_channel=road.sms_channel,
         troubles=tuple(Trouble(*row) for row in connection.execute(failing.order_by(ChannelState.name))),
     )
 
@@ -275,11 +251,6 @@ def _channels(road: Road) -> dict[str, ChannelConfig]:
     carried = sorted({CARRIES[method] for method in road.methods if method in CARRIES})
     found = {carries: road.snapshot.channel_for(road.journey, carries) for carries in carried}
     return {carries: channel for carries, channel in found.items() if channel is not None}
-
-
-def _sms_channel(road: Road) -> str:
-    channel = _channels(road).get("sms")
-    return channel.name if channel is not None else ""
 
 
 def _steps(road: Road, groups: Mapping[Standing, int]) -> Iterable[StepReach]:
@@ -356,25 +327,3 @@ def _page(walk: Walk, road: Road, key: str, after: str) -> Unreacheds:
         if searched == SEARCHES:
             return Unreacheds(tuple(people), after)
     return Unreacheds(tuple(people))
-
-
-def _passage(road: Road, standing: Standing) -> Passage:
-    obstacle, journey = road.obstacle(standing), road.journey
-    by_ticket = replace(road, is_ticketed=True)
-    shared = sorted(set(journey.first_step.by) & standing.shared) if not road.is_matched else ()
-    return Passage(
-        slug=journey.slug,
-        name=journey.name,
-        is_open=road.snapshot.is_open(journey),
-        obstacle=obstacle,
-        locks=tuple(_locks(road, standing.spent)),
-        by_ticket=obstacle is not None and by_ticket.obstacle(standing) is None,
-        shared=tuple(shared),
-        sms_channel=_sms_channel(road),
-    )
-
-
-def _locks(road: Road, spent: Iterable[Spent]) -> Iterable[Lock]:
-    for tries in spent:
-        if tries.method in road.methods and road.closes(tries):
-            yield Lock(tries.method, road.ends_at(tries))

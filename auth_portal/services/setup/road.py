@@ -116,6 +116,12 @@ class Road:
         """All that it takes."""
         return frozenset(itertools.chain(*self.ways))
 
+    @property
+    def sms_channel(self) -> str:
+        """The name of the channel that its SMS travel by, or nothing."""
+        channel = self.snapshot.channel_for(self.journey, "sms")
+        return channel.name if channel is not None else ""
+
     def obstacle(self, standing: Standing) -> Obstacle | None:
         """What stops somebody, or None."""
         if not standing.traits & Trait.ACTIVE:

@@ -6,12 +6,12 @@ it names people by their rows and contacts by their keyed hash.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.setup import census
@@ -25,6 +25,9 @@ WINDOW = 20_000  # entries of an index read at a time, looking for a contact tha
 _C = table_of(CustomerRow).c
 
 
+PARTS = ("group", "tried", "phone", "email")
+
+
 class Step(NamedTuple):
     """A customer, or nobody yet after a piece of the search; and the place behind it."""
 
@@ -34,26 +37,32 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """``groups`` have nothing shared and no wrong tries. ``bounds`` are as for a census."""
+    """Through those of ``wanted``, who ``with_shared`` may share a contact. ``bounds`` are as for a census.
+
+    Only the parts are gone through that have any of them.
+    """
 
     connection: Connection
     now: datetime
     bounds: JourneyLimits
-    groups: Sequence[Standing]
+    wanted: Collection[Standing]
     with_shared: bool
 
     def steps(self, place: str) -> Iterator[Step]:
         """From behind a place on, "" being the beginning; so is a place that makes no sense."""
         part, _mark, at = place.partition(":")
-        parts = {"group": self._of_groups, "tried": self._of_tried, "phone": self._sharing, "email": self._sharing}
-        names = list(parts)
-        for name in names[names.index(part) if part in parts else 0 :]:
-            yield from parts[name](name, at if name == part else "")
+        first = PARTS.index(part) if part in PARTS else 0
+        ways = {"group": self._of_groups, "tried": self._of_tried, "phone": self._sharing, "email": self._sharing}
+        there = {_part_of(standing) for standing in self.wanted}
+        for name in PARTS[first:]:
+            if name in there:
+                yield from ways[name](name, at if name == part else "")
 
     def _of_groups(self, part: str, at: str) -> Iterator[Step]:
         traits, country, after = (*at.split(":"), "", "")[:3] if at else ("", "", "")
         behind = (int(traits), country) if traits.isdigit() else (-1, "")
-        for group in sorted(self.groups, key=_order):
+        plain = (standing for standing in self.wanted if _part_of(standing) == part)
+        for group in sorted(plain, key=_order):
             if _order(group) < behind:
                 continue
             is_there = _C.phone_country.is_(None) if group.country is None else _C.phone_country == group.country
@@ -81,13 +90,10 @@ class Walk:
             yield Step(None, f"{part}:{after}")
 
     def _sharing(self, part: str, at: str) -> Iterator[Step]:
-        if not self.with_shared:
-            return
         key, _mark, after = at.partition(":")
         while True:
             shared, edge = self._window(part, key)
-            for contact in shared:
-                yield from self._holders(part, contact, after if contact == key else "")
+            yield from self._holders(part, shared, (key, after))
             if edge is None:
                 return
             key, after = edge, ""
@@ -109,15 +115,31 @@ class Walk:
         # What ends a full window may go on behind it, so the next one begins with it.
         return [contact for contact in shared if contact != found.edge], found.edge
 
-    def _holders(self, part: str, contact: str, after: str) -> Iterator[Step]:
-        people = census.people(with_shared=True).where(KEYS[part] == contact).order_by(_C.id).limit(CHUNK)
-        while rows := self.connection.execute(people.where(_C.id > after)).all():
-            tried = census.among(self.connection, self.now, self.bounds, [row.id for row in rows])
-            for row in rows:
-                after, found = row.id, census.found(row)
-                is_elsewhere = row.id in tried or (part == "email" and "phone" in found.standing.shared)
-                if not is_elsewhere:
-                    yield Step(found, f"{part}:{contact}:{after}")
+    def _holders(self, part: str, contacts: Sequence[str], behind: tuple[str, str]) -> Iterator[Step]:
+        """Those of some contacts, by contact and row; ``behind`` is the contact and the row to go on from."""
+        key = KEYS[part]
+        people = census.people(with_shared=True).add_columns(key.label("contact")).order_by(key, _C.id).limit(CHUNK)
+        for start in range(0, len(contacts), CHUNK // 2):
+            mine = people.where(key.in_(contacts[start : start + CHUNK // 2]))
+            while rows := self.connection.execute(mine.where(_is_behind(key, behind))).all():
+                tried = census.among(self.connection, self.now, self.bounds, [row.id for row in rows])
+                for row in rows:
+                    behind, found = (row.contact, row.id), census.found(row)
+                    is_elsewhere = row.id in tried or (part == "email" and "phone" in found.standing.shared)
+                    if not is_elsewhere:
+                        yield Step(found, f"{part}:{row.contact}:{row.id}")
+                yield Step(None, ":".join((part, *behind)))
+
+
+def _is_behind(key: ColumnElement[str], place: tuple[str, str]) -> ColumnElement[bool]:
+    contact, row = place
+    return or_(key > contact, and_(key == contact, _C.id > row))
+
+
+def _part_of(standing: Standing) -> str:
+    if standing.spent:
+        return "tried"
+    return next((name for name in ("phone", "email") if name in standing.shared), "group")
 
 
 def _order(group: Standing) -> tuple[int, str]:

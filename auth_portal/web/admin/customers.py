@@ -79,6 +79,7 @@ def _person(customer: Customer, *, is_revealed: bool = False) -> Response:
         customer=customer,
         is_revealed=is_revealed,
         credentials=services().credentials.of(customer.row),
+        passages=services().reaches.passages(customer.row),
         links=services().credential_links.open_links(customer.row),
     )
 
