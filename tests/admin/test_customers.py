@@ -447,9 +447,9 @@ def test_the_page_says_which_journeys_the_customer_can_pass(small_world: World) 
             connection.execute(insert(Tries).values(person_key=thandi, is_ticketed=False, **tries))
     desk.get(f"/admin/customers/{thandi}")
     page = " ".join(desk.page.text.split())
-    assert "SMS code locked after wrong tries. SMS code: opens by itself at" in page
+    assert "SMS code: locked after wrong tries, opens by itself at" in page
     assert until.strftime("%Y-%m-%dT%H:%M:%SZ") in page
-    assert "authenticator app: stays locked until you unlock it." in page
+    assert "authenticator app: locked after wrong tries, until you unlock it." in page
     assert "A link with a ticket lets them in all the same." in page
     desk.get(f"/admin/customers/{people.row_of('C-1003')}")
     assert "They cannot name themselves by their phone, because others have it too." in desk.page.text
