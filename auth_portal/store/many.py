@@ -55,5 +55,5 @@ def _updating(table: Table, names: tuple[str, ...]) -> Any:
 
 @cache
 def _updating_one(table: Table, names: tuple[str, ...]) -> Any:
-    values = {name: bindparam(name) for name in names}
+    values: dict[str, Any] = {name: bindparam(name) for name in names}
     return update(table).where(table.c.id == bindparam("of")).values(values)
