@@ -171,3 +171,25 @@ def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Br
     for path in ("/admin/sign-in", f"/admin/join/{token}"):
         assert looked_at(page, portal.url + path) == [], path
     context.close()
+
+
+def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
+    office: Office, chromium: Browser, portal: Portal
+) -> None:
+    state = office.page.context.storage_state()
+    context = chromium.new_context(
+        viewport={"width": 360, "height": HEIGHT}, storage_state=state, java_script_enabled=False
+    )
+    page = context.new_page()
+    page.goto(f"{portal.url}/admin/")
+    menu, entry = page.get_by_role("button", name="Menu"), page.get_by_role("link", name="Deliveries", exact=True)
+    assert menu.is_visible()
+    assert not entry.is_visible()
+    menu.press("Enter")
+    entry.wait_for()
+    page.keyboard.press("Escape")
+    entry.wait_for(state="hidden")
+    page.set_viewport_size({"width": 1440, "height": HEIGHT})
+    assert entry.is_visible()
+    assert not menu.is_visible()
+    context.close()
