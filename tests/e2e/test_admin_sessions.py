@@ -127,7 +127,7 @@ def test_r26_a_form_that_came_too_late_is_typed_once(clerk: Clerk, request: pyte
     page.get_by_label("Name that customers read").fill("Check my balance after lunch")
     slug = f"lunch-{'with' if has_script else 'without'}"
     page.get_by_label("Name in the link").fill(slug)
-    page.get_by_label("a code that support reads out").check()
+    page.locator("input[name='step1'][value='totp']").check()
     page.locator("textarea[name='texts.landing']").fill("Two lines\nof my own")
     clerk.portal.advance(16 * MINUTE)
     clerk.press("Save")
@@ -138,6 +138,6 @@ def test_r26_a_form_that_came_too_late_is_typed_once(clerk: Clerk, request: pyte
     assert page.evaluate(TOO_WIDE) + page.evaluate(RULES) == []
     assert page.get_by_label("Name that customers read").input_value() == "Check my balance after lunch"
     assert page.locator("textarea[name='texts.landing']").input_value() == "Two lines\nof my own"
-    assert page.get_by_label("a code that support reads out").is_checked()
+    assert page.locator("input[name='step1'][value='totp']").is_checked()
     clerk.press("Save")
     assert urlsplit(page.url).path == f"/admin/journeys/{slug}", page.locator("main").inner_text()
