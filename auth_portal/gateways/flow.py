@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.outbound import Blocked, HttpAnswer, NotReached, Outbound, Unclear
+from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, Unclear, WayOut
 
 # The two servers of Flow's callback specification, without its trailing slash: //callback is not found there.
 SERVERS = {
@@ -53,7 +53,7 @@ class Answer:
 class FlowGateway:
     """Posts callbacks to the servers of Flow, to its stand-in, and to origins that an admin configured."""
 
-    def __init__(self, outbound: Outbound, *, sandbox_url: str) -> None:
+    def __init__(self, outbound: WayOut, *, sandbox_url: str) -> None:
         self._outbound = outbound
         self._sandbox_url = sandbox_url
 

@@ -42,11 +42,19 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from auth_portal.errors import Misconfigured
+from auth_portal.gateways.way_out import (
+    ANSWER_BYTES,
+    CONNECT_SECONDS,
+    TOTAL_SECONDS,
+    Blocked,
+    HttpAnswer,
+    NotReached,
+    OutboundError,
+    Unclear,
+    Untrusted,
+)
 from auth_portal.settings import Settings
 
-CONNECT_SECONDS = 3.0  # D2: looking up the name and connecting
-TOTAL_SECONDS = 8.0  # D2: all of a request, from the name to the last byte of the answer
-ANSWER_BYTES = 64 * 1024  # D2: status line, headers and body together
 CONNECT_ATTEMPTS = 3  # addresses tried within CONNECT_SECONDS, so that each has a second
 SMTP_PORTS = frozenset({25, 465, 587, 2525})  # D4
 _PORTS = range(1, 65536)
@@ -54,30 +62,6 @@ HEADER_LENGTH = 8190  # characters; what nginx and Apache take in one header lin
 
 Resolve = Callable[[str, int], list[str]]
 """Gives the addresses of a host; raises OSError where there are none."""
-
-
-class OutboundError(Exception):
-    """Nothing usable came back. ``reason`` is short, safe to log and to show to an admin."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class NotReached(OutboundError):
-    """The other side has certainly received nothing."""
-
-
-class Blocked(NotReached):
-    """Not allowed out: the address, the scheme, the port or a header. Trying again cannot help."""
-
-
-class Untrusted(NotReached):
-    """The other side's certificate could not be verified."""
-
-
-class Unclear(OutboundError):
-    """The request may have been received and acted upon; the answer was lost, late or unreadable."""
 
 
 # --- What may be reached -------------------------------------------------------------------------------------
@@ -378,21 +362,6 @@ def _open_socket(address: str, port: int, seconds: float) -> _PlainSocket:
 # --- One request ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class HttpAnswer:
-    """What came back. ``body`` is what was taken of it; ``is_whole`` says whether that is all there was."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    is_whole: bool = True
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the status is one of 2xx."""
-        return self.status in range(200, 300)
-
-
 class _Limits(NamedTuple):
     """Two moments of time.monotonic(), and the bytes that may come back."""
 
@@ -514,8 +483,17 @@ class Outbound:
     def __init__(self, policy: NetworkPolicy, *, resolve: Resolve = system_resolve) -> None:
         """Raises Misconfigured where the policy's CA bundle cannot be read."""
         self.policy = policy
-        self.tls = _tls_context(policy.ca_bundle)  # for STARTTLS and SMTP over TLS on sockets from connect()
+        self._tls = _tls_context(policy.ca_bundle)
         self._lookups = _Lookups(resolve)
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """For STARTTLS and SMTP over TLS on sockets from connect()."""
+        return self._tls
+
+    def is_private(self, host: str, port: int) -> bool:
+        """Whether the operator declared this server private: then a login may be sent to it in the open."""
+        return self.policy.exempts(host, port)
 
     def check_origin(self, url: str) -> None:
         """Raises Misconfigured with a sentence for the admin where a URL could never be called. No network."""
@@ -588,7 +566,7 @@ class Outbound:
     def _travel(self, trip: _Trip, prepared: PreparedRequest, target: _Target) -> HttpAnswer:
         proxy = self._proxy(target)
         proxies = {"http": proxy, "https": proxy} if proxy else {}
-        adapter = _TripAdapter(trip, self.tls)
+        adapter = _TripAdapter(trip, self._tls)
         try:
             # Straight to the adapter: a session would look for proxies, cookies, .netrc and redirects.
             with adapter.send(prepared, stream=True, proxies=proxies) as answer:

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from auth_portal.gateways.channels import Handover, Receipt
 from auth_portal.gateways.flow import Fate, fate_of
-from auth_portal.gateways.outbound import Blocked, NotReached, Outbound, OutboundError
+from auth_portal.gateways.way_out import Blocked, NotReached, OutboundError, WayOut
 
 PREFIX = "whsec_"
 SECRET_BYTES = 32
@@ -32,7 +32,7 @@ def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(hmac.digest(key, signed, 'sha256')).decode()}"
 
 
-def post(outbound: Outbound, url: str, secret: str, message_id: str, now: datetime, body: bytes) -> Receipt:
+def post(outbound: WayOut, url: str, secret: str, message_id: str, now: datetime, body: bytes) -> Receipt:
     """Posts it once. ``message_id`` is the same for every attempt, so that a repeat can be recognised.
 
     Raises nothing that the network could cause. Nothing of the answer is kept but its status.

@@ -18,7 +18,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.gateways.channels import ChannelConfig, Handover, Receipt, open_channel, parse_channel
 from auth_portal.gateways.flow import Answer, Fate, FlowGateway
-from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import WayOut
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.alerts.webhooks import Webhooks
@@ -43,7 +43,7 @@ class Deliverer:
 
     def __init__(
         self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, outbox: Outbox, flow: FlowGateway,
-        outbound: Outbound, texts: Texts, webhooks: Webhooks, *, sandbox_url: str,
+        outbound: WayOut, texts: Texts, webhooks: Webhooks, *, sandbox_url: str,
     ) -> None:  # fmt: skip
         self._database = database
         self._keyring = keyring

@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.gateways.dead_end import DeadEnd
-from auth_portal.gateways.outbound import Blocked, Outbound
+from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import Blocked
 from auth_portal.services.operations import retention
 from auth_portal.services.operations.demo import CONFIG as DEMO
 from auth_portal.store import folded

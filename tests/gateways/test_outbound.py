@@ -20,17 +20,8 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.outbound import (
-    Blocked,
-    HttpAnswer,
-    NetworkPolicy,
-    NotReached,
-    Outbound,
-    OutboundError,
-    Unclear,
-    Untrusted,
-    is_public,
-)
+from auth_portal.gateways.outbound import NetworkPolicy, Outbound, is_public
+from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, OutboundError, Unclear, Untrusted
 from auth_portal.settings import Settings
 
 LOCAL = "127.0.0.1"

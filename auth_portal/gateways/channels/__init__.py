@@ -27,7 +27,7 @@ from auth_portal.gateways.channels.contract import (
 from auth_portal.gateways.channels.development import ConsoleChannel, ConsoleConfig, InboxChannel, InboxConfig
 from auth_portal.gateways.channels.http import HttpChannel, HttpConfig
 from auth_portal.gateways.channels.smtp import SmtpChannel, SmtpConfig
-from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import WayOut
 
 __all__ = [
     "KINDS", "Channel", "ChannelConfig", "Destination", "Handover", "OutgoingMessage", "Receipt",
@@ -85,7 +85,7 @@ _PATTERNS = {
 }
 
 
-def open_channel(config: ChannelConfig, outbound: Outbound, *, sandbox_url: str) -> Channel:
+def open_channel(config: ChannelConfig, outbound: WayOut, *, sandbox_url: str) -> Channel:
     """The channel that a configuration describes. ``sandbox_url`` is empty while the sandbox is off."""
     return KINDS[config.kind][1](config, outbound, sandbox_url)
 
@@ -99,6 +99,6 @@ def may_keep_secrets(stored: ChannelConfig, changed: ChannelConfig) -> bool:
     return stored.kind == changed.kind and before[:2] == after[:2] and after.security >= before.security
 
 
-def check_destination(config: ChannelConfig, outbound: Outbound) -> None:
+def check_destination(config: ChannelConfig, outbound: WayOut) -> None:
     """Raises Misconfigured where the operator's policy would never let this channel out. No network."""
     config.check_way_out(outbound)

@@ -25,7 +25,7 @@ from auth_portal.gateways.channels.contract import (
     said_in,
     url_destination,
 )
-from auth_portal.gateways.outbound import HttpAnswer
+from auth_portal.gateways.way_out import HttpAnswer
 
 _ERROR_CODE = re.compile(r"[0-9]{1,6}")
 # Clickatell's "One API errors table", in the words of whoever has to act.

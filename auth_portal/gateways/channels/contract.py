@@ -17,15 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.flow import Fate, fate_of
-from auth_portal.gateways.outbound import (
-    Blocked,
-    HttpAnswer,
-    NotReached,
-    Outbound,
-    OutboundError,
-    Untrusted,
-    check_header,
-)
+from auth_portal.gateways.outbound import check_header
+from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, OutboundError, Untrusted, WayOut
 from auth_portal.telemetry import mask
 
 MESSAGE_ID_LENGTH = 64  # characters; what Clickatell takes as clientMessageId
@@ -126,7 +119,7 @@ class ChannelConfig(BaseModel):
         """The URL that it calls, empty where it calls none."""
         return ""
 
-    def check_way_out(self, outbound: Outbound) -> None:
+    def check_way_out(self, outbound: WayOut) -> None:
         """Raises Misconfigured where the operator's policy would never let it out. No network."""
         if self.address:
             outbound.check_origin(self.address)
@@ -159,7 +152,7 @@ def url_destination(url: str) -> Destination:
 class Frame(ABC):
     """Turns everything that can go wrong outside into a receipt, so that a kind only says how it sends."""
 
-    def __init__(self, config: Any, outbound: Outbound, sandbox_url: str) -> None:
+    def __init__(self, config: Any, outbound: WayOut, sandbox_url: str) -> None:
         self._config = config
         self._outbound = outbound
         self._sandbox_url = sandbox_url

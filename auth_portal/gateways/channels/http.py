@@ -25,7 +25,7 @@ from auth_portal.gateways.channels.contract import (
     said_in,
     url_destination,
 )
-from auth_portal.gateways.outbound import HttpAnswer
+from auth_portal.gateways.way_out import HttpAnswer
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _PLACEHOLDERS = frozenset({"to", "text", "subject", "message_id"})

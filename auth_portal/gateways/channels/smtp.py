@@ -28,7 +28,7 @@ from auth_portal.gateways.channels.contract import (
     identifier,
     receipt,
 )
-from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import WayOut
 
 SMTP_SECONDS = 10.0  # a whole SMTP conversation, of which connecting is the first part
 SMTP_CONNECT_SECONDS = 3.0
@@ -66,15 +66,15 @@ class SmtpConfig(ChannelConfig):
         """The mail server, and how the conversation is protected."""
         return Destination(self.host.lower(), self.port, ("none", "starttls", "tls").index(self.security))
 
-    def check_way_out(self, outbound: Outbound) -> None:
+    def check_way_out(self, outbound: WayOut) -> None:
         """The same for a mail server, and for a login that would go out open."""
         outbound.check_mail_host(self.host, self.port)
         self.check_login(outbound)
 
-    def check_login(self, outbound: Outbound) -> None:
+    def check_login(self, outbound: WayOut) -> None:
         """Raises Misconfigured where a login would be sent open to a server that is not declared private."""
         is_open = self.security == "none" and bool(self.username)
-        if is_open and not outbound.policy.exempts(self.host, self.port):
+        if is_open and not outbound.is_private(self.host, self.port):
             raise Misconfigured(
                 "A login needs security starttls or tls, or a server that the operator declared private."
             )
@@ -113,7 +113,7 @@ def _address(text: str, display_name: str = "") -> Address:
 class _Conversation(smtplib.SMTP):
     """smtplib over a socket of ours, which ends at its deadline."""
 
-    def __init__(self, config: SmtpConfig, outbound: Outbound, our_name: str) -> None:
+    def __init__(self, config: SmtpConfig, outbound: WayOut, our_name: str) -> None:
         self._config = config
         self._outbound = outbound
         # Without a name smtplib asks DNS for this machine's, with no limit of time.

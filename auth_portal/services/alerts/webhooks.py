@@ -17,7 +17,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.gateways import webhook
 from auth_portal.gateways.channels import Receipt
-from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import WayOut
 from auth_portal.services import audit, outbox
 from auth_portal.services.outbox import Claimed
 from auth_portal.store.db import Database, upsert
@@ -30,7 +30,7 @@ ROW = 1
 class Webhooks:
     """Puts alerts into the outbox, and sends them."""
 
-    def __init__(self, database: Database, keyring: Keyring, clock: Clock, outbound: Outbound) -> None:
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock, outbound: WayOut) -> None:
         self._database = database
         self._keyring = keyring
         self._clock = clock
