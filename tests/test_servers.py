@@ -83,7 +83,8 @@ def test_a_dispatcher_of_its_own(tmp_path: Path, database_url: str, receiver: Re
         finally:
             for dispatcher in dispatchers:
                 dispatcher.terminate()
-            assert [dispatcher.wait(20) for dispatcher in dispatchers] == [0, 0]
+            ends = [dispatcher.wait(60) for dispatcher in dispatchers]
+        assert ends == [0, 0]
     assert [call.header for call in receiver.callbacks] == ["abc", "second"]
 
 

@@ -214,6 +214,7 @@ def _engine(url: URL) -> Engine:
         pool_size=10,
         max_overflow=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"prepare_threshold": None, "connect_timeout": 5},
     )
 
@@ -221,7 +222,12 @@ def _engine(url: URL) -> Engine:
 def _sqlite_engine(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise Misconfigured("PORTAL_DATABASE_URL must name a file: an in-memory database loses every result.")
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None}, pool_size=20)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
+        pool_size=20,
+        hide_parameters=True,  # values are contacts and secrets: a database's fault is told without them
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
