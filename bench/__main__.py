@@ -26,7 +26,7 @@ def cpu_per_request(folder: Path, receiver: Receiver, server: str) -> dict[str, 
     running = portal(folder / f"cpu-{server}", receiver, server=server, workers=1, PORTAL_DISPATCH="off")
     with serving(running):
         quick = Quick(running.port)
-        found["landing"] = _cost(running, lambda n: (quick.fresh(), quick.get(f"/?reference=r{n}")), 2 * ROUNDS)
+        found["landing"] = _cost(running, lambda n: quick.fresh().get(f"/?reference=r{n}"), 2 * ROUNDS)
         begun = {}
         for number in range(ROUNDS + 20):
             quick.fresh()

@@ -19,7 +19,7 @@ from sqlalchemy import text, update
 
 from auth_portal.bootstrap import create_app
 from auth_portal.store.db import Database
-from auth_portal.store.models import CustomerRow, Verification, Visit
+from auth_portal.store.models import Base, CustomerRow, Verification, Visit, table_of
 from bench.many import ADMIN_ID, CUSTOMERS, VERIFICATIONS, fill, id_of
 from tests.admin.desk import Desk, signed_in
 from tests.postgres import MASTER_KEY, install
@@ -158,7 +158,7 @@ def _plant(world: World) -> None:
     """Gives one row each what the searches look for."""
     keyring = world.services.keyring
     phone_key = keyring.index("phone", PHONE)
-    values = {
+    values: dict[type[Base], dict[str, object]] = {
         Verification: {"reference_hash": hashlib.sha256(REFERENCE.encode()).digest()},
         CustomerRow: {"phone_key": phone_key},
         Visit: {"identifier_key": keyring.index("identifier", PHONE)},
@@ -170,7 +170,9 @@ def _plant(world: World) -> None:
     }
     with world.database.write() as connection:
         for model, row in rows.items():
-            changed = connection.execute(update(model).where(model.id == row).values(**values[model]))
+            changed = connection.execute(
+                update(table_of(model)).where(table_of(model).c.id == row).values(values[model])
+            )
             assert changed.rowcount == 1, model
     with world.database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM audit_events")).scalar_one() >= 5_000_000  # noqa: PLR2004

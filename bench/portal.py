@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import psutil
 
 from tests.postgres import install
-from tests.receiver import Receiver
+from tests.receiver import Listens
 from tests.serving import Server
 from tests.world import CONFIG, STANDARD, configure
 
@@ -29,7 +29,7 @@ def database_url(folder: Path) -> str:
 
 
 def portal(
-    folder: Path, receiver: Receiver, *, server: str, workers: int, customers: str = "", **settings: str
+    folder: Path, receiver: Listens, *, server: str, workers: int, customers: str = "", **settings: str
 ) -> Server:
     """A server that is configured and not yet started; ``customers`` is a file of others than the bench's own."""
     folder.mkdir()
@@ -89,9 +89,10 @@ class Quick:
         self.post("/", {**hidden(page, "/"), "identifier": f"B-{number}"})
         return hidden(self.get("/verify"), "/verify")
 
-    def fresh(self) -> None:
+    def fresh(self) -> Quick:
         """Another browser on the same connection."""
         self._cookies.clear()
+        return self
 
     def cookies(self) -> dict[str, str]:
         """What this browser has been given."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pyotp
 import requests
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -29,9 +29,9 @@ ARGUMENTS = (
     "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-quic", "--no-first-run", "--hide-scrollbars",
 )  # fmt: skip
-PHONE = {"width": 360, "height": 700}
-WIDE = {"width": 1040, "height": 800}
-DESK = {"width": 1040, "height": 640}
+PHONE: ViewportSize = {"width": 360, "height": 700}
+WIDE: ViewportSize = {"width": 1040, "height": 800}
+DESK: ViewportSize = {"width": 1040, "height": 640}
 LARGEST = 120_000  # bytes of a picture
 START_SECONDS = 60
 SETTLE_MILLISECONDS = 400
@@ -153,7 +153,7 @@ def take_desk(browser: Browser, url: str) -> None:
 def owner_link(url: str) -> str:
     """The one-time link of a new owner, as the command prints it."""
     environment = {**os.environ, **_INSTANCE, "PORTAL_PUBLIC_URL": url, "PORTAL_SANDBOX": "1"}
-    command = [Path(sys.executable).parent / "flask", "--app", "app", "admin", "create"]
+    command = [str(Path(sys.executable).parent / "flask"), "--app", "app", "admin", "create"]
     made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
     return made.stdout.strip()
 

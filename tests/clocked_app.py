@@ -55,13 +55,13 @@ if _STOP == "between post and record":
     Outbox.record = _die_after  # type: ignore[method-assign, assignment]
 
 if _STOP == "while staging":
-    add_faults = work.add_faults
+    add_faults = getattr(work, "add_faults")  # noqa: B009
 
     def _die_in_a_batch(*args: object) -> None:
-        add_faults(*args)  # type: ignore[arg-type]
+        add_faults(*args)
         die_once()
 
-    work.add_faults = _die_in_a_batch  # type: ignore[attr-defined]
+    setattr(work, "add_faults", _die_in_a_batch)  # noqa: B010
 
 if _STOP in ("within the switch", "within the undo"):
     _whole = {"within the switch": "switch", "within the undo": "undo"}[_STOP]
@@ -75,16 +75,16 @@ if _STOP in ("within the switch", "within the undo"):
     setattr(switch, _whole, _die_before_the_commit)
 
 if _STOP == "while telling":
-    _hold = telling.hold
-    _batches = []
+    _hold = getattr(telling, "hold")  # noqa: B009
+    _batches: list[object] = []
 
     def _die_in_the_second_batch(*args: object, **values: object) -> None:
-        _hold(*args, **values)  # type: ignore[arg-type]
+        _hold(*args, **values)
         _batches.append(args)
         if len(_batches) > 1:
             die_once()
 
-    telling.hold = _die_in_the_second_batch  # type: ignore[attr-defined]
+    setattr(telling, "hold", _die_in_the_second_batch)  # noqa: B010
 
 app = create_app(clock=clock)
 serve(app)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 Answer = int | str  # a status, or "close", "hang", "accept-close"
 
@@ -26,8 +26,16 @@ class Callback:
     status: int | None = None
 
     @property
-    def body(self) -> dict:
+    def body(self) -> dict[str, Any]:
         return json.loads(self.raw)
+
+
+class Listens(Protocol):
+    """Somewhere that callbacks and messages can be sent to."""
+
+    @property
+    def origin(self) -> str:
+        """Its address."""
 
 
 @dataclass
@@ -35,8 +43,8 @@ class Receiver:
     answers: list[Answer] = field(default_factory=list)  # for the next callbacks, then 200
     sms_answers: list[Answer] = field(default_factory=list)
     callbacks: list[Callback] = field(default_factory=list)
-    messages: list[dict] = field(default_factory=list)
-    platform: list[dict] = field(default_factory=list)  # requests to Clickatell's message API
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    platform: list[dict[str, Any]] = field(default_factory=list)  # requests to Clickatell's message API
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -133,7 +141,7 @@ def _is_sound(callback: Callback) -> bool:
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T], seconds: float = 30.0) -> T:
+def wait_for(look: Callable[[], T | None], seconds: float = 30.0) -> T:
     """What ``look`` gives as soon as it is true; fails loudly when that does not happen."""
     until = time.monotonic() + seconds
     while not (found := look()):

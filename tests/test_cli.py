@@ -149,7 +149,7 @@ class TestWithoutAPortal:
         bare.file("customers.csv", "customer_id\nC\n")
         bare.file("acme.toml", "")
         command = [str(bare.folder / part) if "." in part else part for part in command]
-        away = {"PORTAL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing", "PORTAL_SECRET_KEYS": KEYS[0]}
+        away: Any = {"PORTAL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing", "PORTAL_SECRET_KEYS": KEYS[0]}
         assert len(bare.fails(*command, PORTAL_SANDBOX="1", **away)) == 1
 
 

@@ -30,7 +30,7 @@ from auth_portal.services.serving import Services
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, Journey, JourneyVersion, Portal
 from tests.postgres import MASTER_KEY
-from tests.receiver import Receiver
+from tests.receiver import Listens, Receiver
 
 TOTP_SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 PASSWORD = "correct horse battery staple"
@@ -193,7 +193,7 @@ _IMPORTED: dict[tuple[str, str, str], tuple[str, dict[Any, list[dict[str, Any]]]
 _OF_AN_IMPORT = (ChannelRow, Journey, JourneyVersion, CustomerRow, AuditEvent)
 
 
-def configure(database_url: str, receiver: Receiver, config: str, customers: str = CUSTOMERS) -> None:
+def configure(database_url: str, receiver: Listens, config: str, customers: str = CUSTOMERS) -> None:
     """Imports a config and customers, as an operator would before serving.
 
     Each pair is imported once in a process; the databases of the same kind share their keys, so that the next one
@@ -212,7 +212,7 @@ def configure(database_url: str, receiver: Receiver, config: str, customers: str
     database.close()
 
 
-def _import(database: Database, receiver: Receiver, config: str, customers: str) -> None:
+def _import(database: Database, receiver: Listens, config: str, customers: str) -> None:
     keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
     clock = FakeClock()
     text = config.replace("{{", "\0").replace("{receiver}", receiver.origin).replace("\0", "{").replace("}}", "}")
@@ -238,7 +238,7 @@ def _written(model: Any) -> list[Any]:
     return [column for column in model.__table__.columns if column.computed is None]
 
 
-def _insert(database: Database, receiver: Receiver, origin: str, rows: dict[Any, list[dict[str, Any]]]) -> None:
+def _insert(database: Database, receiver: Listens, origin: str, rows: dict[Any, list[dict[str, Any]]]) -> None:
     def moved(row: dict[str, Any]) -> dict[str, Any]:
         return {
             name: json.loads(json.dumps(value).replace(origin, receiver.origin)) if isinstance(value, dict) else value
@@ -306,10 +306,8 @@ class Browser:
         path = f"/j/{slug}" if slug else "/"
         return self.get(f"{path}?reference={reference if raw else quote(reference, safe='')}")
 
-    def post(
-        self, path: str, follow: bool = True, headers: Mapping[str, str] | None = None, **fields: str
-    ) -> TestResponse:
-        """Posts a form of the page: its hidden fields go with what is typed."""
+    def post(self, path: str, follow: Any = True, headers: Any = None, **fields: Any) -> TestResponse:
+        """Posts a form of the page: its hidden fields go with what is typed. Fields come as one dict, too, hence Any."""
         hidden = {name: value for name, value in self.hidden(path).items() if name not in fields}
         self.page = self.client.post(path, data={**hidden, **fields}, base_url=self.base_url, headers=headers)
         return self._followed() if follow else self.page

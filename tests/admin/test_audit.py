@@ -11,7 +11,7 @@ from sqlalchemy import text, update
 
 from auth_portal.services import audit
 from auth_portal.services.stories.audit_trail import CSV_COLUMNS, AuditFilter
-from auth_portal.store.models import AuditEvent, CustomerRow
+from auth_portal.store.models import AuditEvent, CustomerRow, table_of
 from tests.admin.desk import Desk
 from tests.web.test_way import verified
 from tests.world import World
@@ -154,7 +154,7 @@ def test_an_erased_customer_is_nobody_in_the_list(small_world: World, owner: Des
     verified(small_world, "app")
     with small_world.database.write() as connection:
         connection.execute(text("UPDATE visits SET customer_row = NULL"))
-        connection.execute(CustomerRow.__table__.delete().where(CustomerRow.customer_id == "C-1001"))
+        connection.execute(table_of(CustomerRow).delete().where(CustomerRow.customer_id == "C-1001"))
     assert "somebody since erased" in owner.get(PATH).text
 
 

@@ -436,7 +436,7 @@ class Smtp:
         self.port = free_port()
 
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:
-        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))  # type: ignore[arg-type]
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         return "250 OK"
 
     @staticmethod

@@ -327,6 +327,7 @@ class TestSupportCode:
         assert with_support_code(world, "another", code, "C-1002") == "/verify"
         assert with_support_code(world, "right", code) == "/done"
         callback = wait_for(lambda: next((call for call in world.receiver.callbacks if call.header == "right"), None))
+        assert callback is not None
         assert (callback.body["result"], callback.body["data"]["method"]) == ("verified_help", "support_code")
         assert with_support_code(world, "again", code) == "/verify"
         for contact in (PHONE, MAIL):

@@ -33,6 +33,7 @@ from auth_portal.store.models import (
     Tries,
     Verification,
     Visit,
+    table_of,
 )
 from tests.admin.desk import MAIL_OF, Desk, signed_in
 from tests.admin.test_journeys import PNG, edit, fields_of_logo, live, make
@@ -506,7 +507,7 @@ def test_a_drive_of_other_tables_is_over(small_world: World) -> None:
 def test_folding_keeps_what_was_written() -> None:
     with folded.unfolded(folded.empty()) as (database, fold):
         with database.write() as connection:
-            connection.execute(Journey.__table__.insert().values(_journey("one")))
+            connection.execute(table_of(Journey).insert().values(_journey("one")))
         kept = fold()
     with folded.unfolded(kept) as (again, _fold):
         assert _slugs(again) == ["one"]
@@ -520,7 +521,7 @@ def _journey(slug: str) -> dict[str, Any]:
 
 def _slugs(database: Database) -> list[str]:
     with database.read() as connection:
-        return [row.slug for row in connection.execute(Journey.__table__.select())]
+        return [row.slug for row in connection.execute(table_of(Journey).select())]
 
 
 def test_a_journey_that_cannot_work_says_why(small_world: World) -> None:

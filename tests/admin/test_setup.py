@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.services.setup import census
-from auth_portal.store.models import CustomerRow
+from auth_portal.store.models import CustomerRow, table_of
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver, wait_for
 from tests.world import PHONE, World, journey, open_world
@@ -196,7 +196,7 @@ def test_reach_says_while_it_counts_and_looks_again(small_world: World, monkeypa
 def test_reach_of_nobody_says_what_to_do(small_world: World) -> None:
     desk = signed_in(small_world)
     with small_world.database.write() as connection:
-        connection.execute(CustomerRow.__table__.delete())
+        connection.execute(table_of(CustomerRow).delete())
     assert "There are no customers yet" in look(desk, "/admin/journeys/balance/reach")
 
 
@@ -210,7 +210,7 @@ def test_those_who_cannot_are_paged_by_key(small_world: World) -> None:
         for number in range(60):
             name = f"X-{number:03d}"
             fresh = {"id": f"f{number:031d}", "customer_id": name, "customer_key": name.lower(), "subject_id": name}
-            connection.execute(CustomerRow.__table__.insert().values({**values, **fresh}))
+            connection.execute(table_of(CustomerRow).insert().values({**values, **fresh}))
     look(desk, "/admin/journeys/balance/reach/people")
     assert desk.page.text.count("switched off") == 50
     older = re.search(r'href="([^"]+)" rel="next"', desk.page.text)

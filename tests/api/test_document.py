@@ -84,7 +84,7 @@ def test_answers_are_as_described(
 ) -> None:
     @given(case=described[path][method].as_strategy(generation_mode=mode))
     @BOUNDED
-    def trial(case: Case) -> None:
+    def trial(case: Case[Any]) -> None:
         if mode is schemathesis.GenerationMode.POSITIVE and "customer_id" in case.path_parameters:
             case.path_parameters["customer_id"] = "C-1001"  # somebody who is there
         case.call_and_validate(headers={"Authorization": f"Bearer {key}"}, excluded_checks=LEFT_OUT)
@@ -99,7 +99,7 @@ def test_without_a_key_nothing_is_answered_but_the_document(
 ) -> None:
     @given(case=described[path][method].as_strategy())
     @BOUNDED
-    def trial(case: Case) -> None:
+    def trial(case: Case[Any]) -> None:
         response = case.call()
         assert response.status_code in ((200,) if path in OPEN else (400, 401, 429))
         case.validate_response(response, excluded_checks=LEFT_OUT)

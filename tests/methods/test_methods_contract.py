@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyotp
 import pytest
@@ -160,7 +161,7 @@ class TestSupportCode(MethodContract):
         return Evidence(NOW, codes=(self.issued(),))
 
     @pytest.mark.parametrize("change", [{"expires_at": NOW}, {"is_used": True}])
-    def test_r24_out_of_force_is_wrong_as_any_other(self, method: Method, change: dict[str, object]) -> None:
+    def test_r24_out_of_force_is_wrong_as_any_other(self, method: Method, change: dict[str, Any]) -> None:
         late = replace(self.issued(), **change)
         assert self.reading(method, self.right, Evidence(NOW, codes=(late,))) is Reading.WRONG
         assert self.reading(method, self.wrong, Evidence(NOW)) is Reading.WRONG

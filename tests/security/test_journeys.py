@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -312,9 +313,9 @@ def test_relay_a_planted_visit_of_another_verification_is_not_taken_up(still: Wo
     attacker = still.browser()
     attacker.begin("his", "code-back")
     victim = still.browser()
-    victim.client.set_cookie(
-        "verification", attacker.client.get_cookie("verification", domain="127.0.0.1").value, domain="127.0.0.1"
-    )  # type: ignore[union-attr]
+    planted = attacker.client.get_cookie("verification", domain="127.0.0.1")
+    assert planted is not None
+    victim.client.set_cookie("verification", planted.value, domain="127.0.0.1")
     victim.begin("hers", "code-back")
     assert len(still.rows(Visit)) == 2
     victim.prove(code_for(still, PHONE))
@@ -460,6 +461,10 @@ def test_d5_a_claim_takes_no_more_than_it_may(still: World) -> None:
     assert len(outbox.claim(CALLBACK, 10)) == 3
 
 
+def _has_taken(stuck: Stuck, count: int) -> bool:
+    return len(stuck.callbacks) == count
+
+
 def test_d5_another_journey_is_told_at_once(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
     """Three results hang, then five more fall due at the same moment: the others' half of the threads stays free."""
     stuck = Stuck()
@@ -471,7 +476,7 @@ def test_d5_another_journey_is_told_at_once(tmp_path: Path, database_url: str, r
                 browser.begin(f"stuck-{number}", "stuck")
             for number, browser in enumerate(browsers[:3], 1):
                 browser.post("/verify/cancel", reason="cancelled")
-                wait_for(lambda number=number: len(stuck.callbacks) == number)
+                wait_for(partial(_has_taken, stuck, number))
             world.clock.advance(496)
             wait_for(lambda: len(stuck.callbacks) > 3)
             other = world.browser()

@@ -183,7 +183,7 @@ def test_forty_references_at_once_one_gets_the_ticket(server: Server, database_u
             visitor.get(f"{made.path}?reference=reference-{number}")
         answers = together(BEGINS, lambda index: visitors[index].post(made.path, follow=False))
         wait_for(lambda: receiver.messages)
-    statuses = Counter(answer.status_code for answer in answers)  # type: ignore[attr-defined]
+    statuses = Counter(answer.status_code for answer in answers)
     assert statuses == {303: 1, 410: BEGINS - 1}
     (verification,) = rows(database_url, Verification)
     (row,) = rows(database_url, TicketRow)
@@ -201,6 +201,6 @@ def test_one_reference_from_forty_browsers_at_once_is_one_verification(
             visitor.get(f"{made.path}?reference=one-reference")
         answers = together(BEGINS, lambda index: visitors[index].post(made.path, follow=False))
         wait_for(lambda: receiver.messages)
-    assert {answer.status_code for answer in answers} == {303}  # type: ignore[attr-defined]
+    assert {answer.status_code for answer in answers} == {303}
     assert len(rows(database_url, Verification)) == 1
     assert len(receiver.messages) == 1

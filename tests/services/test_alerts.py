@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from pytest_httpserver import HTTPServer
 
-from auth_portal.services.alerts.alerts import EVERY_SECONDS, Alert
+from auth_portal.services.alerts.alerts import EVERY_SECONDS, Alert, Alerts
 from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.limits import SPENT_CREDENTIALS_ALARM
 from auth_portal.services.operations.retention import prune
-from auth_portal.store.models import AlertRow, ChannelState, Delivery
+from auth_portal.store.models import AlertRow, ChannelState, Delivery, table_of
 from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver, spend_tries
@@ -102,11 +102,11 @@ def test_silence_does_not_say_that_a_server_works_again(still: World) -> None:
 
 def fail(world: World, name: str, times: int, *, needs_admin: bool = False) -> None:
     with world.database.write() as connection:
-        connection.execute(ChannelState.__table__.delete())
+        connection.execute(table_of(ChannelState).delete())
         connection.execute(
-            ChannelState.__table__.insert().values(
-                name=name, failures_in_row=times, reason="not reached", needs_admin=needs_admin
-            )
+            table_of(ChannelState)
+            .insert()
+            .values(name=name, failures_in_row=times, reason="not reached", needs_admin=needs_admin)
         )
 
 
@@ -209,9 +209,9 @@ def test_two_processes_tell_of_it_once(tmp_path: Path, database_url: str, receiv
         others = [_another(world) for _ in range(6)]
         start = threading.Barrier(len(others))
 
-        def together(alerts: object) -> None:
+        def together(alerts: Alerts) -> None:
             start.wait()
-            alerts._look(world.clock())  # type: ignore[attr-defined]
+            alerts._look(world.clock())
 
         threads = [threading.Thread(target=together, args=(alerts,)) for alerts in others]
         for thread in threads:
@@ -228,7 +228,7 @@ def test_two_processes_tell_of_it_once(tmp_path: Path, database_url: str, receiv
         assert len(looked) == 1, "one of them looked"
 
 
-def _another(world: World) -> object:
+def _another(world: World) -> Alerts:
     """The alerts of another process on the same database."""
     services = world.services
     journeys = Journeys(services.verifications._database, services.keyring, has_sandbox=False)

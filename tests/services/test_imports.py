@@ -25,12 +25,12 @@ from auth_portal.services.directory import customers
 from auth_portal.services.directory.erasure import Erasure
 from auth_portal.services.imports import switch, telling, work
 from auth_portal.services.imports.imports import Imports
-from auth_portal.services.imports.states import LEASE_SECONDS, NEXT, LostLease, claim, take
+from auth_portal.services.imports.states import LEASE_SECONDS, MOST_ATTEMPTS, NEXT, LostLease, claim, take
 from auth_portal.services.imports.work import ImportWork, Stopped
 from auth_portal.services.journeys import Journeys
 from auth_portal.services.notices import Notices
 from auth_portal.store.db import Database
-from auth_portal.store.models import CustomerRow, Delivery, ImportPart, ImportRow, StagedRow
+from auth_portal.store.models import CustomerRow, Delivery, ImportPart, ImportRow, StagedRow, table_of
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
 from tests.world import CONFIG, STANDARD, FakeClock, configure
@@ -251,7 +251,7 @@ def test_work_that_is_stopped_goes_on_elsewhere_at_once(bench: Bench) -> None:
 
 def test_work_that_never_ends_well_is_given_up(bench: Bench) -> None:
     import_id = bench.sent(people(3))
-    for _ in range(work.MOST_ATTEMPTS):
+    for _ in range(MOST_ATTEMPTS):
         assert claim(bench.database, bench.clock()) is not None  # and then its process died
         bench.clock.advance(LEASE_SECONDS + 1)
     assert bench.work.work_once()
@@ -587,9 +587,9 @@ def test_a_command_that_was_killed_is_taken_over_by_nobody(bench: Bench) -> None
     with bench.database.write() as connection:
         values = work.new_import(now, file_name="x.csv", region="ZA", is_attended=True, lease=ADMIN)
         connection.execute(
-            ImportRow.__table__.insert().values(
-                values | {"state": "importing", "leased_until": now + timedelta(seconds=LEASE_SECONDS)}
-            )
+            table_of(ImportRow)
+            .insert()
+            .values(values | {"state": "importing", "leased_until": now + timedelta(seconds=LEASE_SECONDS)})
         )
     bench.clock.advance(3600)
     assert not bench.work.work_once()

@@ -148,7 +148,7 @@ class TestKeys:
 
     def test_e1_a_wrapped_key_opens_in_its_own_row_alone(self, database: Database) -> None:
         with database.write() as connection:
-            wrapped = dict(connection.execute(select(DataKeyRow.id, DataKeyRow.wrapped)).all())  # type: ignore[arg-type]
+            wrapped = dict(connection.execute(select(DataKeyRow.id, DataKeyRow.wrapped)).all())
             connection.execute(update(DataKeyRow).where(DataKeyRow.id == 1).values(wrapped=wrapped[2]))
         with pytest.raises(Misconfigured, match="altered"):
             load_keyring(database, MasterKeys((MASTER_KEY,)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -65,7 +65,9 @@ class Desk:
         with database.write() as connection:
             connection.execute(insert(Admin).values(_admin("anna", "Anna Botha")))
 
-    def _tell(self, _connection: Connection, _now: object, _subject: str, lines: list[str], _changed: object) -> None:
+    def _tell(
+        self, _connection: Connection, _now: object, _subject: str, lines: Sequence[str], _changed: object
+    ) -> None:
         self.told += lines
 
     def change(self, based_on: int = 1, slug: str = "balance", **values: Any) -> Proposal:
@@ -168,7 +170,7 @@ def test_r19_owners_hear_of_a_callback_target_and_not_of_a_name(desk: Desk) -> N
     ],
 )
 def test_what_an_attacker_would_change_is_guarded(desk: Desk, values: Mapping[str, Any], is_guarded: bool) -> None:
-    document = desk.history.journey("balance").config.model_dump() | values
+    document = desk.history.journey("balance").config.model_dump() | dict(values)
     assert desk.editor.propose(Edit(document, ANNA, 1)).is_guarded is is_guarded
 
 

@@ -108,7 +108,7 @@ def test_a_fault_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture, mo
         loop.wake()
         wait_for(lambda: rounds.count == 2)
     (record,) = caplog.records
-    assert (record.getMessage(), record.portal_fields) == ("rounds_fault", {"thread": "rounds"})
+    assert (record.getMessage(), record.__dict__["portal_fields"]) == ("rounds_fault", {"thread": "rounds"})
     assert record.exc_info is not None
 
 

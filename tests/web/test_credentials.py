@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from html import unescape
 
 import pyotp
@@ -159,13 +160,13 @@ def test_r13_a_link_goes_one_way_and_the_others_are_told(small_world: World) -> 
     assert path
     followed(small_world, path.group()).post(path.group(), password=GOOD, repeated=GOOD)
     for contact in (PHONE, MAIL):
-        wait_for(lambda contact=contact: told(small_world, contact, "Your password was set"))
+        wait_for(partial(told, small_world, contact, "Your password was set"))
 
 
 def test_a_handed_over_link_is_in_no_message(small_world: World) -> None:
     path = link(small_world, "totp")
     for contact in (PHONE, MAIL):
-        wait_for(lambda contact=contact: told(small_world, contact, "A link to set your authenticator app was made"))
+        wait_for(partial(told, small_world, contact, "A link to set your authenticator app was made"))
     assert not any(path in sent["text"] for sent in small_world.receiver.messages)
 
 

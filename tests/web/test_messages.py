@@ -48,7 +48,7 @@ class Mailbox:
         self.mails: list[EmailMessage] = []
 
     async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:
-        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))  # type: ignore[arg-type]
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         return "250 OK"
 
 
