@@ -33,7 +33,7 @@ from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow, Delivery, ImportPart, ImportRow, StagedRow, table_of
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
-from tests.world import CONFIG, STANDARD, FakeClock, configure
+from tests.world import CONFIG, STANDARD, TOTP_SECRET, FakeClock, configure
 
 PHC = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash("a password from elsewhere")
 ADMIN = "0" * 32
@@ -356,6 +356,9 @@ def test_indexes_that_a_switch_makes_anew_are_as_before_it(bench: Bench, monkeyp
     assert bench.undone(import_id) == "undone"
     assert made.count("ix_customers_name_key") == 2
     assert "ix_customers_phone_key" not in made
+    made.clear()
+    bench.done("customer_id,totp_secret\n" + "".join(f"C-{each},{TOTP_SECRET}\n" for each in range(3)))
+    assert made == ["ix_customers_traits"]  # computed from what changed
     made.clear()
     bench.done("customer_id,name\nC-0,Alone\n")
     assert (made, bench.indexes()) == ([], before)

@@ -81,6 +81,16 @@ def test_a_reference_of_the_flow_needs_no_variable_in_the_link(small_world: Worl
     assert len(row.reference_hash) == 32
 
 
+def test_of_tickets_for_one_reference_the_last_counts_even_within_a_millisecond(small_world: World) -> None:
+    made = [register(small_world, journey="waiting", reference="one-chat") for _ in range(8)]
+    tickets = small_world.services.tickets
+    config = small_world.services.journeys.current().journeys["waiting"].config
+    found = tickets.find(config, "", "one-chat")
+    assert found is not None
+    assert found.ticket.id == made[-1].ticket_id
+    assert sorted(made, key=lambda one: one.ticket_id) == made
+
+
 @pytest.mark.parametrize(
     ("values", "code", "field"),
     [

@@ -63,7 +63,7 @@ def extent(database: Database, import_id: str) -> Extent:
 
 def switch(connection: Connection, import_id: str, now: datetime, staged: Extent) -> int:
     """Writes every staged row that still fits; how many did."""
-    with indexes_made_anew(connection, CustomerRow.__tablename__, staged.much_changed):
+    with indexes_made_anew(connection, table_of(CustomerRow), staged.much_changed):
         return _switch(connection, import_id, now, staged)
 
 
@@ -121,7 +121,7 @@ def overtaken(database: Database, import_id: str, staged: Extent) -> list[Any]:
 
 def undo(connection: Connection, import_id: str, switched_at: datetime, now: datetime, staged: Extent) -> int:
     """Takes back every staged row whose customer is still as the switch left it; how many were."""
-    with indexes_made_anew(connection, CustomerRow.__tablename__, staged.much_changed):
+    with indexes_made_anew(connection, table_of(CustomerRow), staged.much_changed):
         return _undo(connection, import_id, switched_at, now, staged)
 
 
