@@ -7,13 +7,14 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect
+from sqlalchemy import inspect, update
 
 from auth_portal.services.operations.installation import upgrade
 from auth_portal.settings import Settings
 from auth_portal.store import migrate
 from auth_portal.store.db import MIGRATIONS, Database, expected_revision, schema_fault
-from auth_portal.store.models import Attempt, Delivery
+from auth_portal.store.models import Attempt, CustomerRow, Delivery
+from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
 from tests.world import PHONE, World
 
@@ -48,6 +49,29 @@ def test_upgrading_again_changes_nothing(database_url: str, tmp_path: Path) -> N
     assert schema_fault(database_url) is None
 
 
+def migrate_to(world: World, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    go = command.upgrade if revision == "head" else command.downgrade
+    with world.database.migrating() as connection:
+        config.attributes["connection"] = connection
+        go(config, revision)
+
+
+def test_customers_of_an_older_version_are_found_and_counted_as_any(world: World, tmp_path: Path) -> None:
+    """One whose name no key opens keeps nobody else from it."""
+    world.services.dispatcher.stop()
+    before = {row.customer_id: (row.traits, row.name_key) for row in world.rows(CustomerRow)}
+    assert all(name_key for _traits, name_key in before.values())
+    migrate_to(world, "0001")
+    with world.database.write() as connection:
+        connection.execute(update(CustomerRow).where(CustomerRow.customer_id == "C-1001").values(name_sealed=b"spoilt"))
+    url = world.database.url.render_as_string(hide_password=False)
+    upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)))
+    after = {row.customer_id: (row.traits, row.name_key) for row in world.rows(CustomerRow)}
+    assert after == before | {"C-1001": (before["C-1001"][0], None)}
+
+
 def test_they_go_back_and_forth_with_what_was_sent(world: World) -> None:
     """The older version holds no message without a verification: those go with their attempts, all others stay."""
     world.browser().begin("r-1")
@@ -57,12 +81,8 @@ def test_they_go_back_and_forth_with_what_was_sent(world: World) -> None:
     wait_for(lambda: [row.state for row in world.rows(Delivery)] == ["accepted", "accepted"])
     world.services.dispatcher.stop()
     (kept,) = [row.id for row in world.rows(Delivery) if row.verification_id]
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    for go, revision in ((command.downgrade, "0001"), (command.upgrade, "head")):
-        with world.database.migrating() as connection:
-            config.attributes["connection"] = connection
-            go(config, revision)
+    migrate_to(world, "0001")
+    migrate_to(world, "head")
     assert [row.id for row in world.rows(Delivery)] == [kept]
     assert {row.delivery_id for row in world.rows(Attempt)} == {kept}
     assert migrate.differences(world.database) == []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from auth_portal.crypto import Keyring
+from auth_portal.crypto import KeyFault, Keyring
 from auth_portal.services.directory.customer_rows import index_of
 from auth_portal.store.db import Database
 from auth_portal.store.models import CustomerRow, table_of
@@ -20,16 +21,25 @@ _FILL = update(_CUSTOMERS).where(_UNCHANGED).values(name_key=bindparam("key"))
 
 
 def fill(database: Database, keyring: Callable[[], Keyring]) -> int:
-    """Gives every name its keyed hash that has none; how many. Keys are asked for only where there is one."""
+    """Gives every name its keyed hash that has none; how many. Keys are asked for only where there is one.
+
+    A name that no key opens stays without: nobody can be shown it either, and the others must not wait for it.
+    """
     filled, after = 0, ""
     while rows := _without_key(database, after):
-        keys = keyring()
-        names = [(row, keys.open(row.name_sealed, "customers", row.id, "name")) for row in rows]
-        values = [{"of": row.id, "sealed": row.name_sealed, "key": index_of(keys, "name", name)} for row, name in names]
-        with database.write() as connection:
-            connection.execute(_FILL, values)
-        filled, after = filled + len(rows), rows[-1].id
+        values = list(_keyed(keyring(), rows))
+        if values:
+            with database.write() as connection:
+                connection.execute(_FILL, values)
+        filled, after = filled + len(values), rows[-1].id
     return filled
+
+
+def _keyed(keyring: Keyring, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        with suppress(KeyFault):
+            name = keyring.open(row.name_sealed, "customers", row.id, "name")
+            yield {"of": row.id, "sealed": row.name_sealed, "key": index_of(keyring, "name", name)}
 
 
 def _without_key(database: Database, after: str) -> Sequence[Any]:
