@@ -39,7 +39,7 @@ check: .venv/.test ## Lint, types, layers
 format: .venv/.test ## Formats the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-bench: .venv/.test ## The numbers of the README, measured here
+bench: .venv/.test ## What is fast and how fast, measured here
 	@$(BIN)/python -m bench
 
 screenshots: .venv/.test ## Takes the README's pictures from the running product

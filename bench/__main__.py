@@ -1,4 +1,4 @@
-"""`make bench`: every number that the README quotes, measured here and now."""
+"""`make bench`: what is fast and how fast, measured here and now."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sqlalchemy import insert, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import Misconfigured
-from auth_portal.services.imports.customers_csv import FAULTS_KEPT, Reading, RowFault, Source
+from auth_portal.services.imports.customers_csv import FAULTS_TOLD, Reading, RowFault, Source
 from auth_portal.services.imports.staging import Counts, Tally
 from auth_portal.services.imports.states import (
     CANCELLED,
@@ -119,7 +119,7 @@ class CommandImport:
         self, counts: Counts, reading: Reading, told: list[RowFault], *, dry_run: bool, is_telling: bool = False
     ) -> ImportReport:
         if reading.fault_count:
-            return ImportReport(dry_run, errors=tuple(told[:FAULTS_KEPT]), error_count=reading.fault_count)
+            return ImportReport(dry_run, errors=tuple(told[:FAULTS_TOLD]), error_count=reading.fault_count)
         return ImportReport(
             dry_run, counts.new, counts.changed, counts.equal, counts.columns, told=counts.told,
             ways=tuple(self._ways(counts)), is_telling=is_telling,

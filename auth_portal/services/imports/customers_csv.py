@@ -17,7 +17,7 @@ from typing import BinaryIO
 from auth_portal.services.directory import customers
 from auth_portal.services.directory.customer_fields import CLEAR, FIELDS, CellFault, Check, checks
 
-FAULTS_KEPT = 1000  # told in full; all are counted
+FAULTS_TOLD = 1000  # in full, to whoever gave a command; all are counted
 HEADER_LENGTH = 16 * 1024  # characters of a header that are looked at before its columns are chosen
 BLANK = ",;\t \r\n\ufeff"  # what a blank row is made of
 NOT_UTF8 = "is not UTF-8; save it as CSV UTF-8"
@@ -60,7 +60,7 @@ class Reading:
     entries: list[Entry] = field(default_factory=list)
     faults: list[RowFault] = field(default_factory=list)
     fault_count: int = 0
-    faults_kept: int = FAULTS_KEPT
+    faults_kept: int = FAULTS_TOLD
     row: int = 1  # the last one that was read
     is_cut: bool = False  # the rest of the file could not be read
 

@@ -21,7 +21,7 @@ from auth_portal.crypto import Keyring, Passwords
 from auth_portal.methods.password import is_long
 from auth_portal.services import audit
 from auth_portal.services.imports import switch
-from auth_portal.services.imports.customers_csv import Reading, RowFault, Source, read_rows
+from auth_portal.services.imports.customers_csv import FAULTS_TOLD, Reading, RowFault, Source, read_rows
 from auth_portal.services.imports.files import (
     FAULTS_KEPT,
     WAITING_KEPT,
@@ -161,7 +161,7 @@ class ImportWork:
         for plans, faults in self.compared(source, reading, held.row.region, columns=columns, most_rows=most_rows):
             count(counts, reading, plans)
             self._stage(held, reading, counts, plans, faults)
-            told += faults[: 1000 - len(told)]
+            told += faults[: FAULTS_TOLD - len(told)]
         with self._database.write() as connection:
             found = {"counts": counts.as_json(), "fault_count": reading.fault_count, "is_cut": reading.is_cut}
             finish(connection, held, CHECKED, self._clock(), **found)
