@@ -405,7 +405,8 @@ def downgrade() -> None:
     """Takes it back.
 
     A journey that was deleted comes back switched off, under a name that nobody uses; messages that belong to no
-    verification go, because the older version cannot hold them.
+    verification go, because the older version cannot hold them. So does whose act an admin's event was, and with it
+    what its HMAC was made of: ``flask audit verify`` names these events from then on.
     """
     for table, name, _columns, _rows in reversed(INDEXES):
         op.drop_index(name, table)
