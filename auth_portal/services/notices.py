@@ -68,33 +68,41 @@ class Notices:
         if not ways:
             log_event("notice_without_channel", level=logging.WARNING, subject=subject)
 
+    def to_admin(self, connection: Connection, now: datetime, address: str, subject: str, text: str) -> None:
+        """Mails one admin what concerns their own sign-in."""
+        if channel := self._way_to(address, subject):
+            self._add(connection, now, channel, address, subject, text)
+
     def to_contacts(
         self, connection: Connection, now: datetime, contacts: Iterable[str], subject: str, text: str, *,
         is_bulk: bool = False,
     ) -> int:  # fmt: skip
-        """Tells the same to e-mail addresses and phones (E.164); how many of them there is a way to.
+        """Tells the same to a customer's e-mail addresses and phones (E.164); how many of them there is a way to.
 
-        One of very many (``is_bulk``) leaves after all other messages.
+        One of very many (``is_bulk``) leaves after all other messages. By its lane it is found where the customer is
+        erased; what an admin is told has none, else erasing a customer with an admin's address would silence it.
         """
-        snapshot, sent = self._journeys.current(), 0
-        for contact in contacts:
-            channel = _channel_for(snapshot, *kind_of(contact))
-            if channel is None:
-                log_event("notice_without_channel", level=logging.WARNING, subject=subject)
-                continue
-            self._add(connection, now, channel, contact, subject, text, is_bulk=is_bulk)
-            sent += 1
-        return sent
+        ways = [(contact, channel) for contact in contacts if (channel := self._way_to(contact, subject))]
+        for contact, channel in ways:
+            lane = outbox.notice_lane(self._keyring, contact)
+            self._add(connection, now, channel, contact, subject, text, lane=lane, is_bulk=is_bulk)
+        return len(ways)
+
+    def _way_to(self, contact: str, subject: str) -> ChannelConfig | None:
+        channel = _channel_for(self._journeys.current(), *kind_of(contact))
+        if channel is None:
+            log_event("notice_without_channel", level=logging.WARNING, subject=subject)
+        return channel
 
     def _add(
         self, connection: Connection, now: datetime, channel: ChannelConfig, contact: str, subject: str, text: str, *,
-        is_bulk: bool = False, is_as_was: bool = False,
+        lane: bytes | None = None, is_bulk: bool = False, is_as_was: bool = False,
     ) -> None:  # fmt: skip
         notice = {"to": contact, "subject": f"{self._journeys.current().portal.name}: {subject}", "text": text}
         carried = {"channel": channel.model_dump(mode="json", exclude_none=True)} if is_as_was else {}
         outbox.add_notice(
             connection, self._keyring, now, channel.name, json.dumps({**notice, **carried}), now + LIFETIME,
-            contract=outbox.AS_WAS if is_as_was else "", lane=outbox.notice_lane(self._keyring, contact),
+            contract=outbox.AS_WAS if is_as_was else "", lane=lane,
             priority=outbox.BULK_PRIORITY if is_bulk else outbox.NOTICE_PRIORITY,
         )  # fmt: skip
 

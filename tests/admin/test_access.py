@@ -7,6 +7,7 @@ import re
 import pyotp
 import pytest
 
+from auth_portal.services.access.admins import Joining
 from auth_portal.store.models import Admin, AdminSession, AuditEvent, RecoveryCode
 from tests.admin.desk import ADMIN_PASSWORD, Desk, signed_in
 from tests.receiver import wait_for
@@ -211,6 +212,29 @@ def test_r40_codes_cannot_be_guessed_from_many_addresses(world: World) -> None:
     assert at("192.0.2.1", code=code) == 0
     world.clock.advance(24 * 3600)
     assert at("192.0.2.1") == 0
+
+
+@pytest.mark.parametrize("how", ["changed", "reset"])
+def test_r40_a_new_password_ends_what_was_guessed_behind_the_old_one(small_world: World, owner: Desk, how: str) -> None:
+    """Whoever knew the old password must not keep the admin's app shut for a day after it is gone."""
+    for number in range(16):
+        guesser = Desk(small_world, f"198.51.100.{100 + number}")
+        guesser.email, guesser.seed = owner.email, owner.seed
+        assert guesser.sign_in(code="000000").status_code == 422
+    fresh = "nine elands sleep soundly"
+    if how == "changed":
+        owner.get("/admin/account")
+        typed = {"present": ADMIN_PASSWORD, "password": fresh, "repeated": fresh}
+        assert "changed" in owner.post("/admin/account/password", **typed).text
+    else:
+        token = small_world.services.admins.reset(owner.admin_id)
+        owner.seed = small_world.services.admins.invitation(token).seed
+        joining = Joining("", "", fresh, fresh, owner.second_factor())
+        small_world.services.admins.join(token, joining)
+        small_world.services.admins.keep_recovery_codes(owner.admin_id)
+    elsewhere = Desk(small_world, "192.0.2.77")
+    elsewhere.email, elsewhere.seed = owner.email, owner.seed
+    assert elsewhere.sign_in(password=fresh).request.path == "/admin/"
 
 
 def test_r40_without_the_password_nobody_spends_an_admins_codes(small_world: World, owner: Desk) -> None:

@@ -186,6 +186,22 @@ def test_r19_the_mail_about_the_mail_channel_leaves_by_it_as_it_was(
         assert {row.state for row in world.rows(Delivery)} == {"accepted"}
 
 
+def test_r19_erasing_a_customer_with_an_owners_address_does_not_silence_what_owners_are_told(desk: Desk) -> None:
+    """Support may make and erase customers; so may a program. What owners are told is none of theirs."""
+    support = signed_in(desk.world, "support")
+    support.get("/admin/customers/new")
+    support.post("/admin/customers/new", customer_id="decoy", email=desk.email)
+    row = support.path.rpartition("/")[2]
+    make(desk, "clicks", **CLICKATELL)
+    desk.get("/admin/account")
+    desk.post("/admin/account/recovery-codes", second_factor=desk.second_factor())
+    support.get(f"/admin/customers/{row}/erase")
+    assert "Erased" in support.post(f"/admin/customers/{row}/erase", customer_id="decoy").text
+    told = "\n".join(mails(desk.world))
+    assert "channel clicks: added" in told
+    assert "The old ones are worthless now" in told
+
+
 def forms_of(text: str) -> dict[str, str]:
     """What the fields of the channel's form hold."""
     found = dict(re.findall(r'<input id="[^"]+" name="([^"]+)" type="[^"]+" value="([^"]*)"', text))

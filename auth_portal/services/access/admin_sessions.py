@@ -35,7 +35,7 @@ WRONG_CODES_A_DAY = 15  # behind the right password, from wherever; as many as a
 BROWSER_LENGTH = 160
 _GUESSED = (
     "Your right password was typed 15 times within a day with a wrong code of your app. If it was not you, somebody "
-    "knows your password: sign in with a recovery code and change it. Codes of your app work again after a day."
+    "knows your password: sign in with a recovery code and change it. Then codes of your app work again, else after a day."
 )
 
 
@@ -174,17 +174,22 @@ class AdminSessions:
         """The second factor behind a right password.
 
         Whoever knows the password and has many addresses could try codes without end. After 15 wrong ones in a day,
-        which only they or the admin can type, the app's codes count no more until it is over: recovery codes do, and
-        the admin is told. It shows to nobody, else it would say that the password is right.
+        which only they or the admin can type, the app's codes count no more until it is over or there is a new
+        password: recovery codes do, and the admin is told. It shows to nobody, else it would say that the password is
+        right.
         """
-        now, bound = self._clock(), Limit(f"second:{row.id}", WRONG_CODES_A_DAY, DAY)
+        now, behind = (
+            self._clock(),
+            self._keyring.index("second factor", row.password_hash.hex()),
+        )  # sealed anew each time
+        bound = Limit(f"second:{behind}", WRONG_CODES_A_DAY, DAY)
         (taken,) = limits.take(connection, now, [bound])
         if self._has_second(connection, row, typed, takes_app=not taken.is_over):
             limits.give_back(connection, [bound])
             return True
         if taken.count == WRONG_CODES_A_DAY:
             email = self._keyring.open(row.email_sealed, "admins", row.id, "email")
-            self._notices.to_contacts(connection, now, [email], _("Wrong codes with your password"), _(_GUESSED))
+            self._notices.to_admin(connection, now, email, _("Wrong codes with your password"), _(_GUESSED))
         return False
 
     def _has_second(self, connection: Connection, row: Any, typed: str, *, takes_app: bool = True) -> bool:
@@ -206,7 +211,7 @@ class AdminSessions:
         audit.record(connection, self._keyring, now, "recovery_code_used", admin_id=row.id)
         email = self._keyring.open(row.email_sealed, "admins", row.id, "email")
         text = _("One of your recovery codes was used. Was it not you? Then tell another owner at once.")
-        self._notices.to_contacts(connection, now, [email], _("A recovery code was used"), text)
+        self._notices.to_admin(connection, now, email, _("A recovery code was used"), text)
         return True
 
     def confirm(self, signed_in: SignedIn, typed: str) -> bool:

@@ -360,7 +360,7 @@ class Admins:
     def _tell(self, connection: Connection, now: datetime, admin_id: str, subject: str, text: str) -> None:
         sealed = connection.execute(select(Admin.email_sealed).where(Admin.id == admin_id)).scalar_one()
         email = self._keyring.open(sealed, "admins", admin_id, "email")
-        self._notices.to_contacts(connection, now, [email], subject, text)
+        self._notices.to_admin(connection, now, email, subject, text)
 
     # --- Changes
 
