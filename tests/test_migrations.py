@@ -75,8 +75,9 @@ def test_customers_of_an_older_version_are_found_and_counted_as_any(world: World
 def test_they_go_back_and_forth_with_what_was_sent(world: World) -> None:
     """The older version holds no message without a verification: those go with their attempts, all others stay."""
     world.browser().begin("r-1")
+    row = world.services.people.row_of("C-1001")
     with world.database.write() as connection:
-        world.services.notices.to_contacts(connection, world.clock(), [PHONE], "Something changed", "Was it you?")
+        world.services.notices.to_customer(connection, world.clock(), row, [PHONE], "Something changed", "Was it you?")
     world.services.dispatcher.wake()
     wait_for(lambda: [row.state for row in world.rows(Delivery)] == ["accepted", "accepted"])
     world.services.dispatcher.stop()

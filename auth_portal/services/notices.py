@@ -73,18 +73,18 @@ class Notices:
         if channel := self._way_to(address, subject):
             self._add(connection, now, channel, address, subject, text)
 
-    def to_contacts(
-        self, connection: Connection, now: datetime, contacts: Iterable[str], subject: str, text: str, *,
+    def to_customer(
+        self, connection: Connection, now: datetime, row: str, contacts: Iterable[str], subject: str, text: str, *,
         is_bulk: bool = False,
     ) -> int:  # fmt: skip
-        """Tells the same to a customer's e-mail addresses and phones (E.164); how many of them there is a way to.
+        """Tells the same to e-mail addresses and phones (E.164) of a customer; how many of them there is a way to.
 
-        One of very many (``is_bulk``) leaves after all other messages. By its lane it is found where the customer is
-        erased; what an admin is told has none, else erasing a customer with an admin's address would silence it.
+        One of very many (``is_bulk``) leaves after all other messages. With the customer of ``row`` it is erased, and
+        with nobody else: a made-up customer with the same contact must not silence it, nor what an admin is told.
         """
+        lane = outbox.notice_lane(self._keyring, row)
         ways = [(contact, channel) for contact in contacts if (channel := self._way_to(contact, subject))]
         for contact, channel in ways:
-            lane = outbox.notice_lane(self._keyring, contact)
             self._add(connection, now, channel, contact, subject, text, lane=lane, is_bulk=is_bulk)
         return len(ways)
 

@@ -128,9 +128,9 @@ def add_message(
     connection.execute(_INSERT, values)
 
 
-def notice_lane(keyring: Keyring, contact: str) -> bytes:
-    """What the notices to one contact are found by; they leave one after another."""
-    return keyring.index("notice", contact).encode()
+def notice_lane(keyring: Keyring, customer_row: str) -> bytes:
+    """What the notices to one customer are found by; by one channel they leave one after another."""
+    return keyring.index("notice", customer_row).encode()
 
 
 def add_notice(

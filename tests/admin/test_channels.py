@@ -186,20 +186,41 @@ def test_r19_the_mail_about_the_mail_channel_leaves_by_it_as_it_was(
         assert {row.state for row in world.rows(Delivery)} == {"accepted"}
 
 
-def test_r19_erasing_a_customer_with_an_owners_address_does_not_silence_what_owners_are_told(desk: Desk) -> None:
-    """Support may make and erase customers; so may a program. What owners are told is none of theirs."""
+def made_up(desk: Desk, **contacts: str) -> tuple[Desk, str]:
+    """Support makes a customer with somebody else's contacts; support's browser, and where that customer is."""
     support = signed_in(desk.world, "support")
     support.get("/admin/customers/new")
-    support.post("/admin/customers/new", customer_id="decoy", email=desk.email)
-    row = support.path.rpartition("/")[2]
+    support.post("/admin/customers/new", customer_id="decoy", **contacts)
+    return support, support.path
+
+
+def erase(support: Desk, path: str) -> None:
+    support.get(f"{path}/erase")
+    assert "Erased" in support.post(f"{path}/erase", customer_id="decoy").text
+
+
+def test_r19_erasing_a_customer_with_an_owners_address_does_not_silence_what_owners_are_told(desk: Desk) -> None:
+    """Support may make and erase customers; so may a program. What owners are told is none of theirs."""
+    support, path = made_up(desk, email=desk.email)
     make(desk, "clicks", **CLICKATELL)
     desk.get("/admin/account")
     desk.post("/admin/account/recovery-codes", second_factor=desk.second_factor())
-    support.get(f"/admin/customers/{row}/erase")
-    assert "Erased" in support.post(f"/admin/customers/{row}/erase", customer_id="decoy").text
+    erase(support, path)
     told = "\n".join(mails(desk.world))
     assert "channel clicks: added" in told
     assert "The old ones are worthless now" in told
+
+
+def test_r13_erasing_a_customer_with_the_same_phone_does_not_silence_what_another_is_told(desk: Desk) -> None:
+    """Whoever moves a customer's phone to an own one must not keep that from the customer by a made-up one."""
+    support, path = made_up(desk, phone=PHONE, email=MAIL)
+    person = f"/admin/customers/{desk.world.services.people.row_of('C-1001')}/edit"
+    support.get(person)
+    support.post(person, customer_id="C-1001", locale="en", phone="+27829999999")
+    erase(support, path)
+    deliver(desk.world)
+    told = [message["to"] for message in desk.world.receiver.messages if "was changed" in message["text"]]
+    assert sorted(told) == sorted([PHONE, "+27829999999"])
 
 
 def forms_of(text: str) -> dict[str, str]:

@@ -15,8 +15,9 @@ def notices(world: World) -> list[Delivery]:
 
 
 def tell(world: World, *contacts: str) -> None:
+    row = world.services.people.row_of("C-1001")
     with world.database.write() as connection:
-        world.services.notices.to_contacts(connection, world.clock(), contacts, "Something changed", "Was it you?")
+        world.services.notices.to_customer(connection, world.clock(), row, contacts, "Something changed", "Was it you?")
     world.services.dispatcher.wake()
 
 

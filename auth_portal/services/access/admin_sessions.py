@@ -35,7 +35,8 @@ WRONG_CODES_A_DAY = 15  # behind the right password, from wherever; as many as a
 BROWSER_LENGTH = 160
 _GUESSED = (
     "Your right password was typed 15 times within a day with a wrong code of your app. If it was not you, somebody "
-    "knows your password: sign in with a recovery code and change it. Then codes of your app work again, else after a day."
+    "knows your password: sign in with a recovery code and change it. Codes of your app work again from then on, or "
+    "after a day."
 )
 
 
@@ -178,10 +179,8 @@ class AdminSessions:
         password: recovery codes do, and the admin is told. It shows to nobody, else it would say that the password is
         right.
         """
-        now, behind = (
-            self._clock(),
-            self._keyring.index("second factor", row.password_hash.hex()),
-        )  # sealed anew each time
+        now = self._clock()
+        behind = self._keyring.index("second factor", row.password_hash.hex())  # each new password is sealed anew
         bound = Limit(f"second:{behind}", WRONG_CODES_A_DAY, DAY)
         (taken,) = limits.take(connection, now, [bound])
         if self._has_second(connection, row, typed, takes_app=not taken.is_over):

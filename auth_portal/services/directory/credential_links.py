@@ -125,10 +125,10 @@ class CredentialLinks:
         if sent_to:
             subject = _("Set your password") if kind == "password" else _("Set up your authenticator app")
             text = _("%(link)s Valid for 24 hours, and once. Do not pass it on.", link=link)
-            self._notices.to_contacts(connection, now, [sent_to], subject, str(text))
+            self._notices.to_customer(connection, now, person.key, [sent_to], subject, str(text))
         subject = _("A link to set your %(what)s was made", what=name)
         text = _("If you did not ask for it, please contact us at once.")
-        self._notices.to_contacts(connection, now, others, subject, str(text))
+        self._notices.to_customer(connection, now, person.key, others, subject, str(text))
 
     def offer(self, token: str) -> Offer:
         """What a link offers. Raises Gone where it was used, has expired or never was. Changes nothing."""
@@ -209,7 +209,8 @@ class CredentialLinks:
             )
             subject = _("Your %(what)s was set", what=method_name(offer.kind))
             text = _("If this was not you, please contact us at once.")
-            self._notices.to_contacts(connection, now, contacts_of(person, self._keyring), subject, str(text))
+            contacts = contacts_of(person, self._keyring)
+            self._notices.to_customer(connection, now, person.key, contacts, subject, str(text))
 
     def open_links(self, row: str) -> Mapping[str, datetime]:
         """The kinds of link that a person could follow now, and until when."""

@@ -195,7 +195,7 @@ class Credentials:
 
     def _tell(self, connection: Connection, person: Person, subject: str, text: str) -> int:
         contacts = contacts_of(person, self._keyring)
-        return self._notices.to_contacts(connection, self._clock(), contacts, subject, text)
+        return self._notices.to_customer(connection, self._clock(), person.key, contacts, subject, text)
 
 
 def contacts_of(person: Person, keyring: Keyring) -> Sequence[str]:

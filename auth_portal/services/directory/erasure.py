@@ -40,9 +40,7 @@ class Erased:
     verifications: int
 
 
-_PERSON = select(
-    CustomerRow.subject_id, CustomerRow.phone_sealed, CustomerRow.email_sealed, CustomerRow.changed_at
-).with_for_update()
+_PERSON = select(CustomerRow.subject_id, CustomerRow.changed_at).with_for_update()
 
 
 class Erasure:
@@ -70,7 +68,7 @@ class Erasure:
                 raise NotFound("customer_unknown")
             if seen_at is not None and person.changed_at != seen_at:
                 raise Conflict("customer_changed")
-            self._forget_notices(connection, row, {"phone": person.phone_sealed, "email": person.email_sealed})
+            self._forget_notices(connection, row)
             connection.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
             connection.execute(delete(StagedRow).where(StagedRow.customer_row == row))
             connection.execute(delete(CustomerRow).where(CustomerRow.id == row))
@@ -89,11 +87,9 @@ class Erasure:
         self._database.compact()
         return erased
 
-    def _forget_notices(self, connection: Connection, row: str, contacts: Mapping[str, bytes | None]) -> None:
-        """What was to be told to a contact of theirs is told no more, and kept nowhere."""
-        opened = [self._keyring.open(sealed, "customers", row, name) for name, sealed in contacts.items() if sealed]
-        lanes = [notice_lane(self._keyring, contact) for contact in opened]
-        theirs = Delivery.lane.in_(lanes), Delivery.kind == MESSAGE
+    def _forget_notices(self, connection: Connection, row: str) -> None:
+        """What they were to be told is told no more, and kept nowhere."""
+        theirs = Delivery.lane == notice_lane(self._keyring, row), Delivery.kind == MESSAGE
         connection.execute(update(Delivery).where(*theirs).values(body_sealed=None))
         pending = update(Delivery).where(*theirs, Delivery.state == State.PENDING)
         connection.execute(

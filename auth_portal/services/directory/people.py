@@ -299,7 +299,7 @@ class People:
         if changes.keys() & set(CONTACTS):
             end_links(connection, [row])
         for name in TOLD.keys() & changes.keys():
-            self._notices.to_contacts(connection, now, told_at(name, before, changes), *notice(name, changes))
+            self._notices.to_customer(connection, now, row, told_at(name, before, changes), *notice(name, changes))
         if also is not None:
             also(connection, self._customer({**stored, **values}))
         return Saved(row, tuple(sorted(changes)))

@@ -45,11 +45,11 @@ class Notices(Protocol):
         """Mails all owners."""
         ...
 
-    def to_contacts(
-        self, connection: Connection, now: datetime, contacts: Sequence[str], subject: str, text: str, *,
+    def to_customer(
+        self, connection: Connection, now: datetime, row: str, contacts: Sequence[str], subject: str, text: str, *,
         is_bulk: bool = False,
     ) -> object:  # fmt: skip
-        """Tells the same to e-mail addresses and phones."""
+        """Tells the same to e-mail addresses and phones of a customer."""
         ...
 
     def channel_for(self, carries: str, country: str) -> ChannelConfig | None:
@@ -180,9 +180,10 @@ class Telling:
             told.append(messages)
         if not told:
             raise NotNow(CAP_PAUSE, room.reason)
-        for messages in told:
+        for row, messages in zip(rows, told, strict=False):  # those that there was room for
             for subject, contacts in messages.items():
-                self._notices.to_contacts(connection, now, contacts, subject, QUESTION, is_bulk=True)
+                whom = row.customer_row
+                self._notices.to_customer(connection, now, whom, contacts, subject, QUESTION, is_bulk=True)
         room.count()
         return len(told)
 
