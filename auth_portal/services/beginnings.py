@@ -96,6 +96,10 @@ class _Beginning:
         return not self.snapshot.is_open(self.journey.config)
 
     @property
+    def why_closed(self) -> str:
+        return self.snapshot.why_closed(self.journey.config)
+
+    @property
     def lacks_ticket(self) -> bool:
         """Whether the journey demands a ticket and this link has none."""
         return self.journey.config.relay_defence == "phone_match" and self.presented is None
@@ -242,6 +246,8 @@ class Beginnings:
         elif beginning.lacks_ticket:
             why = "ticket_missing"
             log_event("ticket_missing", level=logging.WARNING, journey=case.journey.slug)
+        elif outcome == "unavailable":
+            why = beginning.why_closed
         issued = None if outcome else self._codes.new_code(case, now)
         if issued is not None:
             case = sent_once(case, now)
@@ -343,7 +349,7 @@ class Beginnings:
             self._record_joined(connection, case, now, visit=visit, is_new_visit=False)
             return Begun(token)
         token = insert_visit(connection, case, now)
-        self._endings.end(connection, case, "unavailable", now)
+        self._endings.end(connection, case, "unavailable", now, why=beginning.why_closed)
         return Begun(token, is_over=True)
 
     def name(self, connection: Connection, case: Case, identifier: Identifier, snapshot: Snapshot) -> Case:

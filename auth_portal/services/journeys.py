@@ -83,6 +83,19 @@ class Snapshot:
             return False
         return all(self.workable(journey, step.any_of) for step in journey.verify_steps)
 
+    def why_closed(self, journey: JourneyConfig) -> str:
+        """What closes a journey, as events name it (``WHY_ENDED`` has their words); empty where it is open."""
+        if self.is_open(journey):
+            return ""
+        if not journey.active:
+            return "journey_off"
+        return "sandbox_off" if journey.callback.server == "sandbox" and not self.has_sandbox else "no_channel"
+
+    def name_of(self, slug: str) -> str:
+        """What customers read of a journey, one that was deleted too; the slug where nobody knows it."""
+        found = self.journeys.get(slug) or self.deleted.get(slug)
+        return found.config.name if found else slug
+
 
 class Journeys:
     """Hands out the current snapshot, and old versions for verifications that began with them."""

@@ -151,7 +151,7 @@ def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None
 
 def test_a_method_without_a_channel_is_refused_at_its_step(owner: Desk) -> None:
     page = edit(owner, **{"step1": ["email_code"], "channel.mail": ""})
-    assert "Step 1: has email_code, but none of the journey" in page.text
+    assert "Step 2: has e-mail code, but none of the journey" in page.text
 
 
 def test_a_step_can_be_added_without_script(owner: Desk) -> None:

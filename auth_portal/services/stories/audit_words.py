@@ -11,9 +11,9 @@ from auth_portal.services.method_names import method_name
 
 SENTENCES: Mapping[str, str] = {
     "verification_began": "A verification began on journey %(journey)s.",
-    "verification_ended": "The verification ended: %(outcome)s.",
-    "step_passed": "A step was passed with %(method)s.",
-    "proof_failed": "A proof with %(method)s failed.",
+    "verification_ended": "It ended: %(outcome)s.",
+    "step_passed": "The customer passed a step with the %(method)s.",
+    "proof_failed": "A try with the %(method)s was wrong.",
     "verification_joined": "A link was opened again while its verification was under way, which went on.",
     "method_chosen": "A method was chosen: %(method)s.",
     "code_resent": "A code was asked for again and sent: %(method)s.",
@@ -33,7 +33,14 @@ SENTENCES: Mapping[str, str] = {
     "credential_set_by_link": "A customer followed a one-time link and set: %(of)s.",
     "support_code_issued": "A temporary code was read out to a customer.",
     "credentials_renewed": "A customer's wrong tries were counted from none again.",
+    "customer_revealed": "The contacts of a customer were shown in full.",
     "admin_signed_in": "An admin signed in.",
+    "admin_joined": "A new admin joined as %(role)s.",
+    "admin_sign_in_renewed": "An admin set a new password and app by a link.",
+    "admin_role_changed": "An admin was made %(role)s.",
+    "admin_disabled": "An admin was switched off.",
+    "admin_enabled": "An admin was switched on.",
+    "admin_sign_in_failed": "Somebody tried to sign in as an admin, and could not.",
     "admin_session_ended": "An admin's session was ended.",
     "admin_confirmation_failed": "An admin's second factor was wrong.",
     "admin_invited": "An admin was invited as %(role)s.",
@@ -45,10 +52,30 @@ SENTENCES: Mapping[str, str] = {
     "api_key_created": "A key for a program was made, good for %(days)s days, for: %(scopes)s.",
     "api_key_revoked": "A key for a program was revoked.",
     "webhook_secret_renewed": "The secret of the alert webhook was renewed.",
+    "settings_changed": "The settings were changed: %(changes)s.",
+    "configuration_imported": "A config file was imported: %(changes)s.",
+    "journey_created": "Journey %(journeys)s was made: %(changes)s.",
+    "journey_changed": "Journey %(journeys)s was changed: %(changes)s.",
+    "journey_deleted": "Journey %(journeys)s was deleted.",
+    "channel_added": "Channel %(channels)s was made: %(changes)s.",
+    "channel_changed": "Channel %(channels)s was changed: %(changes)s.",
+    "channel_switched": "Channel %(channels)s was switched: %(changes)s.",
+    "channel_deleted": "Channel %(channels)s was deleted.",
+    "channel_tested": "A test was sent by channel %(channel)s.",
     "drive_began": "A test drive of journey %(journey)s began.",
     "drive_passed": "A test drive of journey %(journey)s was verified, and its chat went on.",
     "keys_rotated": "The data keys were wrapped anew.",
     "audit_exported": "The audit was exported as %(format)s.",
+}
+ENDED: Mapping[str, str] = {
+    "verified": "the customer was verified",
+    "wrong": "too many tries were wrong",
+    "expired": "the time ran out",
+    "cancelled": "the customer stopped",
+    "not_me": "somebody said “I did not ask for this”",
+    "no_code": "the customer said that no code had come",
+    "unavailable": "nobody could get through",
+    "completed": "the customer went through to the end",
 }
 WHY_ENDED: Mapping[str, str] = {
     "ticket_missing": "The journey works with tickets alone, and this link came without one: Flow must register a "
@@ -56,6 +83,9 @@ WHY_ENDED: Mapping[str, str] = {
     "ticket_without_way": "The customer of the ticket has nothing on file that this journey could check.",
     "no_next_step": "All that was proved was right, but for the next step the customer has nothing on file that is not "
     "used yet, or no channel for it works.",
+    "journey_off": "The journey was switched off.",
+    "no_channel": "The journey was on, but for one of its steps no channel was on that could send the code.",
+    "sandbox_off": "The journey answers the sandbox, which is off on this server.",
     "asked_anew": "The link was begun anew under a newer ticket before this was finished.",
 }
 WHY_WRONG: Mapping[str, str] = {
@@ -75,9 +105,12 @@ def sentence(kind: str, facts: Mapping[str, Any]) -> str:
     values = {name: _value(value) for name, value in facts.items()}
     if "method" in values:
         values["method"] = method_name(values["method"])
+    if "outcome" in values:
+        values["outcome"] = translated(ENDED.get(values["outcome"], values["outcome"]))
     text = translated(SENTENCES[kind]) % defaultdict(lambda: "?", values)
     why = {**WHY_WRONG, **WHY_ENDED}.get(str(facts.get("why", "")))
-    return f"{text} {translated(why)}" if why else text
+    text = f"{text} {translated(why)}" if why else text
+    return f"{text} ({values['note']})" if values.get("note") else text
 
 
 def told(facts: Mapping[str, Any]) -> str:

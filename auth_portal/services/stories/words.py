@@ -32,10 +32,15 @@ OUTCOMES = {
     "no_code": ("no code came", "The customer said that no code had come."),
     "unavailable": ("could not be done", ""),
 }
-CLAUSE_OF = {"asked_anew": "replaced by a newer ticket", "no_next_step": "nothing on file for the next step"}
+CLAUSE_OF = {
+    "asked_anew": "replaced by a newer ticket",
+    "no_next_step": "nothing on file for the next step",
+    "journey_off": "the journey was off",
+    "no_channel": "no channel worked",
+}
 AFTER_THE_END = {
     "wrong": "again", "expired": "again", "cancelled": "again", "asked_anew": "newer", "no_next_step": "no_next_step",
-    "unavailable": "closed",
+    "unavailable": "closed", "journey_off": "closed", "no_channel": "closed", "sandbox_off": "closed",
 }  # fmt: skip
 OTHER_COUNTRY = "the channel does not send to "
 NOT_SENT = {

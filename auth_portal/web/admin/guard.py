@@ -218,6 +218,7 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         me=signed_in,
         portal=snapshot.portal,
         wall=snapshot.portal.wall,
+        journey_name=snapshot.name_of,
         needs_second_factor=signed_in is not None and not is_confirmed(),
         notice=_notice(),
         is_shown_again=g.get("is_shown_again", False),

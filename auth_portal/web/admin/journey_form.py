@@ -15,6 +15,7 @@ from werkzeug.datastructures import MultiDict
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey import OUTCOMES, JourneyConfig, JourneyLimits, default_success
+from auth_portal.services.method_names import in_words
 
 SERVERS = ("production", "uat", "sandbox")
 OWN = "own"
@@ -164,7 +165,7 @@ def faults_of(found: Iterable[Fault]) -> dict[str, str]:
     """The reasons by the field they belong to; several of one field follow each other."""
     faults: dict[str, str] = {}
     for _table, key, reason in found:
-        field, words = _placed(key, reason)
+        field, words = _placed(key, in_words(reason))
         faults[field] = f"{faults[field]}; {words}" if field in faults else words
     return faults
 
