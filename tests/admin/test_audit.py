@@ -162,3 +162,12 @@ def test_support_may_neither_export_nor_check(support: Desk) -> None:
     page = support.get(PATH).text
     assert "Take it away" not in page
     assert support.get(f"{PATH}/check").status_code == 403
+
+
+def test_events_are_told_in_plain_words(small_world: World, owner: Desk) -> None:
+    record(small_world, "proof_failed", method="sms_code")
+    record(small_world, "verification_ended", outcome="unavailable", why="no_channel")
+    page = owner.get(PATH).text
+    assert "A try with the SMS code was wrong." in page
+    assert "It ended: nobody could get through. The journey was on, but for one of its steps no channel" in page
+    assert "A new admin joined as owner." in page

@@ -107,14 +107,14 @@ def test_filters_and_pages_by_key(small_world: World, owner: Desk) -> None:
         small_world.clock.advance(1)
     small_world.browser().begin("one", "balance")
     text = owner.get(f"{PATH}?outcome=not_me&journey=app").text
-    assert text.count('data-label="Journey">app') == 50
+    assert text.count('data-label="Journey">App') == 50
     more = text.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
     assert set(parse_qs(urlsplit(more).query)) == {"outcome", "journey", "after"}
     text = owner.get(more).text
-    assert text.count('data-label="Journey">app') == 2
+    assert text.count('data-label="Journey">App') == 2
     assert 'rel="next"' not in text
     assert "Back to the beginning" in text
-    assert owner.get(f"{PATH}?outcome=live").text.count('data-label="Journey">balance') == 1
+    assert owner.get(f"{PATH}?outcome=live").text.count('data-label="Journey">Balance') == 1
 
 
 def test_the_story_escapes_what_was_typed(small_world: World, owner: Desk) -> None:

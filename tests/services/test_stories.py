@@ -427,8 +427,8 @@ def test_a_journey_that_is_off_could_not_begin(world: World) -> None:
     verified(world, "app")
     told(world)
     found = story(world)
-    assert "could not be done 12:00:00, chat told" in found.headline
-    assert any("It could not begin: the journey was switched off" in moment.text for moment in found.moments)
+    assert "could not be done (journey off) 12:00:00, chat told" in found.headline
+    assert any("The journey was switched off." in moment.text for moment in found.moments)
 
 
 def configuration_off(world: World, slug: str) -> None:

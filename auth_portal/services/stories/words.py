@@ -35,8 +35,8 @@ OUTCOMES = {
 CLAUSE_OF = {
     "asked_anew": "replaced by a newer ticket",
     "no_next_step": "nothing on file for the next step",
-    "journey_off": "the journey was off",
-    "no_channel": "no channel worked",
+    "journey_off": "could not be done (journey off)",
+    "no_channel": "could not be done (no channel on)",
 }
 AFTER_THE_END = {
     "wrong": "again", "expired": "again", "cancelled": "again", "asked_anew": "newer", "no_next_step": "no_next_step",

@@ -190,8 +190,8 @@ def _placed(key: str, reason: str) -> tuple[str, str]:
 def label_of(key: str) -> str:
     """The form's name of a key; the key itself where the form has none."""
     if found := re.fullmatch(r"steps\[(\d+)\]\.(\w+)", key):
-        number = int(found[1]) - 1
-        return _("What a customer gives") if number == 0 else _("Step %(number)s", number=number)
+        number = int(found[1])
+        return _("What a customer gives") if number == 1 else _("Step %(number)s", number=number)
     if key.startswith("results."):
         return _("Result for %(outcome)s", outcome=key.removeprefix("results."))
     if key.startswith("data."):
