@@ -146,7 +146,7 @@ class Deliverer:
         carries, now, portal = CARRIES[challenge.method], self._clock(), self._journeys.current().portal
         to = person.contact(carries, self._keyring)
         country = country_of(to) if carries == "sms" else ""
-        if country not in (channel.countries or (country,)):
+        if not channel.sends_to(carries, country):
             return Report(State.DROPPED, "dropped", detail=f"the channel does not send to {country or 'this country'}")
         counted = _limits_of(channel, country, challenge, journey.limits, now)
         if refused := self._over_limit(channel, counted, now):

@@ -129,9 +129,7 @@ def _channel_for(snapshot: Snapshot, carries: str, country: str) -> ChannelConfi
     fitting = {
         name: channel
         for name, channel in sorted(snapshot.channels.items())
-        if carries in channel.message_kinds
-        and snapshot.may_use(channel)
-        and (carries == "email" or country in (channel.countries or (country,)))
+        if carries in channel.message_kinds and snapshot.may_use(channel) and channel.sends_to(carries, country)
     }
     return fitting.get(snapshot.portal.notices_by) or next(iter(fitting.values()), None)
 

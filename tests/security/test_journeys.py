@@ -243,7 +243,7 @@ def test_r37_the_password_page_left_while_it_is_checked(still: World) -> None:
     other = still.browser()
     other.client._cookies = browser.client._cookies  # the same browser
     passwords, statuses = still.services.methods["password"], []
-    gate = passwords.passwords._running  # type: ignore[attr-defined]
+    gate = passwords._passwords._running  # type: ignore[attr-defined]
     slots = 0
     while gate.acquire(blocking=False):
         slots += 1  # so that the check waits

@@ -289,6 +289,15 @@ def test_r12_only_the_countries_of_the_channel(tmp_path: Path, sqlite_url: str, 
         assert "the channel does not send to GB" in {row.reason for row in world.rows(Delivery)}
 
 
+def test_countries_of_a_channel_hold_no_mail_back(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    named = CONFIG.replace('carries = "email"', 'carries = "email"\ncountries = ["ZA"]')
+    with open_world(tmp_path, sqlite_url, receiver, base=named, settings=STILL) as world:
+        world.browser().begin("one", "mail")
+        deliver(world)
+        assert [row.state for row in world.rows(Delivery)] == ["accepted"]
+        assert receiver.code_for(MAIL)
+
+
 def test_r12_a_failing_provider_is_not_paid_for_ever(small_still: World) -> None:
     """A message that cannot be sent and loops, at a price (Zitadel #7186)."""
     small_still.receiver.sms_answers = [500] * 100

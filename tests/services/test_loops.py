@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from auth_portal.services.loops import Loop
-from auth_portal.telemetry import logger
 from tests.receiver import wait_for
+from tests.security.tools import logged
 
 NEVER = 3600.0
 
@@ -99,17 +97,15 @@ def test_a_loop_that_was_never_started_can_be_stopped() -> None:
     assert loop.is_stopping()
 
 
-def test_a_fault_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logger, "propagate", True)
+def test_a_fault_is_logged_and_ends_nothing() -> None:
     rounds = Rounds([OSError("the disk is full"), False])
-    with caplog.at_level(logging.ERROR, "auth_portal"), running(rounds, rest_seconds=0.001) as loop:
+    with logged() as log, running(rounds, rest_seconds=0.001) as loop:
         loop.wake()
-        wait_for(lambda: bool(caplog.records))
+        wait_for(log.getvalue)
         loop.wake()
         wait_for(lambda: rounds.count == 2)
-    (record,) = caplog.records
-    assert (record.getMessage(), record.__dict__["portal_fields"]) == ("rounds_fault", {"thread": "rounds"})
-    assert record.exc_info is not None
+    (line,) = map(json.loads, log.getvalue().splitlines())
+    assert (line["event"], line["thread"], line["error"]) == ("rounds_fault", "rounds", "OSError")
 
 
 def test_a_stop_does_not_wait_for_the_rest_after_a_fault() -> None:

@@ -109,6 +109,10 @@ class ChannelConfig(BaseModel):
         """Which of ``sms`` and ``email`` it carries."""
         return frozenset({"sms", "email"})
 
+    def sends_to(self, carries: str, country: str) -> bool:
+        """Whether ``sms`` or ``email`` may go to a country. The allow-list is one of phones: e-mail goes everywhere."""
+        return carries != "sms" or not self.countries or country in self.countries
+
     @property
     def destination(self) -> Destination:
         """Where it goes; the same nowhere for kinds that have no secrets."""

@@ -174,7 +174,7 @@ class Road:
             return f"no_{contact}"
         if channel is None:
             return "no_channel"
-        is_abroad = carries == "sms" and channel.countries and standing.country not in (None, *channel.countries)
+        is_abroad = standing.country is not None and not channel.sends_to(carries, standing.country)
         return "foreign_phone" if is_abroad else ""
 
     def closes(self, spent: Spent) -> bool:

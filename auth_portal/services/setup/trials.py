@@ -98,8 +98,9 @@ class Trials:
         self, connection: Connection, now: datetime, channel: ChannelConfig, to: str, admin_id: str
     ) -> Fault | None:
         """Counts a test for its admin and for the channel's day."""
-        country = country_of(to) if "@" not in to else ""
-        if country not in (channel.countries or (country,)):
+        carries = "email" if "@" in to else "sms"
+        country = country_of(to) if carries == "sms" else ""
+        if not channel.sends_to(carries, country):
             allowed = ", ".join(channel.countries)
             return Fault("", "number", f"is of {country or 'an unknown country'}; this channel may send to {allowed}")
         limits.take_or_refuse(
