@@ -83,10 +83,15 @@ class Moves:
         return Beginning(card, reference, style, fault, phone, call, is_attack=given("attack") == "1")
 
     def _phone(self) -> str:
+        """The chat's number. Strangers have tickets made for no other: one opens a budget of its holder (R6)."""
+        demo = [phone.number for phone in phones_of(self._parts.demo_people())]
         try:
-            return plain(given("phone") or phones_of(self._parts.demo_people())[0].number)
+            number = plain(given("phone") or demo[0])
         except ValueError as error:
             raise Refusal(400, str(error)) from None
+        if self._parts.is_public and number not in demo:
+            raise Refusal(400, f"A chat of this public sandbox is on one of its own phones: {', '.join(demo)}.")
+        return number
 
     def _card(self, slug: str) -> JourneyCard:
         found = next((card for card in self._parts.cards() if slug in ("", card.slug)), None)

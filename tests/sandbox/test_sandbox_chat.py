@@ -222,6 +222,14 @@ def test_the_home_page_explains_and_offers_all(client: FlaskClient, start: Calla
     assert before != after
 
 
+def test_r06_a_public_sandbox_has_tickets_made_for_its_own_phones_only(public_client: FlaskClient) -> None:
+    refused = public_client.post("/sandbox/conversations", json={"phone": "+27115550100"})
+    assert refused.status_code == 400
+    assert "on one of its own phones: +" in refused.text
+    own = refused.text.split("phones: ")[1].split(",")[0]
+    assert public_client.post("/sandbox/conversations", json={"phone": own}).status_code == 201
+
+
 def test_a_public_sandbox_lists_nobodys_chats(public_client: FlaskClient) -> None:
     started = public_client.post("/sandbox/conversations", json={"reference_style": "plain"}).get_json()
     public_client.post("/sandbox/callback", json={"result": "x", "reference": "stray"}, headers={"reference": "stray"})
