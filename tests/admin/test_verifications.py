@@ -6,11 +6,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from auth_portal.store.models import Verification
+from auth_portal.services.outbox import CALLBACK
+from auth_portal.store.models import Delivery, Verification
 from auth_portal.web.reference import pasted
 from tests.admin.desk import Desk
 from tests.receiver import wait_for
-from tests.web.test_way import sent, told, verified
+from tests.web.test_way import sent, verified
 from tests.world import MAIL, PHONE, World
 
 REFERENCE = "f7_4hn5=8f&%#nK="
@@ -22,7 +23,7 @@ def proved(small_world: World) -> Verification:
     """One that was proved under a reference as Flow really sends them."""
     browser = verified(small_world)
     browser.prove(sent(small_world, PHONE))
-    told(small_world)
+    wait_for(lambda: any(row.kind == CALLBACK and row.state == "accepted" for row in small_world.rows(Delivery)))
     (row,) = small_world.rows(Verification)
     return row
 
