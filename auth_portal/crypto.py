@@ -9,14 +9,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -33,9 +36,27 @@ KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D 5.2.1.1
 SEED_BYTES = 20  # 160 bits (RFC 4226 R6, R15)
 TOKEN_BYTES = 24  # 192 bits; ASVS 5.0 7.2.3 asks for 128
-PASSWORD_CODE_POINTS = 256  # longer is refused before it is hashed (R21, R23)
-# The hash of random bytes that nobody kept: what a stranger's password is held against, at the same cost.
-NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYUO2AlNUoXHmEm53tmmnmebC8rpAi/qGkwZk"
+PASSWORD_CODE_POINTS = 256  # longer ones are refused before they are hashed (R21, R23)
+# The hash of random bytes that were thrown away: a stranger's password is compared with it, at the same cost.
+STRANGER_HASH = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYUO2AlNUoXHmEm53tmmnmebC8rpAi/qGkwZk"
+# The states of the MACs of rows (R54), as they are signed in the portal's row.
+OPEN_MACS, SEALED_MACS = "macs are open", "macs are sealed"
+OLD_MACS = "old"  # what migration 0007, which has no keys, writes where rows have none; then `flask db upgrade` signs
+# The rows that say who a person is, and what opens the door in their name: by table and MAC the columns it is made of.
+SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "customers": {"identity_mac": ("id", "customer_id"), "active_mac": ("id", "is_active")},
+    "admins": {"mac": ("id", "role", "is_active")},
+    "journeys": {"mac": ("id", "slug", "version_id", "is_active", "is_default")},
+    "journey_versions": {"mac": ("id", "journey_id", "number", "document")},
+    "channels": {"mac": ("id", "name", "config", "is_active")},
+    "admin_sessions": {"mac": ("id", "token_hash", "admin_id")},
+    "passkeys": {"mac": ("id", "admin_id", "credential_id", "public_key")},
+    "admin_links": {"mac": ("id", "token_hash", "role", "admin_id")},
+    "api_keys": {"mac": ("id", "token_hash", "scopes")},
+    "credential_links": {"mac": ("id", "token_hash", "kind", "customer_row")},
+}
+_AS_TEXT = json.JSONEncoder(sort_keys=True, default=bytes.hex).encode  # made once: an import needs it for each row
+NO_ROW = "0" * 32  # the row of no one
 VALUE_DIGITS = 6  # of one HOTP value: it has 31 bits, so that many more digits would not be uniform
 
 
@@ -44,12 +65,12 @@ class KeyFault(Exception):
 
 
 def new_token() -> str:
-    """A fresh unguessable token, URL-safe."""
+    """Return a fresh unguessable token, URL-safe."""
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
 def token_hash(token: str) -> bytes:
-    """What is stored of a token, and how one is found again (SHA-256: the token itself is random enough)."""
+    """Return what is stored of a token and finds it again (SHA-256: the token itself is random enough)."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -61,12 +82,12 @@ class MasterKeys:
         self.current = _master_id(texts[0])
 
     def wrap(self, key: bytes, name: str) -> bytes:
-        """Wraps a data key for the table ``keys``; ``name`` binds it to its row."""
+        """Wrap a data key for the table ``keys``; ``name`` binds it to its row."""
         nonce = os.urandom(NONCE_BYTES)
         return self.current + nonce + self._keys[self.current].encrypt(nonce, key, name.encode())
 
     def unwrap(self, wrapped: bytes, name: str) -> bytes:
-        """The data key again. Raises KeyFault with what to do where none of our keys opens it."""
+        """Return the data key. Raise KeyFault if none of our keys opens it."""
         master, nonce, body = wrapped[:4], wrapped[4 : 4 + NONCE_BYTES], wrapped[4 + NONCE_BYTES :]
         if master not in self._keys:
             raise KeyFault("these keys do not belong to this database")
@@ -93,6 +114,21 @@ class DataKey:
     key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SealedColumn:
+    """A column whose values are encrypted and bound to their table, row and column (E1).
+
+    Both names are part of what is stored, so they outlive a renamed table or column.
+    """
+
+    table: str
+    name: str
+
+    def place(self, row: str) -> bytes:
+        """Return the associated data of a value in this row."""
+        return f"{self.table}\0{row}\0{self.name}".encode()
+
+
 class Keyring:
     """The data keys of this database. Of each purpose the newest is in use, the older ones still read."""
 
@@ -101,38 +137,45 @@ class Keyring:
         self._current = {key.purpose: key.id for key in sorted(keys, key=lambda key: key.id)}
         if missing := set(PURPOSES) - self._current.keys():
             raise KeyFault(f"there is no data key for {', '.join(sorted(missing))}")
+        self.code_key_id = self._current["code"]  # codes are derived from it now; a challenge stores its id
+        self.requires_macs = self._was_sealed = False  # until ``read_macs_state``
         self._boxes = {key.id: AESGCM(key.key) for key in keys if key.purpose == "seal"}
 
     def _key(self, purpose: str) -> bytes:
         return self._keys[purpose, self._current[purpose]]
 
-    def seal(self, text: str, table: str, row: str, column: str) -> bytes:
-        """Encrypts a text so that it opens only in this very table, row and column."""
+    def seal(self, text: str, column: SealedColumn, row: str) -> bytes:
+        """Encrypt a text so that it opens only in this column of this row."""
         key_id, nonce = self._current["seal"], os.urandom(NONCE_BYTES)
-        body = self._boxes[key_id].encrypt(nonce, text.encode(), _place(table, row, column))
+        body = self._boxes[key_id].encrypt(nonce, text.encode(), column.place(row))
         return key_id.to_bytes(4, "big") + nonce + body
 
-    def open(self, sealed: bytes, table: str, row: str, column: str) -> str:
-        """The text again. Raises KeyFault where it was sealed for another place, or altered."""
+    def open(self, sealed: bytes, column: SealedColumn, row: str) -> str:
+        """Return the text. Raise KeyFault if it was sealed for another place, or altered."""
         box = self._boxes.get(int.from_bytes(sealed[:4], "big"))
         if box is None:
-            raise KeyFault("sealed with a key that is gone")
+            raise KeyFault("sealed with a key that no longer exists")
         try:
-            opened = box.decrypt(sealed[4 : 4 + NONCE_BYTES], sealed[4 + NONCE_BYTES :], _place(table, row, column))
+            opened = box.decrypt(sealed[4 : 4 + NONCE_BYTES], sealed[4 + NONCE_BYTES :], column.place(row))
         except InvalidTag:
-            raise KeyFault(f"{table}.{column} does not belong to its row, or was altered") from None
+            raise KeyFault(f"{column.table}.{column.name} does not belong to its row, or was altered") from None
         return opened.decode()
 
+    @cache  # noqa: B019 -- a keyring lives as long as its process
+    def decoy(self, column: SealedColumn) -> bytes:
+        """Return a sealed text of no one, which a stranger's row costs to open (R24)."""
+        return self.seal("+27820000000", column, NO_ROW)
+
     def index(self, kind: str, text: str) -> str:
-        """A keyed hash to find a phone, an e-mail or an address without storing it (hex, 128 bits)."""
+        """Return a keyed hash to find a phone, an email or an address without storing it (hex, 128 bits)."""
         return hmac.digest(self._key("index"), f"{kind}\0{text}".encode("utf-8", "surrogatepass"), "sha256").hex()[:32]
 
     def sign(self, kind: str, text: str) -> str:
-        """``text`` with a signature behind it that says what the text is for."""
+        """Return ``text`` followed by a signature for this kind of text."""
         return f"{text}.{self._signature('sign', kind, text)}"
 
     def verify(self, kind: str, signed: str) -> str | None:
-        """The text that ``sign`` was given for the same kind, or None."""
+        """Return the text that ``sign`` was given for the same kind, or None."""
         text, _, signature = signed.rpartition(".")
         expected = self._signature("sign", kind, text)
         return text if hmac.compare_digest(signature.encode("utf-8", "replace"), expected.encode()) else None
@@ -142,28 +185,87 @@ class Keyring:
         return base64.urlsafe_b64encode(digest[:18]).decode()
 
     def audit_mac(self, text: str) -> str:
-        """The HMAC that an audit event carries of its own."""
+        """Return the HMAC that an audit event carries."""
         return hmac.digest(self._key("audit"), text.encode(), "sha256").hex()
 
+    def is_audit_mac(self, text: str, mac: str) -> bool:
+        """Report whether a text got this HMAC, under the key in use or an older one."""
+        keys = (key for (purpose, _id), key in self._keys.items() if purpose == "audit")
+        return any(same_text(hmac.digest(key, text.encode(), "sha256").hex(), mac) for key in keys)
+
+    def mac(self, kind: str, *values: object) -> str:
+        """Return the MAC of values of a row (hex, 128 bits): texts, numbers, bytes, or what JSON can hold."""
+        return self._mac(self._key("sign"), kind, values)
+
+    def is_mac(self, mac: str | None, kind: str, *values: object) -> bool:
+        """Report whether values got this MAC, under the key in use or an older one."""
+        keys = [key for (purpose, _id), key in self._keys.items() if purpose == "sign"]
+        return mac is not None and any(same_text(self._mac(key, kind, values), mac) for key in keys)
+
+    def signed(self, table: str, row: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return a row's values with those of its MACs whose columns it has (R54)."""
+        macs = {
+            column: self.mac(f"{table}.{column}", *(row[name] for name in names))
+            for column, names in SIGNED[table].items()
+            if all(name in row for name in names)
+        }
+        return {**row, **macs}
+
+    def wrong_macs(self, table: str, row: Mapping[Any, Any]) -> list[str]:
+        """Return the MACs of a row that are wrong or missing, required or not."""
+        return [
+            column
+            for column, names in SIGNED[table].items()
+            if not self.is_mac(row[column], f"{table}.{column}", *(row[name] for name in names))
+        ]
+
+    def holds(self, table: str, row: Mapping[Any, Any]) -> bool:
+        """Report whether a row may be used: its MACs are right, or are not required yet."""
+        return not self.requires_macs or not self.wrong_macs(table, row)
+
+    def vouches(
+        self, table: str, row: Mapping[Any, Any], found_by: Iterable[tuple[str, bytes | None, str | None]]
+    ) -> bool:
+        """Report whether a row holds, and whether what it is found by belongs to what is sealed for it.
+
+        ``found_by``: by column the sealed value and its keyed hash. A row without a value costs the same (R24).
+        """
+        is_right = self.holds(table, row)
+        for name, sealed, key in found_by:
+            column = SealedColumn(table, name)
+            try:
+                text = self.open(sealed or self.decoy(column), column, row["id"] if sealed else NO_ROW)
+            except KeyFault:
+                text = ""
+            is_right &= (self.index(name, text) == key) if sealed else key is None
+        return is_right
+
+    def _mac(self, key: bytes, kind: str, values: tuple[object, ...]) -> str:
+        return hmac.digest(key, f"row {_AS_TEXT([kind, values])}".encode(), "sha256").hex()[:32]
+
+    def read_macs_state(self, state: str | None) -> None:
+        """Learn from the portal's row whether MACs are required (R54).
+
+        A process that has read the signed state of a sealed portal never forgets it. While an upgrade is unfinished
+        they are not required, because the rows have none yet.
+        """
+        self._was_sealed = self._was_sealed or state == self.mac(SEALED_MACS)
+        self.requires_macs = self._was_sealed or state not in (self.mac(OPEN_MACS), OLD_MACS)
+
     def session_key(self) -> bytes:
-        """The key that signs the csrf cookie."""
+        """Return the key that signs the csrf cookie."""
         return hmac.digest(self._key("sign"), b"csrf cookie", "sha256")
 
     def seed(self, purpose: str, row: str) -> str:
-        """The authenticator seed that belongs to a one-time link, as Base32.
+        """Return the authenticator seed that belongs to a one-time link, as Base32.
 
-        The same link always shows the same one, so that opening it twice does not spoil what was scanned.
+        The same link always shows the same seed, so that opening it twice does not invalidate what was scanned.
         """
         digest = hmac.digest(self._key("sign"), f"seed {purpose}\0{row}".encode(), "sha256")
         return base64.b32encode(digest[:SEED_BYTES]).decode()
 
-    @property
-    def code_key_id(self) -> int:
-        """The key that codes are derived from now; a challenge remembers it."""
-        return self._current["code"]
-
     def code(self, challenge_id: str, digits: int, key_id: int) -> str:
-        """The one-time code of a challenge: RFC 4226 HOTP under a key derived for this challenge alone.
+        """Return the one-time code of a challenge: RFC 4226 HOTP under a key derived for this challenge alone.
 
         The same challenge always gives the same code, so it can be sent again and need not be stored.
         """
@@ -173,37 +275,34 @@ class Keyring:
         return "".join(values.at(counter) for counter in range(count))[:digits]
 
 
-def _place(table: str, row: str, column: str) -> bytes:
-    return f"{table}\0{row}\0{column}".encode()
-
-
 def same_text(left: str, right: str) -> bool:
-    """Compares in constant time."""
+    """Compare in constant time."""
     return hmac.compare_digest(left.encode("utf-8", "surrogatepass"), right.encode("utf-8", "surrogatepass"))
 
 
 def normal_password(text: str) -> str:
-    """A password in the one form that is hashed: NFC, nothing cut (63B 3.1.1.2)."""
+    """Return a password in the one form that is hashed: NFC, nothing cut (63B 3.1.1.2)."""
     return unicodedata.normalize("NFC", text)
 
 
+# 19 MiB, t=2, p=1 is OWASP's first choice for argon2id; one hash takes about 25 ms of one core.
+OWASP_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
 class Passwords:
-    """argon2id with a bounded number of hashes at once: as many as cores, and a short queue behind them.
+    """argon2id with a bounded number of hashes at once: as many as cores, and a short queue behind them."""
 
-    19 MiB, t=2, p=1 is OWASP's first choice for argon2id; one takes about 25 ms of one core.
-    """
-
-    def __init__(self, *, slots: int | None = None, waiting: int = 2) -> None:
+    def __init__(self, *, slots: int | None = None, waiting: int = 2, hasher: PasswordHasher = OWASP_HASHER) -> None:
         slots = slots or os.cpu_count() or 1
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+        self._hasher = hasher
         self._running = threading.Semaphore(slots)
         self._admitted = threading.BoundedSemaphore(slots + waiting)
         self._lock = threading.Lock()
-        self._people = 0  # who are being admitted now
+        self._people = 0  # whose passwords are being checked now
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Room for one hash. Raises Busy at once where the queue is full, before anything was counted."""
+        """Reserve room for one hash. Raise Busy at once if the queue is full, before anything was counted."""
         if not self._admitted.acquire(blocking=False):
             raise Busy("hashing_busy", retry_after_seconds=2)
         self._count_people(1)
@@ -218,24 +317,24 @@ class Passwords:
             self._people += change
 
     def let_people_go_first(self) -> None:
-        """Waits while somebody's password is being checked, for a hash that can wait; a second at most."""
+        """Wait while a person's password is being checked, a second at most; for a hash that can wait."""
         until = time.monotonic() + 1
         while self._people and time.monotonic() < until:
             time.sleep(0.005)
 
     def hash(self, password: str) -> str:
-        """The argon2id string (PHC form) of a password."""
+        """Return the argon2id string (PHC form) of a password."""
         with self._running:
             return self._hasher.hash(normal_password(password))
 
     def matches(self, stored: str | None, password: str) -> bool:
-        """Whether the password is right. Without a stored one it takes the same time and is wrong (R24)."""
+        """Return True for the right password. Without a stored one it takes the same time and is wrong (R24)."""
         with self._running:
             try:
-                return self._hasher.verify(stored or NOBODY, normal_password(password)) and stored is not None
+                return self._hasher.verify(stored or STRANGER_HASH, normal_password(password)) and stored is not None
             except (VerificationError, InvalidHashError):
                 return False
 
     def is_outdated(self, stored: str) -> bool:
-        """Whether a right password should be hashed again with today's parameters."""
+        """Return True if a right password should be hashed again with today's parameters."""
         return self._hasher.check_needs_rehash(stored)

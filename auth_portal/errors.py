@@ -1,7 +1,7 @@
-"""What can go wrong, as values that every layer understands.
+"""What can go wrong, as exceptions that every layer understands.
 
-A Problem is a broken precondition: it rolls back whatever was under way. Expected answers (a wrong
-code, a late click) are never raised; they are returned, so that what they counted is kept.
+A Problem is a broken precondition: it rolls back the transaction under way. Expected answers (a wrong code, a late
+click) are never raised but returned, so that what they counted is committed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class NotFound(Problem):
 
 
 class Gone(Problem):
-    """It was there, and its time is over."""
+    """It existed, and has expired or was used."""
 
     status = 410
 
 
 class Conflict(Problem):
-    """It cannot be done as things stand; look again."""
+    """The current state does not allow it; look again."""
 
     status = 409
 
@@ -56,14 +56,18 @@ class Busy(TooMany):
 
 
 class UnderWay(TooMany):
-    """The same is being done at this moment by another request."""
+    """Another request is doing the same thing at this moment."""
 
     status = 409
 
 
 class Misconfigured(Exception):
-    """The operator has to mend something before this can work. One line per fault, each says what to do."""
+    """The operator has to fix something before this can work. ``faults`` has one line each, which says what to do."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class DatabaseAway(Misconfigured):
+    """The database cannot be reached now. A command ends with it; what serves waits until it is back (D9)."""

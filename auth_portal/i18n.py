@@ -15,86 +15,91 @@ FALLBACK = "en"
 TRANSLATIONS = Path(__file__).resolve().parent.parent / "translations"
 
 ERRORS = {
-    "reference_missing": "This page opens from the link in your chat. Please go back to the chat and tap the link there.",
-    "reference_invalid": "The link was changed or cut on its way. Please go back to the chat and tap the link there again.",
-    "no_visit": "Please open the link from your chat again. This browser does not have it any more.",
-    "journey_unknown": "There is no such page here. Please go back to the chat and tap the link there.",
-    "form_expired": "This page was open for too long, and the chat has moved on. Please go back to the chat and ask for a new link.",
-    "ticket_gone": "This link is for another chat or too old. Please go back to your chat and ask for a new link.",
-    "api_key_unknown": "There is no such key.",
-    "ticket_one_of": "Give exactly one of msisdn and customer_id.",
-    "ticket_needs_msisdn": "This journey demands phone_match: give msisdn, the chat's own number. A customer ID may have been typed into the chat, and would not show whose chat it is.",
-    "ticket_msisdn_unreadable": "This is no phone number. Give the chat's own number as Flow knows it, such as 27821234567. Where it reads [[…]], Flow did not fill its variable in.",
-    "ticket_nobody": "Nobody who could verify is meant by this: no active customer has it on file.",
-    "ticket_several": "Several customers have this number on file, and this journey asks for nothing that would tell which of them is chatting.",
-    "ticket_no_method": "This journey has a step that only a code by e-mail can pass; with msisdn codes go only to that number.",
-    "ticket_purpose_unreadable": "The purpose must be one line of 140 characters at most, without control characters.",
-    "ticket_locale_unreadable": "The locale must be a language such as en, af or zu, perhaps with a region as in en-ZA.",
-    "ticket_reference_invalid": "A reference has 1 to 512 visible ASCII characters.",
-    "ticket_reference_made_by_flow": "Leave the reference out: only a Wait for Callback journey, or one with phone_match, finds a ticket by it.",
-    "journey_closed": "This journey is switched off, or no method of it can work at the moment.",
-    "too_many_begins": "Too many people are beginning from your network just now. Please try again in a moment.",
-    "too_many_checks": "Too many passwords are being checked from your network just now. Please try again in a moment.",
-    "credential_reason_missing": "Please say why: it is kept in the audit trail.",
-    "credential_reason_long": "This is too long; 200 characters are enough.",
+    "reference_missing": "This page opens from the link in your chat. Tap the link there.",
+    "reference_invalid": "Part of it got lost. Open it again from your chat. Nothing was sent and nothing has changed.",
+    "no_visit": "This browser can't find your check. Tap the link in your chat.",
+    "journey_unknown": "There's no page at this address. Tap the link in your chat.",
+    "form_expired": "This page was open too long. Ask for a new link in your chat.",
+    "ticket_gone": "This link is too old, or for another chat. Ask for a new link in your chat.",
+    "api_key_unknown": "This API key doesn't exist.",
+    "ticket_one_of": "Send exactly one of msisdn and customer_id.",
+    "ticket_needs_msisdn": "This journey requires phone_match: send msisdn, the chat's own number. A customer ID may have been typed in the chat, so it doesn't show whose chat it is.",
+    "ticket_msisdn_unreadable": "This isn't a phone number. Send the chat's own number as Flow knows it, such as 27821234567. If it contains [[…]], Flow didn't fill in its variable.",
+    "ticket_nobody": "No active customer who can verify has this on file.",
+    "ticket_customer_id_unreadable": "This can't be a customer ID. Send it as it is stored.",
+    "ticket_several": "Several customers have this number on file, and this journey asks for nothing that tells them apart.",
+    "ticket_no_method": "A step of this journey accepts only a code by email. With msisdn, codes are sent only to that number.",
+    "ticket_purpose_unreadable": "The purpose must be one line of at most 140 characters, without control characters.",
+    "ticket_locale_unreadable": "The locale must be a language such as en, af or zu, with an optional region as in en-ZA.",
+    "ticket_reference_invalid": "The reference must have 1 to 512 visible ASCII characters.",
+    "ticket_reference_made_by_flow": "Leave the reference out. Only a journey with Wait for Callback or phone_match finds a ticket by its reference.",
+    "journey_closed": "This journey is off, or none of its methods can work right now.",
+    "too_many_begins": "Too many people are starting from your network. Try again in a moment.",
+    "too_many_checks": "Too many passwords are being checked from your network. Try again in a moment.",
+    "credential_reason_missing": "Enter a reason. It's stored in the audit trail.",
+    "credential_reason_long": "The reason is too long. Use at most 200 characters.",
     "credential_customer_off": "This customer is switched off. Switch them on first.",
-    "credential_no_contact": "There is nothing on file for this customer that a message can be sent to now.",
-    "credential_no_channel": "There is no channel for this kind of message. An owner can add one under Channels.",
-    "credential_no_journey": "No journey takes these codes. An owner has to allow “code from support” in a step of a journey.",
-    "credential_link_over": "This link was used before, or its time is over. Please ask for a new one.",
-    "customer_unknown": "There is no such customer. Perhaps they were erased.",
-    "hashing_busy": "We are very busy just now. Nothing was counted; please try again in a few seconds.",
-    "too_many_changes": "You changed who you are as often as we allow in one chat. Go on with the last one, or start again in the chat.",
-    "csrf": "This page was too old, or your browser sent it from somewhere else. Please try again.",
-    "cross_site": "This was sent from another website, so we did not accept it. Please open the link in your chat.",
-    "not_found": "There is no such page here. Please go back to the chat and tap the link there.",
-    "method_not_allowed": "That cannot be done here. Please go back to the chat and tap the link there.",
-    "too_large": "That was more than we can take.",
-    "verification_unknown": "There is no such verification. It may have been removed because its time is over.",
-    "delivery_unknown": "There is no such delivery. It may have been removed because its time is over.",
-    "bad_host": "This address is not served here.",
-    "bad_request": "We could not read what was sent. Please try again.",
-    "unavailable": "This does not work just now. Nothing was lost; please try again in a minute.",
-    "too_many_sign_ins": "Too many wrong sign-ins with this name from here. Please wait a few minutes, then try again. Nobody is locked out for good.",
-    "too_many_confirmations": "Too many wrong codes. Please wait a few minutes, then try again.",
-    "admin_link_over": "This link was used already, has expired, or was withdrawn. Ask an owner for a new one, or make one with: flask --app app admin create.",
-    "admin_unknown": "There is no such admin.",
-    "admin_email_taken": "Another admin has this e-mail address.",
-    "email_invalid": "This is no e-mail address.",
-    "import_unknown": "There is no such import.",
-    "import_not_utf8": "This file is not in UTF-8, so names with accents would be spoilt. In Excel choose File, Save as, and the file type “CSV UTF-8 (Comma delimited)”, then send that file.",
-    "import_workbook": "This is a workbook or a web page, not a CSV file. Open it in your spreadsheet, choose File, Save as, and the file type “CSV UTF-8 (Comma delimited)”, then send that file.",
-    "import_empty": "This file has no rows. The first row must name the columns, and each further row is one customer.",
-    "import_too_large": "This file is larger than 50 MB. Split it and import one part after the other.",
-    "import_no_file": "Please choose a file.",
-    "import_moved_on": "This import has gone on in the meantime. This is how it stands now.",
-    "import_has_faults": "Some rows cannot be imported. Mend the file, or tick that they are to be left out.",
-    "import_file_gone": "The file of this import is not kept any more. Please send it again.",
-    "import_undo_over": "This import cannot be undone any more: only the last one can, for 7 days.",
-    "import_telling_long": "Telling these customers would take more than 7 days under the daily caps of the channels. Raise a cap (Channels), split the file, or leave that tick out.",
-    "role_unknown": "Please choose one of the roles.",
-    "role_too_small": "Your role does not allow this. An owner can change your role on the page Admins.",
-    "too_many_channel_tests": "You sent several tests in a row. Please wait a few minutes before the next one.",
-    "last_owner": "This is the last owner. Make somebody else an owner first.",
-    "last_owner_reset": "This is the last owner who can sign in, and would be shut out until the link is followed. Make somebody else an owner first, or run on the server: flask --app app admin reset",
-    "admin_csrf": "This page was open for too long, or you signed in again elsewhere in between. Go back, reload the page and try again.",
-    "admin_not_found": "There is no such page, or what it showed is gone.",
-    "admin_method_not_allowed": "That cannot be done here.",
-    "admin_cross_site": "This was sent from another website, so it was not accepted.",
-    "drive_over": "This test drive is over, or it belongs to somebody else. Begin a new one on the page of the journey.",
-    "server_error": "Something broke on our side. Nothing was lost; please try again in a minute.",
+    "credential_no_contact": "This customer has no contact on file that can receive a message now.",
+    "credential_no_channel": "No channel sends this kind of message. An owner can add one under Channels.",
+    "credential_no_journey": "No journey accepts these codes. An owner can allow “code from support” in a step of a journey.",
+    "credential_link_over": "This link was used or has expired. Ask for a new one.",
+    "customer_unknown": "This customer doesn't exist. They may have been erased.",
+    "hashing_busy": "We're very busy right now. You haven't used a try. Try again in a few seconds.",
+    "too_many_changes": "You've changed your details too many times. Use the last ones, or start again in your chat.",
+    "csrf": "This page is too old, or another site sent it. Reload it and try again.",
+    "cross_site": "Another website sent this, so we didn't accept it. Tap the link in your chat.",
+    "not_found": "There's no page at this address. Tap the link in your chat.",
+    "method_not_allowed": "That can't be done here. Tap the link in your chat.",
+    "too_large": "That's more than we can accept.",
+    "verification_unknown": "This verification doesn't exist. It may have been deleted when its retention period ended.",
+    "delivery_unknown": "This delivery doesn't exist. It may have been deleted when its retention period ended.",
+    "bad_host": "This portal doesn't serve this address.",
+    "bad_request": "We couldn't read what was sent. Try again.",
+    "unavailable": "Something went wrong on our side. This isn't your fault. Nothing was lost.",
+    "too_many_sign_ins": "Too many failed sign-ins with this email address. Wait a few minutes, then try again. You aren't locked out for good.",
+    "too_many_confirmations": "Too many wrong codes. Wait a few minutes, then try again.",
+    "confirmation_missing": "Enter a code of your app first.",
+    "confirmations_spent": "Too many wrong codes today, so this session was ended. The owners have been notified. Sign in again.",
+    "admin_link_over": "This link was used, has expired or was withdrawn. Ask an owner for a new one, or create one with: flask --app app admin create.",
+    "customer_id_shared": "Several customers have this ID in different spellings. Enter the exact spelling of one.",
+    "admin_unknown": "This admin doesn't exist.",
+    "admin_email_taken": "Another admin already has this email address.",
+    "email_invalid": "This isn't an email address.",
+    "import_unknown": "This import doesn't exist.",
+    "import_not_utf8": "This file isn't in UTF-8, so accented names would be damaged. In Excel, choose File, Save as, and the file type “CSV UTF-8 (Comma delimited)”. Then upload that file.",
+    "import_workbook": "This is a workbook or a web page, not a CSV file. Open it in your spreadsheet, choose File, Save as, and the file type “CSV UTF-8 (Comma delimited)”. Then upload that file.",
+    "import_no_region": "First set the default country under Settings. Phone numbers without + are read as numbers of that country, and codes are sent there. Then upload the file again.",
+    "import_empty": "This file has no rows. The first row must name the columns. Each further row is one customer.",
+    "import_too_large": "This file is larger than 50 MB. Split it and import the parts one after another.",
+    "import_no_file": "Choose a file.",
+    "import_moved_on": "This import has changed since you opened the page. This is its state now.",
+    "import_has_faults": "Some rows can't be imported. Fix the file, or choose to skip those rows.",
+    "import_file_gone": "The file of this import was deleted. Upload it again.",
+    "import_undo_over": "This import can no longer be undone. Only the last import can be undone, within 7 days.",
+    "import_telling_long": "Notifying these customers would take more than 7 days under the channels' daily caps. Raise a cap (Channels), split the file, or choose not to notify them.",
+    "role_unknown": "Choose one of the roles.",
+    "role_too_small": "Your role doesn't allow this. An owner can change your role under Admins.",
+    "too_many_channel_tests": "You sent several tests in a row. Wait a few minutes before the next one.",
+    "last_owner": "This is the last owner. Make another admin an owner first.",
+    "last_owner_reset": "This is the last owner who can sign in. A reset would lock them out until they follow the link. Make another admin an owner first, or run on the server: flask --app app admin reset",
+    "admin_csrf": "This page was open too long, or you signed in again elsewhere. Go back, reload the page and try again.",
+    "admin_not_found": "This page doesn't exist, or what it showed was deleted.",
+    "admin_method_not_allowed": "That can't be done here.",
+    "admin_cross_site": "Another website sent this, so it wasn't accepted.",
+    "drive_over": "This test drive has ended, or another admin started it. Start a new one on the journey's page.",
+    "server_error": "Something went wrong on our side. This isn't your fault. Nothing was lost.",
 }
 
 
 @cache
 def translations(locale: str) -> gettext_module.NullTranslations:
-    """The texts of a locale, English where it has none."""
+    """Return the texts of a locale, English where it has none."""
     return gettext_module.translation("portal", TRANSLATIONS, [locale], fallback=True)
 
 
 @cache
 def _translated(locale: str, text: str) -> Markup:
-    return Markup(translations(locale).gettext(text))  # noqa: S704 -- texts are the portal's own
+    return Markup(translations(locale).gettext(text))  # nosec B704  # noqa: S704 -- texts are the portal's own
 
 
 @cache
@@ -103,26 +108,26 @@ def _filled(locale: str, text: str) -> Markup:
 
 
 def gettext(text: str, /, **params: object) -> Markup:
-    """A page's text with its parameters filled in, escaped. Jinja's own does the same at ten times the price."""
+    """Return a page's text with its parameters filled in, escaped. Jinja's own function takes ten times as long."""
     return _translated(FALLBACK, text) % params if params else _filled(FALLBACK, text)
 
 
 def ngettext(one: str, many: str, /, num: int, **params: object) -> Markup:
-    """The same for a text that depends on a number, which it may name as ``%(num)s``."""
-    translated = Markup(translations(FALLBACK).ngettext(one, many, num))  # noqa: S704 -- the portal's own
+    """Return the text for a number, which the text may name as ``%(num)s``."""
+    translated = Markup(translations(FALLBACK).ngettext(one, many, num))  # nosec B704  # noqa: S704 -- the portal's own
     return translated % {"num": num, **params}
 
 
 def error_text(code: str, locale: str = FALLBACK) -> str:
-    """The sentence that a person is shown for an error code."""
+    """Return the sentence that a page shows for an error code."""
     return translations(locale).gettext(ERRORS.get(code, ERRORS["server_error"]))
 
 
 def translated(text: str) -> str:
-    """A text of the portal as its language has it, its places for parameters still open."""
+    """Return the translation of a text with its parameters not filled in yet."""
     return translations(FALLBACK).gettext(text)
 
 
 def plain(text: str, /, **params: object) -> str:
-    """A sentence with its parameters, not escaped: for what is escaped where it is shown, or never HTML at all."""
+    """Return a sentence with its parameters, not escaped: for values that the page escapes, or text that is never HTML."""
     return translated(text) % params

@@ -1,14 +1,16 @@
-"""Settings: read once from the environment, typed, frozen. The only module that sees the environment.
+"""Settings: read once from the environment, typed, frozen. The only module that reads the environment.
 
-Every ``PORTAL_NAME`` may also be given as ``PORTAL_NAME_FILE`` (a file that holds the value). A name that is
-not known, or a value that cannot be used, is a fault; all faults are named at once. Nothing here is invented:
-without keys the portal does not start.
+Every ``PORTAL_NAME`` may also be given as ``PORTAL_NAME_FILE`` (a file that contains the value). An unknown name and an
+invalid value are faults; all faults are listed at once. Nothing is generated here: without keys the portal does not
+start.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from auth_portal.errors import Misconfigured
 PREFIX = "PORTAL_"
 KEYS_FILE = "secret_keys"
 MINIMUM_KEY_LENGTH = 32  # characters; `flask init` writes 43 (256 bits in base64)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,/?#]+)(?::(\d{1,5}))?")
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -41,6 +44,29 @@ def _sandbox(value: object) -> object:
         raise ValueError("must be 0, 1 or public") from None
 
 
+def _database_url(value: object) -> object:
+    """Write libpq's URL of several hosts (``h1:5432,[::1]:5433``) as SQLAlchemy reads it."""
+    text = str(value).strip()
+    parts = urlsplit(text)
+    user, at, places = parts.netloc.rpartition("@")
+    if "," not in places:
+        _ = parts.port  # raises ValueError for one that is no number
+        return text
+    found = [_HOST.fullmatch(place) for place in places.split(",")]
+    if not all(found):
+        raise ValueError("must name each host as host or host:port, separated by commas")
+    hosts = ",".join(match[1].strip("[]") for match in found if match)
+    ports = ",".join(match[2] or "5432" for match in found if match)
+    query = f"{parts.query}&" if parts.query else ""
+    return f"{parts.scheme}://{user}{at}{parts.path or '/'}?{query}host={hosts}&port={ports}"
+
+
+def _proxy_header(value: object) -> object:
+    return next(
+        (name for name in ("X-Forwarded-For", "Forwarded") if name.lower() == str(value).strip().lower()), value
+    )
+
+
 def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -58,17 +84,21 @@ def _host_and_port(value: object) -> object:
 
 
 class Settings(BaseModel):
-    """All that the operator decides. Times and limits of the product live on the configuration page."""
+    """All that the operator decides. Times and limits of the product belong to the configuration page."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     instance: Path = Path("instance")
-    database_url: str = ""
+    database_url: Annotated[str, BeforeValidator(_database_url)] = ""
     secret_keys: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = ()
     public_url: Annotated[str, BeforeValidator(_origin)] = "http://127.0.0.1:8000"
     trusted_proxies: Annotated[int | None, Field(ge=0, le=10)] = None
+    proxy_header: Annotated[Literal["X-Forwarded-For", "Forwarded"], BeforeValidator(_proxy_header)] = "X-Forwarded-For"
     sandbox: Annotated[Literal["off", "on", "public"], BeforeValidator(_sandbox)] = "off"
     dispatch: Literal["inline", "off"] = "inline"
+    callback_threads: Annotated[int, Field(ge=2, le=256)] = 32
+    message_threads: Annotated[int, Field(ge=2, le=256)] = 16
+    drain_seconds: Annotated[int, Field(ge=0, le=300)] = 0
     outbound_proxy: str = ""
     ca_bundle: Path | None = None
     private_targets: Annotated[frozenset[tuple[str, int]], BeforeValidator(_host_and_port)] = frozenset()
@@ -79,57 +109,62 @@ class Settings(BaseModel):
     def _agree(self) -> Self:
         if self.is_https and self.trusted_proxies is None:
             raise ValueError(
-                "PORTAL_TRUSTED_PROXIES must be set where PORTAL_PUBLIC_URL is https: the number of proxies in front "
+                "PORTAL_TRUSTED_PROXIES must be set if PORTAL_PUBLIC_URL is https: the number of proxies in front "
                 "(1 for nginx alone, 0 for none)"
             )
         if self.is_https and self.sandbox == "on":
             raise ValueError(
-                "PORTAL_SANDBOX=1 is refused with an https PORTAL_PUBLIC_URL: everybody could read the test inbox; "
+                "PORTAL_SANDBOX=1 is refused with an https PORTAL_PUBLIC_URL: anyone could read the test inbox; "
                 "set it to 0, or to public if that is what you want"
             )
         if self.ca_bundle is not None and not self.ca_bundle.is_file():
             raise ValueError(f"PORTAL_CA_BUNDLE: there is no file {self.ca_bundle}")
         return self
 
-    @property
+    @cached_property
     def is_https(self) -> bool:
-        """Whether people reach the portal over TLS: turns on Secure cookies, their __Host- names and HSTS."""
+        """Report whether people reach the portal over TLS, which turns on Secure and __Host- cookies and HSTS."""
         return self.public_url.startswith("https://")
 
-    @property
+    @cached_property
     def host(self) -> str:
-        """The host of the public URL, without its port."""
+        """Return the host of the public URL, without its port."""
         return urlsplit(self.public_url).hostname or ""
 
-    @property
+    @cached_property
     def netloc(self) -> str:
-        """Host and port of the public URL, as a browser sends them in Host."""
+        """Return host and port of the public URL, as a browser sends them in Host."""
         return urlsplit(self.public_url).netloc
 
     @property
+    def delivery_threads(self) -> dict[str, int]:
+        """Return how many threads of a dispatcher send each kind of delivery at the same time."""
+        return {"callback": self.callback_threads, "message": self.message_threads}
+
+    @property
     def is_loopback(self) -> bool:
-        """Whether the public URL can be reached from this machine only."""
+        """Report whether the public URL can be reached from this machine only."""
         return self.host in LOOPBACK_NAMES
 
     @property
     def has_sandbox(self) -> bool:
-        """Whether the stand-in for Flow is served."""
+        """Report whether the stand-in for Flow is served."""
         return self.sandbox != "off"
 
     @property
     def sandbox_url(self) -> str:
-        """Where the portal reaches the sandbox, empty while it is off."""
+        """Return the URL at which the portal reaches the sandbox, empty while it is off."""
         return f"{self.public_url}/sandbox" if self.has_sandbox else ""
 
     @property
     def database(self) -> str:
-        """The URL of the database; SQLite in the instance folder unless another one is set."""
+        """Return the URL of the database; SQLite in the instance folder unless another one is set."""
         return self.database_url or f"sqlite:///{(self.instance / 'portal.db').absolute()}"
 
     def master_keys(self) -> tuple[str, ...]:
-        """The keys that wrap the data keys, the first one in use.
+        """Return the keys that wrap the data keys, the first one in use.
 
-        Raises Misconfigured where there are none, or where one is too short to be a key.
+        Raise Misconfigured if there are none, or if one is too short to be a key.
         """
         keys = self.secret_keys
         path = self.instance / KEYS_FILE
@@ -145,16 +180,16 @@ class Settings(BaseModel):
                 raise Misconfigured(f"The key file {path} cannot be read: {error.strerror}.") from None
         if not keys or any(len(key) < MINIMUM_KEY_LENGTH for key in keys):
             raise Misconfigured(
-                f"PORTAL_SECRET_KEYS (or {path}) must hold keys of at least {MINIMUM_KEY_LENGTH} characters, "
+                f"PORTAL_SECRET_KEYS (or {path}) must contain keys of at least {MINIMUM_KEY_LENGTH} characters, "
                 "separated by commas."
             )
         return keys
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment (the process's own unless another is given).
+    """Return the settings from the environment (the process's own unless another is given).
 
-    Raises Misconfigured with one line for each fault: unknown names, unreadable files, bad values.
+    Raise Misconfigured with one line for each fault: unknown names, unreadable files, invalid values.
     """
     environment = os.environ if environment is None else environment
     faults: list[str] = []
@@ -166,7 +201,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        faults += [_fault(dict(found)) for found in error.errors()]
+        for found in error.errors():
+            setting = f"{PREFIX}{str(found['loc'][0]).upper()}: " if found["loc"] else ""
+            faults.append(f"{setting}{found['msg'].removeprefix('Value error, ')}.")
     if faults:
         raise Misconfigured(*faults)
     return settings
@@ -191,13 +228,5 @@ def _one_setting(name: str, environment: Mapping[str, str], faults: list[str]) -
 
 
 def known_names() -> list[str]:
-    """The names of all settings, as they are written in the environment."""
+    """Return the names of all settings, as they are written in the environment."""
     return [PREFIX + field.upper() for field in Settings.model_fields]
-
-
-def _fault(found: dict[str, object]) -> str:
-    location = found.get("loc") or ()
-    message = str(found.get("msg", "")).removeprefix("Value error, ")
-    if isinstance(location, tuple) and location:
-        return f"{PREFIX}{str(location[0]).upper()}: {message}."
-    return message + "."

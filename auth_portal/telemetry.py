@@ -1,8 +1,7 @@
-"""One JSON line per event on stderr. Refuses to write what must never be in a log.
+"""One JSON line per event on stderr, without anything that must never be in a log.
 
-Fields are named by the caller and pass through one gate: names that would hold a secret or a contact are
-refused outright (a bug, so it raises), and long runs of digits in free text are masked, because a code or a
-phone number hides there.
+The caller names the fields, and all of them pass one gate: a name that would hold a secret or a contact raises (it is a
+bug), and long runs of digits in free text are masked, because they may be a code or a phone number.
 """
 
 from __future__ import annotations
@@ -13,26 +12,42 @@ import re
 import sys
 import time
 from contextvars import ContextVar
+from types import TracebackType
+from typing import NamedTuple
 
 logger = logging.getLogger("auth_portal")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+
+class Origin(NamedTuple):
+    """Where an act comes from: a client's address, or a command and the operating-system user who runs it."""
+
+    address: str = ""
+    command: str = ""  # such as ``flask config import``
+    account: str = ""  # the user and machine
+
+
+origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 -- immutable
+
 FORBIDDEN = frozenset(
     {"reference", "code", "password", "seed", "secret", "phone", "email", "token", "identifier", "to"}
 )
-OURS = frozenset({"delivery", "verification", "route", "kind", "state"})  # made by the portal: nothing to mask in them
+OURS = frozenset(
+    {"delivery", "verification", "route", "kind", "state", "head"}
+)  # made by the portal: they contain nothing to mask
 _DIGITS = re.compile(r"\d(?:[ -]?\d){3,}")
 _ADDRESS = re.compile(r"[^\s@<>\"']+@[^\s@<>\"']+")
-DETAIL_LENGTH = 200  # characters kept of what a provider answered (R42)
+FRAMES = 12  # of a traceback, the innermost
+DETAIL_LENGTH = 200  # characters stored of a provider's answer (R42)
 
 
 def mask(text: str) -> str:
-    """Free text fit for a log or the database: cut to 200 characters, digits and e-mail addresses masked."""
+    """Return free text fit for a log or the database: at most 200 characters, digits and e-mail addresses masked."""
     return _DIGITS.sub("####", _ADDRESS.sub("[e-mail]", text[: 4 * DETAIL_LENGTH]))[:DETAIL_LENGTH]
 
 
 def log_event(event: str, *, level: int = logging.INFO, **fields: object) -> None:
-    """Writes one line. Times are UTC; strings are masked; a forbidden field name raises ValueError."""
+    """Write one line. Times are UTC, strings are masked. Raise ValueError for a forbidden field name."""
     if forbidden := FORBIDDEN & fields.keys():
         raise ValueError(f"never in a log: {', '.join(sorted(forbidden))}")
     if logger.isEnabledFor(level):
@@ -40,10 +55,10 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: object) -> Non
 
 
 class JsonLines(logging.Formatter):
-    """Formats every record, ours and a library's, as one line of JSON without a line break inside."""
+    """Every record, ours and a library's, as one line of JSON without a line break inside."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return the record as one line; of a traceback only files and lines, because its values may be secrets."""
         line: dict[str, object] = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -55,22 +70,37 @@ class JsonLines(logging.Formatter):
             line[name] = mask(value) if isinstance(value, str) and name not in OURS else value
         if record.exc_info and record.exc_info[0]:
             line["error"] = record.exc_info[0].__name__
-            line["where"] = _where(record)
+            if why := reason_of(record.exc_info[1]):
+                line["why"] = why
+            line["where"] = _frames(record.exc_info[2])
         return json.dumps(line, default=str)
 
 
-def _where(record: logging.LogRecord) -> list[str]:
-    """Files and lines of a traceback, without the values in it: those may be secrets."""
-    places = []
-    trace = record.exc_info[2] if record.exc_info else None
+def reason_of(error: BaseException | None) -> str:
+    """Return why the database or the system failed, in its own words and one line; nothing for another error.
+
+    Of a database's error this is the first line: those after it contain the statement and its values.
+    """
+    is_own = isinstance(error, OSError) or type(error).__module__ in ("sqlite3", "psycopg.errors")
+    origin = getattr(error, "orig", None) or (error if is_own else None)
+    text = getattr(origin, "strerror", None) or str(origin or "")
+    return mask(text.strip().splitlines()[0].rstrip(".")) if text.strip() else ""
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    """Return files and lines: the innermost of the portal itself, then the innermost of all."""
+    frames, own = [], ""
     while trace is not None:
-        places.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
+        path = trace.tb_frame.f_code.co_filename
+        frames.append(f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
+        own = frames[-1] if f"/{logger.name}/" in path else own
         trace = trace.tb_next
-    return places[-12:]
+    innermost = frames[-FRAMES:]
+    return [own, *innermost] if own and own != innermost[-1] else innermost[-1:] + innermost[:-1]
 
 
 def set_up_logging() -> None:
-    """Sends our events to stderr as JSON lines. Safe to call again."""
+    """Send our events to stderr as JSON lines. Safe to call again."""
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)

@@ -1,93 +1,195 @@
 """Engine and transactions: the only place that commits.
 
-Two doors: ``read()`` gives a connection where each statement stands alone, ``write()`` one transaction that
-commits at its end or leaves nothing. On SQLite writers pass a gate (one lock for the threads, one for the
-processes) instead of SQLite's sleeping busy handler; PostgreSQL does its own.
+Every service is built on ``Transactions``; what runs inside a transaction takes a ``Work``: the connection, the time,
+the keys and the audit trail.
+
+``read()`` yields a connection on which each statement stands alone, ``write()`` one transaction that commits at its end
+or leaves nothing. On SQLite writers pass a gate (one lock for the threads, one for the processes) instead of SQLite's
+sleeping busy handler; PostgreSQL does its own.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
+import logging
 import os
-import re
 import secrets
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Table, bindparam, create_engine, event, make_url, text
+from sqlalchemy import JSON, Connection, Engine, Table, column, create_engine, event, insert, make_url, table, text
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.types import DateTime, TypeDecorator
 
-from auth_portal.errors import Misconfigured
+from auth_portal.clock import Clock
+from auth_portal.crypto import Keyring, SealedColumn
+from auth_portal.errors import DatabaseAway, Misconfigured
+from auth_portal.telemetry import Origin, log_event, origin
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
-BUSY_SECONDS = 10  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
+GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
+LONG_GATE_SECONDS = 120.0  # and for one that has announced very many rows, or a migration
+BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
+# PostgreSQL: how long anything waits for a server or a network that is silent (D10).
+CONNECT_SECONDS = 3
+POOL_SECONDS = 5
+SILENCE_SECONDS = 5  # of a connection that was sent something
+STATEMENT_SECONDS = 20
+IDLE_SECONDS = 10  # in a transaction: a process that is suspended inside one must not hold its rows for ever
+SENDER_CONNECTIONS = 6  # of a pool of 20: at most so many senders use the database at the same time (D5)
 MODE = "portal_mode"
-# Begun anywhere in the lower half, so that an id tells nobody how many there are; the upper half lasts for centuries.
+# Starts anywhere in the lower half, so that an id does not reveal how many there are; the upper half lasts centuries.
 _numbers = count(secrets.randbits(39))
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time in UTC on every database; SQLite would give it back naive."""
+    """A column of aware times in UTC on every database; SQLite would return them naive."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database: always UTC."""
+        """Return the time in UTC, to be stored. Raise ValueError for one without a zone."""
         if value is not None and value.tzinfo is None:
             raise ValueError("a time without a zone")
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database: always aware."""
+        """Return a stored time with its zone, UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def new_id(now: datetime) -> str:
-    """A row's id (hex): 48 bits of milliseconds, so that rows sort by age, 40 that count, and 40 random ones.
+    """Return a row's id (hex): 48 bits of milliseconds, so that rows sort by age, 40 that count, and 40 random ones.
 
-    What one process makes within a millisecond sorts as it was made: the later of two tickets is the later one, and the
-    events of one transaction are told in their order.
+    The ids that one process makes within a millisecond sort in the order in which they were made: the later of two
+    tickets is the later one, and the events of one transaction are shown in their order.
     """
     return f"{int(now.timestamp() * 1000):012x}{next(_numbers):010x}{secrets.token_hex(5)}"
 
 
 def first_id(moment: datetime) -> str:
-    """Ids made before a moment are smaller than this, those made at it or later are not."""
+    """Return the bound of the ids made before a moment: they are smaller, those made at it or later are not."""
     return f"{int(moment.timestamp() * 1000):012x}"
 
 
+def moment_of(row_id: str) -> datetime | None:
+    """Return the time at which an id was made (UTC); None for a text that is none."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(row_id[:12], 16))
+    except (ValueError, OverflowError):
+        return None
+
+
 class WriteGate:
-    """Lets one writer at a time into a SQLite file, over all threads and processes of this machine."""
+    """Lets one writer at a time into a SQLite file, over all threads and processes of this machine.
+
+    A process that is suspended inside it holds up all the others. None of them waits longer than GATE_SECONDS (D10), or
+    LONG_GATE_SECONDS for a process that has written its number into the file: its transaction takes that long.
+    """
 
     def __init__(self, path: Path) -> None:
         self._thread = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._state = threading.Condition()
+        self._is_awaited = False  # a thread waits for the lock of the file
+        self._is_wanted = False
+        self._is_taken = False
 
     @contextmanager
-    def passed(self) -> Iterator[None]:
-        """Holds the gate for one short writing transaction."""
-        with self._thread:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+    def passed(self, *, is_long: bool = False) -> Iterator[None]:
+        """Hold the gate for one writing transaction. Raise TimeoutError if it does not open in time."""
+        began = time.monotonic()
+        while not self._thread.acquire(timeout=GATE_SECONDS):
+            self.wait_on(began)
+        try:
+            while not self.take(GATE_SECONDS):
+                self.wait_on(began)
             try:
+                if is_long:
+                    os.ftruncate(self._file, 0)  # of what a killed one left
+                    os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
                 yield
             finally:
+                if is_long:
+                    os.ftruncate(self._file, 0)
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._thread.release()
+
+    def take(self, seconds: float) -> bool:
+        """Take the lock of the file; return False if it is not free within so many seconds.
+
+        Where it is not free at once, a thread waits for it, because flock knows no time-out; so the writers of several
+        processes pass in the order in which they came. A thread whose writer gave up goes on waiting, and the next
+        writer takes over what it waits for: a process has one lock on the file, so two threads that wait would let
+        each other in.
+        """
+        with self._state:
+            if not self._is_awaited:
+                with suppress(BlockingIOError):
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                threading.Thread(target=self._await, name="write-gate", daemon=True).start()
+                self._is_awaited = True
+            self._is_wanted, self._is_taken = True, False
+            try:
+                return self._state.wait_for(lambda: self._is_taken, seconds)
+            finally:
+                self._is_wanted = False
+
+    def _await(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        except OSError:  # the file system refuses: its writer gives up, and the next one asks again
+            with self._state:
+                self._is_awaited = False
+            return
+        with self._state:
+            self._is_awaited = False
+            self._is_taken = self._is_wanted
+            if not self._is_wanted:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._state.notify()
+
+    def wait_on(self, began: float) -> None:
+        """Return if another process has announced a long transaction; else log which one it is. Raise TimeoutError."""
+        holder, ending = 0, f":{os.fstat(self._file).st_ino}"
+        with suppress(OSError):
+            for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+                match line.split():
+                    case [_, "FLOCK", _, _, process, file, *_] if file.endswith(ending):
+                        holder = int(process)
+        waited = time.monotonic() - began
+        if os.pread(self._file, 20, 0) == b"%d\n" % holder and waited < LONG_GATE_SECONDS:
+            return
+        log_event("write_gate_is_held", level=logging.ERROR, process=holder, seconds=round(waited))
+        raise TimeoutError(f"process {holder} has held the write gate for {waited:.0f} s")
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Close the gate's file."""
         os.close(self._file)
+
+
+_thread = threading.local()
+
+
+def share_connections() -> None:
+    """Let this thread, one of many that send, use only the part of the connections that all of these share (D5)."""
+    _thread.is_sender = True
 
 
 class Database:
@@ -100,81 +202,136 @@ class Database:
         self._reader = self.engine.execution_options(**{MODE: "read"})
         if not self.is_sqlite:
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._turns = threading.BoundedSemaphore(SENDER_CONNECTIONS)
         self._gate = WriteGate(Path(f"{self.url.database}.gate")) if self.is_sqlite else None
 
     @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let a sender wait until few enough others use the database. Raise TimeoutError after POOL_SECONDS."""
+        if not getattr(_thread, "is_sender", False):  # also inside a turn: it is taken once
+            yield
+            return
+        if not self._turns.acquire(timeout=POOL_SECONDS):
+            raise TimeoutError(f"other senders have used the database for {POOL_SECONDS} s")
+        _thread.is_sender = False
+        try:
+            yield
+        finally:
+            _thread.is_sender = True
+            self._turns.release()
+
+    @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for single reads; it sees what is committed, and must not write."""
-        with self._reader.connect() as connection:
+        """Yield a connection for single reads; it sees what is committed, and must not write."""
+        with self._turn(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One writing transaction: commits when the block ends, rolls back when it raises."""
+        """Yield one writing transaction: it commits when the block ends and rolls back when it raises."""
         if self._gate is None:
-            with self.engine.begin() as connection:
+            with self._turn(), self.engine.begin() as connection:
                 yield connection
             return
-        with self._gate.passed(), self.engine.begin() as connection:
+        with self._gate.passed(), self._turn(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write_much(self) -> Iterator[Connection]:
-        """As ``write``, for a transaction of very many rows: as short as it can be, with nothing left to pay for later.
+        """Yield a writing transaction for very many rows, as short as it can be.
 
-        On SQLite the pages that it changes stay in memory (128 MiB at most, given back at its end), and its log is
-        written into the database after the gate has opened again, beside other writers.
+        On SQLite the pages that it changes stay in memory (128 MiB at most, freed at its end), and its log is written
+        into the database after the gate has opened again, while others write.
         """
         if self._gate is None:
             with self.write() as connection:
+                connection.exec_driver_sql(_UNBOUNDED)
                 yield connection
             return
         with self._reader.connect() as connection:
             connection.exec_driver_sql("PRAGMA cache_size=-131072")
             connection.exec_driver_sql("PRAGMA wal_autocheckpoint=0")
             try:
-                with self._gate.passed(), _as_one(connection):
+                with self._gate.passed(is_long=True), _as_one(connection):
                     yield connection
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
             finally:
-                connection.invalidate()  # the next one begins with the usual sizes
+                connection.invalidate()  # the next connection begins with the usual sizes
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """A writing transaction that may rebuild tables others refer to, as SQLite must to change a column.
+        """Yield a connection for migrations, of which only one process at a time has one.
 
-        Raises Misconfigured, and leaves nothing, where a reference would be broken at its end.
+        On SQLite it is in one writing transaction that may rebuild tables others refer to, as SQLite must to change a
+        column; raise Misconfigured, and leave nothing, if a reference would be broken at its end. On PostgreSQL each
+        migration has its own transaction, and waits at most MIGRATION_LOCK_SECONDS for a lock: those who write wait
+        behind it.
         """
         if self._gate is None:
-            with self.write() as connection:
-                yield connection
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("SET statement_timeout = 0")
+                connection.exec_driver_sql(f"SET lock_timeout = '{MIGRATION_LOCK_SECONDS}s'")
+                connection.commit()
+                # Asked again and again: a statement that waits for the other's lock would keep it from making an index.
+                while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION})").scalar_one():
+                    connection.rollback()
+                    time.sleep(0.2)
+                connection.commit()
+                try:
+                    yield connection
+                finally:
+                    connection.invalidate()  # ends the lock, and the settings
             return
-        with self._gate.passed(), self._reader.connect() as connection:
+        with self._gate.passed(is_long=True), self._reader.connect() as connection:
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")  # takes no effect inside a transaction
             try:
                 with _as_one(connection):
                     yield connection
-                    _refuse_broken_references(connection)
+                    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+                        raise Misconfigured(
+                            "The database could not be migrated: a row refers to one that does not exist."
+                        )
             finally:
                 connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
+    @property
+    def file(self) -> Path | None:
+        """Return SQLite's file; None for a server."""
+        return Path(self.url.database or "") if self.is_sqlite else None
+
+    def now(self) -> datetime | None:
+        """Return the time of the server's own clock; None for SQLite, which has only the machine's.
+
+        No rule judges by it: it is for comparing clocks.
+        """
+        if self._gate is not None:
+            return None
+        with self.read() as connection:
+            found: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+            return found
+
     def compact(self) -> bool:
-        """Empties SQLite's log, which still holds what was deleted; False where a reader is in the way."""
+        """Empty SQLite's log, which still contains deleted data; return False if a reader is in the way."""
         if self._gate is None:
             return True  # PostgreSQL's own vacuum does it
         with self._gate.passed(), self.read() as connection:
             return not connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
 
     def close(self) -> None:
-        """Closes every connection and the gate."""
+        """Close every connection and the gate."""
         self.engine.dispose()
         if self._gate is not None:
             self._gate.close()
 
 
+_UNBOUNDED = "SET LOCAL statement_timeout = 0"  # the switch of an import takes as long as it takes
+MIGRATION_LOCK_SECONDS = 10
+_MIGRATION = 0x6D6967  # the number of PostgreSQL's advisory lock, "mig"
+
+
 @contextmanager
 def _as_one(connection: Connection) -> Iterator[None]:
-    """A writing transaction on a SQLite connection that otherwise stands alone with each statement."""
+    """Run one writing transaction on a SQLite connection on which each statement otherwise stands alone."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         yield
@@ -184,37 +341,127 @@ def _as_one(connection: Connection) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def indexes_made_anew(connection: Connection, table: Table, columns: Collection[str]) -> Iterator[None]:
-    """On SQLite, takes away the indexes over these columns for a block of a writing transaction and makes them again.
+# --- One transaction, and what travels with it
 
-    Where a block changes about a third of a table or more that costs less than changing each index row by row: making
-    one sorts once, and each row would search for two places. Unique indexes stay, they are rules. Columns that the
-    database computes from these change with them.
+# ``models`` declares this table in full, and imports this module.
+_AUDIT_EVENTS = table(
+    "audit_events",
+    column("at", UtcDateTime()),
+    column("facts", JSON()),
+    *(column(name) for name in ("id", "kind", "verification_id", "subject_id", "admin_id", "mac")),
+)
+_INSERT_EVENT = insert(_AUDIT_EVENTS)
+EVENT_FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "admin_id", "facts")
+
+
+class Work:
+    """A transaction in progress. ``now`` is the time at which it began (UTC), after any wait for the write gate.
+
+    What is logged with ``log`` is written once the transaction has committed: the log never reports what was undone.
     """
-    if connection.dialect.name != "sqlite" or not columns:
-        yield
-        return
-    found = text(
-        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = :table AND sql LIKE 'CREATE INDEX%'"
-        " AND EXISTS (SELECT 1 FROM pragma_index_info(sqlite_master.name) AS part WHERE part.name IN :columns)"
-    ).bindparams(bindparam("columns", expanding=True))
-    changed = {column.name for column in table.c if column.name in columns or _is_computed_from(column, columns)}
-    indexes = connection.execute(found, {"table": table.name, "columns": list(changed)}).all()
-    for index in indexes:
-        connection.exec_driver_sql(f'DROP INDEX "{index.name}"')
-    yield
-    for index in indexes:
-        connection.exec_driver_sql(index.sql)
+
+    __slots__ = ("connection", "execute", "keyring", "logged", "now")
+
+    def __init__(self, connection: Connection, now: datetime, keyring: Keyring) -> None:
+        self.connection = connection
+        self.now = now
+        self.keyring = keyring
+        self.execute = connection.execute
+        self.logged: list[partial[None]] = []
+
+    def new_id(self) -> str:
+        """Return the id of a new row, in the order of time."""
+        return new_id(self.now)
+
+    def seal(self, text: str, column: SealedColumn, row: str) -> bytes:
+        """Encrypt a text for this column of this row."""
+        return self.keyring.seal(text, column, row)
+
+    def open(self, sealed: bytes, column: SealedColumn, row: str) -> str:
+        """Return the text of a sealed column. Raise KeyFault if it does not belong there."""
+        return self.keyring.open(sealed, column, row)
+
+    def record(
+        self,
+        kind: str,
+        *,
+        verification_id: str | None = None,
+        subject_id: str | None = None,
+        admin_id: str | None = None,
+        **facts: object,
+    ) -> None:
+        """Write an audit event, in the past tense, into this transaction: it commits with what it reports.
+
+        ``facts`` hold what JSON can hold, and no contact, reference or code: an event names people by their random
+        ``subject_id`` alone.
+        """
+        event: dict[str, Any] = {
+            "id": new_id(self.now),
+            "at": self.now,
+            "kind": kind,
+            "verification_id": verification_id,
+            "subject_id": subject_id,
+            "admin_id": admin_id,
+            "facts": facts,
+        }
+        self.execute(_INSERT_EVENT, {**event, "mac": self.keyring.audit_mac(canonical_event(event))})
+
+    @property
+    def origin(self) -> Origin:
+        """Return where the act comes from that this transaction carries out."""
+        return origin.get()
+
+    def log(self, event: str, *, level: int = logging.INFO, **fields: object) -> None:
+        """Log an event after the commit; the same as ``log_event`` in every other way (D12)."""
+        self.logged.append(partial(log_event, event, level=level, **fields))
 
 
-def _is_computed_from(column: Column[Any], others: Collection[str]) -> bool:
-    return column.computed is not None and not set(re.findall(r"\w+", str(column.computed.sqltext))).isdisjoint(others)
+def canonical_event(event: Mapping[str, Any]) -> str:
+    """Return the one text of an audit event that its HMAC is made of, before writing and after reading it (E4)."""
+    values = dict(zip(EVENT_FIELDS, map(event.__getitem__, EVENT_FIELDS), strict=True))
+    if values["admin_id"] is None:
+        del values["admin_id"]  # events older than this column keep their HMAC
+    values["at"] = values["at"].astimezone(UTC).isoformat(timespec="microseconds")
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
-def _refuse_broken_references(connection: Connection) -> None:
-    if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
-        raise Misconfigured("The database could not be migrated: a row refers to one that is not there.")
+class Transactions:
+    """The database of a portal together with its clock and its keys."""
+
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
+        self.database = database
+        self.keyring = keyring
+        self.clock = clock
+
+    @contextmanager
+    def read(self) -> Iterator[Work]:
+        """Yield a connection on which each statement stands alone, and which must not write."""
+        with self.database.read() as connection:
+            work = Work(connection, self.clock(), self.keyring)
+            yield work
+        for write in work.logged:
+            write()
+
+    @contextmanager
+    def write(self) -> Iterator[Work]:
+        """Yield one writing transaction, committed at the end of the block and rolled back if it raises."""
+        with self.database.write() as connection:
+            work = Work(connection, self.clock(), self.keyring)
+            yield work
+        for write in work.logged:
+            write()
+
+    @contextmanager
+    def write_much(self) -> Iterator[Work]:
+        """Yield one writing transaction of very many rows, as ``Database.write_much`` does."""
+        with self.database.write_much() as connection:
+            work = Work(connection, self.clock(), self.keyring)
+            yield work
+        for write in work.logged:
+            write()
+
+
+# --- The engine
 
 
 def _engine(url: URL) -> Engine:
@@ -222,15 +469,33 @@ def _engine(url: URL) -> Engine:
         return _sqlite_engine(url)
     if url.get_backend_name() != "postgresql":
         raise Misconfigured("PORTAL_DATABASE_URL must begin with sqlite:/// or postgresql://.")
-    # prepare_threshold=None: pgbouncer in transaction mode knows no prepared statements.
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=10,
         max_overflow=10,
+        pool_timeout=POOL_SECONDS,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"prepare_threshold": None, "connect_timeout": 5},
+        connect_args={
+            "prepare_threshold": None,  # pgbouncer in transaction mode does not support prepared statements
+            "connect_timeout": CONNECT_SECONDS,
+            "tcp_user_timeout": SILENCE_SECONDS * 1000,
+            "keepalives_idle": SILENCE_SECONDS,
+            "keepalives_interval": 2,
+            "keepalives_count": 2,
+        },
     )
+
+    @event.listens_for(engine, "connect")
+    def _bound(connection: Any, _record: object) -> None:
+        # Not as options of the connection, which pgbouncer refuses.
+        connection.execute(
+            f"SET statement_timeout = '{STATEMENT_SECONDS}s';"
+            f" SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+        )
+        connection.commit()
+
+    return engine
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -240,7 +505,8 @@ def _sqlite_engine(url: URL) -> Engine:
         url,
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
         pool_size=20,
-        hide_parameters=True,  # values are contacts and secrets: a database's fault is told without them
+        pool_timeout=POOL_SECONDS,
+        hide_parameters=True,  # values are contacts and secrets: an error must not show them
     )
 
     @event.listens_for(engine, "connect")
@@ -262,21 +528,29 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def expected_revision() -> str:
-    """The newest migration that this code ships, from its file's name (the web never imports Alembic)."""
+    """Return the newest migration that this code ships, from its file's name (the web never imports Alembic)."""
     return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
+def revision_of(connection: Connection) -> str:
+    """Return the migration that the database is at."""
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+
+
 def schema_fault(url: str) -> str | None:
-    """Why this database cannot be served, in one line, or None. Connects, looks and closes again."""
+    """Return why this database cannot be served, in one line, or None. Connects, looks and closes again.
+
+    Raise DatabaseAway if it cannot be reached.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         return f"There is no database at {parsed.database}. Run `flask --app app init`."
     engine = _engine(parsed)
     try:
         with engine.connect() as connection:
-            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            found = revision_of(connection)
     except DBAPIError as error:
-        return f"The database cannot be used: {plain_reason(error)}. Run `flask --app app doctor`."
+        raise unusable(error, " Run `flask --app app doctor`.") from None
     finally:
         engine.dispose()
     if found != expected_revision():
@@ -287,12 +561,19 @@ def schema_fault(url: str) -> str | None:
     return None
 
 
+def unusable(error: DBAPIError, advice: str = "") -> Misconfigured:
+    """Return the fault of a database that cannot be used: DatabaseAway, unless it answers and lacks our tables."""
+    reason = plain_reason(error)
+    is_away = isinstance(error, (OperationalError, InterfaceError, InternalError)) and "no such table" not in reason
+    return (DatabaseAway if is_away else Misconfigured)(f"The database cannot be used: {reason}.{advice}")
+
+
 def plain_reason(error: SQLAlchemyError) -> str:
-    """The database's own first line, without the statement and its values."""
+    """Return the database's own first line, without the statement and its values."""
     origin = getattr(error, "orig", None)
     return str(origin or type(error).__name__).strip().splitlines()[0].rstrip(".")
 
 
-def upsert(dialect: str, table: Table) -> Any:
-    """The dialect's own INSERT that knows ON CONFLICT; SQLite and PostgreSQL write it alike."""
+def dialect_insert(dialect: str, table: Table) -> Any:
+    """Return the INSERT of a dialect that supports ON CONFLICT; SQLite and PostgreSQL write it alike."""
     return (sqlite_insert if dialect == "sqlite" else postgresql_insert)(table)

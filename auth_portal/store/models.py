@@ -7,29 +7,92 @@ Ids are made by the code (``db.new_id``), so that a value can be sealed for its 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import JSON, Computed, ForeignKey, Index, MetaData, String, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Computed,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from auth_portal.crypto import SealedColumn
 from auth_portal.store.db import UtcDateTime
 
 Id = String(32)
 Key = String(32)  # a keyed hash, hex, 128 bits
 
-# What the lists' partial indexes hold: the rows that are rare. The common ones are found by id alone, and what every
-# verification writes costs nothing more. A query must say the same words, or no index is used.
-ENDED_OTHERWISE = "outcome <> 'verified'"
+# What the lists' partial indexes contain: the rows that are rare. The common ones are found by id alone, so that what
+# every verification writes costs nothing extra. A query must use the same words, or no index is used.
+VERIFIED = "verified"  # the outcome of a verification whose customer was verified; ``config.journey`` has all of them
+ENDED_OTHERWISE = f"outcome <> '{VERIFIED}'"
 NOT_ACCEPTED = "state NOT IN ('pending', 'accepted')"
 COMMON_KINDS = (
-    "verification_began", "verification_ended", "proof_failed", "step_passed", "verification_joined", "method_chosen",
-    "code_resent", "name_taken_back", "named_again",
-)  # fmt: skip
+    "verification_began",
+    "verification_ended",
+    "proof_failed",
+    "step_passed",
+    "verification_joined",
+    "method_chosen",
+    "code_resent",
+    "name_taken_back",
+    "named_again",
+)
+UNSEALED = "block IS NULL"  # of audit events
 RARE_KIND = f"kind NOT IN ({', '.join(repr(kind) for kind in COMMON_KINDS)})"
+
+# The kinds of deliveries.
+CALLBACK = "callback"
+MESSAGE = "message"
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands. Only ``pending`` ever changes, until an admin sends the delivery again."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    UNCONFIRMED = "unconfirmed"  # refused or out of time after an attempt whose fate is unknown
+    GIVEN_UP = "given_up"
+    SUPERSEDED = "superseded"  # the reference was begun again before this was accepted
+    DROPPED = "dropped"  # a message that must not or cannot be sent
+
+
+# The sealed columns. The names are part of what is stored: renaming a column in the database must not change them.
+ADMIN_EMAIL = SealedColumn("admins", "email")
+ADMIN_LINK_EMAIL = SealedColumn("admin_links", "email")
+ADMIN_PASSWORD = SealedColumn("admins", "password")
+ADMIN_RECOVERY = SealedColumn("admins", "recovery")
+ADMIN_TOTP = SealedColumn("admins", "totp")
+API_ANSWER_ANSWER = SealedColumn("api_answers", "answer")
+CHANNEL_SECRETS = SealedColumn("channels", "secrets")
+CUSTOMER_NAME = SealedColumn("customers", "name")
+CUSTOMER_PASSWORD = SealedColumn("customers", "password")
+CUSTOMER_PHONE = SealedColumn("customers", "phone")
+CUSTOMER_TOTP_SECRET = SealedColumn("customers", "totp_secret")
+DELIVERY_BODY = SealedColumn("deliveries", "body")
+DRIVE_STATE = SealedColumn("drives", "state")
+IMPORT_PART_TEXT = SealedColumn("import_parts", "text")
+IMPORT_ROW_PLAIN = SealedColumn("import_rows", "plain")
+TICKET_PHONE = SealedColumn("tickets", "phone")
+TICKET_PURPOSE = SealedColumn("tickets", "purpose")
+VERIFICATION_CHAT_CODE = SealedColumn("verifications", "chat_code")
+VERIFICATION_REFERENCE = SealedColumn("verifications", "reference")
+VISIT_IDENTIFIER = SealedColumn("visits", "identifier")
+WEBHOOK_SECRET = SealedColumn("webhook_secrets", "secret")
 
 
 class Base(DeclarativeBase):
-    """The base of all tables; constraints have names, so that migrations can speak of them."""
+    """The base of all tables; constraints have names, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -43,7 +106,7 @@ class Base(DeclarativeBase):
 
 
 def table_of(model: type[Base]) -> Table:
-    """The plain table of a model: statements on it cost a third of what the ORM's own do."""
+    """Return the plain table of a model: statements on it cost a third of what the ORM's own do."""
     return cast("Table", model.__table__)
 
 
@@ -64,10 +127,11 @@ class Portal(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     version: Mapped[int]
     settings: Mapped[dict[str, Any]]
+    macs: Mapped[str | None] = mapped_column(String(32))  # whether the MACs of rows are required, signed (R54)
 
 
 class ChannelRow(Base):
-    """A way for messages to travel; its secrets are sealed as one JSON text."""
+    """A channel through which messages leave; its secrets are sealed as one JSON text."""
 
     __tablename__ = "channels"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -76,6 +140,7 @@ class ChannelRow(Base):
     secrets_sealed: Mapped[bytes | None]
     is_active: Mapped[bool]
     changed_at: Mapped[datetime]
+    mac: Mapped[str | None] = mapped_column(String(32))
 
 
 class ChannelState(Base):
@@ -101,6 +166,7 @@ class Journey(Base):
     is_active: Mapped[bool]
     is_default: Mapped[bool]
     deleted_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(
             "uq_journeys_live",
@@ -121,8 +187,9 @@ class JourneyVersion(Base):
     number: Mapped[int]
     document: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
-    made_by: Mapped[str | None] = mapped_column(Id)  # an admin; nobody where a command did it
+    made_by: Mapped[str | None] = mapped_column(Id)  # an admin; null for a command
     note: Mapped[str] = mapped_column(String(200), server_default="")
+    mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (UniqueConstraint("journey_id", "number"),)
 
 
@@ -137,13 +204,20 @@ TRAITS = (
 )
 
 
+# The customers whose ID an older version stored, or is another customer's as well. A query must use one of these words.
+RARE_ID = "shared_key IS NULL OR shared_key <> ''"
+
+
 class CustomerRow(Base):
-    """A person in the directory. ``customer_id`` is kept as imported, ``customer_key`` is its one form."""
+    """A person in the directory. ``customer_id`` is stored as imported, ``customer_key`` is its one form."""
 
     __tablename__ = "customers"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     customer_id: Mapped[str] = mapped_column(String(128))
     customer_key: Mapped[str] = mapped_column(String(160), unique=True)
+    shared_key: Mapped[str | None] = mapped_column(
+        String(160)
+    )  # the one form that other customers' IDs have too, or ""
     name_sealed: Mapped[bytes | None]
     name_key: Mapped[str | None] = mapped_column(Key)
     phone_sealed: Mapped[bytes | None]
@@ -163,16 +237,25 @@ class CustomerRow(Base):
     subject_id: Mapped[str] = mapped_column(Id, unique=True)
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
+    identity_mac: Mapped[str | None] = mapped_column(String(32))  # of the row and its customer ID
+    active_mac: Mapped[str | None] = mapped_column(String(32))  # of the row and whether it is active
     traits: Mapped[int] = mapped_column(Computed(TRAITS, persisted=True))
     __table_args__ = (
         Index("ix_customers_traits", "traits", "phone_country", "id"),
         Index("ix_customers_name_key", "name_key", "customer_key"),  # names repeat: their list is paged
         Index("ix_customers_phone_key", "phone_key"),
         Index("ix_customers_email_key", "email_key"),
+        Index(
+            "ix_customers_shared_key",
+            "shared_key",
+            "id",
+            sqlite_where=text(RARE_ID),
+            postgresql_where=text(RARE_ID),
+        ),
     )
 
 
-# The lowest that a journey's limits can be (R6): whoever is below is locked nowhere.
+# The lowest that a journey's limits can be (R6): a count below it locks no one.
 _MANY = "day_count >= 5 OR total >= 20"
 MANY_TRIES = f"({_MANY})"
 
@@ -218,7 +301,7 @@ class Verification(Base):
     sends: Mapped[int] = mapped_column(server_default=text("0"))
     sent_at: Mapped[datetime | None]
     identity_changes: Mapped[int] = mapped_column(server_default=text("0"))
-    identifier_key: Mapped[str | None] = mapped_column(Key)  # whoever was named last
+    identifier_key: Mapped[str | None] = mapped_column(Key)  # of the person who was named last
     dropped_parameters: Mapped[str] = mapped_column(String(200), server_default="")
     outcome: Mapped[str | None] = mapped_column(String(16))
     ended_at: Mapped[datetime | None]
@@ -262,7 +345,7 @@ class Verification(Base):
 
 
 class Visit(Base):
-    """One browser at work on a verification: whom it named and what it proved."""
+    """One browser at work on a verification: the person it named and what it proved."""
 
     __tablename__ = "visits"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -325,7 +408,7 @@ class Delivery(Base):
     challenge_id: Mapped[str | None] = mapped_column(Id)  # without one, a message is a notice and has a body
     target: Mapped[str] = mapped_column(String(255))  # the server, or the channel's name
     contract: Mapped[str] = mapped_column(String(24), server_default="")
-    lane: Mapped[bytes | None]  # callbacks of one reference, or notices to one contact: they leave one after another
+    lane: Mapped[bytes | None]  # callbacks of one reference, or notices to one customer: they leave one after another
     body_sealed: Mapped[bytes | None]
     priority: Mapped[int]
     state: Mapped[str] = mapped_column(String(12))
@@ -341,10 +424,18 @@ class Delivery(Base):
         Index(
             "ix_deliveries_pending",
             "kind",
+            "target",
             "priority",
             "next_at",
             sqlite_where=text("state = 'pending'"),
             postgresql_where=text("state = 'pending'"),
+        ),
+        # Few: what is on its way. Without it PostgreSQL reads the whole table to see which lanes are busy.
+        Index(
+            "ix_deliveries_leased",
+            "lane",
+            sqlite_where=text("leased_until IS NOT NULL"),
+            postgresql_where=text("leased_until IS NOT NULL"),
         ),
         Index("ix_deliveries_lane", "lane", "created_at"),
         Index(
@@ -392,7 +483,9 @@ class AuditEvent(Base):
     admin_id: Mapped[str | None] = mapped_column(Id)  # whose act it was
     facts: Mapped[dict[str, Any]]
     mac: Mapped[str] = mapped_column(String(64))
+    block: Mapped[int | None]  # the number of the block that it is sealed in; none until then, soon after its commit
     __table_args__ = (
+        Index("ix_audit_events_unsealed", "id", sqlite_where=text(UNSEALED), postgresql_where=text(UNSEALED)),
         Index(
             "ix_audit_events_admin",
             "admin_id",
@@ -404,8 +497,34 @@ class AuditEvent(Base):
     )
 
 
+class AuditBlock(Base):
+    """Events that were sealed together, and what binds them to all that was sealed before. Never changed."""
+
+    __tablename__ = "audit_blocks"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    events: Mapped[list[Any]]  # their ids, in order
+    digest: Mapped[str] = mapped_column(String(64))  # of the ids and the HMACs of the events
+    note: Mapped[str] = mapped_column(String(200), server_default="")
+    head: Mapped[str] = mapped_column(String(64))
+
+
+class AuditChain(Base):
+    """The one row that says where the blocks begin and end, and which process seals now."""
+
+    __tablename__ = "audit_chain"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    last_number: Mapped[int]
+    last_head: Mapped[str] = mapped_column(String(64))
+    cut_number: Mapped[int]  # the newest block that retention removed; 0 if it has removed none
+    cut_head: Mapped[str] = mapped_column(String(64))
+    mac: Mapped[str] = mapped_column(String(64))  # of the four above
+    holder: Mapped[str] = mapped_column(String(32), server_default="")
+    leased_until: Mapped[datetime | None]
+
+
 class Admin(Base):
-    """A person with access to the configuration page. Whoever was reset has no password and no app until the link."""
+    """A person with access to the configuration page. A reset removes password and app until the link is used."""
 
     __tablename__ = "admins"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -416,10 +535,11 @@ class Admin(Base):
     password_hash: Mapped[bytes | None]  # sealed argon2id string
     totp_sealed: Mapped[bytes | None]
     totp_last_step: Mapped[int] = mapped_column(server_default=text("0"))
-    recovery_sealed: Mapped[bytes | None]  # recovery codes as shown, until the admin says that they are kept
+    recovery_sealed: Mapped[bytes | None]  # recovery codes as shown, until the admin confirms to have stored them
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
+    mac: Mapped[str | None] = mapped_column(String(32))
 
 
 class RecoveryCode(Base):
@@ -432,8 +552,23 @@ class RecoveryCode(Base):
     used_at: Mapped[datetime | None]
 
 
+class Passkey(Base):
+    """A passkey (WebAuthn) that an admin signs in with: its public half, which is no secret."""
+
+    __tablename__ = "passkeys"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    admin_id: Mapped[str] = mapped_column(Id, ForeignKey("admins.id"), index=True)
+    name: Mapped[str] = mapped_column(String(60))
+    credential_id: Mapped[bytes] = mapped_column(unique=True)
+    public_key: Mapped[bytes]
+    sign_count: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
+
+
 class AdminSession(Base):
-    """An admin's browser. Only the token's hash is here, so that a copied database opens no door (R26)."""
+    """An admin's browser. Only the token's hash is here, so that a copied database signs no one in (R26)."""
 
     __tablename__ = "admin_sessions"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -445,6 +580,7 @@ class AdminSession(Base):
     confirmed_at: Mapped[datetime]  # when the second factor was last shown
     address: Mapped[str] = mapped_column(String(45))
     browser: Mapped[str] = mapped_column(String(160))
+    mac: Mapped[str | None] = mapped_column(String(32))
 
 
 class AdminLink(Base):
@@ -455,11 +591,12 @@ class AdminLink(Base):
     token_hash: Mapped[bytes] = mapped_column(unique=True)
     role: Mapped[str] = mapped_column(String(16))
     admin_id: Mapped[str | None] = mapped_column(Id, ForeignKey("admins.id"), index=True)  # for a reset
-    email_sealed: Mapped[bytes | None]  # whom it was made for
+    email_sealed: Mapped[bytes | None]  # the address it was made for
     made_by: Mapped[str | None] = mapped_column(Id)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
 
 
 class Logo(Base):
@@ -484,10 +621,11 @@ class CredentialLink(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
 
 
 class TicketRow(Base):
-    """What Flow's server said of a chat before its link was sent: whose it is, and what for."""
+    """What Flow's server registered about a chat before its link was sent: whose it is, and what for."""
 
     __tablename__ = "tickets"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -508,7 +646,7 @@ class TicketRow(Base):
 
 
 class ApiKeyRow(Base):
-    """A program's key to the API. Only its hash is here: the key itself was shown once, to whoever made it."""
+    """A program's key to the API. Only its hash is here: the key itself was shown once, to the admin who made it."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -521,24 +659,25 @@ class ApiKeyRow(Base):
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]  # to the minute
     revoked_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
 
 
 class ApiAnswer(Base):
-    """What a program was answered to one write with an Idempotency-Key. Without a status the write is under way."""
+    """The answer to one write of a program with an Idempotency-Key. Without a status the write is under way."""
 
     __tablename__ = "api_answers"
     key: Mapped[str] = mapped_column(Key, primary_key=True)  # of the API key and the Idempotency-Key
     request: Mapped[str] = mapped_column(Key)  # of all that was asked
-    holder: Mapped[str] = mapped_column(String(32))  # whoever carries it out
+    holder: Mapped[str] = mapped_column(String(32))  # the process that carries it out
     leased_until: Mapped[datetime]
     status: Mapped[int | None]
     answer_sealed: Mapped[bytes | None]
     expires_at: Mapped[datetime] = mapped_column(index=True)
-    customer_row: Mapped[str | None] = mapped_column(Id, index=True)  # whom the answer tells of
+    customer_row: Mapped[str | None] = mapped_column(Id, index=True)  # the customer in the answer
 
 
 class AlertRow(Base):
-    """Something that went wrong and was told, until it is over. One of a kind and subject is open at a time."""
+    """Something that went wrong and was reported, until it is over. One of a kind and subject is open at a time."""
 
     __tablename__ = "alerts"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -575,9 +714,9 @@ class ImportRow(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     file_name: Mapped[str] = mapped_column(String(120))
     state: Mapped[str] = mapped_column(String(12))
-    is_attended: Mapped[bool]  # a command works on it and nobody else takes it over
+    is_attended: Mapped[bool]  # a command works on it and no other process takes it over
     is_partial: Mapped[bool] = mapped_column(server_default=text("false"))  # what cannot be imported is left out
-    is_telling: Mapped[bool] = mapped_column(server_default=text("false"))  # changed contacts are told (R13)
+    is_telling: Mapped[bool] = mapped_column(server_default=text("false"))  # changed contacts are notified (R13)
     columns: Mapped[list[Any]]  # ours, by position in the file
     region: Mapped[str] = mapped_column(String(2))
     counts: Mapped[dict[str, Any]]
@@ -591,9 +730,11 @@ class ImportRow(Base):
     done: Mapped[int] = mapped_column(server_default=text("0"))  # of that work, in rows
     total: Mapped[int] = mapped_column(server_default=text("0"))
     place: Mapped[int] = mapped_column(server_default=text("0"))  # the last staged row that is done with
-    told_to: Mapped[int] = mapped_column(server_default=text("0"))  # the last whose customer was told of the import
+    told_to: Mapped[int] = mapped_column(
+        server_default=text("0")
+    )  # the last row whose customer was notified of the import
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
-    lease: Mapped[str | None] = mapped_column(Id)  # whoever works on it
+    lease: Mapped[str | None] = mapped_column(Id)  # of the process that works on it
     leased_until: Mapped[datetime | None]
     switched_at: Mapped[datetime | None]
     undone_by: Mapped[str | None] = mapped_column(Id)  # the admin who asked for it
@@ -622,7 +763,7 @@ class ImportFault(Base):
 
 
 class StagedRow(Base):
-    """What one row of the file comes to: the values to be, sealed for their customer, and those they take the place of.
+    """What one row of the file comes to: the new values, sealed for their customer, and those that they replace.
 
     Before the switch it waits; after it, it is what an undo puts back.
     """
@@ -632,6 +773,7 @@ class StagedRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     customer_row: Mapped[str] = mapped_column(Id, index=True)
     customer_key: Mapped[str] = mapped_column(String(160))
+    shared_key: Mapped[str | None] = mapped_column(String(160))  # null if an older version staged the row
     subject_id: Mapped[str] = mapped_column(Id)
     is_new: Mapped[bool]
     sets: Mapped[int]  # which fields change, one bit each
@@ -648,6 +790,9 @@ class StagedRow(Base):
     password_hash: Mapped[bytes | None]
     password_is_long: Mapped[bool]
     totp_sealed: Mapped[bytes | None]
+    identity_mac: Mapped[str | None] = mapped_column(String(32))
+    active_mac: Mapped[str | None] = mapped_column(String(32))  # of a new customer
+    old_identity_mac: Mapped[str | None] = mapped_column(String(32))
     old_customer_id: Mapped[str | None] = mapped_column(String(128))
     old_name_sealed: Mapped[bytes | None]
     old_name_key: Mapped[str | None] = mapped_column(Key)
@@ -663,7 +808,7 @@ class StagedRow(Base):
 
 
 class DriveRow(Base):
-    """A test drive: a small portal of its own, sealed whole. Gone soon after its chat clock."""
+    """A test drive: a small separate portal, sealed whole. Deleted soon after its chat clock."""
 
     __tablename__ = "drives"
     id: Mapped[str] = mapped_column(Id, primary_key=True)

@@ -1,0 +1,257 @@
+"""The data keys of a database, opened with the operator's master keys, and the MACs that are made with them.
+
+The wrapped keys are the canary: with the wrong master keys nothing starts, rather than write what cannot be read again.
+
+Rows that say who a person is carry a MAC (R54), so that writing the database alone does not change who they are.
+
+A MAC binds a row's id to the columns that count (``crypto.SIGNED``). It is checked where the row is used: one whose MAC
+is wrong is treated as if it did not exist. Columns that are encrypted are bound to their row already, so phone numbers
+and email addresses need none: ``directory.person`` compares what they are found by with what is encrypted.
+
+After an upgrade old processes go on writing rows without MACs. Until ``seal_macs`` was run after the last of them,
+missing and wrong MACs pass; from then on they do not. That state is signed too, and without it MACs are required. Only
+until an upgrade that was begun has ended, they pass without a signature, and ``flask doctor`` reports that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from auth_portal.crypto import (
+    KEY_BYTES,
+    OLD_MACS,
+    OPEN_MACS,
+    PURPOSES,
+    SEALED_MACS,
+    SIGNED,
+    DataKey,
+    KeyFault,
+    Keyring,
+    MasterKeys,
+)
+from auth_portal.errors import Misconfigured
+from auth_portal.store.db import Database, Transactions, Work, dialect_insert, unusable
+from auth_portal.store.models import (
+    Admin,
+    AdminLink,
+    AdminSession,
+    ApiKeyRow,
+    AuditEvent,
+    ChannelRow,
+    CredentialLink,
+    CustomerRow,
+    DataKeyRow,
+    ImportRow,
+    Journey,
+    JourneyVersion,
+    Passkey,
+    Portal,
+    StagedRow,
+    table_of,
+)
+
+PORTAL_ROW = 1
+_ALL_KEYS = select(DataKeyRow.id, DataKeyRow.purpose, DataKeyRow.wrapped).order_by(DataKeyRow.id)
+
+
+def furnish(database: Database, master: MasterKeys, now: datetime) -> bool:
+    """Give a database its data keys and a portal's row that requires MACs; return False if it had keys already."""
+    with database.write() as connection:
+        portal = dialect_insert(connection.dialect.name, table_of(Portal)).values(id=PORTAL_ROW, version=1, settings={})
+        connection.execute(portal.on_conflict_do_nothing())  # PostgreSQL lets one `init` past this at a time
+        if has_data_keys(connection):
+            return False
+        keys = [DataKey(key_id, purpose, secrets.token_bytes(KEY_BYTES)) for key_id, purpose in enumerate(PURPOSES, 1)]
+        rows = [
+            {
+                "id": key.id,
+                "purpose": key.purpose,
+                "wrapped": master.wrap(key.key, _name(key.id, key.purpose)),
+                "created_at": now,
+            }
+            for key in keys
+        ]
+        connection.execute(insert(DataKeyRow), rows)
+        sealed = Keyring(keys).mac(SEALED_MACS)  # no row is older than its MAC
+        connection.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(macs=sealed))
+    return True
+
+
+def has_data_keys(connection: Connection) -> bool:
+    """Return True if the database has data keys."""
+    return connection.execute(select(DataKeyRow.id).limit(1)).first() is not None
+
+
+def load_keyring(database: Database, master: MasterKeys) -> Keyring:
+    """Return the data keys, ready for use.
+
+    Raise Misconfigured if there are none, if the master keys do not belong to this database, and if the database
+    cannot be read.
+    """
+    try:
+        with database.read() as connection:
+            rows = connection.execute(_ALL_KEYS).all()
+            macs = connection.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
+    except DBAPIError as error:
+        raise unusable(error) from None
+    if not rows:
+        raise Misconfigured("The database has no data keys yet. Run `flask --app app init`.")
+    try:
+        keyring = Keyring(
+            [DataKey(row.id, row.purpose, master.unwrap(row.wrapped, _name(row.id, row.purpose))) for row in rows]
+        )
+        keyring.read_macs_state(macs)
+        return keyring
+    except KeyFault as fault:
+        raise Misconfigured(
+            f"The keys cannot be used: {fault}. Put back the keys that belong to this database: the file secret_keys "
+            "in the instance folder, or PORTAL_SECRET_KEYS."
+        ) from None
+
+
+def wrap_again(connection: Connection, master: MasterKeys) -> int:
+    """Wrap every data key under the first master key; return how many were wrapped under another one.
+
+    Raise Misconfigured if one of them cannot be opened.
+    """
+    rows = connection.execute(_ALL_KEYS.with_for_update()).all()
+    outdated = [row for row in rows if not row.wrapped.startswith(master.current)]
+    for row in outdated:
+        name = _name(row.id, row.purpose)
+        try:
+            wrapped = master.wrap(master.unwrap(row.wrapped, name), name)
+        except KeyFault as fault:
+            raise Misconfigured(f"Data key {row.id} cannot be opened: {fault}.") from None
+        connection.execute(update(DataKeyRow).where(DataKeyRow.id == row.id).values(wrapped=wrapped))
+    return len(outdated)
+
+
+def _name(key_id: int, purpose: str) -> str:
+    """Return what binds a wrapped data key to its row."""
+    return f"{purpose}:{key_id}"
+
+
+# --- MACs of rows
+
+MACS_AT_ONCE = 500  # rows of one transaction, some 20 ms
+
+TABLES = (
+    CustomerRow,
+    Admin,
+    Journey,
+    JourneyVersion,
+    ChannelRow,
+    AdminSession,
+    Passkey,
+    AdminLink,
+    ApiKeyRow,
+    CredentialLink,
+)
+
+
+class BrokenRow(NamedTuple):
+    """A row whose MACs are missing or wrong."""
+
+    table: str
+    row: str
+    is_missing: bool  # no MAC at all, as an old version writes it
+
+    def __str__(self) -> str:
+        return f"row {self.row} of {self.table} {'has no MAC' if self.is_missing else 'was changed by someone else'}"
+
+
+def broken_rows(work: Work) -> Iterator[BrokenRow]:
+    """Yield every row whose MACs are missing or wrong, whether they are required yet or not."""
+    for table in map(table_of, TABLES):
+        after = ""
+        while rows := work.execute(_rows(table, after)).mappings().all():
+            for row in rows:
+                if wrong := work.keyring.wrong_macs(table.name, row):
+                    yield BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong))
+            after = rows[-1]["id"]
+
+
+def _rows(table: Table, after: str) -> Any:
+    columns = dict.fromkeys(column for mac, names in SIGNED[table.name].items() for column in (mac, *names))
+    return (
+        select(*(table.c[column] for column in columns))
+        .where(table.c.id > after)
+        .order_by(table.c.id)
+        .limit(MACS_AT_ONCE)
+    )
+
+
+_WAS_SEALED = select(AuditEvent.id).where(AuditEvent.kind == "macs_sealed").limit(1)
+
+
+def state_fault(work: Work) -> str:
+    """Return what is wrong with the state of the MACs, as a sentence; "" if nothing is."""
+    found = work.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
+    if found == work.keyring.mac(SEALED_MACS):
+        return ""
+    if found in (work.keyring.mac(OPEN_MACS), OLD_MACS) and work.execute(_WAS_SEALED).first() is not None:
+        return "MACs were required before, and someone has undone that in the database"
+    if found == OLD_MACS:
+        return "the upgrade is unfinished, and until then no MAC is required; run `flask db upgrade`"
+    if found == work.keyring.mac(OPEN_MACS):
+        return ""
+    return "the state of the MACs in the table portal was changed; they are required until you run flask macs seal"
+
+
+def open_macs(work: Work) -> None:
+    """Sign that missing MACs pass, where the migration found rows without any; not if it was sealed before."""
+    if work.execute(_WAS_SEALED).first() is None:
+        is_old = update(Portal).where(Portal.id == PORTAL_ROW, Portal.macs == OLD_MACS)
+        work.execute(is_old.values(macs=work.keyring.mac(OPEN_MACS)))
+
+
+def are_open(work: Work) -> bool:
+    """Report whether missing and wrong MACs pass, as after an upgrade."""
+    found = work.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
+    return found in (work.keyring.mac(OPEN_MACS), OLD_MACS)
+
+
+def has_old_import(work: Work) -> bool:
+    """Report whether an import waits that an old version has checked: its new customers would have no MACs."""
+    waits = (
+        select(StagedRow.import_id)
+        .join(ImportRow, ImportRow.id == StagedRow.import_id)
+        .where(StagedRow.is_new, StagedRow.identity_mac.is_(None), ImportRow.ended_at.is_(None))
+    )
+    return work.execute(waits.limit(1)).first() is not None
+
+
+def seal_macs(transactions: Transactions) -> list[BrokenRow]:
+    """Write every MAC that is missing or wrong, and require MACs from now on; return the rows that had none or another.
+
+    Whatever was changed until now is accepted with it.
+    """
+    broken: list[BrokenRow] = []
+    for table in map(table_of, TABLES):
+        after: str | None = ""
+        while after is not None:
+            with transactions.write() as work:
+                after = _seal_some(work, table, after, broken)
+    with transactions.write() as work:
+        sealed = {"macs": work.keyring.mac(SEALED_MACS), "version": Portal.version + 1}
+        work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(sealed))
+        changed = sum(not row.is_missing for row in broken)
+        work.record("macs_sealed", missing=len(broken) - changed, changed=changed)
+    return broken
+
+
+def _seal_some(work: Work, table: Table, after: str, broken: list[BrokenRow]) -> str | None:
+    """Write the missing and wrong MACs of the next rows; return where to go on, None at the end."""
+    rows = work.execute(_rows(table, after).with_for_update()).mappings().all()
+    for row in rows:
+        if wrong := work.keyring.wrong_macs(table.name, row):
+            broken.append(BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong)))
+            fresh = work.keyring.signed(table.name, row)
+            work.execute(update(table).where(table.c.id == row["id"]).values({mac: fresh[mac] for mac in wrong}))
+    return rows[-1]["id"] if rows else None
