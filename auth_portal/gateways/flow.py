@@ -1,7 +1,7 @@
-"""One callback to Flow: posts it once, and says what became of it.
+"""One callback to Flow: post it once, and report what became of it.
 
-Trying again, when and how often, is the outbox's business; so is keeping the bytes identical. The reference is
-a credential: it is sent, and appears in no log, error or reason.
+When and how often to try again is the outbox's business; so are identical bytes. The reference is a credential: it is
+sent, and appears in no log, error or reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, Unclear, WayOut
+from auth_portal.gateways.way_out import Blocked, NotReached, Unclear, WayOut
 
 # The two servers of Flow's callback specification, without its trailing slash: //callback is not found there.
 SERVERS = {
@@ -23,11 +23,11 @@ PATHS = {"external_link": "/callback", "wait_for_callback": "/chat/callback"}
 
 REACHABLE = "reachable"
 
-_INTERIM = range(100, 200)  # never a last word, so the last word was lost
+_INTERIM = range(100, 200)  # never the final answer, so that was lost
 _SUCCESS = range(200, 300)
 _SERVER_ERRORS = range(500, 600)
 _RETRIED = frozenset({408, 425, 429})
-_UPSTREAM_UNKNOWN = frozenset({502, 504})  # a gateway that asked Flow, and cannot say what Flow did
+_UPSTREAM_UNKNOWN = frozenset({502, 504})  # a gateway that asked Flow and does not know what Flow did
 _NAMES_A_WAIT = frozenset({429, 503})
 
 
@@ -41,8 +41,8 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """``reason`` is safe to log and show. ``retry_after_seconds`` is Flow's wish; None where it has none."""
+class CallbackAnswer:
+    """What Flow answered. ``reason`` is safe to log and show; ``retry_after_seconds`` is None if Flow named no wait."""
 
     fate: Fate
     status: int | None
@@ -51,16 +51,16 @@ class Answer:
 
 
 class FlowGateway:
-    """Posts callbacks to the servers of Flow, to its stand-in, and to origins that an admin configured."""
+    """Post callbacks to the servers of Flow, to its stand-in, and to origins that an admin configured."""
 
     def __init__(self, outbound: WayOut, *, sandbox_url: str) -> None:
         self._outbound = outbound
         self._sandbox_url = sandbox_url
 
     def origin_of(self, server: str) -> str:
-        """The base URL of ``production``, ``uat``, ``sandbox`` or an origin, without a trailing slash.
+        """Return the base URL of ``production``, ``uat``, ``sandbox`` or an origin, without a trailing slash.
 
-        Raises Misconfigured for the sandbox while it is off, and for what is neither a name nor a URL.
+        Raise Misconfigured for the sandbox while it is off, and for a text that is neither a name nor a URL.
         """
         if server == "sandbox" and not self._sandbox_url:
             raise Misconfigured("The server is the sandbox, and the sandbox is off.")
@@ -70,27 +70,40 @@ class FlowGateway:
         self._outbound.check_origin(base)
         return base.rstrip("/")
 
-    def send(self, server: str, contract: str, reference: str, body: bytes, *, now: datetime | None = None) -> Answer:
-        """Posts one callback once. ``contract`` is a key of PATHS; raises nothing that the network could cause.
+    def send(
+        self,
+        server: str,
+        contract: str,
+        reference: str,
+        body: bytes,
+        *,
+        now: datetime | None = None,
+        deadline: float | None = None,
+    ) -> CallbackAnswer:
+        """Post one callback once. ``contract`` is a key of PATHS. Raise nothing that the network could cause.
 
-        ``now`` is what a Retry-After with a date is counted from; without it such a date is not heeded.
+        A Retry-After with a date is counted from ``now``; without it such a date is ignored. Nothing is sent after
+        ``deadline``, a value of time.monotonic().
         """
         path = PATHS[contract]
         headers = {"reference": reference, "Content-Type": "application/json", "User-Agent": "AuthPortal"}
         try:
-            answer = self._outbound.request("POST", self.origin_of(server) + path, headers=headers, body=body)
+            answer = self._outbound.request(
+                "POST", self.origin_of(server) + path, headers=headers, body=body, deadline=deadline
+            )
         except Misconfigured as error:
-            return Answer(Fate.REFUSED, None, f"address not allowed: {error}")
+            return CallbackAnswer(Fate.REFUSED, None, f"address not allowed: {error}")
         except Blocked as error:
-            return Answer(Fate.REFUSED, None, f"address not allowed: {error.reason}")
+            return CallbackAnswer(Fate.REFUSED, None, f"address not allowed: {error.reason}")
         except NotReached as error:
-            return Answer(Fate.RETRY, None, f"not reached: {error.reason}")
+            return CallbackAnswer(Fate.RETRY, None, f"not reached: {error.reason}")
         except Unclear as error:
-            return Answer(Fate.UNCLEAR, None, error.reason)
-        return _judge(answer, now)
+            return CallbackAnswer(Fate.UNCLEAR, None, error.reason)
+        wait = retry_after(answer.headers.get("Retry-After", ""), now) if answer.status in _NAMES_A_WAIT else None
+        return CallbackAnswer(fate_of(answer.status), answer.status, f"HTTP {answer.status}", wait)
 
     def ping(self, server: str) -> str:
-        """REACHABLE, or why not. Connects with TLS and posts nothing."""
+        """Return REACHABLE, or why not. Connect with TLS and post nothing."""
         try:
             self._outbound.reach(self.origin_of(server))
         except Misconfigured as error:
@@ -100,14 +113,8 @@ class FlowGateway:
         return REACHABLE
 
 
-def _judge(answer: HttpAnswer, now: datetime | None) -> Answer:
-    fate = fate_of(answer.status)
-    wait = retry_after(answer.headers.get("Retry-After", ""), now) if answer.status in _NAMES_A_WAIT else None
-    return Answer(fate, answer.status, f"HTTP {answer.status}", wait)
-
-
 def fate_of(status: int) -> Fate:
-    """What a status of HTTP says about the fate of a callback."""
+    """Return what an HTTP status says about the fate of a callback."""
     if status in _SUCCESS:
         return Fate.ACCEPTED
     if status in _UPSTREAM_UNKNOWN or status in _INTERIM:
@@ -118,10 +125,10 @@ def fate_of(status: int) -> Fate:
 
 
 def retry_after(text: str, now: datetime | None) -> float | None:
-    """Seconds to wait, from either form of Retry-After (RFC 9110, 10.2.3); None where it cannot be read."""
+    """Return the seconds to wait, from either form of Retry-After (RFC 9110, 10.2.3); None if it cannot be read."""
     text = text.strip()
     if text.isascii() and text.isdigit():
-        return float(text[:9])  # 30 years are as good as any more
+        return float(text[:9])  # more than 30 years make no difference
     if now is None:
         return None
     try:

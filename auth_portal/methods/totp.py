@@ -5,45 +5,46 @@ from __future__ import annotations
 from pyotp import TOTP
 
 from auth_portal.crypto import same_text
-from auth_portal.methods.contract import Evidence, Method, OnFile, Reading, Verdict, Words
-from auth_portal.methods.digits import read_digits
+from auth_portal.methods.contract import Evidence, Method, OnFile, ProofResult, Verdict, Words
+from auth_portal.methods.one_time_code import read_digits
 
 STEP_SECONDS = 30  # RFC 6238 5.2
 DRIFT_STEPS = 1  # RFC 6238 5.2: at most one, for the network and the person
 DIGITS = 6  # what authenticator apps show, whatever the journey's own codes have
-_NOBODY = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # so that a stranger costs the same time
+_STRANGERS_SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"  # so that a stranger costs the same time
 
 
 class Totp(Method):
-    """Proves that whoever types it holds the app that was enrolled."""
+    """Prove that the person holds the app that was enrolled."""
 
     name = "totp"
     on_file = OnFile.TOTP
     hardness = 2
     words = Words(
-        choice="Your authenticator app",
+        choice="Authenticator app",
         inline="your authenticator app",
-        hint="The code that the app shows",
+        hint="Use the code it shows",
+        begin="Use my app",
         name="authenticator app",
         on_file="Authenticator app",
         icon="smartphone",
     )
 
     def length(self, digits: int) -> int:
-        """Six, whatever the journey's own codes have."""
+        """Return six, whatever the journey's own codes have."""
         return DIGITS
 
     def parse(self, typed: str, digits: int) -> str | None:
-        """Six digits, whatever length the journey's sent codes have."""
+        """Return six digits, whatever length the journey's sent codes have, or None."""
         return read_digits(typed, DIGITS)
 
     def check(self, proof: str, evidence: Evidence) -> Verdict:
-        """Right for an unspent step within the drift; the caller keeps the step that was used (R17)."""
-        app = TOTP(evidence.secret or _NOBODY, digits=DIGITS, interval=STEP_SECONDS)
+        """Return RIGHT for an unused step within the drift; the caller stores the step that was used (R17)."""
+        app = TOTP(evidence.secret or _STRANGERS_SEED, digits=DIGITS, interval=STEP_SECONDS)
         here = int(evidence.now.timestamp()) // STEP_SECONDS
         steps = range(here - DRIFT_STEPS, here + DRIFT_STEPS + 1)
         matching = [step for step in steps if same_text(app.generate_otp(step), proof)]
         fresh = [step for step in matching if step > evidence.last_step]
         if evidence.secret is None or not fresh:
-            return Verdict(Reading.WRONG)
-        return Verdict(Reading.RIGHT, used_step=fresh[0])
+            return Verdict(ProofResult.WRONG)
+        return Verdict(ProofResult.RIGHT, used_step=fresh[0])

@@ -1,4 +1,4 @@
-"""E-mail through a mail server, within one deadline, and what its answers mean (RFC 5321, 3463, 4954)."""
+"""Email through a mail server, within one deadline, and what its answers mean (RFC 5321, 3463, 4954)."""
 
 from __future__ import annotations
 
@@ -19,26 +19,33 @@ from pydantic import Field, field_validator
 
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels.contract import (
+    Channel,
     ChannelConfig,
     Destination,
-    Frame,
+    FormField,
     Handover,
+    KindWords,
     OutgoingMessage,
     Receipt,
+    hourly_cap_field,
     identifier,
+    mail_cap_field,
     receipt,
 )
-from auth_portal.gateways.way_out import WayOut
+from auth_portal.gateways.way_out import MAIL_SECONDS, WayOut
 
-SMTP_SECONDS = 10.0  # a whole SMTP conversation, of which connecting is the first part
+SMTP_SECONDS = MAIL_SECONDS  # a whole conversation, of which connecting is the first part
 SMTP_CONNECT_SECONDS = 3.0
+_HOST = re.compile(r"[A-Za-z0-9:._-]{1,253}")
 _PLAIN_TEXT = re.compile(r"[\x20-\x7e]*")
 _E_MAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,253}")
 _ENHANCED = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
-_NO_MAIL = (ValueError, IndexError, MessageError)  # what the email package raises for what is no mail
+_NO_MAIL = (ValueError, IndexError, MessageError)  # what the email package raises for what cannot be email
+_LINE_WITH_A_DOT = re.compile(rb"^\.", re.MULTILINE)  # which would end the message (RFC 5321, 4.5.2)
+_GO_ON = 354  # the answer to DATA
 _DONE, _NOT_NOW, _NEVER = range(200, 300), range(400, 500), range(500, 600)  # RFC 5321, 4.2.1
 _LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954, 6
-# Whose fault a final refusal is, where the enhanced code says otherwise than the command that was refused.
+# Who has to act on a final refusal, if the enhanced code says otherwise than the command that was refused.
 _AT_RECIPIENT = {"5.7.": Handover.OPERATOR, "5.1.7": Handover.OPERATOR, "5.1.8": Handover.OPERATOR}
 _AT_CONTENT = {"5.1.1": Handover.RECIPIENT, "5.1.2": Handover.RECIPIENT, "5.2.": Handover.RECIPIENT}
 
@@ -46,10 +53,46 @@ _AT_CONTENT = {"5.1.1": Handover.RECIPIENT, "5.1.2": Handover.RECIPIENT, "5.2.":
 class SmtpConfig(ChannelConfig):
     """A mail server. A login is sent only over TLS, or to a server that the operator declared private."""
 
+    WORDS = KindWords(
+        "mail server (SMTP)",
+        "Sends email. You need the name of your mail server and, usually, a mailbox with its password.",
+    )
+    FORM = (
+        FormField("host", "Mail server", "Such as smtp.acme.example", is_required=True),
+        FormField(
+            "port",
+            "Port",
+            "587 with STARTTLS, 465 with TLS. 25 and 2525 also work.",
+            start="587",
+            is_required=True,
+            inputmode="numeric",
+        ),
+        FormField(
+            "security",
+            "Security",
+            "User name and password are sent only over an encrypted connection.",
+            start="starttls",
+            choices=(
+                ("starttls", "STARTTLS: starts unencrypted, then encrypts"),
+                ("tls", "TLS: encrypted from the start"),
+                ("none", "none: anyone on the network can read the messages"),
+            ),
+        ),
+        FormField("username", "User name", "Leave empty if the server needs no login.", keeps_empty=True),
+        FormField("password", "Password", "The password of this mailbox.", is_secret=True, keeps_empty=True),
+        FormField(
+            "sender",
+            "Sender",
+            "An address, with or without a name: Acme Bank &lt;no-reply@acme.example&gt;",
+            is_required=True,
+        ),
+        mail_cap_field(),
+        hourly_cap_field(),
+    )
     SECRETS = frozenset({"password"})
 
     kind: Literal["smtp"] = "smtp"
-    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9:._-]{1,253}$")]
+    host: str
     port: Annotated[int, Field(ge=1, le=65535)]
     security: Literal["none", "starttls", "tls"]
     username: str = ""
@@ -58,26 +101,33 @@ class SmtpConfig(ChannelConfig):
 
     @property
     def message_kinds(self) -> frozenset[str]:
-        """E-mail only."""
+        """Return email only."""
         return frozenset({"email"})
 
     @property
     def destination(self) -> Destination:
-        """The mail server, and how the conversation is protected."""
+        """Return the mail server, and how the connection is protected."""
         return Destination(self.host.lower(), self.port, ("none", "starttls", "tls").index(self.security))
 
     def check_way_out(self, outbound: WayOut) -> None:
-        """The same for a mail server, and for a login that would go out open."""
+        """Raise Misconfigured also for a login that would be sent unencrypted."""
         outbound.check_mail_host(self.host, self.port)
         self.check_login(outbound)
 
     def check_login(self, outbound: WayOut) -> None:
-        """Raises Misconfigured where a login would be sent open to a server that is not declared private."""
+        """Raise Misconfigured if a login would be sent unencrypted to a server that is not declared private."""
         is_open = self.security == "none" and bool(self.username)
         if is_open and not outbound.is_private(self.host, self.port):
             raise Misconfigured(
                 "A login needs security starttls or tls, or a server that the operator declared private."
             )
+
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if not _HOST.fullmatch(value):
+            raise ValueError("must be the name or address of a server, such as smtp.acme.example")
+        return value
 
     @field_validator("username", "password")
     @classmethod
@@ -97,7 +147,7 @@ class SmtpConfig(ChannelConfig):
 
 
 def _mailbox(text: str) -> Address:
-    """One address, with or without a name. Raises one of _NO_MAIL where it is anything else."""
+    """Return one address, with or without a name. Raise one of _NO_MAIL for anything else."""
     if not text.isprintable():
         raise ValueError("control characters")
     [(display_name, address)] = getaddresses([text])
@@ -111,12 +161,12 @@ def _address(text: str, display_name: str = "") -> Address:
 
 
 class _Conversation(smtplib.SMTP):
-    """smtplib over a socket of ours, which ends at its deadline."""
+    """smtplib over one of our sockets, which ends at its deadline."""
 
     def __init__(self, config: SmtpConfig, outbound: WayOut, our_name: str) -> None:
         self._config = config
         self._outbound = outbound
-        # Without a name smtplib asks DNS for this machine's, with no limit of time.
+        # Without a name smtplib asks DNS for this machine's, with no time limit.
         super().__init__(config.host, config.port, local_hostname=our_name)
 
     def _get_socket(self, host: str, port: int, timeout: float | None) -> socket.socket:
@@ -130,7 +180,7 @@ class _Conversation(smtplib.SMTP):
         self.close()
 
     def introduce(self) -> Self:
-        """STARTTLS and login as configured; an open connection is never used in place of an encrypted one."""
+        """Do STARTTLS and login as configured; an unencrypted connection never replaces an encrypted one."""
         if self._config.security == "starttls":
             self.starttls(context=self._outbound.tls)
         if self._config.username:
@@ -139,9 +189,10 @@ class _Conversation(smtplib.SMTP):
         return self
 
 
-class SmtpChannel(Frame):
-    """E-mail through a mail server, one connection for each message."""
+class SmtpChannel(Channel):
+    """Send email through a mail server, one connection for each message."""
 
+    config_type = SmtpConfig
     _config: SmtpConfig
 
     def _hand_over(self, message: OutgoingMessage) -> Receipt:
@@ -149,7 +200,7 @@ class SmtpChannel(Frame):
         try:
             content = _compose(message, sender).as_bytes()
         except _NO_MAIL:
-            return receipt(Handover.RECIPIENT, "address", "This is no address that mail can be sent to.")
+            return receipt(Handover.RECIPIENT, "address", "This is not an address that email can be sent to.")
         with self._converse(sender) as conversation:
             return _deliver(conversation.introduce(), sender.addr_spec, message.to, content)
 
@@ -163,8 +214,15 @@ class SmtpChannel(Frame):
         def conversation() -> Receipt:
             try:
                 return attempt()
-            except smtplib.SMTPException as error:
-                return _smtp_trouble(error)
+            except smtplib.SMTPServerDisconnected:
+                return receipt(
+                    Handover.RETRY, "broken", "The mail server closed the connection, or did not answer in time."
+                )
+            except smtplib.SMTPResponseException as error:
+                return _smtp_refusal(error.smtp_code, error.smtp_error, Handover.OPERATOR)
+            except smtplib.SMTPException as error:  # STARTTLS or login is configured, and the server does not offer it
+                words = "The mail server cannot do what is configured."
+                return receipt(Handover.OPERATOR, "not_offered", words, str(error))
 
         return super()._settle(conversation)
 
@@ -174,8 +232,8 @@ class SmtpChannel(Frame):
 
 
 def _compose(message: OutgoingMessage, sender: Address) -> EmailMessage:
-    """The message as it is sent, one line to a header. Raises one of _NO_MAIL where it cannot be written."""
-    mail = EmailMessage(SMTP_POLICY.clone(cte_type="7bit"))  # nobody asked the server for 8BITMIME
+    """Return the message as it is sent, one line to a header. Raise one of _NO_MAIL if it cannot be written."""
+    mail = EmailMessage(SMTP_POLICY.clone(cte_type="7bit"))  # the server was not asked for 8BITMIME
     mail["From"] = sender
     mail["To"] = _address(message.to)
     mail["Subject"] = " ".join("".join(char if char.isprintable() else " " for char in message.subject).split())
@@ -195,14 +253,18 @@ def _deliver(smtp: smtplib.SMTP, sender: str, to: str, content: bytes) -> Receip
     code, said = smtp.rcpt(to)
     if code not in _DONE:
         return _smtp_refusal(code, said, Handover.RECIPIENT, _AT_RECIPIENT)
+    code, said = smtp.docmd("DATA")
+    if code != _GO_ON:
+        return _smtp_refusal(code, said, Handover.OPERATOR, _AT_CONTENT)
+    smtp.send(_LINE_WITH_A_DOT.sub(b"..", content.removesuffix(b"\r\n")) + b"\r\n")
     try:
-        code, said = smtp.data(content)
-    except smtplib.SMTPDataError as error:
-        return _smtp_refusal(error.smtp_code, error.smtp_error, Handover.OPERATOR, _AT_CONTENT)
+        # Without this line the server has nothing to deliver (RFC 5321, 4.1.1.4): what breaks before it was not taken.
+        smtp.send(b".\r\n")
+        code, said = smtp.getreply()
     except OSError:
         return receipt(Handover.UNCLEAR, "unclear", "Sent, but the mail server's answer was lost.")
     if code in _DONE:
-        return receipt(Handover.ACCEPTED, "accepted", "The mail server took it.")
+        return receipt(Handover.ACCEPTED, "accepted", "The mail server accepted the message.")
     if code in _NOT_NOW or code in _NEVER:
         return _smtp_refusal(code, said, Handover.OPERATOR, _AT_CONTENT)
     return receipt(Handover.UNCLEAR, "unclear", "Sent, but the mail server's answer makes no sense.")
@@ -211,7 +273,7 @@ def _deliver(smtp: smtplib.SMTP, sender: str, to: str, content: bytes) -> Receip
 def _smtp_refusal(
     code: int, said: bytes | str, fault: Handover, exceptions: Mapping[str, Handover] | None = None
 ) -> Receipt:
-    """A refusal: 5xx is final and somebody's fault, all else is worth another attempt."""
+    """Return the receipt of a refusal: 5xx is final, and anything else is worth another attempt."""
     text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
     enhanced = match[1] if (match := _ENHANCED.match(text)) else ""
     for prefix, other in (exceptions or {}).items():
@@ -220,18 +282,3 @@ def _smtp_refusal(
         fault = Handover.OPERATOR
     handover = fault if code in _NEVER else Handover.RETRY
     return receipt(handover, f"smtp_{code}", f"The mail server refused: {code}", text)
-
-
-def _smtp_trouble(error: smtplib.SMTPException) -> Receipt:
-    """What went wrong before the message itself was sent."""
-    match error:
-        case smtplib.SMTPServerDisconnected():
-            return receipt(
-                Handover.RETRY, "broken", "The mail server closed the connection, or did not answer in time."
-            )
-        case smtplib.SMTPResponseException():
-            return _smtp_refusal(error.smtp_code, error.smtp_error, Handover.OPERATOR)
-        case _:  # STARTTLS or login is configured, and the server does not offer it
-            return receipt(
-                Handover.OPERATOR, "not_offered", "The mail server cannot do what is configured.", str(error)
-            )
