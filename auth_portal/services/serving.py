@@ -1,46 +1,104 @@
-"""The services of one process, as the web and the sandbox see them. ``bootstrap`` makes them, once per process."""
+"""The services of one process, and ``build``, the only place that creates them.
+
+Server, commands, doctor, test drives and tests all get their services here, so none can be wired differently.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring
-from auth_portal.methods.contract import Method
+from auth_portal.crypto import Keyring, MasterKeys, Passwords
+from auth_portal.errors import Misconfigured
+from auth_portal.gateways.addresses import NetworkPolicy
+from auth_portal.gateways.flow import FlowGateway
+from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import WayOut
+from auth_portal.methods import Method, all_methods
 from auth_portal.services.access.admin_sessions import AdminSessions
 from auth_portal.services.access.admins import Admins
 from auth_portal.services.access.api_answers import ApiAnswers
 from auth_portal.services.access.api_keys import ApiKeys
-from auth_portal.services.alerts.alerts import Alerts
-from auth_portal.services.alerts.webhooks import Webhooks
+from auth_portal.services.access.passkeys import AdminPasskeys
+from auth_portal.services.alerts import Alerts
+from auth_portal.services.audit_chain import Sealer
+from auth_portal.services.config.appearance import Logos
 from auth_portal.services.config.channel_editor import ChannelEditor
 from auth_portal.services.config.configuration import Configuration
+from auth_portal.services.config.history import JourneyHistory
 from auth_portal.services.config.journey_editor import JourneyEditor
-from auth_portal.services.config.journey_history import JourneyHistory
-from auth_portal.services.config.logos import Logos
-from auth_portal.services.config.portal_editor import PortalEditor
-from auth_portal.services.delivery_lists import DeliveryLists
-from auth_portal.services.directory.credential_links import CredentialLinks
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.callbacks import CallbackDelivery
+from auth_portal.services.delivery.messages import MessageDelivery
+from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.delivery.outbox import Outbox
+from auth_portal.services.delivery.retry import Retries
+from auth_portal.services.delivery.webhooks import Webhooks
 from auth_portal.services.directory.credentials import Credentials
-from auth_portal.services.directory.directory import Directory
-from auth_portal.services.directory.erasure import Erasure
-from auth_portal.services.directory.people import People
-from auth_portal.services.directory.person_export import PersonExport
-from auth_portal.services.dispatcher import Dispatcher
-from auth_portal.services.imports.imports import Imports
-from auth_portal.services.journeys import Journeys
-from auth_portal.services.notices import Notices
-from auth_portal.services.operations.health import Health
-from auth_portal.services.setup.drives import Drives
-from auth_portal.services.setup.reach import Reaches
-from auth_portal.services.setup.trials import Trials
-from auth_portal.services.stories.audit_trail import AuditTrail
-from auth_portal.services.stories.overview import Overview
-from auth_portal.services.stories.stories import Stories
-from auth_portal.services.tickets import Tickets
-from auth_portal.services.verifications import Verifications
+from auth_portal.services.directory.customers import Customers
+from auth_portal.services.directory.links import CredentialLinks
+from auth_portal.services.history.audit_check import AuditChecks
+from auth_portal.services.history.audit_trail import AuditTrail
+from auth_portal.services.history.delivery_lists import DeliveryLists
+from auth_portal.services.history.overview import Overview
+from auth_portal.services.history.stories import Stories
+from auth_portal.services.imports.bulk import BulkSave
+from auth_portal.services.imports.imports import CommandImport, Imports
+from auth_portal.services.imports.work import ImportWork
+from auth_portal.services.operations.dispatcher import INLINE_POLL_SECONDS, Dispatcher, Lanes, Loop
+from auth_portal.services.operations.health import BEAT_SECONDS, ClockCheck, Health
+from auth_portal.services.operations.personal_data import Erasure, PersonExport
+from auth_portal.services.operations.retention import Housekeeping
+from auth_portal.services.reach.reach import Reaches
+from auth_portal.services.rehearsal.drives import Drives
+from auth_portal.services.rehearsal.trials import Trials
+from auth_portal.services.verification import tries
+from auth_portal.services.verification.begin import Beginnings, Landings
+from auth_portal.services.verification.end import Endings
+from auth_portal.services.verification.moves import VisitMoves
+from auth_portal.services.verification.prove import Gate, Proofs
+from auth_portal.services.verification.tickets import Tickets
 from auth_portal.settings import Settings
+from auth_portal.store.db import Database, Transactions, schema_fault
+from auth_portal.store.keys import load_keyring
+
+
+@dataclass(frozen=True)
+class Verifications:
+    """The services of a verification, from the ticket to the end."""
+
+    tickets: Tickets
+    landings: Landings
+    beginnings: Beginnings
+    proofs: Proofs
+    moves: VisitMoves
+    endings: Endings
+
+    @classmethod
+    def build(
+        cls,
+        transactions: Transactions,
+        journeys: Journeys,
+        methods: Mapping[str, Method],
+        passwords: Passwords,
+        wake: Callable[[], None],
+    ) -> Self:
+        """Return the services of one process; ``wake`` announces that something was put into the outbox."""
+        tickets = Tickets(transactions, journeys)
+        landings = Landings(journeys, tickets)
+        endings = Endings(transactions, journeys, wake)
+        gate = Gate(journeys, endings)
+        return cls(
+            tickets=tickets,
+            landings=landings,
+            beginnings=Beginnings(transactions, journeys, landings, endings, wake),
+            proofs=Proofs(transactions, journeys, methods, passwords, gate, endings, wake),
+            moves=VisitMoves(transactions, journeys, methods, gate, endings, wake),
+            endings=endings,
+        )
 
 
 @dataclass(frozen=True)
@@ -48,31 +106,35 @@ class Services:
     """What requests are answered with."""
 
     settings: Settings
-    clock: Clock
-    keyring: Keyring
+    transactions: Transactions
+    outbound: WayOut
+    flow: FlowGateway
 
-    # the customer's way
+    # a customer's verification
     journeys: Journeys
     methods: Mapping[str, Method]
     verifications: Verifications
-    tickets: Tickets
 
     # what leaves, and what is wrong with it
     dispatcher: Dispatcher
     delivery_lists: DeliveryLists
+    retries: Retries
     notices: Notices
     alerts: Alerts
     webhooks: Webhooks
     health: Health
+    heart: Loop
 
     # what happened
     stories: Stories
     audit_trail: AuditTrail
+    audit_checks: AuditChecks
     overview: Overview
 
-    # who may work here
+    # who may use the configuration page and the API
     admins: Admins
     admin_sessions: AdminSessions
+    admin_passkeys: AdminPasskeys
     api_keys: ApiKeys
     api_answers: ApiAnswers
 
@@ -81,7 +143,6 @@ class Services:
     journey_editor: JourneyEditor
     journey_history: JourneyHistory
     channel_editor: ChannelEditor
-    portal_editor: PortalEditor
     logos: Logos
 
     # before customers come
@@ -90,10 +151,177 @@ class Services:
     drives: Drives
 
     # the directory
-    directory: Directory
+    command_import: CommandImport
+    bulk_save: BulkSave
     imports: Imports
-    people: People
+    customers: Customers
     credentials: Credentials
     credential_links: CredentialLinks
     erasure: Erasure
     person_export: PersonExport
+
+    @property
+    def clock(self) -> Clock:
+        """Return the clock that all time comes from."""
+        return self.transactions.clock
+
+    @property
+    def keyring(self) -> Keyring:
+        """Return the data keys."""
+        return self.transactions.keyring
+
+    @property
+    def tickets(self) -> Tickets:
+        """Return what registers and finds tickets."""
+        return self.verifications.tickets
+
+    def close(self) -> None:
+        """Close every connection. Stop the dispatcher first if it was started."""
+        self.transactions.database.close()
+
+
+def build(settings: Settings, clock: Clock, poll_seconds: float = INLINE_POLL_SECONDS) -> Services:
+    """Return every service of one process, nothing started: the one wiring of server, commands, doctor and tests.
+
+    ``poll_seconds`` is how often the dispatcher looks for work that nothing announced. Raise Misconfigured with one
+    line for each fault, and KeyFault if the keys do not open this database. ``Services.close()`` ends it.
+    """
+    master = MasterKeys(settings.master_keys())
+    if fault := schema_fault(settings.database):
+        raise Misconfigured(fault)
+    database = Database(settings.database)
+    try:
+        keyring = load_keyring(database, master)
+        way_out = Outbound(NetworkPolicy.from_settings(settings))
+        return _wire(settings, Transactions(database, keyring, clock), way_out, Passwords(), poll_seconds)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _wire(
+    settings: Settings, transactions: Transactions, outbound: WayOut, passwords: Passwords, poll_seconds: float
+) -> Services:
+    journeys = Journeys(transactions, has_sandbox=settings.has_sandbox)
+    notices = Notices(journeys, settings.public_url)
+    foundation = Foundation(
+        settings=settings,
+        transactions=transactions,
+        passwords=passwords,
+        outbound=outbound,
+        flow=FlowGateway(outbound, sandbox_url=settings.sandbox_url),
+        journeys=journeys,
+        notices=notices,
+        webhooks=Webhooks(transactions, outbound, notices.change_to_owners),
+    )
+    return _build_services(foundation, _build_core(foundation, poll_seconds))
+
+
+def _wire_drive(real: Foundation, transactions: Transactions, way_out: WayOut) -> Services:
+    """Return the services of a test drive: the same wiring on the drive's database, without a sandbox."""
+    settings = real.settings.model_copy(update={"sandbox": "off"})
+    return _wire(settings, transactions, way_out, real.passwords, INLINE_POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What nearly every service is built on."""
+
+    settings: Settings
+    transactions: Transactions
+    passwords: Passwords
+    outbound: WayOut
+    flow: FlowGateway
+    journeys: Journeys
+    notices: Notices
+    webhooks: Webhooks
+
+
+@dataclass(frozen=True)
+class Core:
+    """The verifications, and what sends their codes and results; ``wake`` announces that there is something to send."""
+
+    methods: Mapping[str, Method]
+    verifications: Verifications
+    alerts: Alerts
+    dispatcher: Dispatcher
+    wake: Callable[[], None]
+    health: Health
+
+
+def _build_core(on: Foundation, poll_seconds: float) -> Core:
+    outbox = Outbox(on.transactions)
+    callbacks = CallbackDelivery(on.transactions, outbox, on.flow)
+    messages = MessageDelivery(
+        on.transactions,
+        outbox,
+        on.journeys,
+        on.outbound,
+        on.webhooks,
+        tries,
+        host=on.settings.host,
+        sandbox_url=on.settings.sandbox_url,
+    )
+    clock_check = ClockCheck(on.transactions.database)
+    threads = on.settings.delivery_threads
+    lanes = Lanes(outbox, callbacks, messages, clock_check, threads=threads, poll_seconds=poll_seconds)
+    methods = all_methods(on.passwords)
+    verifications = Verifications.build(on.transactions, on.journeys, methods, on.passwords, lanes.wake)
+    alerts = Alerts(on.transactions, on.journeys, on.notices, on.webhooks, public_url=on.settings.public_url)
+    import_work = ImportWork(on.transactions, on.passwords, on.notices, is_aside=True)
+    housekeeping = Housekeeping(on.transactions)
+    sealer = Sealer(on.transactions)
+    dispatcher = Dispatcher(lanes, verifications.endings, alerts, import_work, housekeeping, sealer.seal)
+    return Core(methods, verifications, alerts, dispatcher, lanes.wake, Health(on.transactions, clock_check))
+
+
+def _build_services(on: Foundation, core: Core) -> Services:
+    settings, journeys, notices, passwords = on.settings, on.journeys, on.notices, on.passwords
+    logos = Logos(on.transactions)
+    admins = Admins(on.transactions, passwords, notices)
+    admin_sessions = AdminSessions(on.transactions, passwords, notices)
+    configuration = Configuration(
+        on.transactions, has_sandbox=settings.has_sandbox, way_out=on.outbound, notify_owners=notices.change_to_owners
+    )
+    return Services(
+        settings=settings,
+        transactions=on.transactions,
+        outbound=on.outbound,
+        flow=on.flow,
+        journeys=journeys,
+        methods=core.methods,
+        notices=notices,
+        alerts=core.alerts,
+        webhooks=on.webhooks,
+        dispatcher=core.dispatcher,
+        health=core.health,
+        heart=Loop("heartbeat", core.health.beat, every_seconds=BEAT_SECONDS, fault="heartbeat_fault"),
+        verifications=core.verifications,
+        delivery_lists=DeliveryLists(on.transactions),
+        retries=Retries(on.transactions, core.wake),
+        stories=Stories(on.transactions, journeys),
+        audit_trail=AuditTrail(on.transactions),
+        audit_checks=AuditChecks(on.transactions),
+        overview=Overview(on.transactions, journeys),
+        admins=admins,
+        admin_sessions=admin_sessions,
+        admin_passkeys=AdminPasskeys(on.transactions, admins, admin_sessions, settings.public_url),
+        api_keys=ApiKeys(on.transactions, notices),
+        api_answers=ApiAnswers(on.transactions),
+        configuration=configuration,
+        journey_editor=JourneyEditor(on.transactions, configuration),
+        journey_history=JourneyHistory(on.transactions),
+        channel_editor=ChannelEditor(on.transactions, configuration),
+        logos=logos,
+        trials=Trials(on.transactions, admins, core.wake),
+        reaches=Reaches(on.transactions, journeys),
+        drives=Drives(on.transactions, journeys, logos, partial(_wire_drive, on), settings.public_url),
+        command_import=CommandImport(on.transactions, passwords, notices),
+        bulk_save=BulkSave(on.transactions, passwords, on.notices),
+        imports=Imports(on.transactions, journeys, notices, core.dispatcher.wake_imports),
+        customers=Customers(on.transactions, passwords, journeys, notices),
+        credentials=Credentials(on.transactions, journeys, notices, tries),
+        credential_links=CredentialLinks(on.transactions, passwords, journeys, notices, tries, settings.public_url),
+        erasure=Erasure(on.transactions),
+        person_export=PersonExport(on.transactions),
+    )

@@ -1,1 +1,1 @@
-"""Who may work here: admins and their sessions, programs and their keys."""
+"""Access to the portal: admins, their roles and sessions, and API keys."""

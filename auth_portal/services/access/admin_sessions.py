@@ -1,74 +1,85 @@
-"""Signing in to the configuration page, and the sessions that come of it.
+"""Signing in to the configuration page, and the sessions that follow.
 
-Name, password and second factor are asked for together and judged together, so that nobody learns which was wrong. A
-session is a row here; the browser holds a token of which only the hash is stored, so that signing out ends it (R26).
+Email address, password and second factor are asked for together and judged together, so that an attacker does not
+learn which was wrong. A session is a row here; the browser holds a token of which only the hash is stored, so that
+signing out ends it (R26).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
-from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, Passwords, new_token, token_hash
+from auth_portal.crypto import Passwords, new_token, token_hash
 from auth_portal.i18n import gettext as _
-from auth_portal.services import audit, limits
-from auth_portal.services.access.admins import Admins, right_step
-from auth_portal.services.directory.customers import email_form
+from auth_portal.services import limits
+from auth_portal.services.access.admins import email_key, email_name, recovery_key, right_step
+from auth_portal.services.access.roles import ROLES, Role
+from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.directory.person import email_form
 from auth_portal.services.limits import DAY, MINUTE, Limit
-from auth_portal.services.notices import Notices
-from auth_portal.store.db import Database, new_id
-from auth_portal.store.models import Admin, AdminSession, RecoveryCode
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import ADMIN_EMAIL, ADMIN_PASSWORD, ADMIN_TOTP, Admin, AdminSession, RecoveryCode
 
 IDLE = timedelta(minutes=15)  # R26
 LONGEST = timedelta(hours=8)  # R26
-KEPT = timedelta(hours=24)  # since it began: whose a session was, for a form that was left open overnight
+REMEMBERED = timedelta(hours=24)  # since it began: whose session it was, for a form that was left open overnight
 SEEN_EVERY = timedelta(seconds=60)  # how often a session in use is written
-CONFIRMED_FOR = timedelta(minutes=10)  # how long a second factor that was shown again counts
-WRONG_SIGN_INS = 5  # per name and address (R40)
-WRONG_FROM_ADDRESS = 50  # over all names: an office behind one address still gets in
+CONFIRMED_FOR = timedelta(minutes=10)  # how long a second factor counts after it was shown again
+WRONG_SIGN_INS = 5  # per email address and network (R40)
+WRONG_FROM_ADDRESS = 50  # from one network over all email addresses: an office behind one address still gets in
 WINDOW_SECONDS = 15 * MINUTE  # R40
-WRONG_CODES_A_DAY = 15  # behind the right password, from wherever; as many as a customer's (R6)
+WRONG_CODES_A_DAY = 15  # with the right password, from any network; as many as a customer's (R6)
 BROWSER_LENGTH = 160
 _GUESSED = (
-    "Your right password was typed 15 times within a day with a wrong code of your app. If it was not you, somebody "
-    "knows your password: sign in with a recovery code and change it. Codes of your app work again from then on, or "
-    "after a day."
+    "Your password was entered correctly 15 times within a day, each time with a wrong code of your app. If this was"
+    " not you, someone knows your password: sign in with a recovery code and change it. After that, or after a day,"
+    " codes of your app work again."
+)
+_GUESSED_IN_SESSION = (
+    "15 wrong codes or passwords were entered within a day in the sessions of %(name)s, so the last session was ended."
+    " If it was not %(name)s, someone uses their browser or has taken over a session."
 )
 
 
 @dataclass(frozen=True)
-class SignedIn:
-    """Who is at a browser."""
+class SignedInAdmin:
+    """The admin at a browser."""
 
     session_id: str
     admin_id: str
     name: str
-    role: str
+    role: Role
     confirmed_at: datetime
     ends_at: datetime
-    has_codes_to_keep: bool
+    has_codes_to_save: bool
 
     @property
     def is_owner(self) -> bool:
-        """Whether everything is allowed."""
-        return self.role == "owner"
+        """Report whether everything is allowed."""
+        return self.role.is_owner
 
     @property
     def may_write(self) -> bool:
-        """Whether customers may be changed and deliveries sent again."""
-        return self.role in ("owner", "support")
+        """Report whether they may change customers and send deliveries again."""
+        return self.role.may_write
+
+    @property
+    def may_inspect(self) -> bool:
+        """Report whether they may see API keys, the configuration file and which secrets are set."""
+        return self.role.may_inspect
 
     def is_confirmed(self, now: datetime) -> bool:
-        """Whether the second factor was shown within the last ten minutes."""
+        """Report whether the second factor was shown within the last ten minutes."""
         return now - self.confirmed_at < CONFIRMED_FOR
 
 
 @dataclass(frozen=True)
-class Credentials:
+class SignInForm:
     """What the sign-in form says, and where it came from."""
 
     email: str
@@ -91,212 +102,247 @@ class OpenSession:
 
 
 class AdminSessions:
-    """Writes the table ``admin_sessions``."""
+    """Sign admins in and out. The only writer of the table ``admin_sessions``."""
 
-    def __init__(
-        self, database: Database, keyring: Keyring, clock: Clock, passwords: Passwords, admins: Admins, notices: Notices
-    ) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
+    def __init__(self, transactions: Transactions, passwords: Passwords, notices: Notices) -> None:
+        self._transactions = transactions
+        self._keyring = transactions.keyring
         self._passwords = passwords
-        self._admins = admins
         self._notices = notices
 
-    def sign_in(self, given: Credentials) -> str | None:
-        """The token of a new session, or None where something was wrong, whatever it was.
+    # --- Signing in
 
-        Raises TooMany after 5 wrong ones of this name from this address within 15 minutes, and Busy.
+    def sign_in(self, form: SignInForm) -> str | None:
+        """Return the token of a new session, or None if anything was wrong.
+
+        Raise TooMany after 5 wrong ones with this email address from this network within 15 minutes, and Busy.
         """
-        bounds = self._bounds(given)
+        name = email_name(form.email)[:254]
+        network = self.bound_of_network(form.address)
+        address = limits.address_key(form.address, self._keyring)
+        key = self._keyring.index("sign-in", f"{name} {address}")
+        bounds = [
+            Limit(f"sign-in:{key}", WRONG_SIGN_INS, WINDOW_SECONDS),
+            network,
+        ]
         with self._passwords.slot():
-            with self._database.write() as connection:
+            with self._transactions.write() as work:
                 for bound in bounds:
-                    limits.take_or_refuse(connection, self._clock(), bound, "too_many_sign_ins")
-            row = self._row_of(given.email)
+                    limits.take_or_refuse(work, bound, "too_many_sign_ins")
+            row: Any = None
+            if email_form(form.email) is not None:
+                mine = Admin.email_key == email_key(self._keyring, form.email), Admin.is_active
+                with self._transactions.read() as work:
+                    row = work.execute(select(Admin.__table__).where(*mine)).one_or_none()
+            is_ours = row is None or self._keyring.holds("admins", row._mapping)
             has_password = row is not None and row.password_hash is not None
-            stored = self._keyring.open(row.password_hash, "admins", row.id, "password") if has_password else None
-            is_right = self._passwords.matches(stored, given.password[:1024])
-        with self._database.write() as connection:
-            is_in = is_right and _is_unchanged(connection, row) and self._second_of(connection, row, given.code)
-            if not is_in:
-                audit.record(
-                    connection, self._keyring, self._clock(), "admin_sign_in_failed", of=row.id if row else None
-                )
+            stored = self._keyring.open(row.password_hash, ADMIN_PASSWORD, row.id) if has_password else None
+            is_right = self._passwords.matches(stored, form.password[:1024])
+        with self._transactions.write() as work:
+            if not is_ours:
+                limits.note_broken(work, "admins", row.id)
+            if not (is_ours and is_right and _is_unchanged(work, row) and self._takes_second(work, row, form.code)):
+                work.record("admin_sign_in_failed", of=row.id if row else None)
                 return None
-            limits.give_back(connection, bounds)
-            return self._begin(connection, row, given)
+            limits.give_back(work, bounds)
+            return self.begin_in(work, row.id, form.address, form.browser)
+
+    def bound_of_network(self, address: str) -> Limit:
+        """Return the limit of wrong sign-ins from one network."""
+        return Limit(f"sign-in:{limits.address_key(address, self._keyring)}", WRONG_FROM_ADDRESS, WINDOW_SECONDS)
 
     def begin(self, admin_id: str, address: str, browser: str) -> str:
-        """A session for somebody who just showed password and app: whoever followed their link."""
-        with self._database.write() as connection:
-            row = connection.execute(select(Admin.__table__).where(Admin.id == admin_id)).one()
-            return self._begin(connection, row, Credentials("", "", "", address, browser))
+        """Return the token of a session for an admin who has just shown password and app on a one-time link."""
+        with self._transactions.write() as work:
+            return self.begin_in(work, admin_id, address, browser)
 
-    def _bounds(self, given: Credentials) -> list[Limit]:
-        name = email_form(given.email) or given.email.strip().casefold()[:254]
-        address = limits.address_key(given.address, self._keyring)
-        key = self._keyring.index("sign-in", f"{name} {address}")
-        return [
-            Limit(f"sign-in:{key}", WRONG_SIGN_INS, WINDOW_SECONDS),
-            Limit(f"sign-in:{address}", WRONG_FROM_ADDRESS, WINDOW_SECONDS),
-        ]
-
-    def _row_of(self, email: str) -> Any:
-        form = email_form(email)
-        if form is None:
-            return None
-        key = self._keyring.index("admin email", form)
-        with self._database.read() as connection:
-            return connection.execute(
-                select(Admin.__table__).where(Admin.email_key == key, Admin.is_active)
-            ).one_or_none()
-
-    def _begin(self, connection: Connection, row: Any, given: Credentials) -> str:
-        now, token = self._clock(), new_token()
+    def begin_in(self, work: Work, admin_id: str, address: str, browser: str) -> str:
+        """Begin a session in the caller's transaction, which has judged the sign-in. Return the session's token."""
+        token = new_token()
         session = {
-            "id": new_id(now),
+            "id": work.new_id(),
             "token_hash": token_hash(token),
-            "admin_id": row.id,
-            "began_at": now,
-            "seen_at": now,
-            "ends_at": now + LONGEST,
-            "confirmed_at": now,
-            "address": given.address[:45],
-            "browser": given.browser[:BROWSER_LENGTH],
+            "admin_id": admin_id,
+            "began_at": work.now,
+            "seen_at": work.now,
+            "ends_at": work.now + LONGEST,
+            "confirmed_at": work.now,
+            "address": address[:45],
+            "browser": browser[:BROWSER_LENGTH],
         }
-        connection.execute(insert(AdminSession).values(session))
-        audit.record(connection, self._keyring, now, "admin_signed_in", admin_id=row.id)
+        work.execute(insert(AdminSession).values(work.keyring.signed("admin_sessions", session)))
+        work.record("admin_signed_in", admin_id=admin_id)
         return token
 
     # --- The second factor
 
-    def _second_of(self, connection: Connection, row: Any, typed: str) -> bool:
-        """The second factor behind a right password.
+    def _takes_second(self, work: Work, row: Any, typed: str) -> bool:
+        """Report whether the second factor is right, together with a right password.
 
-        Whoever knows the password and has many addresses could try codes without end. After 15 wrong ones in a day,
-        which only they or the admin can type, the app's codes count no more until it is over or there is a new
-        password: recovery codes do, and the admin is told. It shows to nobody, else it would say that the password is
-        right.
+        An attacker who knows the password and has many addresses could try codes without end. After 15 wrong ones in a
+        day, which only they or the admin can enter, the app's codes no longer count until the day is over or the
+        password is new: recovery codes do, and the admin is notified. The page does not show it, because that would
+        reveal that the password is right.
         """
-        now = self._clock()
-        behind = self._keyring.index("second factor", row.password_hash.hex())  # each new password is sealed anew
+        behind = self._keyring.index("second factor", row.password_hash.hex())  # sealing a new password changes it
         bound = Limit(f"second:{behind}", WRONG_CODES_A_DAY, DAY)
-        (taken,) = limits.take(connection, now, [bound])
-        if self._has_second(connection, row, typed, takes_app=not taken.is_over):
-            limits.give_back(connection, [bound])
+        (taken,) = limits.take(work, [bound])
+        if self._use_second(work, row, typed, takes_app=not taken.is_over):
+            limits.give_back(work, [bound])
             return True
         if taken.count == WRONG_CODES_A_DAY:
-            email = self._keyring.open(row.email_sealed, "admins", row.id, "email")
-            self._notices.to_admin(connection, now, email, _("Wrong codes with your password"), _(_GUESSED))
+            email = work.open(row.email_sealed, ADMIN_EMAIL, row.id)
+            self._notices.to_admin(work, email, _("Wrong codes with your password"), _(_GUESSED))
         return False
 
-    def _has_second(self, connection: Connection, row: Any, typed: str, *, takes_app: bool = True) -> bool:
-        """Spends an app's code or a recovery code, in the caller's transaction: each is good once (R17, R20)."""
-        now = self._clock()
+    def _use_second(self, work: Work, row: Any, typed: str, *, takes_app: bool = True) -> bool:
+        """Use up an app's code or a recovery code: each counts once (R17, R20)."""
         if row.totp_sealed is None:
             return False
-        seed = self._keyring.open(row.totp_sealed, "admins", row.id, "totp")
-        step = right_step(seed, typed, now, row.totp_last_step)
+        seed = work.open(row.totp_sealed, ADMIN_TOTP, row.id)
+        step = right_step(seed, typed, work.now, row.totp_last_step)
         if step is not None and takes_app:
-            spent = update(Admin).where(Admin.id == row.id, Admin.totp_last_step < step).values(totp_last_step=step)
-            return connection.execute(spent).rowcount == 1
-        key = self._admins.recovery_key(row.id, typed)
-        used = update(RecoveryCode).where(
-            RecoveryCode.admin_id == row.id, RecoveryCode.code_key == key, RecoveryCode.used_at.is_(None)
-        )
-        if connection.execute(used.values(used_at=now)).rowcount != 1:
+            unused = update(Admin).where(Admin.id == row.id, Admin.totp_last_step < step)
+            return work.execute(unused.values(totp_last_step=step)).rowcount == 1
+        key = recovery_key(self._keyring, row.id, typed)
+        mine = RecoveryCode.admin_id == row.id, RecoveryCode.code_key == key, RecoveryCode.used_at.is_(None)
+        if work.execute(update(RecoveryCode).where(*mine).values(used_at=work.now)).rowcount != 1:
             return False
-        audit.record(connection, self._keyring, now, "recovery_code_used", admin_id=row.id)
-        email = self._keyring.open(row.email_sealed, "admins", row.id, "email")
-        text = _("One of your recovery codes was used. Was it not you? Then tell another owner at once.")
-        self._notices.to_admin(connection, now, email, _("A recovery code was used"), text)
+        work.record("recovery_code_used", admin_id=row.id)
+        text = _("One of your recovery codes was used. If this was not you, tell another owner immediately.")
+        email = work.open(row.email_sealed, ADMIN_EMAIL, row.id)
+        self._notices.to_admin(work, email, _("A recovery code was used"), text)
         return True
 
-    def confirm(self, signed_in: SignedIn, typed: str) -> bool:
-        """Takes the second factor again before a guarded change. Raises TooMany after 5 wrong ones in 15 minutes."""
-        now = self._clock()
+    def confirm(self, signed_in: SignedInAdmin, typed: str) -> bool:
+        """Take the second factor again before a guarded change.
+
+        15 wrong ones in a day end the session. Raise TooMany after 5 in 15 minutes.
+        """
+
+        def take(work: Work) -> bool:
+            row = work.execute(select(Admin.__table__).where(Admin.id == signed_in.admin_id)).one()
+            return self._use_second(work, row, typed)
+
+        return self.confirm_by(signed_in, take)
+
+    def confirm_by(self, signed_in: SignedInAdmin, take: Callable[[Work], bool]) -> bool:
+        """Let ``take`` judge and use up a second factor, under the limits of ``confirm``."""
         bound = Limit(f"confirm:{signed_in.admin_id}", WRONG_SIGN_INS, WINDOW_SECONDS)
-        with self._database.write() as connection:
-            limits.take_or_refuse(connection, now, bound, "too_many_confirmations")
-        with self._database.write() as connection:
-            row = connection.execute(select(Admin.__table__).where(Admin.id == signed_in.admin_id)).one()
-            if not self._has_second(connection, row, typed):
-                audit.record(connection, self._keyring, now, "admin_confirmation_failed", admin_id=signed_in.admin_id)
-                return False
-            limits.give_back(connection, [bound])
-            confirmed = update(AdminSession).where(AdminSession.id == signed_in.session_id).values(confirmed_at=now)
-            connection.execute(confirmed)
-        return True
+        with self._transactions.write() as work:
+            limits.take_or_refuse(work, bound, "too_many_confirmations")
+        with self._transactions.write() as work:
+            if is_right := take(work):
+                limits.give_back(work, [bound])
+                mine = update(AdminSession).where(AdminSession.id == signed_in.session_id)
+                work.execute(mine.values(confirmed_at=work.now))
+            else:
+                work.record("admin_confirmation_failed", admin_id=signed_in.admin_id)
+        if not is_right:
+            self._count_wrong(signed_in)
+        return is_right
 
-    def check_password(self, signed_in: SignedIn, password: str) -> bool:
-        """Whether this is the admin's present password. Raises TooMany like ``confirm``, and Busy."""
-        now = self._clock()
+    def _count_wrong(self, signed_in: SignedInAdmin) -> None:
+        """Count a wrong confirmation. After 15 in a day, end the session and notify its admin and all owners."""
+        bound = Limit(f"confirm:day:{signed_in.admin_id}", WRONG_CODES_A_DAY, DAY)
+        with self._transactions.write() as work:
+            (taken,) = limits.take(work, [bound])
+            if taken.count < bound.maximum:
+                return
+            work.execute(delete(AdminSession).where(AdminSession.id == signed_in.session_id))
+            work.record("admin_session_ended", admin_id=signed_in.admin_id, why="wrong_confirmations")
+            sealed = work.execute(select(Admin.email_sealed).where(Admin.id == signed_in.admin_id)).scalar_one()
+            subject, line = _("Wrong codes in an admin's session"), _(_GUESSED_IN_SESSION, name=signed_in.name)
+            self._notices.to_admin(work, work.open(sealed, ADMIN_EMAIL, signed_in.admin_id), subject, line)
+            page = f"/admin/admins/{signed_in.admin_id}"
+            self._notices.change_to_owners(work, subject, [line], signed_in.admin_id, [page])
+
+    def check_password(self, signed_in: SignedInAdmin, password: str) -> bool:
+        """Report whether this is the admin's current password. Raise TooMany like ``confirm``, and Busy."""
         bound = Limit(f"confirm:{signed_in.admin_id}", WRONG_SIGN_INS, WINDOW_SECONDS)
         with self._passwords.slot():
-            with self._database.write() as connection:
-                limits.take_or_refuse(connection, now, bound, "too_many_confirmations")
+            with self._transactions.write() as work:
+                limits.take_or_refuse(work, bound, "too_many_confirmations")
                 found = select(Admin.password_hash).where(Admin.id == signed_in.admin_id)
-                sealed = connection.execute(found).scalar_one()
-            stored = self._keyring.open(sealed, "admins", signed_in.admin_id, "password") if sealed else None
+                sealed = work.execute(found).scalar_one()
+            stored = self._keyring.open(sealed, ADMIN_PASSWORD, signed_in.admin_id) if sealed else None
             is_right = self._passwords.matches(stored, password[:1024])
-        if is_right:
-            with self._database.write() as connection:
-                limits.give_back(connection, [bound])
-        return is_right
+        if not is_right:
+            self._count_wrong(signed_in)
+            return False
+        with self._transactions.write() as work:
+            limits.give_back(work, [bound])
+        return True
 
     # --- Sessions
 
-    def signed_in(self, token: str) -> SignedIn | None:
-        """Who a token belongs to now; None where it is unknown, idle for 15 minutes, older than 8 hours or ended."""
+    def signed_in(self, token: str) -> SignedInAdmin | None:
+        """Return the admin of a token; None if it is unknown, idle for 15 minutes, older than 8 hours or ended."""
         if not token:
             return None
-        now = self._clock()
-        columns = (
-            AdminSession.id, AdminSession.seen_at, AdminSession.ends_at, AdminSession.confirmed_at,
-            Admin.id.label("admin_id"), Admin.name, Admin.role, Admin.recovery_sealed.is_not(None).label("keeps"),
-        )  # fmt: skip
-        with self._database.read() as connection:
-            row = connection.execute(
-                select(*columns)
-                .join(Admin, Admin.id == AdminSession.admin_id)
-                .where(AdminSession.token_hash == token_hash(token), Admin.is_active)
-            ).one_or_none()
-        if row is None or row.ends_at <= now or now - row.seen_at >= IDLE:
+        found = select(
+            AdminSession.id,
+            AdminSession.seen_at,
+            AdminSession.ends_at,
+            AdminSession.confirmed_at,
+            Admin.id.label("admin_id"),
+            Admin.name,
+            Admin.role,
+            Admin.is_active,
+            Admin.mac.label("admin_mac"),
+            AdminSession.token_hash,
+            AdminSession.mac,
+            Admin.recovery_sealed.is_not(None).label("has_codes"),
+        ).join(Admin, Admin.id == AdminSession.admin_id)
+        with self._transactions.read() as work:
+            row = work.execute(found.where(AdminSession.token_hash == token_hash(token), Admin.is_active)).one_or_none()
+        if row is None or row.ends_at <= work.now or work.now - row.seen_at >= IDLE:
             return None
-        if now - row.seen_at >= SEEN_EVERY:
-            with self._database.write() as connection:
-                connection.execute(update(AdminSession).where(AdminSession.id == row.id).values(seen_at=now))
-        return SignedIn(row.id, row.admin_id, row.name, row.role, row.confirmed_at, row.ends_at, row.keeps)
+        if table := self._broken_table(row._mapping):
+            with self._transactions.write() as writing:
+                limits.note_broken(writing, table, row.admin_id if table == "admins" else row.id)
+            return None
+        if work.now - row.seen_at >= SEEN_EVERY:
+            with self._transactions.write() as writing:
+                mine = update(AdminSession).where(AdminSession.id == row.id)
+                writing.execute(mine.values(seen_at=writing.now))
+        role = ROLES[row.role]
+        return SignedInAdmin(row.id, row.admin_id, row.name, role, row.confirmed_at, row.ends_at, row.has_codes)
 
-    def ran_out(self, token: str) -> str | None:
-        """Whose session this was, where time alone ended it; None for one that was ended on purpose, or never was."""
+    def _broken_table(self, row: Mapping[Any, Any]) -> str:
+        """Return which of a session and its admin was changed by someone other than the portal (R54), or nothing."""
+        if not self._keyring.holds("admins", {**row, "id": row["admin_id"], "mac": row["admin_mac"]}):
+            return "admins"
+        return "" if self._keyring.holds("admin_sessions", row) else "admin_sessions"
+
+    def timed_out_admin(self, token: str) -> str | None:
+        """Return whose session this was if time alone ended it; None if it was ended on purpose, or never existed."""
         if not token or self.signed_in(token) is not None:
             return None
         owner = select(Admin.id).join(AdminSession, AdminSession.admin_id == Admin.id)
-        with self._database.read() as connection:
-            found = connection.execute(owner.where(AdminSession.token_hash == token_hash(token), Admin.is_active))
-            return found.scalar_one_or_none()
+        with self._transactions.read() as work:
+            found = work.execute(owner.where(AdminSession.token_hash == token_hash(token), Admin.is_active))
+            admin_id: str | None = found.scalar_one_or_none()
+        return admin_id
 
     def open_sessions(self, admin_id: str) -> list[OpenSession]:
-        """An admin's sessions that are still good, the newest first."""
-        now = self._clock()
-        live = AdminSession.admin_id == admin_id, AdminSession.ends_at > now, AdminSession.seen_at > now - IDLE
+        """Return an admin's open sessions, the newest first."""
         columns = [getattr(AdminSession, name) for name in OpenSession.__dataclass_fields__]
-        with self._database.read() as connection:
-            rows = connection.execute(select(*columns).where(*live).order_by(AdminSession.id.desc())).all()
+        with self._transactions.read() as work:
+            live = AdminSession.ends_at > work.now, AdminSession.seen_at > work.now - IDLE
+            found = select(*columns).where(AdminSession.admin_id == admin_id, *live).order_by(AdminSession.id.desc())
+            rows = work.execute(found).all()
         return [OpenSession(**row._mapping) for row in rows]
 
-    def end(self, signed_in: SignedIn, session_id: str) -> None:
-        """Ends a session of this admin, at once and on the server."""
-        now = self._clock()
-        with self._database.write() as connection:
+    def end(self, signed_in: SignedInAdmin, session_id: str) -> None:
+        """End a session of this admin immediately, on the server."""
+        with self._transactions.write() as work:
             own = AdminSession.id == session_id, AdminSession.admin_id == signed_in.admin_id
-            if connection.execute(delete(AdminSession).where(*own)).rowcount:
-                audit.record(connection, self._keyring, now, "admin_session_ended", admin_id=signed_in.admin_id)
+            if work.execute(delete(AdminSession).where(*own)).rowcount:
+                work.record("admin_session_ended", admin_id=signed_in.admin_id)
 
 
-def _is_unchanged(connection: Connection, row: Any) -> bool:
-    """Whether nobody was reset, switched off or given a new password while theirs was being checked; they wait now."""
+def _is_unchanged(work: Work, row: Any) -> bool:
+    """Report whether the admin was not reset, switched off or given a new password during the check; lock them."""
     same = Admin.id == row.id, Admin.is_active, Admin.password_hash == row.password_hash
-    return connection.execute(select(Admin.id).where(*same).with_for_update()).first() is not None
+    return work.execute(select(Admin.id).where(*same).with_for_update()).first() is not None

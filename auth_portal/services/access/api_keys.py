@@ -1,4 +1,4 @@
-"""Keys of the API: made by an owner for one program, shown once, kept as a hash alone.
+"""Keys of the API: created by an owner for one program, shown once, stored only as a hash.
 
 A key has scopes, which say what its program may do, and an end. Nothing here can show a key again, and no key is ever
 renewed: a new one takes its place.
@@ -11,32 +11,33 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import func, insert, or_, select, update
 
-from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, new_token, token_hash
+from auth_portal.crypto import new_token, token_hash
 from auth_portal.errors import NotFound, Problem, TooMany
 from auth_portal.i18n import gettext as _
-from auth_portal.services import audit, limits
+from auth_portal.services import limits
+from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.limits import MINUTE, Limit
-from auth_portal.services.notices import Notices
-from auth_portal.store.db import Database, new_id
+from auth_portal.store.db import Transactions
 from auth_portal.store.models import ApiKeyRow
 
 SCOPES: Mapping[str, str] = {  # and what each allows, in plain words
-    "customers:read": "see customers with their name, phone number and e-mail address",
-    "customers:write": "create, change, switch off and delete customers, and set their passwords",
+    "customers:read": "see customers with their name, phone number and email address",
+    "customers:write": "create, change, switch off and delete customers",
+    "customers:credentials": "set and remove customers' passwords and authenticator secrets (with customers:write)",
     "verifications:read": "see verifications and how they ended",
     "deliveries:read": "see callbacks and messages with every attempt",
     "deliveries:retry": "send callbacks again that were given up",
     "tickets:write": "register tickets, which vouch for the phone number of a chat",
 }
-PREFIX = "portal_"  # so that a key is known for one wherever it turns up
+PAGE = "/admin/api-keys"
+PREFIX = "portal_"  # so that a key is recognised wherever it turns up
 NAME_LENGTH = 80
 DAYS = (30, 90, 180, 365)  # a key's life: always an end, a year at most
-MOST_KEYS = 100  # in force at once
-ENDED_SHOWN = timedelta(days=30)  # how long the list still tells of a key that ended
-ENDING = 4  # characters of a key that are kept to tell it from others
+MOST_KEYS = 100  # valid at the same time
+ENDED_SHOWN = timedelta(days=30)  # how long the list still shows a key that ended
+ENDING = 4  # characters of a key that are stored to distinguish it from others
 USED_STEP = timedelta(minutes=1)  # the time of last use is this coarse, so that it is no write of every request
 REQUESTS_PER_MINUTE = 600  # of one key
 WRONG_PER_MINUTE = 30  # of one address
@@ -58,13 +59,13 @@ class ApiKey:
 
     @property
     def words(self) -> list[str]:
-        """What the key allows, in plain words."""
+        """Return what the key allows, in plain words."""
         return [SCOPES[scope] for scope in self.scopes]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A new key, the one time that it can be seen; or by field, why none was made."""
+class NewApiKey:
+    """A new key, the only time that it can be seen; or by field, why none was created."""
 
     id: str = ""
     key: str = field(default="", repr=False)
@@ -81,126 +82,115 @@ class Caller:
 
 
 class ApiKeys:
-    """Writes the table ``api_keys``."""
+    """Create, check and revoke keys. The only writer of the table ``api_keys``."""
 
-    def __init__(self, database: Database, keyring: Keyring, clock: Clock, notices: Notices) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
+    def __init__(self, transactions: Transactions, notices: Notices) -> None:
+        self._transactions = transactions
         self._notices = notices
 
-    def listed(self) -> list[ApiKey]:
-        """The keys in force and those that ended within 30 days, the newest first; there are never many."""
-        now = self._clock()
-        lately = now - ENDED_SHOWN
-        shown = (ApiKeyRow.expires_at > lately) & or_(ApiKeyRow.revoked_at.is_(None), ApiKeyRow.revoked_at > lately)
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(ApiKeyRow.__table__).where(shown).order_by(ApiKeyRow.id.desc()).limit(5 * MOST_KEYS)
-            ).all()
-        return [_api_key(row, now) for row in rows]
+    def recent(self) -> list[ApiKey]:
+        """Return the valid keys and those that ended within 30 days, the newest first; there are never many."""
+        with self._transactions.read() as work:
+            lately = work.now - ENDED_SHOWN
+            shown = (ApiKeyRow.expires_at > lately) & or_(ApiKeyRow.revoked_at.is_(None), ApiKeyRow.revoked_at > lately)
+            found = select(ApiKeyRow.__table__).where(shown).order_by(ApiKeyRow.id.desc()).limit(5 * MOST_KEYS)
+            return [_api_key(row, work.now) for row in work.execute(found).all()]
 
     def get(self, key_id: str) -> ApiKey:
-        """One key. Raises NotFound."""
-        with self._database.read() as connection:
-            row = connection.execute(select(ApiKeyRow.__table__).where(ApiKeyRow.id == key_id)).one_or_none()
+        """Return one key. Raise NotFound."""
+        with self._transactions.read() as work:
+            row = work.execute(select(ApiKeyRow.__table__).where(ApiKeyRow.id == key_id)).one_or_none()
         if row is None:
             raise NotFound("api_key_unknown")
-        return _api_key(row, self._clock())
+        return _api_key(row, work.now)
 
-    def create(self, name: str, scopes: Sequence[str], days: int, admin_id: str | None) -> Made:
-        """Makes a key that ends in so many days, and tells all owners (R19). What is wrong comes back by field."""
-        if faults := _faults(name, scopes, days):
-            return Made(faults=faults)
-        now, key, chosen = self._clock(), PREFIX + new_token(), [scope for scope in SCOPES if scope in scopes]
-        row = {
-            "id": new_id(now),
-            "name": name.strip(),
-            "token_hash": token_hash(key),
-            "ending": key[-ENDING:],
-            "scopes": " ".join(chosen),
-            "made_by": admin_id,
-            "created_at": now,
-            "expires_at": now + timedelta(days=days),
-        }
-        with self._database.write() as connection:
-            if _in_force(connection, now) >= MOST_KEYS:
-                return Made(
-                    faults={
-                        "name": _("There are %(most)s keys already. Revoke one that is not needed.", most=MOST_KEYS)
-                    }
-                )
-            connection.execute(insert(ApiKeyRow).values(row))
-            audit.record(
-                connection, self._keyring, now, "api_key_created",
-                admin_id=admin_id, api_key=row["id"], scopes=chosen, days=days,
-            )  # fmt: skip
-            until = self._notices.wall.told(now + timedelta(days=days))
-            lines = [f"{name.strip()} (…{key[-ENDING:]}), until {until}. Its program may:"]
+    def create(self, name: str, scopes: Sequence[str], days: int, admin_id: str | None) -> NewApiKey:
+        """Create a key that ends in so many days, and notify all owners (R44); or return by field what is wrong."""
+        name = name.strip()
+        faults: dict[str, str] = {}
+        if not name or len(name) > NAME_LENGTH or not name.isprintable():
+            faults["name"] = _("Say which program uses the key, in at most %(most)s characters.", most=NAME_LENGTH)
+        if not scopes or not set(scopes) <= SCOPES.keys():
+            faults["scopes"] = _("Choose at least one thing that the program may do.")
+        if days not in DAYS:
+            faults["days"] = _("Choose one of the times in the list.")
+        if faults:
+            return NewApiKey(faults=faults)
+        key, chosen = PREFIX + new_token(), [scope for scope in SCOPES if scope in scopes]
+        with self._transactions.write() as work:
+            valid = ApiKeyRow.expires_at > work.now, ApiKeyRow.revoked_at.is_(None)
+            if work.execute(select(func.count()).select_from(ApiKeyRow).where(*valid)).scalar_one() >= MOST_KEYS:
+                fault = _("There are %(most)s keys already. Revoke one that is not needed.", most=MOST_KEYS)
+                return NewApiKey(faults={"name": fault})
+            row = {
+                "id": work.new_id(),
+                "name": name,
+                "token_hash": token_hash(key),
+                "ending": key[-ENDING:],
+                "scopes": " ".join(chosen),
+                "made_by": admin_id,
+                "created_at": work.now,
+                "expires_at": work.now + timedelta(days=days),
+            }
+            work.execute(insert(ApiKeyRow).values(work.keyring.signed("api_keys", row)))
+            work.record("api_key_created", admin_id=admin_id, api_key=row["id"], scopes=chosen, days=days)
+            until = self._notices.wall.with_zone(work.now + timedelta(days=days))
+            lines = [f"{name} (…{key[-ENDING:]}), until {until}. Its program may:"]
             lines += [f"- {SCOPES[scope]}" for scope in chosen]
-            self._notices.to_owners(connection, now, "A key for programs was made", lines)
-        return Made(str(row["id"]), key)
+            self._notices.change_to_owners(work, "An API key was created", lines, admin_id, [PAGE])
+        return NewApiKey(str(row["id"]), key)
 
     def revoke(self, key_id: str, admin_id: str | None) -> None:
-        """Ends a key at once; one that ended before stays as it is. Raises NotFound."""
-        known, now = self.get(key_id), self._clock()
-        with self._database.write() as connection:
-            ended = connection.execute(
-                update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None)).values(revoked_at=now)
-            )
-            if ended.rowcount != 1:
+        """End a key immediately; one that ended before stays as it is. Raise NotFound."""
+        known = self.get(key_id)
+        with self._transactions.write() as work:
+            valid = update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
+            if work.execute(valid.values(revoked_at=work.now)).rowcount != 1:
                 return
-            audit.record(connection, self._keyring, now, "api_key_revoked", admin_id=admin_id, api_key=key_id)
-            text = f"{known.name} (…{known.ending}). Whatever still uses it is refused from now on."
-            self._notices.to_owners(connection, now, "A key for programs was revoked", [text])
+            work.record("api_key_revoked", admin_id=admin_id, api_key=key_id)
+            text = f"{known.name} (…{known.ending}). A program that still uses it is refused from now on."
+            self._notices.change_to_owners(work, "An API key was revoked", [text], admin_id, [PAGE])
 
     def enter(self, key: str, address: str) -> Caller:
-        """Who calls with this key, each call counted.
+        """Return the program that calls with this key, and count the call.
 
-        Raises Problem 401 for a key that is not, or no longer, in force, and TooMany for an address with more than
-        30 wrong keys or a key with more than 600 calls in a minute.
+        Raise Problem 401 for a key that is unknown or no longer valid, and TooMany for an address with more than 30
+        wrong keys or a key with more than 600 calls in a minute.
         """
-        now = self._clock()
-        with self._database.read() as connection:
-            row = connection.execute(
-                select(
-                    ApiKeyRow.id, ApiKeyRow.name, ApiKeyRow.scopes, ApiKeyRow.expires_at, ApiKeyRow.revoked_at,
-                    ApiKeyRow.used_at,
-                ).where(ApiKeyRow.token_hash == token_hash(key))
-            ).one_or_none()  # fmt: skip
-        if row is None or row.revoked_at is not None or row.expires_at <= now:
-            raise self._refusal(address, now)
-        with self._database.write() as connection:
-            (taken,) = limits.take(connection, now, [Limit(f"api:{row.id}", REQUESTS_PER_MINUTE, MINUTE)])
-            if row.used_at is None or row.used_at <= now - USED_STEP:
-                connection.execute(update(ApiKeyRow).where(ApiKeyRow.id == row.id).values(used_at=now))
+        columns = (
+            ApiKeyRow.id,
+            ApiKeyRow.name,
+            ApiKeyRow.scopes,
+            ApiKeyRow.token_hash,
+            ApiKeyRow.mac,
+            ApiKeyRow.expires_at,
+            ApiKeyRow.revoked_at,
+            ApiKeyRow.used_at,
+        )
+        with self._transactions.read() as reading:
+            row = reading.execute(select(*columns).where(ApiKeyRow.token_hash == token_hash(key))).one_or_none()
+        if row is None or row.revoked_at is not None or row.expires_at <= reading.now:
+            raise self._refusal(address)
+        if not self._transactions.keyring.holds("api_keys", row._mapping):
+            with self._transactions.write() as work:
+                limits.note_broken(work, "api_keys", row.id)
+            raise self._refusal(address)
+        with self._transactions.write() as work:
+            (taken,) = limits.take(work, [Limit(f"api:{row.id}", REQUESTS_PER_MINUTE, MINUTE)])
+            if row.used_at is None or row.used_at <= work.now - USED_STEP:
+                work.execute(update(ApiKeyRow).where(ApiKeyRow.id == row.id).values(used_at=work.now))
         if taken.is_over:
-            raise TooMany("too_many_calls", retry_after_seconds=_seconds_until(taken.ends_at, now))
+            raise TooMany("too_many_calls", retry_after_seconds=_seconds_until(taken.ends_at, work.now))
         return Caller(row.id, row.name, frozenset(row.scopes.split()))
 
-    def _refusal(self, address: str, now: datetime) -> Problem:
-        limit = Limit(f"api_wrong:{limits.address_key(address, self._keyring)}", WRONG_PER_MINUTE, MINUTE)
-        with self._database.write() as connection:
-            (taken,) = limits.take(connection, now, [limit])
+    def _refusal(self, address: str) -> Problem:
+        network = limits.address_key(address, self._transactions.keyring)
+        with self._transactions.write() as work:
+            limit = Limit(f"api_wrong:{network}", WRONG_PER_MINUTE, MINUTE)
+            (taken,) = limits.take(work, [limit])
         if taken.is_over:
-            return TooMany("too_many_wrong_keys", retry_after_seconds=_seconds_until(taken.ends_at, now))
+            return TooMany("too_many_wrong_keys", retry_after_seconds=_seconds_until(taken.ends_at, work.now))
         return Problem("key_wrong", status=401)
-
-
-def _faults(name: str, scopes: Sequence[str], days: int) -> dict[str, str]:
-    faults: dict[str, str] = {}
-    if not name.strip() or len(name.strip()) > NAME_LENGTH or not name.strip().isprintable():
-        faults["name"] = _("Say which program uses the key, in at most %(most)s characters.", most=NAME_LENGTH)
-    if not scopes or not set(scopes) <= SCOPES.keys():
-        faults["scopes"] = _("Choose what the program may do, one thing at least.")
-    if days not in DAYS:
-        faults["days"] = _("Choose one of the times in the list.")
-    return faults
-
-
-def _in_force(connection: Connection, now: datetime) -> int:
-    found = select(ApiKeyRow.id).where(ApiKeyRow.expires_at > now, ApiKeyRow.revoked_at.is_(None)).limit(MOST_KEYS)
-    return len(connection.execute(found).all())
 
 
 def _api_key(row: Any, now: datetime) -> ApiKey:

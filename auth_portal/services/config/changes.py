@@ -1,97 +1,263 @@
-"""What a change of the configuration changed: for the page that shows it before, the audit, and the mail to owners.
+"""What a change of the configuration changes: for the preview, the audit trail and the mail to owners.
 
-Secrets are told as given, changed, kept or removed, and never shown.
+Secrets appear as given, changed, kept or removed, and never with their value.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
 
-from auth_portal.gateways.channels import ChannelConfig
-from auth_portal.services.config.channel_rows import exported_channel
-from auth_portal.services.config.differences import Difference, differences
+from auth_portal.gateways.channels import KINDS, ChannelConfig
+from auth_portal.services.config.channel import exported_channel
+from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
+from auth_portal.store.db import Work
 
-# What an attacker would change: of this the owners are told, whoever did it (R19). Of a channel it is everything.
-TOLD = {
-    "portal": ("limits", "alerts", "notices_by"),
-    "journey": ("callback", "limits", "relay_defence", "results", "shares_result", "steps"),
+# Every field is guarded (R44): a change of it needs a fresh second factor, is an audit event, and is emailed to all
+# owners. An act on a whole row (adding, switching, deleting, revoking, resetting) is guarded as well. The only
+# exceptions are here, each with its reason; a test walks all fields, so a new one must be entered in one of the two.
+GUARDED: Mapping[str, frozenset[str]] = {
+    "portal": frozenset({"name", "default_region", "support_contact", "notices_by", "limits", "retention", "alerts"}),
+    "channel": frozenset(name for kind in KINDS.values() for name in kind.config_type.model_fields),
+    "journey": frozenset(
+        {
+            *("slug", "name", "default", "active", "chat_seconds", "return_url", "relay_defence", "shares_result"),
+            *("channels", "steps", "callback", "results", "data", "limits", "texts", "logo"),
+        }
+    ),
+    "key": frozenset({"name", "scopes", "expires_at", "revoked_at"}),
+    "admin": frozenset(
+        {
+            *("name", "email_sealed", "email_key", "role", "is_active"),
+            *("password_hash", "totp_sealed", "recovery_sealed"),
+        }
+    ),
+}
+HARMLESS: Mapping[str, Mapping[str, str]] = {
+    "portal": {"time_zone": "only how times are shown to admins; mail to owners also has them in UTC"},
+    "channel": {},
+    "journey": {"colour": "only the colour of buttons and links, refused if it could not be read"},
+    "key": {
+        "id": "made by the portal",
+        "token_hash": "made by the portal when the key is created",
+        "ending": "made by the portal when the key is created",
+        "made_by": "recorded by the portal",
+        "created_at": "recorded by the portal",
+        "used_at": "recorded by the portal",
+    },
+    "admin": {
+        "id": "made by the portal",
+        "totp_last_step": "recorded by the portal when a code is used",
+        "created_at": "recorded by the portal",
+        "changed_at": "recorded by the portal",
+    },
 }
 
+_FIELD = re.compile(r"[.\[]")  # what ends the first part of a key such as ``steps[2].any_of``
 
-class Change(NamedTuple):
+
+class Author(NamedTuple):
+    """The admin who makes a change (None for a command), and their note on it."""
+
+    admin_id: str | None = None
+    note: str = ""
+
+
+COMMAND = Author()
+
+
+class Difference(NamedTuple):
+    """One key that differs. A side is empty where the key has no value there."""
+
+    key: str
+    before: str
+    after: str
+
+
+class TableChange(NamedTuple):
     """One table of the configuration, what was done to it (``changed``, ``added``, …), and key by key what differs."""
 
     table: str  # portal | channel | journey
     name: str
     done: str
     differences: tuple[Difference, ...] = ()
+    number: int = 0  # of the version that it made of a journey
 
     @property
     def title(self) -> str:
-        """Such as ``channel sms``."""
+        """Return the name that the audit trail uses, such as ``channel sms``."""
         return f"{self.table} {self.name}".strip()
 
     @property
     def line(self) -> str:
-        """Such as ``channel sms: switched off``."""
+        """Return a line such as ``channel sms: switched off``."""
         return f"{self.title}: {self.done}"
 
+    @property
+    def guarded(self) -> tuple[Difference, ...]:
+        """Return the differences in guarded fields (R44)."""
+        harmless = HARMLESS[self.table]
+        return tuple(found for found in self.differences if _FIELD.split(found.key, maxsplit=1)[0] not in harmless)
 
-def portal_change(before: PortalSettings, after: PortalSettings) -> Change:
-    """The portal's settings."""
-    return Change("portal", "", "changed", tuple(differences(before.model_dump(), after.model_dump())))
+    @property
+    def is_guarded(self) -> bool:
+        """Report whether it changes a guarded field, or is an act on the whole row, which has no differences."""
+        return bool(self.guarded) or not self.differences
+
+    @property
+    def path(self) -> str:
+        """Return the page that shows the change: of a journey its version, of anything deleted the list."""
+        if self.table == "portal":
+            return "/admin/settings"
+        listed = f"/admin/{self.table}s"
+        if self.done == "deleted":
+            return listed
+        return f"{listed}/{self.name}/versions/{self.number}" if self.number else f"{listed}/{self.name}"
 
 
-def channel_change(done: str, before: ChannelConfig | None, after: ChannelConfig | None) -> Change:
-    """A channel that was added (no ``before``), changed, switched on or off, or deleted (no ``after``)."""
-    name = (after or before).name  # type: ignore[union-attr]  # one of them is there
-    if after is None:
-        return Change("channel", name, done)
-    plain = differences(_without_secrets(before), _without_secrets(after))
-    return Change("channel", name, done, (*plain, *_secret_differences(before, after)))
+class ChangedChannel(NamedTuple):
+    """A channel as it was before a change, and whether it is still in use after it."""
+
+    was: ChannelConfig
+    is_in_use: bool
 
 
-def journey_change(done: str, before: JourneyConfig | None, after: JourneyConfig) -> Change:
-    """A journey that was added or changed."""
-    old = before.model_dump() if before is not None else {}
-    return Change("journey", after.slug, done, tuple(differences(old, after.model_dump())))
+class OwnerNotices(Protocol):
+    """What notifies the owners of a change."""
+
+    def __call__(
+        self,
+        work: Work,
+        subject: str,
+        lines: Sequence[str],
+        by: str | None,
+        paths: Sequence[str],
+        changed: Sequence[ChangedChannel],
+        /,
+    ) -> None:
+        """Mail every owner within the caller's transaction.
+
+        ``by`` is the admin whose act it was, ``paths`` are the pages that show it, ``changed`` the channels in use that
+        the mail is about.
+        """
 
 
-def _without_secrets(config: ChannelConfig | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    return {key: value for key, value in exported_channel(config).items() if key not in config.SECRETS}
+@dataclass(frozen=True)
+class Newer:
+    """What another admin saved while a form was open. ``by`` is that admin's name, empty for a command."""
+
+    by: str
+    at: datetime | None
+    note: str = ""
+    number: int = 0  # of the journey's stored version; 0 for the settings and channels, which have no versions
+    theirs: tuple[Difference, ...] = ()  # what they changed, where the version before is stored
+    typed: tuple[Difference, ...] = ()  # what the form says instead
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """The result of saving one table: its faults, or what is newer than the form; with neither it was saved."""
+
+    faults: tuple[Fault, ...] = ()
+    newer: Newer | None = None
+    changes: tuple[Difference, ...] = ()
+    number: int = 0  # of a journey's stored version, before this change; 0 where there is none
+    is_guarded: bool = True  # it changes a guarded field (R44)
+
+    @property
+    def is_fine(self) -> bool:
+        """Return True if nothing prevents saving."""
+        return not self.faults and self.newer is None
+
+
+def portal_change(before: PortalSettings, after: PortalSettings) -> TableChange:
+    """Return the change of the portal's settings."""
+    return TableChange("portal", "", "changed", differences(before.model_dump(), after.model_dump()))
+
+
+def channel_change(done: str, before: ChannelConfig | None, after: ChannelConfig) -> TableChange:
+    """Return the change of a channel that was added (no ``before``), changed, or switched on or off."""
+    old, new = (
+        {key: value for key, value in exported_channel(config).items() if key not in config.SECRETS} if config else {}
+        for config in (before, after)
+    )
+    return TableChange("channel", after.name, done, (*differences(old, new), *_secret_differences(before, after)))
 
 
 def _secret_differences(before: ChannelConfig | None, after: ChannelConfig) -> Iterator[Difference]:
     for name in sorted(after.SECRETS):
         old, new = getattr(before, name, None), getattr(after, name)
-        if old == new:
-            if new:
-                yield Difference(name, "secret", "kept")
-        else:
-            yield Difference(name, "secret", "changed" if new else "removed") if old else Difference(name, "", "given")
+        if not old and new:
+            yield Difference(name, "", "given")
+        elif old and old == new:
+            yield Difference(name, "secret", "kept")
+        elif old:
+            yield Difference(name, "secret", "changed" if new else "removed")
 
 
-def facts(changes: Sequence[Change]) -> Mapping[str, Any]:
-    """The changes as an audit event has them: ``{"channel sms": {"daily_cap": ["5", "6"]}}``."""
+def journey_change(done: str, before: JourneyConfig | None, after: JourneyConfig, number: int = 0) -> TableChange:
+    """Return the change of a journey that was added or changed; ``number`` is that of its new version."""
+    old = before.model_dump() if before is not None else {}
+    return TableChange("journey", after.slug, done, differences(old, after.model_dump()), number)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Return the keys whose values differ, in the order of ``before``, then the new ones: ``steps[2].any_of``.
+
+    Tables are compared key by key, lists of tables place by place, and any other value as a whole. Replace secrets
+    before you compare.
+    """
+    old, new = dict(_flat("", before)), dict(_flat("", after))
+    keys = [*old, *(key for key in new if key not in old)]
+    found = (Difference(key, old.get(key, ""), new.get(key, "")) for key in keys)
+    return tuple(difference for difference in found if difference.before != difference.after)
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield each value with its key. An empty table or list yields nothing."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _flat(f"{key}.{name}" if key else str(name), part)
+    elif _is_list(value) and any(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value, 1):  # counted from 1, as people do
+            yield from _flat(f"{key}[{number}]", item)
+    else:
+        yield key, value_text(value)
+
+
+def value_text(value: Any) -> str:
+    """Return a value as an admin reads it: ``yes`` and ``no``, lists with commas."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if _is_list(value):
+        return ", ".join(value_text(item) for item in value)
+    return str(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def audit_facts(changes: Sequence[TableChange]) -> Mapping[str, Any]:
+    """Return the changes as an audit event stores them: ``{"channel sms": {"daily_cap": ["5", "6"]}}``."""
     return {
         change.title: {found.key: [found.before, found.after] for found in change.differences} for change in changes
     }
 
 
-def lines_for_owners(changes: Sequence[Change]) -> list[str]:
-    """What the owners are told of the changes; empty where none is an attacker's kind (R19)."""
-    return [line for change in changes for line in _told(change)]
-
-
-def _told(change: Change) -> Iterator[str]:
-    kinds = TOLD.get(change.table)
-    told = [found for found in change.differences if kinds is None or found.key.startswith(kinds)]
-    if told or kinds is None:
-        yield f"{change.title}: {change.done}"
-        for key, before, after in told:
-            yield f"  {key}: {before or 'nothing'} -> {after or 'nothing'}"
+def lines_for_owners(changes: Sequence[TableChange]) -> list[str]:
+    """Return the text of the mail to owners; empty where no change is guarded (R44)."""
+    lines = []
+    for change in changes:
+        if change.is_guarded:
+            lines.append(change.line)
+            shown = change.guarded
+            lines += [f"  {key}: {before or 'nothing'} -> {after or 'nothing'}" for key, before, after in shown]
+    return lines

@@ -1,48 +1,33 @@
-"""Changing one channel: the same rules, version and audit as an import of the config file, one channel at a time.
+"""One channel on its page: how it does, adding, changing, switching and deleting it.
 
-Refuses to take from an active journey its last way to send, and to let a stored secret go anywhere but where it was
-given for (D4), and to write over what somebody else saved in the meantime until that was shown. Secrets go in and never
-come out.
+The rules, version and audit are those of an import of the config file. Refuses to take the last channel for a kind of
+message from an active journey. Secrets go in and never come out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
-from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
-from auth_portal.gateways.channels import KINDS, ChannelConfig
-from auth_portal.services.channel_usage import used_today
-from auth_portal.services.config.changes import Change, channel_change
-from auth_portal.services.config.channel_rows import (
-    KEEP,
-    StoredChannel,
-    delete_channel,
-    parsed_channel,
-    rewrite_channel,
-)
-from auth_portal.services.config.configuration import Configuration, Stored
-from auth_portal.services.config.file import ConfigFile, Fault, Faults, Table
-from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.config.journey_rows import Author
-from auth_portal.services.config.meanwhile import Saving, meanwhile
-from auth_portal.store.db import Database
+from auth_portal.gateways.channels import KINDS, ChannelConfig, read_fields, show_fields
+from auth_portal.services.config.changes import Author, SaveResult, TableChange, channel_change
+from auth_portal.services.config.channel import KEEP, read_channel, used_today
+from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
+from auth_portal.services.config.file import Fault, Faults, Table
+from auth_portal.services.config.rules import Scope
+from auth_portal.services.config.store import StoredChannel, StoredConfig, WantedConfig, delete_channel, read_stored
+from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import ChannelState
-
-GIVE_AGAIN = (
-    "must be given again: kind, address, port or security changed, and a stored secret never goes anywhere but where "
-    "it was given for"
-)
 
 
 class Use(NamedTuple):
-    """A journey that names a channel, and which place it has there among those of its kind: 1 is asked first."""
+    """A journey that names a channel, and its place among the journey's channels of its kind: 1 is tried first."""
 
     slug: str
     journey: str
@@ -52,173 +37,176 @@ class Use(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ChannelNow:
-    """A channel as the page shows it. Of its secrets only the names of those that are stored."""
+class ChannelView:
+    """A channel as its page shows it. Of its secrets only the names of those that are stored."""
 
     name: str
-    kind: str
+    kind: type[ChannelConfig]
     is_active: bool
     carries: frozenset[str]
     settings: Mapping[str, Any]
     secrets: Mapping[str, Sequence[str]]
     used: Mapping[str, int]  # today, by country
     uses: tuple[Use, ...]
-    mark: str  # of all its settings, secrets too
+    mark: str  # of all its settings, including secrets
     accepted_at: datetime | None = None
     failing_since: datetime | None = None
     failures: int = 0
     reason: str = ""
     needs_admin: bool = False
 
+    @property
+    def form(self) -> Mapping[str, str]:
+        """Return the channel as its form shows it."""
+        return show_fields(self.kind.FORM, self.settings, self.secrets)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Return the form's name of each setting, in English."""
+        return {field.name: field.label for field in self.kind.FORM}
+
 
 class ChannelEditor:
-    """Every act on a single channel."""
+    """Show and change single channels."""
 
-    def __init__(self, database: Database, keyring: Keyring, clock: Clock, configuration: Configuration) -> None:
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
+    def __init__(self, transactions: Transactions, configuration: Configuration) -> None:
+        self._transactions = transactions
         self._configuration = configuration
 
-    def channels(self) -> list[ChannelNow]:
-        """All of them by name, with how they do."""
-        now = self._clock()
-        with self._database.read() as connection:
-            stored = self._configuration.stored(connection, locked=False)
-            states = {row.name: row for row in connection.execute(select(ChannelState.__table__))}
-            used = {
-                name: used_today(connection, channel.config, now)
-                for name, channel in stored.channels.items()
-                if channel.config.daily_cap is not None
-            }
-        return [
-            _shown(channel, stored, states.get(name), used.get(name, {}), self._mark(channel.config))
-            for name, channel in stored.channels.items()
-        ]
+    def kinds(self) -> dict[str, type[ChannelConfig]]:
+        """Return the kinds that can be added here; those of the sandbox only while it is on."""
+        kinds = {name: kind.config_type for name, kind in KINDS.items()}
+        return {name: kind for name, kind in kinds.items() if self._configuration.allows(kind)}
 
-    def channel(self, name: str) -> ChannelNow:
-        """One of them. Raises NotFound."""
+    def channels(self) -> list[ChannelView]:
+        """Return every channel by name, with how it does."""
+        with self._transactions.read() as work:
+            stored = read_stored(work, is_locked=False)
+            states = {row.name: row for row in work.execute(select(ChannelState.__table__))}
+            return [_view(work, stored, channel, states.get(name)) for name, channel in stored.channels.items()]
+
+    def channel(self, name: str) -> ChannelView:
+        """Return one of them. Raise NotFound."""
         found = next((channel for channel in self.channels() if channel.name == name), None)
         if found is None:
             raise NotFound("not_found")
         return found
 
-    def add(self, values: Mapping[str, Any], author: Author) -> list[Fault]:
-        """Makes a channel, which is in use at once; why not, or nothing."""
-        name = str(values.get("name", ""))
-        with self._database.write() as connection:
-            stored, faults = self._configuration.stored(connection, locked=True), Faults("")
-            if name in stored.channels:
-                faults.add("", "name", "is the name of another channel already")
-            config = self._checked(stored, Table("", name, values), None, faults)
-            if config is None or faults.found:
-                return faults.found
-            wanted = stored.as_wanted
-            wanted = replace(wanted, channels={**wanted.channels, name: config})
-            self._configuration.apply(connection, stored, wanted, "channel_added", author)
-        return []
+    def add(self, kind: str, typed: Mapping[str, str], author: Author) -> SaveResult:
+        """Add the channel of a form, which is in use immediately. ``kind`` is one of ``kinds``."""
+        values = {"kind": kind, "name": typed.get("name", ""), **read_fields(KINDS[kind].config_type.FORM, typed)}
+        return self._configuration.save(NewChannel(values, author))
 
-    def change(self, name: str, values: Mapping[str, Any], author: Author, *, based_on: str) -> Saving:
-        """Gives a channel other settings; why not, or nothing. A secret left empty stays where it may (D4).
+    def change(self, name: str, typed: Mapping[str, str], author: Author, *, based_on: str) -> SaveResult:
+        """Give a channel the settings of a form; its name and kind stay, and it stays off if it is off.
 
-        Kind and name stay as they are. A channel that is off stays off. ``based_on`` is the mark of what the form was
-        made from. Raises NotFound.
+        A secret that is empty in the form stays as it is stored if it may (D4). Raise NotFound.
         """
-        now = self._clock()
-        with self._database.write() as connection:
-            stored, faults = self._configuration.stored(connection, locked=True), Faults("")
-            old = _get(stored, name)
-            values = {**values, "name": name, "kind": old.config.kind, **_kept(values, old.config)}
-            config = self._checked(stored, Table("", name, values), old, faults)
-            if config is None or faults.found:
-                return Saving([_in_words(fault) for fault in faults.found])
-            if config != old.config:
-                change = channel_change("changed", old.config, config)
-                if based_on != self._mark(old.config):
-                    return Saving(newer=meanwhile(connection, change.title, change.differences))
-                rewrite_channel(connection, self._keyring, old, config, now, is_active=old.is_active)
-                self._configuration.publish(connection, stored, now, "channel_changed", [change], author)
-        return Saving()
+        values = {"name": name, **read_fields(self.channel(name).kind.FORM, typed)}
+        return self._configuration.save(ChannelSettings(values, author, based_on))
 
-    def _mark(self, config: ChannelConfig) -> str:
-        """Keyed, for the secrets are in it: nobody can try from a page which they are."""
-        return self._keyring.index("channel", config.model_dump_json())
+    def switch(self, name: str, author: Author, *, is_active: bool) -> SaveResult:
+        """Switch a channel on or off. Raise NotFound."""
+        return self._configuration.save(ChannelSwitch({"name": name}, author, is_active=is_active))
 
-    def switch(self, name: str, author: Author, *, is_active: bool) -> list[Fault]:
-        """Puts a channel in use, or out of it; why not, or nothing. Raises NotFound."""
-        with self._database.write() as connection:
-            stored = self._configuration.stored(connection, locked=True)
-            old, now = _get(stored, name), stored.as_wanted
-            channels = {**now.channels, name: old.config} if is_active else _without(now.channels, name)
-            wanted = replace(now, channels=channels, off=(now.off | {name}) - channels.keys())
-            table = Table("", name, {})
-            faults = Faults("")
-            self._configuration.rules.check(_as_file(stored, table if is_active else None), wanted, faults)
-            if not faults.found:
-                self._configuration.apply(connection, stored, wanted, "channel_switched", author)
-        return faults.found
+    def delete(self, name: str, author: Author) -> SaveResult:
+        """Delete a channel and its secrets. Raise NotFound.
 
-    def delete(self, name: str, author: Author) -> list[Fault]:
-        """Removes a channel and its secrets; why not, or nothing. Raises NotFound.
-
-        Refused while an active journey names it, and while the mail to owners travels by it.
+        Refused while an active journey names it, and while it is the one that mail to owners leaves by.
         """
-        now = self._clock()
-        with self._database.write() as connection:
-            stored = self._configuration.stored(connection, locked=True)
-            old = _get(stored, name)
-            faults = [Fault(use.slug, "channels", "names it") for use in _uses(old.config, stored) if use.is_active]
+        with self._transactions.write() as work:
+            stored = read_stored(work, is_locked=True)
+            channel = stored.channel(name)
+            faults = [Fault(use.slug, "channels", "names it") for use in _uses(channel.config, stored) if use.is_active]
             if stored.portal.notices_by == name:
                 faults.append(Fault("portal", "notices_by", "names it"))
             if not faults:
-                delete_channel(connection, old)
-                change = Change("channel", name, "deleted")
-                self._configuration.publish(connection, stored, now, "channel_deleted", [change], author)
-        return faults
-
-    def _checked(self, stored: Stored, table: Table, old: StoredChannel | None, faults: Faults) -> ChannelConfig | None:
-        """The configuration of a table, held against the rules as if it were in use."""
-        config = parsed_channel(table, old, faults)
-        if config is not None:
-            now = stored.as_wanted
-            wanted = replace(now, channels={**now.channels, table.name: config}, off=now.off - {table.name})
-            self._configuration.rules.check(_as_file(stored, table), wanted, faults)
-        return config
+                self._configuration.publish(work, stored, "channel_deleted", [delete_channel(work, channel)], author)
+        return SaveResult(tuple(faults))
 
 
-def _get(stored: Stored, name: str) -> StoredChannel:
-    if (found := stored.channels.get(name)) is None:
-        raise NotFound("not_found")
-    return found
+@dataclass(frozen=True)
+class NewChannel(Edit):
+    """A new channel."""
+
+    def plan(self, work: Work, stored: StoredConfig, faults: Faults) -> EditPlan | None:
+        """Return the change that adds it."""
+        name = str(self.values.get("name", ""))
+        if name in stored.channels:
+            faults.add("", "name", "is already the name of another channel")
+        config = read_channel(Table("", name, self.values), None, faults)
+        if config is None or faults.found:
+            return None
+        wanted = _in_use(stored.as_wanted, config)
+        return EditPlan(wanted, channel_change("added", None, config), _scope(name), "channel_added")
 
 
-def _without(channels: Mapping[str, ChannelConfig], name: str) -> dict[str, ChannelConfig]:
-    return {other: config for other, config in channels.items() if other != name}
+@dataclass(frozen=True)
+class ChannelSettings(Edit):
+    """Other settings of a stored channel."""
+
+    def plan(self, work: Work, stored: StoredConfig, faults: Faults) -> EditPlan | None:
+        """Return the change of the settings."""
+        before = stored.channel(self.values["name"])
+        kept = {
+            name: KEEP
+            for name in before.config.SECRETS
+            if self.values.get(name) == "" and isinstance(secret := getattr(before.config, name), str) and secret
+        }
+        values = {**self.values, "kind": before.config.kind, **kept}
+        config = read_channel(Table("", before.config.name, values), before.config, faults)
+        if config is None:
+            return None
+        now = stored.as_wanted
+        wanted = _in_use(now, config) if before.is_active else replace(now, off={**now.off, config.name: config})
+        change = channel_change("changed", before.config, config)
+        if config == before.config:  # its secrets are "kept", which is no difference
+            change = change._replace(differences=())
+        return EditPlan(wanted, change, _scope(config.name), "channel_changed")
+
+    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
+        """Report whether another channel is stored than the one that the form was made from."""
+        return self.based_on != _mark(work.keyring, stored.channel(self.values["name"]).config)
 
 
-def _as_file(stored: Stored, table: Table | None) -> ConfigFile:
-    """What is being changed, as a file would name it; journeys are called by their slug."""
-    return ConfigFile(None, (table,) if table else (), {}, {slug: slug for slug in stored.journeys})
+@dataclass(frozen=True)
+class ChannelSwitch(Edit):
+    """A stored channel, on or off."""
+
+    is_active: bool = field(kw_only=True)
+
+    def plan(self, work: Work, stored: StoredConfig, faults: Faults) -> EditPlan | None:
+        """Return the change that switches it."""
+        config, now = stored.channel(self.values["name"]).config, stored.as_wanted
+        if self.is_active:
+            wanted, done, scope = _in_use(now, config), "switched on", _scope(config.name)
+        else:
+            channels = {name: other for name, other in now.channels.items() if name != config.name}
+            wanted = replace(now, channels=channels, off={**now.off, config.name: config})
+            done, scope = "switched off", _scope()
+        return EditPlan(wanted, TableChange("channel", config.name, done), scope, "channel_switched")
 
 
-def _kept(values: Mapping[str, Any], old: ChannelConfig) -> dict[str, Any]:
-    """For each secret that was left empty and is stored: ``"keep"``."""
-    return {
-        name: KEEP
-        for name in KINDS[old.kind][0].SECRETS
-        if values.get(name) == "" and isinstance(stored := getattr(old, name), str) and stored
-    }
+def _in_use(wanted: WantedConfig, config: ChannelConfig) -> WantedConfig:
+    off = {name: other for name, other in wanted.off.items() if name != config.name}
+    return replace(wanted, channels={**wanted.channels, config.name: config}, off=off)
 
 
-def _in_words(fault: Fault) -> Fault:
-    return fault._replace(reason=GIVE_AGAIN) if "differ from what is stored" in fault.reason else fault
+def _scope(*names: str) -> Scope:
+    """Return what the rules check; faults name journeys by their slug."""
+    return Scope(channels=dict.fromkeys(names, ""), other_journey="{slug}")
 
 
-def _shown(channel: StoredChannel, stored: Stored, state: Any, used: Mapping[str, int], mark: str) -> ChannelNow:
+def _mark(keyring: Keyring, config: ChannelConfig) -> str:
+    """Return what a form carries of the channel. Keyed, because guesses of a secret could be compared with it."""
+    return keyring.index("channel", config.model_dump_json())
+
+
+def _view(work: Work, stored: StoredConfig, channel: StoredChannel, state: Any) -> ChannelView:
     config = channel.config
-    return ChannelNow(
+    view = ChannelView(
         name=config.name,
-        kind=config.kind,
+        kind=type(config),
         is_active=channel.is_active,
         carries=config.message_kinds,
         settings=config.model_dump(exclude=set(config.SECRETS)),
@@ -227,34 +215,27 @@ def _shown(channel: StoredChannel, stored: Stored, state: Any, used: Mapping[str
             for name in config.SECRETS
             if getattr(config, name)
         },
-        used=used,
+        used=used_today(work.connection, config, work.now) if config.daily_cap is not None else {},
         uses=tuple(_uses(config, stored)),
-        mark=mark,
-        **_state(state),
+        mark=_mark(work.keyring, config),
+    )
+    if state is None:
+        return view
+    return replace(
+        view,
+        accepted_at=state.accepted_at,
+        failing_since=state.failing_since or state.failed_at if state.failures_in_row else None,
+        failures=state.failures_in_row,
+        reason=state.reason,
+        needs_admin=state.needs_admin,
     )
 
 
-def _state(row: Any) -> dict[str, Any]:
-    if row is None:
-        return {}
-    return {
-        "accepted_at": row.accepted_at,
-        "failing_since": row.failing_since or row.failed_at if row.failures_in_row else None,
-        "failures": row.failures_in_row,
-        "reason": row.reason,
-        "needs_admin": row.needs_admin,
-    }
-
-
-def _uses(config: ChannelConfig, stored: Stored) -> Iterator[Use]:
+def _uses(config: ChannelConfig, stored: StoredConfig) -> Iterator[Use]:
+    """Yield the journeys that name a channel, with its place among their channels that carry the same."""
+    carried = {name: channel.config.message_kinds for name, channel in stored.channels.items()}
     for slug, journey in stored.journeys.items():
-        if config.name in journey.config.channels:
-            alike = _alike(config, journey.config, stored)
-            place = alike.index(config.name) + 1
-            yield Use(slug, journey.config.name, journey.config.active, place, len(alike))
-
-
-def _alike(config: ChannelConfig, journey: JourneyConfig, stored: Stored) -> list[str]:
-    """The journey's channels that carry something that this one carries, in their order."""
-    kinds = {name: channel.config.message_kinds for name, channel in stored.channels.items()}
-    return [name for name in journey.channels if kinds.get(name, frozenset()) & config.message_kinds]
+        names = journey.config.channels
+        if config.name in names:
+            alike = [name for name in names if carried.get(name, frozenset()) & config.message_kinds]
+            yield Use(slug, journey.config.name, journey.config.active, alike.index(config.name) + 1, len(alike))

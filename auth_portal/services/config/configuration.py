@@ -1,288 +1,307 @@
-"""The config file: what it names becomes equal to it, all in one transaction or not at all, and nothing else changes.
+"""Every change of the configuration: by the config file or by one page, in one transaction or not at all.
 
-Refuses what would let a weaker proof answer for a stronger one (R35), what could never work, and a stored secret for
-a server other than the one it was given for (D4).
+Refuses what would let a weaker proof answer for a stronger one (R35), what could never work, a stored secret for a
+server other than the one that it was entered for (D4), and to overwrite what another admin saved while a form was open
+until that was shown.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
-from typing import Any
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import tomli_w
-from sqlalchemy import Connection, select, update
+from sqlalchemy import update
 
-from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, same_text
-from auth_portal.errors import Misconfigured
+from auth_portal.crypto import same_text
 from auth_portal.gateways.channels import ChannelConfig
-from auth_portal.services import audit
-from auth_portal.services.config import logos
+from auth_portal.gateways.way_out import WayOut
 from auth_portal.services.config.changes import (
-    Change,
-    channel_change,
-    facts,
-    journey_change,
+    COMMAND,
+    Author,
+    ChangedChannel,
+    Newer,
+    OwnerNotices,
+    SaveResult,
+    TableChange,
+    audit_facts,
     lines_for_owners,
     portal_change,
 )
-from auth_portal.services.config.channel_rows import (
-    StoredChannel,
-    exported_channel,
-    parsed_channel,
-    stored_channels,
-    write_channels,
-)
-from auth_portal.services.config.file import ConfigFile, Faults, read_config
-from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.config.journey_rows import (
-    Author,
-    StoredJourney,
-    lingering_journeys,
-    stored_journeys,
-    write_journeys,
-)
+from auth_portal.services.config.channel import exported_channel, read_channel
+from auth_portal.services.config.file import ConfigFile, Faults, parse, read_config
+from auth_portal.services.config.history import last_change
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.services.config.rules import Rules, Wanted, warnings
-from auth_portal.services.notices import ChangedChannel
-from auth_portal.store.db import Database
+from auth_portal.services.config.rules import Rules, Scope, warnings
+from auth_portal.services.config.store import StoredConfig, WantedConfig, read_stored, write
+from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import Portal
-
-TellOwners = Callable[[Connection, datetime, str, Sequence[str], Sequence[ChangedChannel]], None]
-"""Mails all owners in the caller's transaction: a subject, lines, and the channels that these tell of, as they were."""
-NOBODY = Author()  # a command
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import changes, and what an admin should know of what it allows.
+    """What an import changes, and the warnings about what it allows.
 
-    ``mark`` stands for the file and for what was stored: while it is the same, so are the changes.
+    ``mark`` stands for the file and for what was stored: as long as it is the same, so are the changes.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[TableChange, ...]
     warnings: tuple[str, ...]
     mark: str = field(default="", compare=False)
     is_applied: bool = field(default=True, compare=False)
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line for each change."""
+        """Return one line for each change."""
         return tuple(change.line for change in self.changes)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The whole configuration in the database."""
+class EditPlan:
+    """What an edit would make of the stored configuration."""
 
-    portal: PortalSettings
-    channels: Mapping[str, StoredChannel]
-    journeys: Mapping[str, StoredJourney]
-    logos: Set[str] = frozenset()  # the digests of the pictures
-    version: int = 0  # rises with every change of any of it
-    lingering: Sequence[JourneyConfig] = ()  # what else answers the chat
+    wanted: WantedConfig
+    change: TableChange
+    scope: Scope
+    event: str  # the kind of the audit event
+    number: int = 0  # of the journey's stored version
 
-    @property
-    def off(self) -> Set[str]:
-        """The channels that are switched off."""
-        return {name for name, channel in self.channels.items() if not channel.is_active}
 
-    @property
-    def as_wanted(self) -> Wanted:
-        """All of it as it is, to be changed in one place."""
-        channels = {name: channel.config for name, channel in self.channels.items() if channel.is_active}
-        journeys = {slug: journey.config for slug, journey in self.journeys.items()}
-        return Wanted(self.portal, channels, journeys, self.logos, self.off, self.lingering)
+@dataclass(frozen=True)
+class Edit(ABC):
+    """One table as an admin wants it: ``values`` as the config file would have them.
+
+    ``based_on`` is the mark of what the form was made from.
+    """
+
+    values: Mapping[str, Any]
+    author: Author
+    based_on: str | int = ""
+
+    @abstractmethod
+    def plan(self, work: Work, stored: StoredConfig, faults: Faults) -> EditPlan | None:
+        """Return what it would change, or None if the values cannot be read. Raise NotFound for the table."""
+
+    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
+        """Report whether something else is stored than what the form was made from."""
+        return False
+
+    def newer(self, work: Work, stored: StoredConfig, change: TableChange) -> Newer:
+        """Return what was saved since the form was made."""
+        by, at = last_change(work, change.title)
+        return Newer(by, at, typed=change.differences)
+
+    def is_reported(self, table: str) -> bool:
+        """Report whether a fault of this table belongs to the edit."""
+        return True
 
 
 class Configuration:
-    """Reads and writes portal settings, channels and journeys as one file."""
+    """Read and write portal settings, channels and journeys. ``way_out`` knows the operator's policy."""
 
     def __init__(
-        self,
-        database: Database,
-        keyring: Keyring,
-        clock: Clock,
-        *,
-        has_sandbox: bool,
-        check_origin: Callable[[str], None],
-        check_channel: Callable[[ChannelConfig], None] | None = None,
-        tell_owners: TellOwners = lambda *_: None,
+        self, transactions: Transactions, *, has_sandbox: bool, way_out: WayOut, notify_owners: OwnerNotices
     ) -> None:
-        """``check_origin`` and ``check_channel`` raise Misconfigured for what the operator's policy never lets out.
+        self._transactions = transactions
+        self._notify_owners = notify_owners
+        self._rules = Rules(has_sandbox, way_out)
 
-        Without ``check_channel`` a channel's URL is given to ``check_origin``.
-        """
-        self._tell_owners = tell_owners
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
-        self.rules = Rules(has_sandbox, check_origin, check_channel)
+    def allows(self, kind: type[ChannelConfig]) -> bool:
+        """Report whether channels of a kind can work in this installation."""
+        return self._rules.allows(kind)
+
+    # --- The config file
 
     def import_toml(
-        self, text: str, *, file_name: str, prune: bool = False, author: Author = NOBODY, shown: str | None = None
+        self, text: str, *, file_name: str, prune: bool = False, author: Author = COMMAND, shown: str | None = None
     ) -> ImportSummary:
-        """Makes what the file names equal to the file; ``prune`` also switches off what it does not name.
+        """Make what the file names equal to the file; ``prune`` also switches off what it does not name.
 
-        Of ``[portal]`` it changes the keys that are there; a channel or journey is what the file says of it, with
-        the defaults for the rest. ``shown`` is the mark of a preview: where it is no longer the same, nothing is
-        written. Raises BadConfig with every fault; then nothing was written either.
+        Of ``[portal]`` only the keys that are there change; a channel or journey becomes what the file says, with the
+        defaults for the rest. ``shown`` is the mark of a preview: if it is no longer the same, nothing is written.
+        Raise BadConfig with every fault; then nothing was written either.
         """
         faults = Faults(file_name)
         file = read_config(text, faults)
-        with self._database.write() as connection:
-            stored = self.stored(connection, locked=True)
-            wanted = self._wanted(file, stored, prune, faults)
-            self.rules.check(file, wanted, faults)
+        with self._transactions.write() as work:
+            stored = read_stored(work, is_locked=True)
+            wanted = _wanted_by(file, stored, prune, faults)
+            channels = {table.name: table.place for table in file.channels}
+            self._rules.check(wanted, Scope(channels, file.places), faults)
             faults.raise_if_any()
-            mark = _mark(stored, text, prune)
+            mark = hashlib.sha256(f"{stored.version}\n{prune}\n{text}".encode()).hexdigest()
             is_applied = shown is None or same_text(shown, mark)
-            write = partial(self.apply, kind="configuration_imported", author=author) if is_applied else self.preview
-            changes = write(connection, stored, wanted)
+            if is_applied:
+                changes = self._apply(work, stored, wanted, "configuration_imported", author)
+            else:
+                attempt = work.connection.begin_nested()  # written and rolled back, so that nothing else can be shown
+                try:
+                    changes = list(write(work, stored, wanted, COMMAND))
+                finally:
+                    attempt.rollback()
         return ImportSummary(tuple(changes), tuple(warnings(file.journeys)), mark, is_applied)
 
     def preview_toml(self, text: str, *, file_name: str, prune: bool = False) -> ImportSummary:
-        """What an import of this file would change. Raises BadConfig with every fault."""
+        """Return what an import of this file would change. Raise BadConfig with every fault."""
         return self.import_toml(text, file_name=file_name, prune=prune, shown="")
 
     def export_toml(self) -> str:
-        """Everything in use as a file. Secrets are ``"keep"``: they never leave the database."""
-        with self._database.read() as connection:
-            stored = self.stored(connection, locked=False)
-        document: dict[str, Any] = {"portal": stored.portal.model_dump(mode="json")}
+        """Return everything in use as a config file. Secrets are ``"keep"``: they never leave the database."""
+        stored = self.stored()
+        document: dict[str, Any] = {"portal": stored.portal.stored()}
         if channels := [exported_channel(channel.config) for channel in stored.channels.values() if channel.is_active]:
             document["channels"] = channels
         if journeys := [journey.config.model_dump(mode="json") for journey in stored.journeys.values()]:
             document["journeys"] = journeys
         return tomli_w.dumps(document)
 
-    # --- What is stored
+    # --- One table
 
-    def stored(self, connection: Connection, *, locked: bool) -> Stored:
-        """Everything as it is stored. ``locked``: until the caller's transaction ends, no other one changes it."""
-        query = select(Portal.settings, Portal.version).where(Portal.id == 1)
-        portal = connection.execute(query.with_for_update() if locked else query).one_or_none()
-        if portal is None:
-            raise Misconfigured("The database holds no portal yet. Run `flask --app app init`.")
-        journeys = stored_journeys(connection)
-        return Stored(
-            portal=PortalSettings.model_validate(portal.settings),
-            channels=stored_channels(connection, self._keyring),
-            journeys=journeys,
-            lingering=tuple(lingering_journeys(connection, journeys)),
-            logos=logos.digests(connection),
-            version=portal.version,
+    def stored(self) -> StoredConfig:
+        """Return everything as it is stored now."""
+        with self._transactions.read() as work:
+            return read_stored(work, is_locked=False)
+
+    def settings(self) -> SettingsForm:
+        """Return the portal's settings with what their form needs."""
+        stored = self.stored()
+        channels = stored.as_wanted.channels.items()
+        carriers = tuple(name for name, channel in channels if "email" in channel.message_kinds)
+        return SettingsForm(stored.portal, settings_mark(stored.portal), carriers)
+
+    def propose(self, edit: Edit) -> SaveResult:
+        """Return the result that saving would have. Write nothing. Raise NotFound for the table."""
+        with self._transactions.read() as work:
+            return self._check(work, edit, read_stored(work, is_locked=False))[1]
+
+    def save(self, edit: Edit) -> SaveResult:
+        """Write an edit unless it has faults or something newer is stored. Raise NotFound for the table."""
+        with self._transactions.write() as work:
+            stored = read_stored(work, is_locked=True)
+            plan, result = self._check(work, edit, stored)
+            if plan is not None and result.is_fine:
+                self._apply(work, stored, plan.wanted, plan.event, edit.author)
+        return result
+
+    def _check(self, work: Work, edit: Edit, stored: StoredConfig) -> tuple[EditPlan | None, SaveResult]:
+        """Return the plan of an edit, and its result: the one place that compares marks and asks the rules."""
+        faults = Faults("")
+        plan = edit.plan(work, stored, faults)
+        if plan is None:
+            return None, SaveResult(tuple(faults.found))
+        self._rules.check(plan.wanted, plan.scope, faults)
+        differences = plan.change.differences
+        is_newer = bool(differences) and edit.is_outdated(work, stored)
+        return plan, SaveResult(
+            faults=tuple(fault for fault in faults.found if edit.is_reported(fault.table)),
+            newer=edit.newer(work, stored, plan.change) if is_newer else None,
+            changes=differences,
+            number=plan.number,
+            is_guarded=plan.change.is_guarded,
         )
-
-    # --- What should be
-
-    def _wanted(self, file: ConfigFile, stored: Stored, prune: bool, faults: Faults) -> Wanted:
-        channels = (
-            {} if prune else {name: channel.config for name, channel in stored.channels.items() if channel.is_active}
-        )
-        for table in file.channels:
-            if (config := parsed_channel(table, stored.channels.get(table.name), faults)) is not None:
-                channels[config.name] = config
-        journeys, off = _journeys(file, stored, prune), stored.off - channels.keys()
-        return Wanted(_portal(stored.portal, file.portal), channels, journeys, stored.logos, off, stored.lingering)
 
     # --- Writing
 
-    def apply(
-        self, connection: Connection, stored: Stored, wanted: Wanted, kind: str, author: Author = NOBODY
-    ) -> list[Change]:
-        """Writes what differs and publishes it; gives what that was. The rules were asked before."""
-        now = self._clock()
-        changes = list(self._write(connection, stored, wanted, now, author))
+    def _apply(
+        self, work: Work, stored: StoredConfig, wanted: WantedConfig, event: str, author: Author
+    ) -> list[TableChange]:
+        """Write what differs and publish it. The rules were asked before."""
+        changes = list(write(work, stored, wanted, author))
         if changes:
-            self.publish(connection, stored, now, kind, changes, author)
+            self.publish(work, stored, event, changes, author)
         return changes
 
-    def preview(self, connection: Connection, stored: Stored, wanted: Wanted) -> list[Change]:
-        """What ``apply`` would change: it is written and taken back, so that nothing else can be shown."""
-        attempt = connection.begin_nested()
-        try:
-            return list(self._write(connection, stored, wanted, self._clock(), NOBODY))
-        finally:
-            attempt.rollback()
-
     def publish(
-        self, connection: Connection, stored: Stored, now: datetime, kind: str, changes: Sequence[Change],
-        author: Author = NOBODY,
-    ) -> None:  # fmt: skip
-        """What goes with every change, in its transaction: servers notice it, it is audited, and owners are told (R19).
+        self, work: Work, stored: StoredConfig, event: str, changes: Sequence[TableChange], author: Author
+    ) -> None:
+        """Make servers notice changes, record them, and notify the owners (R44), all in the caller's transaction.
 
-        ``stored`` is what there was before, ``kind`` that of the audit event.
+        ``stored`` is the configuration before, ``event`` the kind of the audit event.
         """
-        connection.execute(update(Portal).where(Portal.id == 1).values(version=Portal.version + 1))
-        audit.record(
-            connection,
-            self._keyring,
-            now,
-            kind,
+        work.execute(update(Portal).where(Portal.id == 1).values(version=Portal.version + 1))
+        work.record(
+            event,
             admin_id=author.admin_id,
             portal=any(change.table == "portal" for change in changes),
             channels=sorted(change.name for change in changes if change.table == "channel"),
             journeys=sorted(change.name for change in changes if change.table == "journey"),
-            changes=facts(changes),
+            changes=audit_facts(changes),
             **({"note": author.note} if author.note else {}),
+            **{name: value for name, value in work.origin._asdict().items() if value},
         )
         if lines := lines_for_owners(changes):
-            self._tell_owners(connection, now, "The configuration was changed", lines, _as_were(stored, changes))
-
-    def _write(
-        self, connection: Connection, stored: Stored, wanted: Wanted, now: datetime, author: Author
-    ) -> Iterator[Change]:
-        if wanted.portal != stored.portal:
-            settings = wanted.portal.model_dump(mode="json")
-            connection.execute(update(Portal).where(Portal.id == 1).values(settings=settings))
-            yield portal_change(stored.portal, wanted.portal)
-        for name, done in write_channels(connection, self._keyring, stored.channels, wanted.channels, now):
-            before = stored.channels.get(name)
-            yield channel_change(done, before.config if before else None, wanted.channels.get(name))
-        for slug, done in write_journeys(connection, stored.journeys, wanted.journeys, now, author):
-            old = stored.journeys.get(slug)
-            yield journey_change(done, old.config if old else None, wanted.journeys[slug])
+            done = {change.name: change.done for change in changes if change.table == "channel"}
+            changed = [
+                ChangedChannel(channel.config, done[name] == "changed")
+                for name, channel in stored.channels.items()
+                if channel.is_active and name in done
+            ]
+            paths = list(dict.fromkeys(change.path for change in changes if change.is_guarded))
+            self._notify_owners(work, "The configuration was changed", lines, author.admin_id, paths, changed)
 
 
-def _as_were(stored: Stored, changes: Sequence[Change]) -> list[ChangedChannel]:
-    """The channels in use that are changed, switched off or deleted."""
-    done = {change.name: change.done for change in changes if change.table == "channel"}
-    return [
-        ChangedChannel(channel.config, done[name] == "changed")
-        for name, channel in stored.channels.items()
-        if channel.is_active and name in done
-    ]
-
-
-def _mark(stored: Stored, text: str, prune: bool) -> str:
-    return hashlib.sha256(f"{stored.version}\n{prune}\n{text}".encode()).hexdigest()
-
-
-def _portal(stored: PortalSettings, values: Mapping[str, Any] | None) -> PortalSettings:
-    if values is None:
-        return stored
-    before = stored.model_dump()
-    merged = {**before, **{key: _merged(before.get(key), value) for key, value in values.items()}}
-    try:
-        return PortalSettings.model_validate(merged)
-    except ValueError:  # the reader of the file has said why
-        return stored
-
-
-def _merged(before: Any, value: Any) -> Any:
-    """Of a table only the keys that are there change."""
-    return {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
-
-
-def _journeys(file: ConfigFile, stored: Stored, prune: bool) -> dict[str, JourneyConfig]:
-    journeys = {slug: journey.config for slug, journey in stored.journeys.items()}
+def _wanted_by(file: ConfigFile, stored: StoredConfig, prune: bool, faults: Faults) -> WantedConfig:
+    now = stored.as_wanted
+    channels = {} if prune else dict(now.channels)
+    for table in file.channels:
+        known = stored.channels.get(table.name)
+        if (config := read_channel(table, known.config if known else None, faults)) is not None:
+            channels[config.name] = config
+    journeys = dict(now.journeys)
     has_new_default = any(journey.default for journey in file.journeys.values())
     for slug in journeys.keys() - file.journeys.keys():
         changes = {**({"default": False} if has_new_default else {}), **({"active": False} if prune else {})}
         journeys[slug] = journeys[slug].model_copy(update=changes)
-    return {**journeys, **file.journeys}
+    document = now.portal.model_dump()
+    for key, value in (file.portal or {}).items():  # of a table, too, only the keys that are there change
+        is_table = isinstance(document.get(key), dict) and isinstance(value, dict)
+        document[key] = {**document[key], **value} if is_table else value
+    try:
+        portal = PortalSettings.model_validate(document)
+    except ValueError:  # what is wrong was noted when the file was read
+        portal = now.portal
+    return replace(
+        now,
+        portal=portal,
+        channels=channels,
+        journeys={**journeys, **file.journeys},
+        off={name: config for name, config in now.off.items() if name not in channels},
+    )
+
+
+class SettingsForm(NamedTuple):
+    """The portal's settings, the mark of a form made from them, and the channels in use that carry email."""
+
+    settings: PortalSettings
+    mark: str
+    mail_channels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SettingsEdit(Edit):
+    """The portal's settings as the page wants them."""
+
+    def plan(self, work: Work, stored: StoredConfig, faults: Faults) -> EditPlan | None:
+        """Return the change of the settings."""
+        portal = parse(PortalSettings, self.values, "portal", faults)
+        if portal is None:
+            return None
+        wanted = replace(stored.as_wanted, portal=portal)
+        return EditPlan(wanted, portal_change(stored.portal, portal), Scope(), "settings_changed")
+
+    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
+        """Report whether other settings are stored than those that the form was made from."""
+        return self.based_on != settings_mark(stored.portal)
+
+    def is_reported(self, table: str) -> bool:
+        """Report whether a fault is one of the settings: journeys may have had theirs before."""
+        return table == "portal"
+
+
+def settings_mark(settings: PortalSettings) -> str:
+    """Return what a form carries of the settings that it was made from."""
+    return hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
-"""Reads the config file: TOML into checked values, all faults at once, each with its file, table and key.
+"""Read the config file: TOML into checked values, all faults at once, each with its file, table and key.
 
-Knows what a file may say by itself. Whether it fits what is stored is asked in ``configuration``.
+What a file may say by itself is decided here; whether it fits what is stored, in ``rules``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from auth_portal.errors import Misconfigured
+from auth_portal.methods import name_methods
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
+from auth_portal.services.steps import STEPS
 
 Model = TypeVar("Model", bound=BaseModel)
 
 MOST_DOTS = 300  # of one line: a key with n dots costs tomllib n², 30 kB of them three seconds
 TABLES = ("portal", "channels", "journeys")
-STEP_KINDS = frozenset({"identify", "verify"})  # pydantic names the kind it chose, the file does not
 KNOWN_PATTERNS = {
     "slug": "must be small letters, digits and dashes, 41 at most",
     "default_region": "must be two capital letters such as ZA",
@@ -28,15 +29,20 @@ KNOWN_PATTERNS = {
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong. Without a key it is the table's, without a table the whole configuration's."""
+    """One thing that is wrong: with a key, a table, or without a table the whole configuration."""
 
     table: str
     key: str
-    reason: str
+    reason: str  # in the words of the config file
+
+    @property
+    def words(self) -> str:
+        """Return the reason for a page, with methods named as admins know them."""
+        return name_methods(self.reason)
 
 
 class BadConfig(Misconfigured):
-    """This configuration is refused; one line per fault, and nothing was written. ``found`` is for forms."""
+    """A configuration was refused: one line per fault, and nothing was written. ``found`` is for forms."""
 
     def __init__(self, *lines: str, found: Sequence[Fault] = ()) -> None:
         super().__init__(*lines)
@@ -45,28 +51,28 @@ class BadConfig(Misconfigured):
 
 @dataclass
 class Faults:
-    """Collects what is wrong, so that all of it is told at once."""
+    """Collect what is wrong, so that all of it is reported at once."""
 
     file_name: str
     found: list[Fault] = field(default_factory=list)
 
     def add(self, table: str, key: str, reason: str) -> None:
-        """Notes one fault. Neither table, key nor reason holds a value of the file, save names."""
+        """Note one fault. Table, key and reason contain no value of the file except names."""
         self.found.append(Fault(table, key, reason))
 
     def raise_if_any(self) -> None:
-        """Raises BadConfig with every fault."""
-        if self.found:
-            raise BadConfig(*(self._line(*fault) for fault in self.found), found=self.found)
-
-    def _line(self, table: str, key: str, reason: str) -> str:
-        place = " ".join(part for part in (table, key) if part)
-        return ": ".join(part for part in (self.file_name, place, reason) if part)
+        """Raise BadConfig with every fault, if there is one."""
+        lines = []
+        for table, key, reason in self.found:
+            place = " ".join(part for part in (table, key) if part)
+            lines.append(": ".join(part for part in (self.file_name, place, reason) if part))
+        if lines:
+            raise BadConfig(*lines, found=self.found)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One ``[[channels]]`` or ``[[journeys]]`` of the file, and how people find it there."""
+    """One ``[[channels]]`` or ``[[journeys]]`` of the file, and its place there in words."""
 
     place: str
     name: str
@@ -84,8 +90,13 @@ class ConfigFile:
 
 
 def read_config(text: str, faults: Faults) -> ConfigFile:
-    """Reads a file and notes its faults. Raises BadConfig at once where it is no TOML."""
-    document = _toml(text, faults)
+    """Read a file and note its faults. Raise BadConfig immediately if it is not TOML."""
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise BadConfig(f"{faults.file_name}: cannot be a config file: a line has more than {MOST_DOTS} dots")
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # its message has line and column, and no value
+        raise BadConfig(f"{faults.file_name}: is not TOML: {error or 'nested too deeply'}") from None
     for name in document.keys() - set(TABLES):
         faults.add(name, "", f"is not known; known: {', '.join(TABLES)}")
     journey_tables = list(_tables(document, "journeys", "slug", faults))
@@ -93,22 +104,15 @@ def read_config(text: str, faults: Faults) -> ConfigFile:
     for table in journey_tables:
         if (config := parse(JourneyConfig, table.values, table.place, faults)) is not None:
             journeys[config.slug] = config
-    _one_default(journeys, faults)
+    defaults = [slug for slug, journey in journeys.items() if journey.default]
+    if len(defaults) > 1:
+        faults.add("journeys", "default", f"is true for {' and '.join(defaults)}; only one can be the default")
     return ConfigFile(
         portal=_portal(document, faults),
         channels=tuple(_tables(document, "channels", "name", faults)),
         journeys=journeys,
         places={table.name: table.place for table in journey_tables},
     )
-
-
-def _toml(text: str, faults: Faults) -> dict[str, Any]:
-    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
-        raise BadConfig(f"{faults.file_name}: is no file of ours: a line has more than {MOST_DOTS} dots")
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # its message has line and column, and no value
-        raise BadConfig(f"{faults.file_name}: is no TOML: {error or 'nested too deeply'}") from None
 
 
 def _portal(document: Mapping[str, Any], faults: Faults) -> Mapping[str, Any] | None:
@@ -130,22 +134,16 @@ def _tables(document: Mapping[str, Any], kind: str, key: str, faults: Faults) ->
     seen: dict[str, str] = {}
     for number, table in enumerate(values, 1):
         name = table.get(key)
-        told = f' "{name}"' if isinstance(name, str) else ""
-        place = f"{kind}[{number}]{told}"
-        if told and name in seen:
+        named = f' "{name}"' if isinstance(name, str) else ""
+        place = f"{kind}[{number}]{named}"
+        if named and name in seen:
             faults.add(place, key, f"is the same as that of {seen[name]}")
         seen[str(name)] = place
         yield Table(place, str(name), table)
 
 
-def _one_default(journeys: Mapping[str, JourneyConfig], faults: Faults) -> None:
-    defaults = [slug for slug, journey in journeys.items() if journey.default]
-    if len(defaults) > 1:
-        faults.add("journeys", "default", f"is true for {' and '.join(defaults)}; only one can be the default")
-
-
 def parse(model: type[Model], values: Mapping[str, Any], place: str, faults: Faults) -> Model | None:
-    """The values as a model, or None where something was wrong with them. TOML has types, so nothing is converted."""
+    """Return the values as a model, or None with faults. TOML has types, so nothing is converted."""
     try:
         return model.model_validate(_with_tuples(values), strict=True)
     except ValidationError as error:
@@ -160,7 +158,7 @@ def parse(model: type[Model], values: Mapping[str, Any], place: str, faults: Fau
 
 
 def _with_tuples(value: Any) -> Any:
-    """Lists as tuples, which is what frozen values hold."""
+    """Return a value with its lists as tuples, as frozen models need them."""
     if isinstance(value, list):
         return tuple(_with_tuples(item) for item in value)
     if isinstance(value, dict):
@@ -169,22 +167,22 @@ def _with_tuples(value: Any) -> Any:
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    """Such as ``steps[2].any_of``: counted from 1, as people do."""
+    """Return a key such as ``steps[2].any_of``: counted from 1, as people do."""
     text = ""
     for before, part in zip(("", *location), location, strict=False):
         if isinstance(part, int):
             text += f"[{part + 1}]"
-        elif not (isinstance(before, int) and part in STEP_KINDS):
+        elif not (isinstance(before, int) and part in STEPS):  # pydantic adds the kind that it chose
             text += f".{part}" if text else str(part)
     return text
 
 
 def _reason(key: str, fault: Mapping[str, Any]) -> str:
-    """What is wrong, in the admin's words. Never the value."""
+    """Return what is wrong, in words for admins and without the value."""
     context = fault.get("ctx") or {}
     kind = fault["type"]
     if kind == "string_pattern_mismatch":
-        return KNOWN_PATTERNS.get(key.rpartition(".")[2], "is not written as it must be")
+        return KNOWN_PATTERNS.get(key.rpartition(".")[2], "is not in the required form")
     if kind in _REASONS:
         return _REASONS[kind].format_map(context)
     return str(fault["msg"]).removeprefix("Value error, ")

@@ -1,36 +1,55 @@
 """What a journey's configuration may say.
 
-Refuses whatever could let a weaker proof answer for a stronger one: the text for ``verified`` is unique among the
-active journeys of one server (R35), and no step may be left without a method (R37).
+Refuses what could let a weaker proof answer for a stronger one: the text for ``verified`` is unique among the active
+journeys of one server (R35), and no customer may reach a step with no method left (R37).
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from auth_portal.methods import CARRIES
-from auth_portal.services.config.looks import Colour, JourneyTexts
+from auth_portal.i18n import plain as _
+from auth_portal.methods import any_method
+from auth_portal.services.config.appearance import Colour, JourneyTexts
 from auth_portal.services.config.portal import Frozen
-from auth_portal.steps import AnyStep, Identify, Verify
+from auth_portal.services.config.relay import DEFENCES, VARIABLES, DefenceName, RelayDefence, find_defence, phone_only
+from auth_portal.services.steps import AnyStep
+from auth_portal.store.models import VERIFIED
 
-OUTCOMES = ("verified", "wrong", "expired", "cancelled", "not_me", "no_code", "unavailable")
+OUTCOMES = (VERIFIED, "wrong", "expired", "cancelled", "not_me", "no_code", "unavailable")
 PLACEHOLDERS = (
-    "customer_id", "name", "outcome", "method", "methods", "verified_at", "journey", "locale", "purpose", "chat_code",
-    "phone_match",
-)  # fmt: skip
+    "customer_id",
+    "name",
+    "outcome",
+    "method",
+    "methods",
+    "verified_at",
+    "journey",
+    "locale",
+    *VARIABLES,
+)
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+# What the portal vouches for: a flow trusts these keys, so none may hold a constant or another value (R44).
+RESERVED = ("customer_id", "chat_code", "phone_match", "method", "methods", "outcome", "journey", "verified_at")
+IS_STORED = {
+    "is_stored": True
+}  # context of reading what is stored: it is read whatever is wrong with it, see ``unsafe``
 DATA_KEYS = 20  # at most: with the values' length this keeps a callback far below 20 kB (D2)
 DATA_TEXT = 200  # characters
+VALUE_LENGTH = 512  # characters of one rendered value; Flow's variables are short strings
 
 
 class JourneyLimits(Frozen):
-    """Limits of one verification and its credentials; the bounds are the standards' (63B, RTS)."""
+    """Limits of one verification and its credentials, within the bounds of the standards (63B, RTS)."""
 
     code_digits: Annotated[int, Field(ge=6, le=10)] = 6
     code_seconds: Annotated[int, Field(ge=60, le=600)] = 300
@@ -47,8 +66,15 @@ class JourneyLimits(Frozen):
     destination_day: Annotated[int, Field(ge=1, le=10)] = 10
 
 
+LIMIT_BOUNDS: Mapping[str, tuple[int, int]] = {
+    name: (numbers["minimum"], numbers["maximum"])
+    for name, schema in JourneyLimits.model_json_schema()["properties"].items()
+    for numbers in (schema.get("items", schema),)
+}
+
+
 class CallbackTarget(Frozen):
-    """Where the result goes, and by which of Flow's two contracts."""
+    """The server that the result goes to, and which of Flow's two contracts applies."""
 
     server: Annotated[str, Field(max_length=255)] = "production"
     contract: Literal["external_link", "wait_for_callback"] = "external_link"
@@ -70,7 +96,7 @@ class CallbackTarget(Frozen):
 
 
 class JourneyConfig(Frozen):
-    """One journey as the config file and the configuration page write it, with every default filled in."""
+    """One journey as the config file and its page write it, with every default filled in."""
 
     slug: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
     name: Annotated[str, Field(min_length=1, max_length=60)]
@@ -78,7 +104,7 @@ class JourneyConfig(Frozen):
     active: bool = True
     chat_seconds: Annotated[int, Field(ge=60, le=86_400)] = 600
     return_url: Annotated[str, Field(max_length=300)] = ""
-    relay_defence: Literal["none", "chat_code", "phone_match"] = "none"
+    relay_defence: DefenceName = "none"
     shares_result: bool = False
     channels: tuple[str, ...] = ()
     steps: Annotated[tuple[AnyStep, ...], Field(min_length=2, max_length=8)]
@@ -100,11 +126,11 @@ class JourneyConfig(Frozen):
     @field_validator("steps")
     @classmethod
     def _order(cls, steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
-        if not isinstance(steps[0], Identify) or any(isinstance(step, Identify) for step in steps[1:]):
+        if [step.names_customer for step in steps] != [True, *(False for _step in steps[1:])]:
             raise ValueError("must begin with one identify step, and have no other")
-        if stuck := _stuck_after([step.any_of for step in steps if isinstance(step, Verify)]):
+        if stuck := _stuck_after([step.methods for step in steps if step.proves]):
             raise ValueError(
-                f"verify step {len(stuck) + 1} has no method left for somebody who used {', '.join(stuck)}; "
+                f"verify step {len(stuck) + 1} has no method left for a customer who used {', '.join(stuck)}; "
                 "a method cannot be used twice in one visit"
             )
         return steps
@@ -135,48 +161,82 @@ class JourneyConfig(Frozen):
     def _fill_in(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**values, "results": _all_results(values), "data": _all_data(values)}
+        defence = find_defence(values.get("relay_defence"))
+        results = values.get("results") or {}
+        if isinstance(results, dict):
+            results = {**dict.fromkeys(OUTCOMES, "failed"), "verified": default_success(values), **results}
+        data = values.get("data") or {name: f"{{{name}}}" for name in ("customer_id", "method", "verified_at")}
+        if isinstance(data, dict):
+            always = {name: f"{{{name}}}" for name in ("outcome", "journey", *defence.variables)}
+            data = {**always, **data}
+        return {**values, "results": results, "data": data}
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
-        success = self.results["verified"]
-        if same := [outcome for outcome in OUTCOMES[1:] if self.results[outcome] == success]:
-            raise ValueError(
-                f"results: {same[0]} has the same text as verified ({success!r}); Flow could not tell them apart"
-            )
-        if self.relay_defence == "phone_match" and not self.works_by_phone_alone:
+    def _agree(self, info: ValidationInfo) -> Self:
+        if self.unsafe and not (info.context or {}).get("is_stored"):
+            raise ValueError("; ".join(self.unsafe))
+        if self.defence.demands_ticket and not self.works_by_phone_alone:
             raise ValueError(
                 "relay_defence: with phone_match codes go only to the chat's own number, so every verify step needs "
-                "another method beside email_code"
+                "another method in addition to email_code"
             )
         return self
 
-    @property
-    def verify_steps(self) -> tuple[Verify, ...]:
-        """The steps that prove something."""
-        return tuple(step for step in self.steps if isinstance(step, Verify))
+    @cached_property
+    def unsafe(self) -> tuple[str, ...]:
+        """Return why what is stored must not be served: an earlier version of the portal allowed it. Usually nothing.
+
+        Each begins with its table, ``results: …`` or ``data: …``, and says what to do.
+        """
+        forged = [key for key in RESERVED if self.data.get(key, f"{{{key}}}") != f"{{{key}}}"]
+        success = result_key(self.results["verified"])
+        same = [outcome for outcome in OUTCOMES[1:] if result_key(self.results[outcome]) == success]
+        return (
+            *(
+                f"data: {key} can only be {{{key}}}, because flows trust it; give another value another key"
+                for key in forged
+            ),
+            *(
+                f"results: {outcome} has the same text as verified ({self.results['verified']!r}), apart from case, "
+                "spaces or invisible characters; Flow could not tell them apart"
+                for outcome in same[:1]
+            ),
+        )
+
+    @cached_property
+    def defence(self) -> RelayDefence:
+        """Return the defence against a link that was sent on."""
+        return DEFENCES[self.relay_defence]
+
+    @cached_property
+    def finds_ticket_by_reference(self) -> bool:
+        """Report whether an ordinary link of this journey may have a ticket, so that it is worth looking for one."""
+        return self.defence.demands_ticket or self.callback.contract == "wait_for_callback"
+
+    @cached_property
+    def verify_steps(self) -> tuple[AnyStep, ...]:
+        """Return the steps that prove something."""
+        return tuple(step for step in self.steps if step.proves)
+
+    @cached_property
+    def identifiers(self) -> tuple[str, ...]:
+        """Return the identifiers that a customer may enter in the first step."""
+        return self.steps[0].identifiers
 
     @property
-    def first_step(self) -> Identify:
-        """The step in which the person names themselves."""
-        step = self.steps[0]
-        assert isinstance(step, Identify)
-        return step
+    def choices_by_phone(self) -> list[tuple[str, ...]]:
+        """Return what each verify step leaves to choose from where codes go to the chat's own number alone."""
+        return [phone_only(step.methods) for step in self.verify_steps]
 
     @property
     def works_by_phone_alone(self) -> bool:
-        """Whether every step can be passed where codes go to one phone number and nowhere else."""
-        choices = [without_mail(step.any_of) for step in self.verify_steps]
+        """Report whether every step can be passed if codes only go to one phone number."""
+        choices = self.choices_by_phone
         return all(choices) and _stuck_after(choices) is None
 
 
-def without_mail(methods: Iterable[str]) -> tuple[str, ...]:
-    """Those of the methods that send nothing to an e-mail address."""
-    return tuple(method for method in methods if CARRIES.get(method) != "email")
-
-
 def _stuck_after(choices: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Methods after which a person would have none left for the next step, or None (R37)."""
+    """Return methods after which a customer has none left for the next step, or None (R37)."""
     for chosen in itertools.product(*choices):
         for number, step in enumerate(choices):
             if set(step) <= set(chosen[:number]):
@@ -184,58 +244,77 @@ def _stuck_after(choices: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
     return None
 
 
-def _all_results(values: Mapping[str, Any]) -> object:
-    given = values.get("results") or {}
-    if not isinstance(given, dict):
-        return given
-    return {**dict.fromkeys(OUTCOMES, "failed"), "verified": default_success(values), **given}
-
-
 def default_success(values: Mapping[str, Any]) -> str:
-    """The text for ``verified`` where a journey names none: with ``chat_code`` a flow must compare the code first."""
-    success = "check_code" if values.get("relay_defence") == "chat_code" else "verified"
+    """Return the text for ``verified`` where a journey names none."""
+    success = find_defence(values.get("relay_defence")).success
     return success if values.get("default") else f"{success}_{values.get('slug')}"
 
 
-def _all_data(values: Mapping[str, Any]) -> object:
-    given = values.get("data") or {"customer_id": "{customer_id}", "method": "{method}", "verified_at": "{verified_at}"}
-    if not isinstance(given, dict):
-        return given
-    always = {"outcome": "{outcome}", "journey": "{journey}"}
-    if values.get("relay_defence") == "chat_code":
-        always["chat_code"] = "{chat_code}"
-    if values.get("relay_defence") == "phone_match":
-        always |= {"phone_match": "{phone_match}", "purpose": "{purpose}"}
-    return {**always, **given, "journey": "{journey}"}
+def all_proofs(journey: JourneyConfig) -> str:
+    """Return what a journey asks for, step by step: ``password, then SMS code or authenticator app``."""
+    return _(", then ").join(any_method(step.methods) for step in journey.verify_steps)
+
+
+def result_body(journey: JourneyConfig, outcome: str, reference: str, facts: Mapping[str, str]) -> str:
+    """Return the JSON body of a result: the exact bytes that Flow receives.
+
+    Every configured key is always there, empty without a value, so that no value of an earlier chat survives. On
+    failure only ``outcome``, ``journey`` and ``locale`` have a value: nothing personal leaves. A reserved key always
+    has its own value, also where an earlier version of the portal stored something else.
+    """
+    values = {"outcome": outcome, "journey": journey.slug, **(facts if outcome == VERIFIED else {})}
+    texts = {key: f"{{{key}}}" if key in RESERVED else text for key, text in journey.data.items()}
+    data = {
+        key: PLACEHOLDER.sub(lambda found: values.get(found.group(1), ""), text[:DATA_TEXT])[:VALUE_LENGTH]
+        for key, text in texts.items()
+    }
+    result, success = journey.results[outcome], journey.results[VERIFIED]
+    if outcome != VERIFIED and result_key(result) == result_key(success):  # stored under older rules
+        result = next(text for text in ("failed", "not_verified") if result_key(text) != result_key(success))
+    body = {"result": result, "reference": reference, "data": data}
+    return json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+
+
+def result_key(text: str) -> str:
+    """Return the one form of a result text: flows may compare without case, spaces or what cannot be seen (R35)."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = (char for char in folded if unicodedata.category(char) not in ("Cf", "Cc", "Cs", "Co", "Cn"))
+    return "".join(char for char in seen if not char.isspace() and not _INVISIBLE.match(char))
+
+
+# The letters and marks that Unicode calls default-ignorable although they are no format characters.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def result_clashes(journeys: Iterable[JourneyConfig], lingering: Sequence[JourneyConfig] = ()) -> list[str]:
-    """Pairs of journeys that could answer for each other at one server, one sentence each (R35).
+    """Return a sentence for each pair of journeys that could answer for each other at one server (R35).
 
-    One that is off still tells the chat ``unavailable`` and ``not_me``. ``lingering`` are those that answer beside
-    these: deleted ones, which do the same, and versions under which something is under way, which are ``active``.
+    One that is off still tells the chat ``unavailable`` and ``not_me``. ``lingering`` are those that also
+    answer: deleted ones, which do the same, and versions under which something is under way, which are ``active``.
     """
     known = sorted(journeys, key=lambda journey: journey.slug)
     active = [journey for journey in known if journey.active]
     clashes = [
         f"journey {other.slug} answers {text!r} for {outcome}, which journey {one.slug} answers for verified at "
         f"{one.callback.server}: a link of {one.slug} opened under {other.slug} would pass without any proof. "
-        "Give each a text of its own"
+        "Give each a different text"
         for one, other in itertools.product(active, [*known, *lingering])
         for outcome, text in other.results.items()
-        if one.callback.server == other.callback.server and outcome != "verified" and text == one.results["verified"]
+        if one.callback.server == other.callback.server
+        and outcome != "verified"
+        and result_key(text) == result_key(one.results["verified"])
     ]
     clashes += [
         f"journeys {one.slug} and {other.slug} both answer {one.results['verified']!r} for verified at "
-        f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a text "
-        "of its own, or set shares_result = true in both"
+        f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a different "
+        "text, or set shares_result = true in both"
         for one, other in itertools.combinations(active, 2)
         if _pass_for_each_other(one, other)
     ]
     clashes += [
         f"journey {other.slug} answered {one.results['verified']!r} for verified at {one.callback.server} until now, "
-        f"and what was begun with it is still under way: a link of {one.slug} could pass by it. Give {one.slug} "
-        "another text, or save this again when those chats are over"
+        f"and what began with it is still in progress: a link of {one.slug} could pass by it. Give {one.slug} "
+        "another text, or save this again when those chats have ended"
         for one, other in itertools.product(active, lingering)
         if other.active and one.slug != other.slug and _pass_for_each_other(one, other)
     ]
@@ -243,5 +322,10 @@ def result_clashes(journeys: Iterable[JourneyConfig], lingering: Sequence[Journe
 
 
 def _pass_for_each_other(one: JourneyConfig, other: JourneyConfig) -> bool:
-    is_same = one.callback.server == other.callback.server and one.results["verified"] == other.results["verified"]
-    return is_same and not (one.shares_result and other.shares_result)
+    return answer_alike(one, other) and not (one.shares_result and other.shares_result)
+
+
+def answer_alike(one: JourneyConfig, other: JourneyConfig) -> bool:
+    """Report whether two journeys answer one server with one text for ``verified``."""
+    texts = {result_key(journey.results["verified"]) for journey in (one, other)}
+    return one.callback.server == other.callback.server and len(texts) == 1

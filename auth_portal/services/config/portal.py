@@ -1,13 +1,16 @@
-"""What a configuration may say of the portal as a whole: its name and contact, limits, retention and alerts."""
+"""The settings of the portal as a whole: its name and contact, limits, retention and alerts."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
+
+DRIVES_STORED = timedelta(hours=1)  # how long a test drive is stored after its chat clock has run out
 
 
 class Frozen(BaseModel):
@@ -24,7 +27,7 @@ class PortalLimits(Frozen):
 
 
 class Retention(Frozen):
-    """For how long each kind is kept (E3); the defaults are those of SECURITY.md.
+    """How long each kind of record is stored (E3).
 
     Codes stay as long as the longest chat could ask for them; audit for a quarter at least, so that an abuse which is
     noticed late can still be looked into.
@@ -34,9 +37,14 @@ class Retention(Frozen):
     verifications_days: Annotated[int, Field(ge=2, le=365)] = 30
     audit_days: Annotated[int, Field(ge=90, le=3660)] = 396  # 13 months
 
+    @property
+    def audit_stored(self) -> timedelta:
+        """Return for how long audit events are stored."""
+        return timedelta(days=self.audit_days)
+
 
 class AlertSettings(Frozen):
-    """Who hears when callbacks or a channel fail: the owners by e-mail, and a program by webhook."""
+    """Who is notified when callbacks or a channel fail: the owners by email, and a program by webhook."""
 
     email: bool = True
     webhook: Annotated[str, Field(max_length=255)] = ""
@@ -50,10 +58,10 @@ class AlertSettings(Frozen):
 
 
 class PortalSettings(Frozen):
-    """What the pages and messages say of the business, its limits, and what is kept and told."""
+    """The name and contact of the business, its limits, what is stored, and who is notified."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
-    default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "ZA"
+    default_region: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # none until an owner has chosen one
     time_zone: Annotated[str, Field(max_length=64)] = DEFAULT_ZONE  # of the admins
     support_contact: Annotated[str, Field(max_length=200)] = ""
     notices_by: Annotated[str, Field(max_length=64)] = ""  # the channel of mail to owners; else the first that can
@@ -61,16 +69,26 @@ class PortalSettings(Frozen):
     retention: Retention = Retention()
     alerts: AlertSettings = AlertSettings()
 
+    def stored(self) -> dict[str, Any]:
+        """Return the settings as they are stored; a default country that is not chosen yet is left out.
+
+        A process of the previous version would not accept an empty one.
+        """
+        document = self.model_dump(mode="json")
+        if not self.default_region:
+            del document["default_region"]
+        return document
+
     @property
     def wall(self) -> WallClock:
-        """The clock by which admins read times."""
+        """Return the clock of the admins' time zone."""
         return WallClock(self.time_zone)
 
     @field_validator("time_zone")
     @classmethod
     def _is_zone(cls, value: str) -> str:
         if value != DEFAULT_ZONE and value not in zone_names():
-            raise ValueError("is no time zone; it must be one of the IANA names, such as Africa/Johannesburg or UTC")
+            raise ValueError("is not a time zone; use an IANA name such as Africa/Johannesburg or UTC")
         return value
 
     @field_validator("support_contact")

@@ -1,1 +1,1 @@
-"""The directory: customers and their credentials; nobody else writes those tables."""
+"""The directory: customers and their credentials. No other room writes their tables."""

@@ -1,1 +1,1 @@
-"""Customers from a file: staged, looked at, switched in one transaction, taken back."""
+"""Customers from a file: checked, staged, switched in one transaction, and undone if need be."""

@@ -1,296 +1,258 @@
-"""Imports of customers as the configuration page sees them.
+"""Imports of customers, as the configuration page and a command ask for them. ``imports.work`` does the work itself.
 
-A file is taken in, its columns are named, what it would change is looked at, it is started, watched, and taken back.
-The work itself is ``imports.work``'s, in the background. Nothing here reads a row of the file.
+On the page a file is received, its columns are named, its changes are shown, it is started, watched, and perhaps
+undone; the work goes on in the background. A command does the same work while the operator waits: the whole file is
+imported, or nothing, also if a row is faulty, or if other admins or programs changed the same customers meanwhile.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import func, insert, select, update
 
-from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring
-from auth_portal.errors import NotFound, Problem
-from auth_portal.services import audit
-from auth_portal.services.directory.customer_fields import FIELDS
-from auth_portal.services.imports import switch
-from auth_portal.services.imports.customers_csv import RowFault, read_header
-from auth_portal.services.imports.files import UNDO_KEPT, faults, has_parts, open_parts, store_parts
-from auth_portal.services.imports.staging import Counts
-from auth_portal.services.imports.states import (
+from auth_portal.crypto import Passwords
+from auth_portal.errors import Misconfigured, NotFound, Problem
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.imports import staging
+from auth_portal.services.imports.csv import FAULTS_REPORTED, CsvFindings, RowFault, Source, column_faults, read_header
+from auth_portal.services.imports.notify import LONGEST, ImportNotices, NoticeRoute, customers_word, days_of
+from auth_portal.services.imports.staging import ImportCounts, StoredCustomer, Tally
+from auth_portal.services.imports.store import (
     CANCELLED,
     CHECKED,
     CHECKING,
     DONE,
     FAILED,
     IMPORTING,
+    LEASE_SECONDS,
+    NEXT,
+    SWITCHED,
     TELLING,
+    UNDO_PERIOD,
     UNDOING,
     UPLOADED,
     WORK,
+    ImportClaim,
+    faults_after,
+    has_file,
     move,
+    new_import,
+    open_file,
+    store_file,
+    take,
 )
-from auth_portal.services.imports.telling import LONGEST, Notices, Telling, Way, longest
-from auth_portal.services.imports.undoing import CHANGED
-from auth_portal.services.imports.work import new_import
-from auth_portal.services.journeys import Journeys
-from auth_portal.store.db import Database
+from auth_portal.services.imports.work import CHANGED, ImportWork, count
+from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import Admin, ImportRow, table_of
 
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and how .xls begin; others are web pages
 PEEKED = 64  # bytes
 PAGE = 20  # imports of one page of their list
-FEWEST_FOR_A_GUESS = 50  # rows done before the time that is left is guessed
-NAMED_AT_MOST = 10  # customers who stand in the way of an undo
-SPELLINGS = {  # how the headers of other systems name our columns, in letters and digits alone
-    "customer_id": "id customerid customer customerno customernumber customernr client clientid clientno clientnumber "
-    "account accountid accountno accountnumber memberid membernumber userid number custid custno kundennummer",
-    "name": "name fullname customername displayname clientname membername",
-    "phone": "phone phonenumber phoneno cell cellphone cellnumber cellno mobile mobilephone mobilenumber mobileno "
-    "msisdn telephone tel telephonenumber contactnumber whatsapp whatsappnumber",
-    "email": "email emailaddress mail mailaddress",
-    "locale": "locale language lang preferredlanguage",
-    "password": "password passwordhash pass",
-    "totp_secret": "totpsecret totp totpseed authenticatorsecret otpsecret",
-}
-_FIELD_OF = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings.split()}
-GONE = "somebody who is gone"  # between two looks
-_NOT_PLAIN = re.compile(r"[^a-z0-9]")
+FEWEST_FOR_A_GUESS = 50  # rows done before the time left is estimated
+NAMED_AT_MOST = 10  # customers who prevent an undo
+GONE = "a customer who was deleted"  # between two queries
 
 
 @dataclass(frozen=True)
 class Import:
-    """An import as pages tell of it. Times in UTC."""
+    """An import as pages show it. Times in UTC."""
 
     id: str
     file_name: str
     state: str
     columns: Sequence[str]
-    counts: Counts
+    counts: ImportCounts
     fault_count: int
     is_cut: bool
     is_partial: bool
     reason: str
-    by: str  # who sent the file; nobody for a command
+    by: str  # the admin who sent the file; empty for a command
     created_at: datetime
     ended_at: datetime | None
     switched_at: datetime | None
     done: int
     total: int
-    seconds_left: int | None  # of the work under way, as far as it can be told
-    undo_fault: str  # why an undo that was asked for could not be done
-    is_telling: bool
+    seconds_left: int | None  # of the work under way, estimated
+    undo_fault: str  # why a requested undo could not be done
+    is_notifying: bool
 
     @property
     def is_at_work(self) -> bool:
-        """Whether something goes on in the background."""
+        """Report whether work goes on in the background."""
         return self.state in WORK
 
     @property
     def may_start(self) -> bool:
-        """Whether all of it, or a part, could be imported now."""
+        """Report whether all of it, or a part, could be imported now."""
         return self.state == CHECKED and not self.is_cut and bool(self.counts.new or self.counts.changed)
 
     @property
     def may_be_mapped(self) -> bool:
-        """Whether its columns may be named, or named anew."""
+        """Report whether its columns may be named, or named again."""
         return self.state in (UPLOADED, CHECKED, FAILED)
 
     @property
     def percent(self) -> int:
-        """How much of the work under way is done."""
+        """Return the share of the work under way that is done."""
         return min(100, self.done * 100 // self.total) if self.total else 0
 
 
 class Imports:
-    """Takes in files, starts imports and takes them back. ``admin_id`` is whose act it is."""
+    """Receive files, start imports and undo them. ``admin_id`` is the admin who acts."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, clock: Clock, journeys: Journeys, notices: Notices,
-        wake: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self._database = database
-        self._keyring = keyring
-        self._clock = clock
+        self, transactions: Transactions, journeys: Journeys, notices: Notices, wake: Callable[[], None]
+    ) -> None:
+        self._transactions = transactions
         self._journeys = journeys
         self._wake = wake
-        self._telling = Telling(database, keyring, clock, notices)
+        self._notices = ImportNotices(transactions, notices)
 
     def receive(self, source: IO[bytes], file_name: str, *, admin_id: str) -> str:
-        """Takes in a file, sealed part by part; its id. Raises Problem where it is empty, a workbook or not UTF-8."""
+        """Store a file, sealed part by part; return its id. Raise Problem if it is empty, a workbook or not UTF-8."""
         begin = source.read(PEEKED)
         if begin.startswith(WORKBOOKS) or begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
             raise Problem("import_workbook", status=422)
         source.seek(0)
-        now = self._clock()
-        values = new_import(
-            now, file_name=_clean(file_name), region=self._region(), is_attended=False, admin_id=admin_id
-        )  # fmt: skip
-        with self._database.write() as connection:
-            connection.execute(insert(ImportRow), values)
+        name = "".join(char for char in re.split(r"[/\\]", file_name)[-1] if char.isprintable())
+        facts = {"file_name": name[:120] or "customers.csv", "region": self._region(), "admin_id": admin_id}
+        with self._transactions.write() as work:
+            values = new_import(work, is_attended=False, **facts)
+            work.execute(insert(ImportRow), values)
+        import_id = str(values["id"])
         try:
-            lines = store_parts(self._database, self._keyring, values["id"], source)
+            lines = store_file(self._transactions, import_id, source)
         except UnicodeDecodeError:
-            self._refuse(values["id"], "import_not_utf8", "it is not in UTF-8")
+            self._refuse(import_id, "import_not_utf8", "it is not in UTF-8")
         if not lines:
-            self._refuse(values["id"], "import_empty", "it has no rows")
-        with self._database.write() as connection:
-            move(connection, values["id"], UPLOADED, self._clock(), rows=lines)
-            self._record(connection, "customers_import_uploaded", admin_id, values["id"])
-        return str(values["id"])
+            self._refuse(import_id, "import_empty", "it has no rows")
+        with self._transactions.write() as work:
+            move(work, import_id, UPLOADED, rows=lines)
+            work.record("customers_import_uploaded", admin_id=admin_id, import_id=import_id)
+        return import_id
 
     def _refuse(self, import_id: str, code: str, reason: str) -> NoReturn:
-        with self._database.write() as connection:
-            move(connection, import_id, CANCELLED, self._clock(), reason=reason)
+        with self._transactions.write() as work:
+            move(work, import_id, CANCELLED, reason=reason)
         raise Problem(code, status=422)
 
     def _region(self) -> str:
         return self._journeys.current().portal.default_region
 
-    def _record(self, connection: Connection, kind: str, admin_id: str, import_id: str, **facts: Any) -> None:
-        audit.record(connection, self._keyring, self._clock(), kind, admin_id=admin_id, import_id=import_id, **facts)
-
     def header(self, import_id: str) -> list[str]:
-        """What the file itself calls its columns; nothing where it is not kept any more."""
-        if not has_parts(self._database, import_id):
+        """Return what the file itself calls its columns; nothing if it is no longer stored."""
+        if not has_file(self._transactions, import_id):
             return []
-        return read_header(open_parts(self._database, self._keyring, import_id))
+        return read_header(open_file(self._transactions, import_id))
 
     def name_columns(self, import_id: str, columns: Sequence[str]) -> dict[str, str]:
-        """Says which of ours each column of the file is ("" is not imported), and has the file checked.
+        """Name the field of each column of the file ("" is not imported), and have the file checked.
 
-        Gives what is wrong, by field, and then changed nothing. Raises Problem where it is too late for that.
+        Return what is wrong, by field; then nothing has changed. Raise Problem if it is too late.
         """
         if found := column_faults(columns):
             return found
-        if not has_parts(self._database, import_id):
+        if not has_file(self._transactions, import_id):
             raise Problem("import_file_gone", status=410)
-        now = self._clock()
-        with self._database.write() as connection:
-            move(
-                connection, import_id, CHECKING, now, columns=list(columns), region=self._region(), counts={},
-                fault_count=0, is_cut=False, total=ImportRow.rows,
-            )  # fmt: skip
+        fresh = {"counts": {}, "fault_count": 0, "is_cut": False, "total": ImportRow.rows}
+        with self._transactions.write() as work:
+            move(work, import_id, CHECKING, columns=list(columns), region=self._region(), **fresh)
         self._wake()
         return {}
 
-    def start(self, import_id: str, *, is_partial: bool, is_telling: bool, admin_id: str) -> None:
-        """Has a checked import done.
+    def start(self, import_id: str, *, is_partial: bool, is_notifying: bool, admin_id: str) -> None:
+        """Have a checked import done.
 
-        Raises Problem where it cannot be, where it has faults and is not to be partial, and where telling customers
-        would take too many days.
+        Raise Problem if it cannot be, if it has faults and is not to be partial, and if notifying the customers would
+        take too many days.
         """
         found = self.get(import_id)
         if not found.may_start:
             raise Problem("import_moved_on", status=409)
         if found.fault_count and not is_partial:
             raise Problem("import_has_faults", status=422)
-        if is_telling and longest(self.ways(found)) > LONGEST.days:
+        if is_notifying and days_of(self.routes(found)) > LONGEST.days:
             raise Problem("import_telling_long", status=422)
-        with self._database.write() as connection:
-            move(
-                connection, import_id, IMPORTING, self._clock(), is_partial=is_partial, is_telling=is_telling,
-                total=found.counts.plain,
-            )  # fmt: skip
-            self._record(connection, "customers_import_started", admin_id, import_id, partial=is_partial)
+        with self._transactions.write() as work:
+            chosen = {"is_partial": is_partial, "is_telling": is_notifying}
+            move(work, import_id, IMPORTING, **chosen, total=found.counts.plain)
+            work.record("customers_import_started", admin_id=admin_id, import_id=import_id, partial=is_partial)
         self._wake()
 
     def cancel(self, import_id: str, *, admin_id: str) -> None:
-        """Gives an import up before its switch: nothing was changed. Raises Problem where it is too late."""
-        with self._database.write() as connection:
-            move(connection, import_id, CANCELLED, self._clock())
-            self._record(connection, "customers_import_cancelled", admin_id, import_id)
+        """Cancel an import before its switch: no customer was changed. Raise Problem if it is too late."""
+        with self._transactions.write() as work:
+            move(work, import_id, CANCELLED)
+            work.record("customers_import_cancelled", admin_id=admin_id, import_id=import_id)
 
-    def ways(self, found: Import) -> list[Way]:
-        """How the messages that tell customers of this import would leave, as things stand now."""
-        return self._telling.ways(found.counts.messages)
+    def routes(self, found: Import) -> list[NoticeRoute]:
+        """Return how the notices of this import would leave, by today's channels."""
+        return self._notices.routes(found.counts.messages)
 
     def may_undo(self, found: Import) -> bool:
-        """Whether it is the last import that changed something, and not too old."""
+        """Report whether it is the last import that changed customers, and not too old."""
         if found.state not in (DONE, TELLING) or found.switched_at is None:
             return False
-        if self._clock() - found.switched_at > UNDO_KEPT:
-            return False
-        with self._database.read() as connection:
-            newest = connection.execute(select(func.max(ImportRow.switched_at))).scalar_one()
+        with self._transactions.read() as work:
+            if work.now - found.switched_at > UNDO_PERIOD:
+                return False
+            newest = work.execute(select(func.max(ImportRow.switched_at))).scalar_one()
         return bool(newest == found.switched_at)
 
     def undo(self, import_id: str, *, admin_id: str) -> None:
-        """Has what the import changed put back, all of it or nothing; customers who are being told no more are.
+        """Have an import undone, all of it or nothing; its notices stop.
 
-        Raises Problem where it is not the last import, or too old.
+        Raise Problem if it is not the last import, or too old.
         """
         if not self.may_undo(self.get(import_id)):
             raise Problem("import_undo_over", status=409)
-        with self._database.write() as connection:
-            asked = {"undone_by": admin_id, "undo_fault": "", "is_attended": False, "total": 0}
-            move(connection, import_id, UNDOING, self._clock(), **asked)
-            self._record(connection, "customers_import_undo_asked", admin_id, import_id)
+        with self._transactions.write() as work:
+            move(work, import_id, UNDOING, undone_by=admin_id, undo_fault="", is_attended=False, total=0)
+            work.record("customers_import_undo_asked", admin_id=admin_id, import_id=import_id)
         self._wake()
 
-    def in_the_way(self, found: Import) -> list[str]:
-        """The customers for whose sake an undo was refused, at most ten: somebody changed them since the import."""
+    def blocking_undo(self, found: Import) -> list[str]:
+        """Return the customers that prevent an undo, at most ten: they were changed since the import."""
         if found.undo_fault != CHANGED or found.switched_at is None:
             return []
-        staged = switch.extent(self._database, found.id)
-        rows = switch.changed_since(self._database, found.id, found.switched_at, staged, NAMED_AT_MOST)
+        staged = staging.measure_extent(self._transactions, found.id)
+        rows = staging.changed_since(self._transactions, found.id, found.switched_at, staged, NAMED_AT_MOST)
         return [str(row.customer_id) for row in rows] or [GONE]
 
-    # --- Looking ---------------------------------------------------------------------------------------------
+    # --- Looking
 
     def get(self, import_id: str) -> Import:
-        """One import. Raises NotFound."""
-        with self._database.read() as connection:
-            row = connection.execute(_IMPORTS.where(ImportRow.id == import_id)).one_or_none()
+        """Return one import. Raise NotFound."""
+        with self._transactions.read() as work:
+            row = work.execute(_IMPORTS.where(ImportRow.id == import_id)).one_or_none()
         if row is None:
             raise NotFound("import_unknown")
-        return self._as_told(row)
+        return _import(work, row)
 
     def page(self, before: str = "") -> list[Import]:
-        """The imports that were begun before this one (all of them without it), the newest first; one page."""
+        """Return a page of the imports, the newest first; with ``before`` those that began before that import."""
         wanted = _IMPORTS.order_by(ImportRow.id.desc()).limit(PAGE + 1)
         if before:
             wanted = wanted.where(ImportRow.id < before)
-        with self._database.read() as connection:
-            rows = connection.execute(wanted).all()
-        return [self._as_told(row) for row in rows]
-
-    def _as_told(self, row: Any) -> Import:
-        return Import(
-            id=row.id,
-            file_name=row.file_name,
-            state=row.state,
-            columns=row.columns,
-            counts=Counts.from_json(row.counts),
-            fault_count=row.fault_count,
-            is_cut=row.is_cut,
-            is_partial=row.is_partial,
-            reason=row.reason,
-            by=row.by or "",
-            created_at=row.created_at,
-            ended_at=row.ended_at,
-            switched_at=row.switched_at,
-            done=row.done,
-            total=row.total,
-            seconds_left=_seconds_left(row, self._clock()),
-            undo_fault=row.undo_fault,
-            is_telling=row.is_telling,
-        )
+        with self._transactions.read() as work:
+            return [_import(work, row) for row in work.execute(wanted).all()]
 
     def faults(self, import_id: str, most: int) -> list[RowFault]:
-        """The first faults of an import."""
-        return [fault for _number, fault in faults(self._database, import_id, most=most)]
+        """Return the first faults of an import."""
+        return [fault for _number, fault in faults_after(self._transactions, import_id, most=most)]
 
     def all_faults(self, import_id: str) -> Iterator[RowFault]:
-        """Every fault that was kept, read as it is asked for."""
+        """Yield every stored fault."""
         after = -1
-        while some := faults(self._database, import_id, after=after):
+        while some := faults_after(self._transactions, import_id, after):
             after = some[-1][0]
             yield from (fault for _number, fault in some)
 
@@ -298,36 +260,165 @@ class Imports:
 _IMPORTS = select(*table_of(ImportRow).c, Admin.name.label("by")).outerjoin(Admin, Admin.id == ImportRow.admin_id)
 
 
-def guesses(header: Sequence[str]) -> list[str]:
-    """Which of our columns each column of a file seems to be, each of ours once; "" where nothing fits."""
-    found: list[str] = []
-    for name in header:
-        guess = _FIELD_OF.get(_NOT_PLAIN.sub("", name.lower()), "")
-        found.append("" if guess in found else guess)
-    return found
+def _import(work: Work, row: Any) -> Import:
+    seconds_left = None
+    if row.state in WORK and row.began_at is not None and row.done >= FEWEST_FOR_A_GUESS and row.total > row.done:
+        seconds_left = int((work.now - row.began_at).total_seconds() * (row.total - row.done) / row.done)
+    same = {field.name: getattr(row, field.name) for field in fields(Import) if hasattr(row, field.name)}
+    derived = {"counts": ImportCounts.from_json(row.counts), "by": row.by or "", "seconds_left": seconds_left}
+    return Import(**same | derived | {"is_notifying": row.is_telling})
 
 
-def column_faults(columns: Sequence[str]) -> dict[str, str]:
-    """What is wrong with a choice of columns, by the field of the page."""
-    found = {}
-    for position, name in enumerate(columns):
-        if name and name not in FIELDS:
-            found[f"column-{position}"] = "unknown"
-        elif name and name in columns[:position]:
-            found[f"column-{position}"] = "twice"
-    if "customer_id" not in columns:
-        found["columns"] = "no_customer_id"
-    return found
+# --- By a command
 
 
-def _seconds_left(row: Any, now: datetime) -> int | None:
-    if row.state not in WORK or row.began_at is None or row.done < FEWEST_FOR_A_GUESS or row.total <= row.done:
-        return None
-    took: float = (now - row.began_at).total_seconds()
-    return int(took * (row.total - row.done) / row.done)
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did, or in a dry run would do. With faults nothing was written."""
+
+    is_dry_run: bool
+    new: int = 0
+    changed: int = 0
+    equal: int = 0
+    columns: Mapping[str, Tally] = field(default_factory=dict)
+    countries: Mapping[str, int] = field(default_factory=dict)  # how many phone numbers of the file are in each
+    errors: tuple[RowFault, ...] = ()
+    error_count: int = 0
+    recontacted: int = 0  # customers whose phone number or email address changes
+    routes: tuple[NoticeRoute, ...] = ()  # how the notices to them leave
+    is_notifying: bool = False
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the report for the operator. The first thousand faults are listed, all are counted."""
+        if self.error_count:
+            rest = self.error_count - len(self.errors)
+            listed = [str(fault) for fault in self.errors] + ([f"and {rest} more"] if rest else [])
+            noun = "fault" if self.error_count == 1 else "faults"
+            return [f"Nothing was imported: {self.error_count} {noun}.", *listed]
+        verb = "Dry run, nothing was imported" if self.is_dry_run else "Imported"
+        rows = f"{self.new} customers new, {self.changed} changed, {self.equal} equal"
+        columns = (f"  {column}: {tally}" for column, tally in self.columns.items())
+        lines = [f"{verb}: {rows}.", *columns]
+        if self.countries:
+            lines.append(
+                "  phone numbers by country: "
+                + ", ".join(f"{number} {name}" for name, number in self.countries.items())
+            )
+        if not self.routes:
+            return lines
+        who = f"{customers_word(self.recontacted)} whose phone number or email address changes"
+        if not self.is_dry_run and not self.is_notifying:
+            return [*lines, f"Not notified: {who}. All owners get a mail that says so."]
+        verb = "With --notify the portal notifies" if self.is_dry_run else "The portal now notifies"
+        lines += [f"{verb} {who}, at the old and the new one:", *(f"  {route}" for route in self.routes)]
+        if any(route.carries == "sms" for route in self.routes):
+            lines.append("  What an SMS costs is between you and its provider: the portal does not know it.")
+        return lines
 
 
-def _clean(file_name: str) -> str:
-    """A file's name as it may be shown, without a path."""
-    name = re.split(r"[/\\]", file_name)[-1]
-    return "".join(char for char in name if char.isprintable())[:120] or "customers.csv"
+class CommandImport:
+    """Import whole files, with every core hashing."""
+
+    def __init__(self, transactions: Transactions, passwords: Passwords, notices: Notices) -> None:
+        self._transactions = transactions
+        self._passwords = passwords
+        self._work = ImportWork(transactions, passwords, notices, threads=os.cpu_count() or 1)
+        self._notices = ImportNotices(transactions, notices)
+
+    def import_csv(
+        self, source: Source, *, default_region: str, dry_run: bool, is_notifying: bool = False
+    ) -> ImportReport:
+        """Bring the directory to what the file says, or with any faulty row change nothing and report why.
+
+        With ``is_notifying`` the serving processes notify customers whose contacts change. Plain passwords take about
+        25 ms of one core each. Raise OSError for a file that cannot be read, and Misconfigured if another admin or
+        program changed the same customers in the meantime, or if the notices would take too many days.
+        """
+        if dry_run:
+            findings, counts, first = CsvFindings(), ImportCounts(), list[RowFault]()
+            for plans, faults in self._work.compare(source, findings, default_region, same=self._has_password):
+                count(counts, findings, plans)
+                first += faults
+            return self._report(counts, findings, first, dry_run=True)
+        held = self._begin(source, default_region, is_notifying=is_notifying)
+        try:
+            findings, first = self._work.check(held, source)
+            if findings.fault_count:
+                return self._report(ImportCounts(), findings, first, dry_run=False)
+            messages = ImportCounts.from_json(self._row(held.id).counts).messages
+            if is_notifying and (days := days_of(self._notices.routes(messages))) > LONGEST.days:
+                raise Misconfigured(
+                    f"Notifying the customers would take about {days} days under the daily caps of the channels, more "
+                    f"than {LONGEST.days}; nothing was imported. Raise the caps, split the file, or leave out --notify."
+                )
+            with self._transactions.write() as work:
+                move(work, held.id, IMPORTING)
+            again = take(self._transactions, held.id)
+            if again is None:
+                raise Misconfigured("The import was cancelled in the meantime; nothing was imported.")
+            counts = self._work.bring_in(again)
+            if self._row(held.id).state == FAILED:
+                raise Misconfigured(
+                    "The same customers were changed in the meantime; nothing was imported. Import the file again."
+                )
+            return self._report(counts, findings, first, dry_run=False, is_notifying=is_notifying)
+        finally:
+            self._end(held.id)
+
+    def _has_password(self, stored: StoredCustomer, plain: str) -> bool:
+        return stored.has_password(plain, self._passwords)
+
+    def _report(
+        self,
+        counts: ImportCounts,
+        findings: CsvFindings,
+        first: list[RowFault],
+        *,
+        dry_run: bool,
+        is_notifying: bool = False,
+    ) -> ImportReport:
+        if findings.fault_count:
+            return ImportReport(dry_run, errors=tuple(first[:FAULTS_REPORTED]), error_count=findings.fault_count)
+        return ImportReport(
+            is_dry_run=dry_run,
+            new=counts.new,
+            changed=counts.changed,
+            equal=counts.equal,
+            columns=counts.columns,
+            countries=counts.by_country,
+            recontacted=counts.notified,
+            routes=tuple(self._notices.routes(counts.messages)),
+            is_notifying=is_notifying,
+        )
+
+    def _begin(self, source: Source, region: str, *, is_notifying: bool) -> ImportClaim:
+        with self._transactions.write() as work:
+            lease = work.new_id()
+            values = new_import(
+                work,
+                file_name=source.name[:120] if isinstance(source, Path) else "",
+                region=region,
+                is_attended=True,
+                is_telling=is_notifying,
+                lease=lease,
+                leased_until=work.now + timedelta(seconds=LEASE_SECONDS),
+            )
+            columns = table_of(ImportRow).c
+            row = work.execute(insert(ImportRow).values(values | {"state": CHECKING}).returning(*columns)).one()
+        return ImportClaim(row, lease)
+
+    def _row(self, import_id: str) -> Any:
+        with self._transactions.read() as work:
+            return work.execute(table_of(ImportRow).select().where(ImportRow.id == import_id)).one()
+
+    def _end(self, import_id: str) -> None:
+        """Cancel what was not switched, for whatever reason, and remove what is stored of it."""
+        unfinished = [state for state, targets in NEXT.items() if CANCELLED in targets and state not in SWITCHED]
+        with self._transactions.write() as work:
+            work.execute(
+                update(ImportRow)
+                .where(ImportRow.id == import_id, ImportRow.state.in_(unfinished))
+                .values(state=CANCELLED, ended_at=work.now, lease=None, leased_until=None)
+            )
+        self._work.tidy()

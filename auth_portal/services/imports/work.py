@@ -1,8 +1,8 @@
-"""The work on an import: reading and staging its file, hashing its passwords, switching, telling customers.
+"""The work on an import: its file is read and staged, its passwords hashed, then it is switched, and perhaps undone.
 
-Everything before the switch is short transactions that touch only the import's own tables, so that whoever is killed
-there has changed nothing; the switch is one transaction, and its result commits with it. Passwords are hashed within
-the process's own slots, and people who sign in go first.
+Everything before the switch is short transactions that touch only the import's own tables, so that a worker killed
+there has changed no customer; the switch is one transaction, and its result commits with it. Passwords are hashed
+within the slots of the process, and people who sign in go first.
 """
 
 from __future__ import annotations
@@ -10,45 +10,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, Passwords
+from auth_portal.crypto import Passwords
 from auth_portal.methods.password import is_long
-from auth_portal.services import audit
-from auth_portal.services.imports import switch
-from auth_portal.services.imports.customers_csv import FAULTS_TOLD, Reading, RowFault, Source, read_rows
-from auth_portal.services.imports.files import (
-    FAULTS_KEPT,
-    WAITING_KEPT,
-    add_faults,
-    forget,
-    has_parts,
-    open_parts,
-    tidy,
-)
+from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.imports import staging
+from auth_portal.services.imports.csv import FAULTS_REPORTED, CsvFindings, RowFault, Source, read_rows
+from auth_portal.services.imports.notify import LONGEST, ImportNotices, NoRoom, count_notified, customers_word
 from auth_portal.services.imports.staging import (
     BATCH,
     BITS,
     Comparison,
-    Counts,
-    Plan,
-    Same,
+    ImportCounts,
+    RowPlan,
+    SamePassword,
     Tally,
-    open_plain,
-    same_password,
-    sealed_password,
+    is_same_password,
 )
-from auth_portal.services.imports.states import (
+from auth_portal.services.imports.store import (
     CANCELLED,
     CHECKED,
     CHECKING,
     DONE,
     FAILED,
+    FAULTS_STORED,
     IMPORTING,
     MOST_ATTEMPTS,
     RECEIVING,
@@ -57,67 +47,82 @@ from auth_portal.services.imports.states import (
     UNDOING,
     UNDONE,
     UPLOADED,
-    Claim,
+    WAITING_PERIOD,
+    ImportClaim,
+    add_faults,
     claim,
     finish,
+    has_file,
     hold,
+    open_file,
     put_aside,
+    remove_rows,
+    remove_unneeded,
 )
-from auth_portal.services.imports.telling import LONGEST, Notices, NotNow, Telling, customers_word
-from auth_portal.services.imports.undoing import TRIED, Undoing
-from auth_portal.store.db import Database, new_id
-from auth_portal.store.models import ImportFault, ImportRow, StagedRow
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import CUSTOMER_PASSWORD, IMPORT_ROW_PLAIN, ImportFault, ImportRow, StagedRow
 
 MOST_ROWS = 120_000  # of one file from a page: the switch of many more would keep other writers waiting for 2 s
 BREATH_ROWS = 20  # read between two breaths, about 3 ms, so that requests of the same process go on
 BREATH_SECONDS = 0.0005
 HASHES_AT_ONCE = 16  # passwords settled in one transaction: under half a second of one core
 SWITCH_TRIES = 5
-CHANGED_MEANWHILE = "was changed by somebody else meanwhile"
+CHANGED_MEANWHILE = "was changed by another admin or program in the meantime"
+# Why an undo could not be done: customers or links changed, a newer import, or too many attempts.
+CHANGED, LINKS, OVER, TRIED = "changed", "links", "over", "tried"
 
 
-class Stopped(Exception):
-    """This process ends; the import waits for the next one."""
+class WorkerStop(Exception):
+    """The process ends; the import waits for the next one."""
 
 
-class Overtaken(Exception):
+class SwitchConflict(Exception):
     """Customers of this import were changed since they were compared: rolls the switch back."""
 
 
+class UndoRefusal(Exception):
+    """Rolls an undo back; its text is the reason."""
+
+
 class ImportWork:
-    """Does the work of imports, whoever asked for them: a page, or a command."""
+    """Do the work of imports, whether a page or a command asked for them."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, passwords: Passwords, clock: Clock, notices: Notices | None = None,
-        *, threads: int = 1, is_aside: bool = False,
-    ) -> None:  # fmt: skip
-        """``is_aside``: the process has people to serve, who go first. ``threads`` hash at the same time."""
-        self._database = database
-        self._keyring = keyring
+        self,
+        transactions: Transactions,
+        passwords: Passwords,
+        notices: Notices,
+        *,
+        threads: int = 1,
+        is_aside: bool = False,
+    ) -> None:
+        """Prepare the work. ``is_aside``: the process serves people, who go first. ``threads`` hash in parallel."""
+        self._transactions = transactions
         self._passwords = passwords
-        self._clock = clock
         self._notices = notices
         self._threads = threads
         self._is_aside = is_aside
         self._is_stopping: Callable[[], bool] = lambda: False
-        self._comparison = Comparison(database, keyring)
-        self._telling = None if notices is None else Telling(database, keyring, clock, notices)
-        self._undoing = Undoing(database, keyring, clock, notices)
-        self._works: Mapping[str, Callable[[Claim], object]] = {
-            CHECKING: self._check_parts, IMPORTING: self.bring_in, TELLING: self.tell,
-            UNDOING: self._undoing.undo, RETELLING: self.retell,
-        }  # fmt: skip
+        self._comparison = Comparison(transactions)
+        self._import_notices = ImportNotices(transactions, notices)
+        self._works: Mapping[str, Callable[[ImportClaim], object]] = {
+            CHECKING: self._check_stored,
+            IMPORTING: self.bring_in,
+            TELLING: self.notify,
+            UNDOING: self.undo,
+            RETELLING: self.notify_of_undo,
+        }
 
     def stop_when(self, is_stopping: Callable[[], bool]) -> None:
-        """Gives up between two batches where this says so."""
+        """Stop between two batches when ``is_stopping`` returns True."""
         self._is_stopping = is_stopping
 
     def work_once(self) -> bool:
-        """Takes up one import and brings it a state further; False where none waits.
+        """Take up one import and bring it into its next state; return False if none waits.
 
-        Raises LostLease where somebody else took it over, and Stopped.
+        Raise LostLease if another worker took it over, and WorkerStop.
         """
-        held = claim(self._database, self._clock())
+        held = claim(self._transactions)
         if held is None:
             return False
         if held.row.attempts > MOST_ATTEMPTS:
@@ -125,270 +130,289 @@ class ImportWork:
             return True
         try:
             self._works[held.row.state](held)
-        except Stopped:
-            put_aside(self._database, held, self._clock() - timedelta(seconds=1))
+        except WorkerStop:
+            put_aside(self._transactions, held, timedelta(seconds=-1))
             raise
         return True
 
-    def _give_up(self, held: Claim) -> None:
+    def _give_up(self, held: ImportClaim) -> None:
         if held.row.state == UNDOING:
-            self._undoing.give_back(held, TRIED)
+            self._refuse_undo(held, TRIED)
             return
         end = {TELLING: DONE, RETELLING: UNDONE}.get(held.row.state, FAILED)
-        with self._database.write() as connection:
-            finish(connection, held, end, self._clock(), reason=f"was begun {MOST_ATTEMPTS} times and never finished")
+        with self._transactions.write() as work:
+            finish(work, held, end, reason=f"was started {MOST_ATTEMPTS} times and never finished")
 
-    # --- Reading, comparing, staging -------------------------------------------------------------------------
+    # --- Reading, comparing, staging
 
-    def _check_parts(self, held: Claim) -> None:
-        if not has_parts(self._database, held.id):
-            self._fail(held, "the file is not kept any more; send it again")
+    def _check_stored(self, held: ImportClaim) -> None:
+        if not has_file(self._transactions, held.id):
+            self._fail(held, "the file is no longer stored; send it again")
             return
-        source = open_parts(self._database, self._keyring, held.id)
+        source = open_file(self._transactions, held.id)
         self.check(held, source, columns=held.row.columns, most_rows=MOST_ROWS)
 
     def check(
-        self, held: Claim, source: Source, *, columns: Sequence[str] | None = None, most_rows: int | None = None
-    ) -> tuple[Reading, list[RowFault]]:
-        """Reads a file, stages what it changes and counts it; gives what was found and the first faults.
+        self, held: ImportClaim, source: Source, *, columns: Sequence[str] | None = None, most_rows: int | None = None
+    ) -> tuple[CsvFindings, list[RowFault]]:
+        """Read a file, stage what it changes and count it; return what was found and the first faults.
 
-        Raises OSError where the file cannot be read, LostLease, Stopped.
+        Raise OSError if the file cannot be read, LostLease, WorkerStop.
         """
-        for _batch in forget(self._database, held.id, StagedRow, ImportFault):  # of an attempt that was killed
-            self._hold(held)
-        told: list[RowFault] = []
-        reading, counts = Reading(faults_kept=FAULTS_KEPT), Counts()
-        for plans, faults in self.compared(source, reading, held.row.region, columns=columns, most_rows=most_rows):
-            count(counts, reading, plans)
-            self._stage(held, reading, counts, plans, faults)
-            told += faults[: FAULTS_TOLD - len(told)]
-        with self._database.write() as connection:
-            found = {"counts": counts.as_json(), "fault_count": reading.fault_count, "is_cut": reading.is_cut}
-            finish(connection, held, CHECKED, self._clock(), **found)
-        return reading, told
+        for _batch in remove_rows(self._transactions, held.id, StagedRow, ImportFault):  # of an attempt that was killed
+            self._stop_if_asked()
+            with self._transactions.write() as work:
+                hold(work, held)
+        first: list[RowFault] = []
+        findings, counts = CsvFindings(most_faults=FAULTS_STORED), ImportCounts()
+        for plans, faults in self.compare(source, findings, held.row.region, columns=columns, most_rows=most_rows):
+            count(counts, findings, plans)
+            self._stop_if_asked()
+            rows = self._comparison.staged(held.id, plans, self._transactions.clock())
+            with self._transactions.write() as work:
+                hold(work, held, done=findings.row - 1, fault_count=findings.fault_count)
+                if rows:
+                    work.execute(insert(StagedRow), rows)
+                add_faults(work, held.id, findings.fault_count - len(faults), faults)
+            first += faults[: FAULTS_REPORTED - len(first)]
+        with self._transactions.write() as work:
+            result = {"counts": counts.as_json(), "fault_count": findings.fault_count, "is_cut": findings.is_cut}
+            finish(work, held, CHECKED, **result)
+        return findings, first
 
-    def compared(
-        self, source: Source, reading: Reading, region: str, *, columns: Sequence[str] | None = None,
-        most_rows: int | None = None, same: Same | None = None,
-    ) -> Iterator[tuple[list[Plan], list[RowFault]]]:  # fmt: skip
-        """A file batch by batch: what its rows come to, and what is wrong with the others. Writes nothing."""
-        for count_read, _row in enumerate(
-            read_rows(source, reading, region=region, columns=columns, most_rows=most_rows), 1
-        ):
-            self._breathe(count_read)
+    def compare(
+        self,
+        source: Source,
+        findings: CsvFindings,
+        region: str,
+        *,
+        columns: Sequence[str] | None = None,
+        most_rows: int | None = None,
+        same: SamePassword | None = None,
+    ) -> Iterator[tuple[list[RowPlan], list[RowFault]]]:
+        """Yield batch by batch what a file's rows change, and what is wrong with the others. Writes nothing."""
+        rows = read_rows(source, findings, region=region, columns=columns, most_rows=most_rows)
+        for count_read, _row in enumerate(rows, 1):
+            if self._is_aside and count_read % BREATH_ROWS == 0:
+                time.sleep(BREATH_SECONDS)
             if count_read % BATCH == 0:
-                yield self._taken(reading, same)
-        yield self._taken(reading, same)
+                yield self._compare_batch(findings, same)
+        yield self._compare_batch(findings, same)
 
-    def _taken(self, reading: Reading, same: Same | None) -> tuple[list[Plan], list[RowFault]]:
-        entries, faults = reading.take()
-        return self._comparison.plans(entries, reading.columns, same=same), faults
+    def _compare_batch(self, findings: CsvFindings, same: SamePassword | None) -> tuple[list[RowPlan], list[RowFault]]:
+        self._comparison.refuse_shared(findings)
+        entries, faults = findings.take()
+        return self._comparison.plans(entries, findings.columns, same=same), faults
 
-    def same(self, plan_stored: Any, plain: str) -> bool:
-        """Whether a plain password is the stored one; costs a hash."""
-        before = plan_stored.texts.get("password")
-        return same_password(self._passwords, before, plan_stored.row["password_is_long"], plain)
+    # --- Hashing
 
-    def _stage(
-        self, held: Claim, reading: Reading, counts: Counts, plans: Iterable[Plan], faults: Sequence[RowFault]
-    ) -> None:
-        self._stop_if_asked()
-        now = self._clock()
-        rows = self._comparison.staged(held.id, plans, now)
-        with self._database.write() as connection:
-            hold(connection, held, now, done=reading.row - 1, fault_count=reading.fault_count)
-            if rows:
-                connection.execute(insert(StagedRow), rows)
-            add_faults(connection, held.id, reading.fault_count - len(faults), faults)
+    def bring_in(self, held: ImportClaim) -> ImportCounts:
+        """Hash what waits to be hashed, then switch; return the counts as they turned out.
 
-    # --- Hashing ---------------------------------------------------------------------------------------------
-
-    def bring_in(self, held: Claim) -> Counts:
-        """Hashes what waits to be hashed, then switches; gives the counts as they came out.
-
-        Raises LostLease, Stopped. Where customers were changed meanwhile the import has failed, or they are left out.
+        If customers were changed in the meantime, the import has failed, or they are left out. Raise LostLease,
+        WorkerStop.
         """
-        counts = Counts.from_json(held.row.counts)
+        counts = ImportCounts.from_json(held.row.counts)
         if counts.plain:
             self._hash_all(held, counts)
         self._switch(held, counts)
         return counts
 
-    def _hash_all(self, held: Claim, counts: Counts) -> None:
+    def _hash_all(self, held: ImportClaim, counts: ImportCounts) -> None:
         place, done = held.row.place, held.row.done
-        with ThreadPoolExecutor(self._threads) as pool:
-            while rows := self._waiting(held.id, place):
-                self._stop_if_asked()
-                settled = list(pool.map(self._settled, rows))
-                place, done = rows[-1].number, done + len(rows)
-                for row, values in zip(rows, settled, strict=True):
-                    if "password_hash" not in values:
-                        counts.found_equal(row_is_equal=row.sets == BITS["password"])
-                with self._database.write() as connection:
-                    hold(connection, held, self._clock(), place=place, done=done, counts=counts.as_json())
-                    _settle(connection, rows, settled)
-
-    def _waiting(self, import_id: str, place: int) -> Sequence[Any]:
         waiting = (
             select(StagedRow.__table__)
-            .where(StagedRow.import_id == import_id, StagedRow.number > place, StagedRow.plain_sealed.is_not(None))
+            .where(StagedRow.import_id == held.id, StagedRow.plain_sealed.is_not(None))
             .order_by(StagedRow.number)
             .limit(HASHES_AT_ONCE)
         )
-        with self._database.read() as connection:
-            return connection.execute(waiting).all()
+        with ThreadPoolExecutor(self._threads) as pool:
+            while True:
+                with self._transactions.read() as work:
+                    rows = work.execute(waiting.where(StagedRow.number > place)).all()
+                if not rows:
+                    return
+                self._stop_if_asked()
+                hashed = list(pool.map(self._hash, rows))
+                place, done = rows[-1].number, done + len(rows)
+                for row, values in zip(rows, hashed, strict=True):
+                    if "password_hash" not in values:
+                        counts.found_equal(row_is_equal=row.sets == BITS["password"])
+                with self._transactions.write() as work:
+                    hold(work, held, place=place, done=done, counts=counts.as_json())
+                    for row, values in zip(rows, hashed, strict=True):
+                        this = (StagedRow.import_id == row.import_id, StagedRow.number == row.number)
+                        if values.get("sets") == 0:
+                            work.execute(delete(StagedRow).where(*this))
+                        else:
+                            work.execute(update(StagedRow).where(*this).values(**values))
 
-    def _settled(self, row: Any) -> dict[str, Any]:
-        """What a staged row becomes when its password is hashed; without one where the stored password is the same."""
+    def _hash(self, row: Any) -> dict[str, Any]:
+        """Return the changes of a staged row once its password is hashed; no hash if it is the stored password."""
         if self._is_aside:
             self._passwords.let_people_go_first()
-        plain, before = open_plain(self._keyring, row), None
+        keyring, before = self._transactions.keyring, None
+        plain = keyring.open(row.plain_sealed, IMPORT_ROW_PLAIN, row.customer_row)
         if row.old_password_hash is not None:
-            before = self._keyring.open(row.old_password_hash, "customers", row.customer_row, "password")
-        if same_password(self._passwords, before, row.old_password_is_long, plain):
+            before = keyring.open(row.old_password_hash, CUSTOMER_PASSWORD, row.customer_row)
+        if is_same_password(self._passwords, before, row.old_password_is_long, plain):
             return {"plain_sealed": None, "sets": row.sets & ~BITS["password"]}
-        hashed = sealed_password(self._keyring, row.customer_row, self._passwords.hash(plain))
+        hashed = keyring.seal(self._passwords.hash(plain), CUSTOMER_PASSWORD, row.customer_row)
         return {"plain_sealed": None, "password_hash": hashed, "password_is_long": is_long(plain)}
 
-    # --- The switch ------------------------------------------------------------------------------------------
+    # --- The switch
 
-    def _switch(self, held: Claim, counts: Counts) -> None:
+    def _switch(self, held: ImportClaim, counts: ImportCounts) -> None:
         for _try in range(SWITCH_TRIES):
-            staged = switch.extent(self._database, held.id)
+            staged = staging.measure_extent(self._transactions, held.id)
             try:
-                with self._database.write_much() as connection:
-                    self._switched(connection, held, counts, staged)
+                with self._transactions.write_much() as work:
+                    self._switch_once(work, held, counts, staged)
                 return
-            except (Overtaken, IntegrityError):
-                rows = switch.overtaken(self._database, held.id, staged)
+            except (SwitchConflict, IntegrityError):
+                rows = staging.overtaken(self._transactions, held.id, staged)
             if rows and not held.row.is_partial:
-                self._fail(held, f"somebody else changed {customers_word(len(rows))} of this file meanwhile")
+                who = customers_word(len(rows))
+                self._fail(held, f"{who} of this file {'was' if len(rows) == 1 else 'were'} changed in the meantime")
                 return
             self._leave_out(held, counts, rows)
-        self._fail(held, "its customers were changed again and again while it was at work")
+        self._fail(held, "its customers were changed again and again in the meantime")
 
-    def _switched(self, connection: Connection, held: Claim, counts: Counts, staged: switch.Extent) -> None:
-        now = self._clock()
-        tells = held.row.is_telling and counts.all_messages > 0
-        switched: dict[str, Any] = {"switched_at": now} if staged.rows else {}
-        # Telling may take days: of an import by a command the serving processes do it.
-        switched |= {"total": counts.told, "is_attended": False} if tells else {}
-        finish(connection, held, TELLING if tells else DONE, now, counts=counts.as_json(), **switched)
+    def _switch_once(self, work: Work, held: ImportClaim, counts: ImportCounts, staged: staging.Extent) -> None:
+        notifies = held.row.is_telling and counts.all_messages > 0
+        switched: dict[str, Any] = {"switched_at": work.now} if staged.rows else {}
+        # Notices may take days: for an import by a command the serving processes send them.
+        switched |= {"total": counts.notified, "is_attended": False} if notifies else {}
+        finish(work, held, TELLING if notifies else DONE, counts=counts.as_json(), **switched)
         if not staged.rows:
             return
-        if switch.switch(connection, held.id, now, staged) < staged.rows:
-            raise Overtaken
+        if staging.switch(work, held.id, staged) < staged.rows:
+            raise SwitchConflict
         facts: dict[str, Any] = {"new": counts.new, "changed": counts.changed, "equal": counts.equal}
         if counts.left_out:
             facts["left_out"] = counts.left_out
-        audit.record(connection, self._keyring, now, "customers_imported", admin_id=held.row.admin_id, **facts)
-        if counts.all_messages and not tells and self._notices is not None:
-            self._notices.to_owners(connection, now, "an import changed contacts of customers", _untold(held, counts))
+        work.record("customers_imported", admin_id=held.row.admin_id, **facts)
+        if counts.all_messages and not notifies:
+            lines = [
+                f"The file {held.row.file_name} changed the phone number or email address of"
+                f" {customers_word(counts.notified)}. They were not notified.",
+                "If none of you meant this, undo the import on its page.",
+            ]
+            self._notices.to_owners(work, "an import changed contacts of customers", lines)
 
-    def _leave_out(self, held: Claim, counts: Counts, rows: Sequence[Any]) -> None:
+    def _leave_out(self, held: ImportClaim, counts: ImportCounts, rows: Sequence[Any]) -> None:
         counts.leave_out(sum(row.is_new for row in rows), sum(not row.is_new for row in rows))
         faults = [RowFault(row.number, "", CHANGED_MEANWHILE) for row in rows]
-        with self._database.write() as connection:
-            hold(connection, held, self._clock(), fault_count=held.row.fault_count + counts.left_out)
-            add_faults(connection, held.id, held.row.fault_count + counts.left_out - len(rows), faults)
-            for number in (row.number for row in rows):
-                connection.execute(delete(StagedRow).where(StagedRow.import_id == held.id, StagedRow.number == number))
+        with self._transactions.write() as work:
+            hold(work, held, fault_count=held.row.fault_count + counts.left_out)
+            add_faults(work, held.id, held.row.fault_count + counts.left_out - len(rows), faults)
+            for row in rows:
+                work.execute(delete(StagedRow).where(StagedRow.import_id == held.id, StagedRow.number == row.number))
 
-    # --- Telling ---------------------------------------------------------------------------------------------
+    # --- Notices
 
-    def tell(self, held: Claim) -> None:
-        """Tells every customer whose phone or e-mail address was changed, at the old one and at the new one (R13)."""
-        self._tell(held, DONE)
+    def notify(self, held: ImportClaim) -> None:
+        """Notify every customer whose phone number or email address was changed, at the old and the new one (R13)."""
+        self._notify(held, DONE)
 
-    def retell(self, held: Claim) -> None:
-        """Tells those who were told of the import that it was undone."""
-        self._tell(held, UNDONE)
+    def notify_of_undo(self, held: ImportClaim) -> None:
+        """Notify those who were notified of the import that it was undone."""
+        self._notify(held, UNDONE)
 
-    def _tell(self, held: Claim, end: str) -> None:
+    def _notify(self, held: ImportClaim, end: str) -> None:
         reason = ""
         try:
-            for _batch in self._telling.tell(held, is_undone=end == UNDONE) if self._telling is not None else ():
+            for _batch in self._import_notices.send(held, is_undone=end == UNDONE):
                 self._stop_if_asked()
-        except NotNow as later:
-            if self._clock() - held.row.began_at < LONGEST:
-                put_aside(self._database, held, self._clock() + later.pause, later.reason)
+        except NoRoom as full:
+            if self._transactions.clock() - held.row.began_at < LONGEST:
+                put_aside(self._transactions, held, full.pause, full.reason)
                 return
             reason = f"has waited {LONGEST.days} days for room under the daily caps of its channels"
-        with self._database.write() as connection:
-            finish(connection, held, end, now := self._clock(), reason=reason)
-            if reason and self._notices is not None:
-                lines = [f"Telling customers of the file {held.row.file_name} was given up: it {reason}."]
-                self._notices.to_owners(connection, now, "customers were not told of an import", lines)
+        with self._transactions.write() as work:
+            finish(work, held, end, reason=reason)
+            if reason:
+                lines = [f"Customers of the file {held.row.file_name} are no longer notified: it {reason}."]
+                self._notices.to_owners(work, "customers were not notified of an import", lines)
 
-    # --- Keeping house ---------------------------------------------------------------------------------------
+    # --- The undo
+
+    def undo(self, held: ImportClaim) -> None:
+        """Take an import back, all of it, or nothing and the import says why. Raise LostLease.
+
+        Those who were notified of the import are notified of the undo. If none was, all owners get a mail.
+        """
+        staged = staging.measure_extent(self._transactions, held.id)
+        with self._transactions.read() as work:
+            notified = count_notified(work, held.id, held.row.told_to)
+        try:
+            with self._transactions.write_much() as work:
+                self._undo_once(work, held, staged, notified)
+        except IntegrityError:
+            self._refuse_undo(held, LINKS)
+        except UndoRefusal as refusal:
+            self._refuse_undo(held, str(refusal))
+
+    def _undo_once(self, work: Work, held: ImportClaim, staged: staging.Extent, notified: int) -> None:
+        switched_at = held.row.switched_at
+        if work.execute(select(func.max(ImportRow.switched_at))).scalar_one() != switched_at:
+            raise UndoRefusal(OVER)
+        finish(work, held, RETELLING if notified else UNDONE, total=notified)
+        if staging.undo(work, held.id, switched_at, staged) < staged.rows:
+            raise UndoRefusal(CHANGED)
+        facts: dict[str, Any] = {"import_id": held.id, "customers": staged.rows}
+        work.record("customers_import_undone", admin_id=held.row.undone_by, **facts)
+        counts = ImportCounts.from_json(held.row.counts)
+        if not notified and counts.notified:
+            lines = [
+                f"The import of the file {held.row.file_name} was undone, and with it the change of the phone number or"
+                f" email address of {customers_word(counts.notified)}. They were notified of neither."
+            ]
+            self._notices.to_owners(work, "an import that changed contacts was undone", lines)
+
+    def _refuse_undo(self, held: ImportClaim, fault: str) -> None:
+        """Leave the import as it was before the undo was requested. Raise LostLease."""
+        row, counts = held.row, ImportCounts.from_json(held.row.counts)
+        values = {"undo_fault": fault, "ended_at": row.ended_at}
+        with self._transactions.write() as work:
+            if row.is_telling and counts.notified:  # it may have been under way, and otherwise has none left to notify
+                done = count_notified(work, held.id, row.told_to)
+                values |= {"place": row.told_to, "done": done, "total": counts.notified}
+            finish(work, held, TELLING if "place" in values else DONE, **values)
+
+    # --- Housekeeping
 
     def tidy(self) -> None:
-        """Ends what nobody goes on with, and removes what is no longer needed."""
-        now = self._clock()
+        """End what was abandoned, and remove what is no longer needed."""
+        now = self._transactions.clock()
         waits = ImportRow.state.in_((RECEIVING, UPLOADED, CHECKED, FAILED)) & (
-            ImportRow.created_at < now - WAITING_KEPT
+            ImportRow.created_at < now - WAITING_PERIOD
         )
-        # A command that was killed: nobody takes over what it was working on.
+        # A command that was killed: no other worker takes over what it was working on.
         left = ImportRow.is_attended & ImportRow.state.in_((CHECKING, CHECKED, IMPORTING))
         left &= or_(ImportRow.leased_until.is_(None), ImportRow.leased_until < now)
         left &= ImportRow.created_at < now - timedelta(minutes=1)
-        with self._database.read() as connection:
-            over = connection.execute(select(ImportRow.id).where(or_(waits, left))).scalars().all()
+        with self._transactions.read() as work:
+            over = work.execute(select(ImportRow.id).where(or_(waits, left))).scalars().all()
         if over:
-            with self._database.write() as connection:
-                connection.execute(
-                    update(ImportRow)
-                    .where(ImportRow.id.in_(over), or_(waits, left))
-                    .values(
-                        state=CANCELLED, ended_at=now, lease=None, leased_until=None, reason="nobody went on with it"
-                    )
-                )
-        tidy(self._database, now)
+            ended = {"state": CANCELLED, "ended_at": now, "lease": None, "leased_until": None, "reason": "abandoned"}
+            with self._transactions.write() as work:
+                work.execute(update(ImportRow).where(ImportRow.id.in_(over), or_(waits, left)).values(ended))
+        remove_unneeded(self._transactions, now)
 
-    def _fail(self, held: Claim, reason: str) -> None:
-        with self._database.write() as connection:
-            finish(connection, held, FAILED, self._clock(), reason=reason)
-
-    def _hold(self, held: Claim) -> None:
-        self._stop_if_asked()
-        with self._database.write() as connection:
-            hold(connection, held, self._clock())
+    def _fail(self, held: ImportClaim, reason: str) -> None:
+        with self._transactions.write() as work:
+            finish(work, held, FAILED, reason=reason)
 
     def _stop_if_asked(self) -> None:
         if self._is_stopping():
-            raise Stopped
-
-    def _breathe(self, count_read: int) -> None:
-        if self._is_aside and count_read % BREATH_ROWS == 0:
-            time.sleep(BREATH_SECONDS)
+            raise WorkerStop
 
 
-def count(counts: Counts, reading: Reading, plans: Iterable[Plan]) -> None:
-    """Adds what rows come to; every column of the file is counted, also one that says nothing."""
-    for name in reading.columns:
+def count(counts: ImportCounts, findings: CsvFindings, plans: Iterable[RowPlan]) -> None:
+    """Add what rows change; every column of the file is counted, also one without any value."""
+    for name in findings.columns:
         if name:
             counts.columns.setdefault(name, Tally())
     for plan in plans:
         counts.add(plan)
-
-
-def _settle(connection: Connection, rows: Sequence[Any], settled: Sequence[dict[str, Any]]) -> None:
-    for row, values in zip(rows, settled, strict=True):
-        this = (StagedRow.import_id == row.import_id, StagedRow.number == row.number)
-        if values.get("sets") == 0:
-            connection.execute(delete(StagedRow).where(*this))
-        else:
-            connection.execute(update(StagedRow).where(*this).values(**values))
-
-
-def _untold(held: Claim, counts: Counts) -> list[str]:
-    return [
-        f"The file {held.row.file_name} changed the phone number or e-mail address of {customers_word(counts.told)}."
-        " They were not told.",
-        "If nobody among you meant this, take the import back on its page.",
-    ]
-
-
-def new_import(now: datetime, **values: Any) -> dict[str, Any]:
-    """The row of an import that begins."""
-    return {"id": new_id(now), "state": RECEIVING, "columns": [], "counts": {}, "created_at": now, **values}

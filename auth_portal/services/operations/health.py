@@ -1,66 +1,239 @@
-"""Whether this installation can do its job, and the numbers that an operator watches. Asks only the database."""
+"""Whether this process can do its job, whether its clock is right, and the numbers that an operator watches."""
 
 from __future__ import annotations
 
+import logging
+import math
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import Future
 from datetime import timedelta
+from socket import gethostname
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from auth_portal.clock import Clock
-from auth_portal.store.db import Database, plain_reason
-from auth_portal.store.models import ChannelState, DataKeyRow, Delivery, Verification
+from auth_portal.services import limits
+from auth_portal.services.delivery.queues import due_queues
+from auth_portal.services.limits import Limit
+from auth_portal.store.db import Database, Transactions, expected_revision, revision_of
+from auth_portal.store.keys import has_data_keys
+from auth_portal.store.models import (
+    CALLBACK,
+    MESSAGE,
+    UNSEALED,
+    AuditBlock,
+    AuditEvent,
+    ChannelState,
+    Delivery,
+    Verification,
+)
+from auth_portal.telemetry import log_event, logger, reason_of
 
-SILENT_SECONDS = 30  # a delivery that is due for so long says that no dispatcher is at work
+machine_clock = time.time  # seconds since 1970; what the portal is given as its clock is compared nowhere else
+MOST_SECONDS_APART = 2.0
+RIGHT_SECONDS_APART = 1.0  # a clock that was wrong is right again from here on, so that one around 2 s does not flutter
+CHECK_SECONDS = 5.0  # how long an answer of the database counts
+LOOK_SECONDS = 1.5  # that a probe waits for the database; load balancers mostly wait 2 s
+BEAT_SECONDS = 5.0  # between two small writes
+SILENT_BEAT_SECONDS = 15  # without one
+LOWEST_DISK = 64 * 2**20  # free bytes for SQLite: its log alone may grow to some of that
+SILENT_SECONDS = 30  # a delivery that has been due for this long shows that no dispatcher is at work
+
+
+class ClockCheck:
+    """Compare the clock of the machine, whatever clock the portal was given, with the database's (D8).
+
+    Several machines serve one database, and every deadline is judged by the clock of the machine that looks at it. One
+    that is a minute ahead would end every verification of the others as expired. So all compare themselves with the
+    only clock that they share, and one that differs judges nothing in the background until it is right again.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._ahead = 0.0
+        self._is_right = True
+        self._checked_at: float | None = None  # by the time.monotonic() of the last check
+        self._started_at = 0.0  # when time.monotonic() was 0, by the machine's clock at the last check
+
+    def seconds_ahead(self) -> float:
+        """Ask the database, and return by how much the machine's clock is ahead of its clock; negative if behind.
+
+        It is 0 for SQLite, which has no clock but the machine's. Raise SQLAlchemyError.
+        """
+        asked_at, asked = time.monotonic(), machine_clock()
+        there = self._database.now()
+        took = time.monotonic() - asked_at
+        if there is None:
+            return 0.0
+        ahead = asked - there.timestamp() + took / 2
+        # The answer was made at some moment between question and arrival: only what goes beyond that is certain.
+        return math.copysign(max(0.0, abs(ahead) - took / 2), ahead)
+
+    def is_right(self) -> bool:
+        """Report whether time may be judged now. Asks the database at most every CHECK_SECONDS, or after a jump.
+
+        Raise SQLAlchemyError while the database is away.
+        """
+        with self._lock:
+            now = time.monotonic()
+            started_at = machine_clock() - now
+            has_jumped = abs(started_at - self._started_at) > MOST_SECONDS_APART / 2
+            if self._checked_at is None or now - self._checked_at >= CHECK_SECONDS or has_jumped:
+                was_right = self._is_right
+                self._ahead = self.seconds_ahead()
+                self._checked_at, self._started_at = now, started_at
+                self._is_right = abs(self._ahead) <= (MOST_SECONDS_APART if was_right else RIGHT_SECONDS_APART)
+                if was_right != self._is_right:
+                    event = "clock_is_wrong" if was_right else "clock_is_right"
+                    log_event(event, level=logging.ERROR if was_right else logging.INFO, ahead=round(self._ahead, 1))
+            return self._is_right
+
+    def fault(self) -> str:
+        """Return why this machine must not judge time, or an empty text. Raise SQLAlchemyError."""
+        if self.is_right():
+            return ""
+        side = "ahead of" if self._ahead > 0 else "behind"
+        return f"clock: it is {abs(self._ahead):.0f} s {side} the database's; nothing is sent or ended from here"
 
 
 class Health:
-    """Answers probes."""
+    """Answer probes: within LOOK_SECONDS, whatever the database does, and without writing anything.
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
+    What only a write can show, such as a full disk, is known from a small one that ``beat`` makes in the background.
+    """
+
+    def __init__(self, transactions: Transactions, clock: ClockCheck) -> None:
+        self._transactions = transactions
         self._clock = clock
+        self._lock = threading.Lock()
+        self._look: Future[list[str]] | None = None
+        self._look_ends_at = 0.0  # by time.monotonic(): a probe that joins it waits no longer than the first
+        self._beaten_at: float | None = None  # by time.monotonic(); None until a first beat
+        self._why_no_beat = ""
+        self._overdue_seconds = 0.0
+        self.is_draining = False  # the process was asked to stop, and only finishes what has begun
+
+    def beat(self) -> bool:
+        """Write one row and commit. Return False: that is all. Raise what the database raises."""
+        if self._beaten_at is None:
+            self._beaten_at = time.monotonic()
+        try:
+            with self._transactions.write() as work:
+                limits.take(work, [Limit(f"heartbeat:{gethostname()}", sys.maxsize, 60)])
+        except Exception as error:
+            self._why_no_beat = reason_of(error) or type(error).__name__
+            raise
+        self._beaten_at, self._why_no_beat = time.monotonic(), ""
+        return False
 
     def faults(self) -> list[str]:
-        """Why the portal cannot serve; empty when it can."""
+        """Return why the portal cannot serve; empty if it can."""
+        if self.is_draining:
+            return ["draining: this process was asked to stop and takes no new customers"]
+        with self._lock:
+            if self._look is None or self._look.done():
+                self._look, self._look_ends_at = Future(), time.monotonic() + LOOK_SECONDS
+                threading.Thread(target=self._answer, args=(self._look,), name="readiness", daemon=True).start()
         try:
-            with self._database.read() as connection:
-                has_keys = connection.execute(select(DataKeyRow.id).limit(1)).first() is not None
-        except SQLAlchemyError as error:
-            return [f"database: {plain_reason(error)}"]
-        return [] if has_keys else ["keys: the database holds no data keys"]
+            found = self._look.result(max(0.0, self._look_ends_at - time.monotonic()))
+        except TimeoutError:
+            found = [f"database: no answer within {LOOK_SECONDS:g} s"]
+        return found + self.write_faults() + self.disk_faults()
+
+    def _answer(self, look: Future[list[str]]) -> None:
+        try:
+            look.set_result(self.database_faults())
+        except Exception as error:
+            logger.exception("readiness_fault")
+            look.set_result([f"database: {type(error).__name__}"])
+
+    def database_faults(self) -> list[str]:
+        """Return what a look at the database finds; it takes as long as the database does."""
+        try:
+            with self._transactions.read() as work:
+                found = revision_of(work.connection)
+                has_keys = has_data_keys(work.connection)
+            self._overdue_seconds = self.oldest_due_seconds()
+            fault = self._clock.fault()
+        except (SQLAlchemyError, OSError) as error:
+            return [f"database: {reason_of(error)}"]
+        if found < expected_revision():
+            return [f"migrations: the database is at {found}, this version needs {expected_revision()}"]
+        if not has_keys:
+            return ["keys: the database has no data keys"]
+        return [fault] if fault else []
+
+    def write_faults(self) -> list[str]:
+        """Return why nothing can be written, as far as the background knows."""
+        if self._why_no_beat:
+            return [f"database: nothing can be written: {self._why_no_beat}"]
+        age = time.monotonic() - self._beaten_at if self._beaten_at is not None else 0.0
+        return [f"database: nothing was written for {age:.0f} s"] if age > SILENT_BEAT_SECONDS else []
+
+    def disk_faults(self) -> list[str]:
+        """Return that SQLite's disk is nearly full."""
+        path = self._transactions.database.file
+        if path is None:
+            return []
+        free = shutil.disk_usage(path.parent).free
+        return [f"disk: {free // 2**20} MiB left in {path.parent}"] if free < LOWEST_DISK else []
 
     def warnings(self) -> list[str]:
-        """What an operator should look at although the portal serves."""
-        overdue = self.oldest_due_seconds()
-        return [f"dispatcher: a delivery has been due for {overdue:.0f} s"] if overdue > SILENT_SECONDS else []
+        """Return what an operator should look at although the portal serves."""
+        return _warnings(self.oldest_due_seconds())
+
+    def last_warnings(self) -> list[str]:
+        """Return the warnings that ``faults`` has just found."""
+        return _warnings(self._overdue_seconds)
+
+    def clock_ahead_seconds(self) -> float:
+        """Return by how much this machine's clock is ahead of the database's; negative if it is behind."""
+        return self._clock.seconds_ahead()
 
     def oldest_due_seconds(self) -> float:
-        """For how long the oldest due delivery has waited."""
-        now = self._clock()
-        with self._database.read() as connection:
-            oldest = connection.execute(
-                select(func.min(Delivery.next_at)).where(Delivery.state == "pending", Delivery.next_at <= now)
-            ).scalar()
-        return max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
+        """Return how long the oldest due delivery has waited."""
+        with self._transactions.read() as work:
+            ages = [work.now - queue.since for kind in (CALLBACK, MESSAGE) for queue in due_queues(work, kind)]
+        return max(ages, default=timedelta()).total_seconds()
+
+    def audit_unsealed_seconds(self) -> float:
+        """Return for how long the oldest audit event that is in no block yet has waited (E4)."""
+        with self._transactions.read() as work:
+            oldest = work.execute(select(func.min(AuditEvent.at)).where(text(UNSEALED))).scalar()
+        return max(0.0, (work.now - oldest).total_seconds()) if oldest else 0.0
+
+    def audit_blocks(self) -> int:
+        """Return the number of the newest block of the audit trail."""
+        with self._transactions.read() as work:
+            return work.execute(select(func.max(AuditBlock.number))).scalar() or 0
 
     def counts(self) -> dict[str, dict[tuple[str, ...], int]]:
-        """Deliveries by kind and state, and verifications by journey and outcome, of the last 24 hours."""
-        since = self._clock() - timedelta(days=1)
-        with self._database.read() as connection:
-            deliveries = connection.execute(
+        """Return deliveries by kind and state, and verifications by journey and outcome, of the last 24 hours."""
+        with self._transactions.read() as work:
+            since = work.now - timedelta(days=1)
+            deliveries: Any = work.execute(
                 select(Delivery.kind, Delivery.state, func.count())
                 .where(Delivery.created_at > since)
                 .group_by(Delivery.kind, Delivery.state)
             ).all()
-            verifications = connection.execute(
+            verifications: Any = work.execute(
                 select(Verification.slug, Verification.outcome, func.count())
                 .where(Verification.began_at > since)
                 .group_by(Verification.slug, Verification.outcome)
             ).all()
-            channels = connection.execute(select(ChannelState.name, ChannelState.failures_in_row)).all()
+            channels: Any = work.execute(select(ChannelState.name, ChannelState.failures_in_row)).all()
         return {
-            "deliveries": {(row[0], row[1]): row[2] for row in deliveries},
-            "verifications": {(row[0], row[1] or "live"): row[2] for row in verifications},
-            "channel_failures": {(row[0],): row[1] for row in channels},
+            "deliveries": {(kind, state): count for kind, state, count in deliveries},
+            "verifications": {(slug, outcome or "live"): count for slug, outcome, count in verifications},
+            "channel_failures": {(name,): failures for name, failures in channels},
         }
+
+
+def _warnings(overdue_seconds: float) -> list[str]:
+    is_silent = overdue_seconds > SILENT_SECONDS
+    return [f"dispatcher: a delivery has been due for {overdue_seconds:.0f} s"] if is_silent else []

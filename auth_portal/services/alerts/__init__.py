@@ -1,1 +1,0 @@
-"""What needs attention: found, told to owners and to a program of the business."""

@@ -1,0 +1,240 @@
+"""The configuration as requests read it: an immutable snapshot per process, and the old versions of journeys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, Self
+
+from sqlalchemy import ColumnElement, select
+
+from auth_portal.errors import NotFound
+from auth_portal.gateways.channels import ChannelConfig
+from auth_portal.methods import CARRIES
+from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes
+from auth_portal.services.config.portal import PortalSettings
+from auth_portal.services.config.store import StoredJourney, stored_channels
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import Journey, JourneyVersion, Portal
+
+UNOPENED_SECONDS = 120.0  # of a chat's time, at most, for which its link may have lain unopened
+SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is read again
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that requests need of the configuration, at one version. Immutable."""
+
+    version: int
+    portal: PortalSettings
+    journeys: Mapping[str, StoredJourney]
+    channels: Mapping[str, ChannelConfig]
+    has_sandbox: bool
+    default: StoredJourney | None = field(default=None)
+    deleted: Mapping[str, StoredJourney] = field(default_factory=dict)  # closed; their links still answer the chat
+    broken: tuple[str, ...] = ()  # channels and journeys that are not used: their MACs are wrong (R54)
+
+    def journey(self, slug: str | None) -> StoredJourney:
+        """Return the journey of a path; the default one for ``/``. Raise NotFound."""
+        found = self.default if slug is None else self.journeys.get(slug) or self.deleted.get(slug)
+        if found is None:
+            raise NotFound("journey_unknown")
+        return found
+
+    def channel_for(self, journey: JourneyConfig, carries: str) -> ChannelConfig | None:
+        """Return the first of the journey's channels that can carry this kind of message here, or None."""
+        usable = self._usable_channels[carries]
+        return next((usable[name] for name in journey.channels if name in usable), None)
+
+    @cached_property
+    def _usable_channels(self) -> Mapping[str, Mapping[str, ChannelConfig]]:
+        """Return the channels that may send here, by the kind of message that they carry."""
+        usable = {name: channel for name, channel in self.channels.items() if self.may_use(channel)}
+        return {
+            carries: {name: channel for name, channel in usable.items() if carries in channel.message_kinds}
+            for carries in set(CARRIES.values())
+        }
+
+    def may_use(self, channel: ChannelConfig) -> bool:
+        """Return True if a channel may send here: those of the sandbox need it to be on."""
+        return self.has_sandbox or not channel.NEEDS_SANDBOX
+
+    def workable(self, journey: JourneyConfig, methods: Iterable[str]) -> tuple[str, ...]:
+        """Return the methods that can work: those that need no channel, and those that have one."""
+        return tuple(
+            method
+            for method in methods
+            if method not in CARRIES or self.channel_for(journey, CARRIES[method]) is not None
+        )
+
+    def is_open(self, journey: JourneyConfig) -> bool:
+        """Return True if customers can pass this journey now; if not, it answers ``unavailable``."""
+        if not journey.active or journey.unsafe or (journey.callback.server == "sandbox" and not self.has_sandbox):
+            return False
+        return all(self.workable(journey, step.methods) for step in journey.verify_steps)
+
+    def why_closed(self, journey: JourneyConfig) -> str:
+        """Return what closes a journey, as events name it (``WHY_ENDED`` has their words); empty if it is open."""
+        if self.is_open(journey):
+            return ""
+        if not journey.active:
+            return "journey_off"
+        if journey.unsafe:
+            return "journey_unsafe"
+        return "sandbox_off" if journey.callback.server == "sandbox" and not self.has_sandbox else "no_channel"
+
+    @property
+    def clashes(self) -> list[str]:
+        """Return a sentence for each pair of journeys that could answer for each other: older rules allowed some."""
+        return result_clashes(now.config for now in self.journeys.values())
+
+    def name_of(self, slug: str) -> str:
+        """Return the name that customers read, even of a deleted journey; the slug if there never was one."""
+        found = self.journeys.get(slug) or self.deleted.get(slug)
+        return found.config.name if found else slug
+
+
+class Journeys:
+    """Hand out the current snapshot, and old versions for verifications that began with them."""
+
+    def __init__(self, transactions: Transactions, *, has_sandbox: bool) -> None:
+        self._transactions = transactions
+        self._has_sandbox = has_sandbox
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._read_at = 0.0
+        self._versions = lru_cache(maxsize=512)(self._load_version)
+        self.version = lru_cache(maxsize=512)(lambda version_id: self._versions(version_id).config)
+        # The same, but raises NotFound for one that was changed by someone other than the portal (R54): no one proves
+        # anything under it. What began under it still ends.
+        self.served_version = lru_cache(maxsize=512)(self._trusted_version)
+
+    def current(self) -> Snapshot:
+        """Return a snapshot that is at most a second old. The request that finds it older renews it; others go on."""
+        snapshot = self._snapshot
+        if snapshot is not None and time.monotonic() - self._read_at < SNAPSHOT_SECONDS:
+            return snapshot
+        if not self._lock.acquire(blocking=snapshot is None):
+            assert snapshot is not None
+            return snapshot
+        try:
+            return self._renew()
+        finally:
+            self._lock.release()
+
+    def renew(self) -> Snapshot:
+        """Return the snapshot of this moment, for what must not act on one that is a second old."""
+        with self._lock:
+            return self._renew()
+
+    def _renew(self) -> Snapshot:
+        with self._transactions.read() as work:
+            row = work.execute(select(Portal.version, Portal.macs).where(Portal.id == 1)).one_or_none()
+            version = row.version if row else 0
+            work.keyring.read_macs_state(row.macs if row else None)
+            if self._snapshot is None or self._snapshot.version != version:
+                portal = work.execute(select(Portal.version, Portal.settings).where(Portal.id == 1)).one_or_none()
+                for cached in (self._versions, self.served_version):
+                    cached.cache_clear()  # MACs may be required from now on
+                broken: list[str] = []
+                journeys = _journeys(work, Journey.deleted_at.is_(None), broken)
+                deleted = _journeys(work, Journey.deleted_at.is_not(None), broken)
+                channels = stored_channels(work, in_use_only=True)
+                broken += [f"channel {name}" for name, channel in channels.items() if not channel.is_trusted]
+                for name in broken:
+                    work.log("integrity_broken", level=logging.ERROR, table=name)
+                self._snapshot = Snapshot(
+                    version=portal.version if portal else 0,
+                    portal=PortalSettings.model_validate(portal.settings if portal else {}),
+                    journeys=journeys,
+                    channels={name: channel.config for name, channel in channels.items() if channel.is_trusted},
+                    has_sandbox=self._has_sandbox,
+                    default=_default(journeys) or _default(deleted),
+                    deleted=deleted,
+                    broken=tuple(broken),
+                )
+        self._read_at = time.monotonic()
+        return self._snapshot
+
+    def _trusted_version(self, version_id: str) -> JourneyConfig:
+        found = self._versions(version_id)
+        if not found.is_trusted:
+            raise NotFound("journey_unknown")
+        return found.config
+
+    def _load_version(self, version_id: str) -> LoadedVersion:
+        with self._transactions.read() as work:
+            row = work.execute(select(JourneyVersion.__table__).where(JourneyVersion.id == version_id)).one()
+        return LoadedVersion(_config(row.document), work.keyring.holds("journey_versions", row._mapping))
+
+
+class LoadedVersion(NamedTuple):
+    """A version of a journey, and whether it is as the portal wrote it."""
+
+    config: JourneyConfig
+    is_trusted: bool
+
+
+def _journeys(work: Work, which: ColumnElement[bool], broken: list[str]) -> dict[str, StoredJourney]:
+    """Return the current versions of some journeys, by slug; of deleted ones with the same slug the last.
+
+    One whose row or version was changed by someone other than the portal is only named in ``broken`` (R54).
+    """
+    version = (JourneyVersion.journey_id, JourneyVersion.number, JourneyVersion.document)
+    rows = work.execute(
+        select(Journey.__table__, *version, JourneyVersion.mac.label("version_mac"))
+        .join(JourneyVersion, JourneyVersion.id == Journey.version_id)
+        .where(which)
+        .order_by(Journey.deleted_at)
+    )
+    found = {}
+    for row in rows:
+        values = {**row._mapping, "id": row.version_id, "mac": row.version_mac}
+        is_own = row.journey_id == row.id and work.keyring.holds("journey_versions", values)
+        if not (is_own and work.keyring.holds("journeys", row._mapping)):
+            broken.append(f"journey {row.slug}")
+            continue
+        config = _config({**row.document, "active": row.is_active, "default": row.is_default})
+        found[config.slug] = StoredJourney(row.id, row.version_id, row.number, config)
+    return found
+
+
+def _default(journeys: dict[str, StoredJourney]) -> StoredJourney | None:
+    return next((now for now in reversed(journeys.values()) if now.config.default), None)
+
+
+@lru_cache(maxsize=512)
+def _parsed(document: str) -> JourneyConfig:
+    return JourneyConfig.model_validate_json(document, context=IS_STORED)
+
+
+def _config(document: Mapping[str, Any]) -> JourneyConfig:
+    return _parsed(json.dumps(document, sort_keys=True))
+
+
+@dataclass(frozen=True)
+class ChatClock:
+    """The times of a verification: when the chat began, until when proofs count, and when the chat ends."""
+
+    started_at: datetime
+    proofs_until: datetime
+    ends_at: datetime
+
+    @classmethod
+    def from_landing(cls, made_at: datetime, chat_seconds: int) -> Self:
+        """Return the times without a ticket: from the landing page, less the time for which the link lay unopened."""
+        unopened = min(0.10 * chat_seconds, UNOPENED_SECONDS)
+        return cls.from_ticket(made_at - timedelta(seconds=unopened), chat_seconds)
+
+    @classmethod
+    def from_ticket(cls, started_at: datetime, chat_seconds: int) -> Self:
+        """Return the times with a ticket: from the moment at which Flow's server registered the chat."""
+        reserve = max(5.0, min(0.075 * chat_seconds, 45.0))
+        ends_at = started_at + timedelta(seconds=chat_seconds)
+        return cls(started_at, ends_at - timedelta(seconds=reserve), ends_at)

@@ -1,0 +1,1 @@
+"""Everything that leaves the portal: callbacks to Flow, messages to customers, notices and webhooks."""

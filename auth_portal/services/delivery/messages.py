@@ -1,0 +1,403 @@
+"""Deliver a message: a code to a customer, a notice, an admin's test of a channel, or a webhook.
+
+A text with a code is made when it is sent and stored nowhere. An SMS is one message of 160 GSM characters or fewer, and
+its last line is ``@host #code``, from which iOS and Android fill the code in. An email has the code in the first words
+of its subject.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy import case, select
+
+from auth_portal.gateways.channels import ChannelConfig, Handover, OutgoingMessage, Receipt, open_channel, parse_channel
+from auth_portal.gateways.way_out import WayOut
+from auth_portal.methods import CARRIES
+from auth_portal.services import limits
+from auth_portal.services.config.channel import ALARM_SHARES, CAP, cap_key, most_today
+from auth_portal.services.config.journey import JourneyLimits
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.outbox import (
+    AS_WAS,
+    DATABASE_FAULTS,
+    NOT_SENT,
+    TEST,
+    WEBHOOK,
+    AttemptReport,
+    ClaimedDelivery,
+    Outbox,
+    log_attempt,
+)
+from auth_portal.services.delivery.webhooks import Webhooks
+from auth_portal.services.directory.credentials import PersonTries
+from auth_portal.services.directory.person import Person, country_of, is_trusted, person_of_row
+from auth_portal.services.limits import DAY, HOUR, Limit
+from auth_portal.store.db import Transactions, Work, dialect_insert
+from auth_portal.store.models import Challenge, ChannelState, DeliveryState, TicketRow, Verification, table_of
+from auth_portal.telemetry import log_event, reason_of
+
+NOTICE_ATTEMPTS = 60  # about an hour: no customer waits for a notice, and none asks for it again
+HELD_UP_SECONDS = 2  # before a message is prepared again: a database that is away needs no thread that asks at once
+DATABASE_WAS_AWAY = "the database could not be used"  # the detail of an attempt that was not made
+HOURLY_CAP = "hourly:"  # what the key of an hourly cap's counter begins with
+# Why an SMS was held back (R49), as the admin reads it.
+SLOWED_DOWN = "slowed down: most people at this address or in this country did not use their codes"
+NEWS_SECONDS = 60  # how old the last success of a channel may be before another one is written
+SMS_LENGTH = 160  # characters of one message (3GPP TS 23.038 6.2.1)
+TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "messages"
+# The basic set of 3GPP TS 23.038, as far as our texts use it, without the characters that take two septets.
+_GSM = frozenset(
+    "@£$¥èéùìòÇØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
+    "abcdefghijklmnopqrstuvwxyzäöñüà\n"
+)
+
+
+@dataclass(frozen=True)
+class PreparedMessage:
+    """A message for which only its channel has to be called, and what was counted for it."""
+
+    send: Callable[[], Receipt]
+    counted: Sequence[Limit] = ()
+
+
+class MessageDelivery:
+    """Hand claimed messages to their channels, and record the receipts."""
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        outbox: Outbox,
+        journeys: Journeys,
+        outbound: WayOut,
+        webhooks: Webhooks,
+        tries: PersonTries,
+        *,
+        host: str,
+        sandbox_url: str,
+    ) -> None:
+        self._transactions = transactions
+        self._outbox = outbox
+        self._journeys = journeys
+        self._outbound = outbound
+        self._texts = Texts(host)
+        self._webhooks = webhooks
+        self._tries = tries
+        self._sandbox_url = sandbox_url
+
+    def deliver(self, claimed: ClaimedDelivery) -> DeliveryState:
+        """Hand over one message and record the receipt; return where the delivery stands then."""
+        began = time.perf_counter()
+        prepared = self._prepare(claimed)
+        result: Receipt | AttemptReport
+        if isinstance(prepared, AttemptReport):
+            result = prepared
+        else:  # preparing may have waited for other writers
+            result = claimed.why_not(self._transactions.clock()) or prepared.send()
+        report = message_report(claimed, result)
+        milliseconds = int((time.perf_counter() - began) * 1000)
+
+        def write(work: Work) -> DeliveryState:
+            if isinstance(result, Receipt) and claimed.contract not in (WEBHOOK, AS_WAS):
+                _note_channel(work, claimed.target, result)
+            # Certainly not taken: what was counted for it goes back, with the report or not at all.
+            was_not_taken = not isinstance(result, Receipt) or result.handover is Handover.RETRY
+            if isinstance(prepared, PreparedMessage) and prepared.counted and was_not_taken:
+                limits.give_back(work, prepared.counted)
+            return self._outbox.record(work, claimed, report, milliseconds)
+
+        state = self._outbox.write_report(write)
+        log_attempt(claimed, state, report, milliseconds)
+        return state
+
+    def _prepare(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport:
+        """Return what is ready to leave, or the report of an attempt that is not made.
+
+        Only here, before a channel is called, may the database fail: then nothing has left, and the report says so.
+        """
+        try:
+            return claimed.why_not(self._transactions.clock()) or self._prepared(claimed)
+        except DATABASE_FAULTS as fault:
+            fields = {"delivery": claimed.id, "target": claimed.target, "why": reason_of(fault) or type(fault).__name__}
+            log_event(f"{claimed.kind}_held_up", level=logging.WARNING, **fields)
+            return AttemptReport(
+                DeliveryState.PENDING,
+                NOT_SENT,
+                detail=DATABASE_WAS_AWAY,
+                is_unclear=claimed.is_unclear,
+                retry_after_seconds=HELD_UP_SECONDS,
+            )
+
+    def _prepared(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport:
+        """Return the message for its channel, or the reason why it is not given the message."""
+        if claimed.reason and claimed.number == 1:
+            return _dropped(claimed.reason)
+        if claimed.contract == WEBHOOK:
+            return PreparedMessage(self._webhooks.prepared(claimed))
+        if claimed.contract == AS_WAS:
+            return self._notice(claimed, None)
+        # An admin who tries a channel has often changed it a moment ago.
+        snapshot = self._journeys.renew() if claimed.contract == TEST else self._journeys.current()
+        channel = snapshot.channels.get(claimed.target)
+        if channel is None:
+            detail = f"there is no active channel {claimed.target!r}"
+            return AttemptReport(DeliveryState.REFUSED, "refused", detail=detail)
+        return self._code(claimed, channel) if claimed.challenge_id else self._notice(claimed, channel)
+
+    def _notice(self, claimed: ClaimedDelivery, channel: ChannelConfig | None) -> PreparedMessage:
+        """Return a notice for this channel, or for the one that the notice carries with it."""
+        notice = json.loads(claimed.body(self._transactions.keyring))
+        channel = channel or parse_channel(notice["channel"])
+        outgoing = self._texts.notice(notice["to"], notice["subject"], notice["text"], claimed.id)
+        return PreparedMessage(self._sending(channel, outgoing))
+
+    def _sending(self, channel: ChannelConfig, outgoing: OutgoingMessage) -> Callable[[], Receipt]:
+        opened = open_channel(channel, self._outbound, sandbox_url=self._sandbox_url)
+        return partial(opened.send, outgoing)
+
+    def _code(self, claimed: ClaimedDelivery, channel: ChannelConfig) -> PreparedMessage | AttemptReport:
+        """Return a message with a code, counted as the last of all that can fail before it leaves."""
+        with self._transactions.read() as work:
+            challenge = work.execute(_CHALLENGE.where(Challenge.id == claimed.challenge_id)).one()
+            person = person_of_row(work.connection, challenge.customer_row, "")
+            journey = self._journeys.served_version(challenge.version_id)
+            if withheld := _why_withheld(work, challenge, person, journey.limits, self._tries):
+                return _dropped(withheld)
+            if not is_trusted(work.keyring, person):
+                return _dropped("the customer's row was changed by someone other than the portal")
+        carries, keyring, now = CARRIES[challenge.method], work.keyring, self._transactions.clock()
+        to = person.contact(carries, keyring)
+        country = country_of(to) if carries == "sms" else ""
+        if not channel.sends_to(carries, country):
+            return _dropped(f"the channel does not send to {country or 'this country'}")
+        portal = self._journeys.current().portal
+        message = CodeMessage(
+            code=keyring.code(challenge.id, challenge.digits, challenge.key_id),
+            portal=portal.name,
+            journey=journey.name,
+            host=self._texts.host,
+            seconds=int((challenge.expires_at - now).total_seconds()),
+            support=portal.support_contact,
+        )
+        sending = self._sending(channel, self._texts.outgoing(carries, to, message, claimed.id))
+        bounds = journey.limits
+        counted = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
+        counted.append(Limit(f"sends:{claimed.verification_id}", bounds.sends, DAY))  # a repeat is one (D13)
+        if channel.daily_cap is not None:
+            most = most_today(channel.daily_cap, is_ticketed=challenge.is_ticketed)
+            counted.append(Limit(cap_key(channel.name, country, now), most, DAY))
+        if channel.hourly_cap is not None:
+            most = most_today(channel.hourly_cap, is_ticketed=challenge.is_ticketed)
+            counted.append(Limit(f"{HOURLY_CAP}{channel.name}:{country}:{now:%Y%m%d%H}", most, HOUR))
+        # A chat that the business's own flow opened for this phone number is not a stranger's.
+        is_first = carries == "sms" and claimed.number == 1 and not challenge.is_ticketed
+        payer = (challenge.address_key, country, challenge.customer_row) if is_first else None
+        refused = self._count(channel, counted, payer)
+        return _dropped(refused) if refused else PreparedMessage(sending, counted)
+
+    def _count(self, channel: ChannelConfig, counted: list[Limit], payer: tuple[str, str, str] | None) -> str:
+        """Count a message for its destination and its channel's day; return why it may not leave, if so (R12).
+
+        A message that does not leave is not counted, or a minute of begins would use up a customer's whole day.
+        """
+        with self._transactions.write() as work:
+            taken = limits.take_all(work, counted)
+            leaves = not any(item.is_over for item in taken)  # the brake counts only what leaves (R49)
+            if leaves and payer is not None and not limits.may_pay_for(work, *payer):
+                limits.give_back(work, counted)
+                return SLOWED_DOWN
+        caps = [item for item in taken if item.limit.key.startswith(CAP)]
+        if any(item.is_over for item in caps):
+            return "the channel's daily cap is reached"
+        over = [item for item in taken if item.is_over]
+        if over and over[0].limit.key.startswith(HOURLY_CAP):
+            return "the channel's hourly cap is reached"
+        if over:
+            is_for_verification = over[0].limit.key.startswith("sends:")
+            return "all messages of this verification were sent" if is_for_verification else "destination limit reached"
+        for cap in caps:
+            if cap.count in {int((channel.daily_cap or 0) * share) for share in ALARM_SHARES}:
+                log_event("daily_cap_near", level=logging.WARNING, channel=channel.name, sent=cap.count)
+        return ""
+
+
+# The challenge of a message, with the journey's version, and whether a ticket by phone counts it (R48).
+_CHALLENGE = (
+    select(
+        Challenge.id,
+        Challenge.customer_row,
+        Challenge.method,
+        Challenge.destination_key,
+        Challenge.digits,
+        Challenge.key_id,
+        Challenge.expires_at,
+        Challenge.used_at,
+        Challenge.replaced_at,
+        Verification.version_id,
+        Verification.address_key,
+        TicketRow.phone_key.is_not(None).label("is_ticketed"),
+    )
+    .join(Verification, Verification.id == Challenge.verification_id)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+)
+
+
+def _dropped(reason: str) -> AttemptReport:
+    return AttemptReport(DeliveryState.DROPPED, "dropped", detail=reason)
+
+
+def _why_withheld(work: Work, challenge: Any, person: Person, bounds: JourneyLimits, tries: PersonTries) -> str:
+    """Return why the code of a challenge must not leave, or an empty text."""
+    carries = CARRIES[challenge.method]
+    if challenge.used_at is not None or challenge.replaced_at is not None:
+        return "the code is no longer valid"
+    if not person.has_contact(carries):
+        return "no contact to send to"
+    if person.destination_key(carries, "") != challenge.destination_key:
+        return "the contact on file has changed since"
+    spent = tries.person_has_spent
+    is_spent = spent(work, person.key, challenge.method, bounds, is_ticketed=challenge.is_ticketed)
+    return "too many wrong tries with this method" if is_spent else ""
+
+
+def message_report(claimed: ClaimedDelivery, result: Receipt | AttemptReport) -> AttemptReport:
+    """Return what a channel's receipt, or the reason why it was not given the message, means for the message.
+
+    What certainly was not taken is tried again until the code expires; what may have been taken once more (D13).
+    """
+    if isinstance(result, AttemptReport):
+        is_over = claimed.is_unclear and result.state is DeliveryState.DROPPED
+        return replace(result, state=DeliveryState.UNCONFIRMED) if is_over else result
+    state = DeliveryState.PENDING
+    if result.handover is Handover.ACCEPTED:
+        state = DeliveryState.ACCEPTED
+    elif result.handover is Handover.UNCLEAR:
+        state = DeliveryState.UNCONFIRMED if claimed.is_unclear else DeliveryState.PENDING
+    elif result.handover is not Handover.RETRY:
+        state = DeliveryState.UNCONFIRMED if claimed.is_unclear else DeliveryState.REFUSED
+    elif not claimed.challenge_id and claimed.number >= NOTICE_ATTEMPTS:
+        state = DeliveryState.UNCONFIRMED if claimed.is_unclear else DeliveryState.GIVEN_UP
+    is_unclear = claimed.is_unclear or result.handover is Handover.UNCLEAR
+    return AttemptReport(state, result.handover, None, result.detail, is_unclear, result.retry_after_seconds)
+
+
+def _note_channel(work: Work, name: str, receipt: Receipt) -> None:
+    """Store how a channel is doing, which is all that customers are shown of a failed message (R24).
+
+    All dispatchers share the row of a channel, so a success is written only if it says something new; every failure
+    counts.
+    """
+    if receipt.handover is Handover.RECIPIENT:
+        return
+    if receipt.handover is Handover.ACCEPTED:
+        changes: dict[str, Any] = {
+            "failures_in_row": 0,
+            "failing_since": None,
+            "needs_admin": False,
+            "accepted_at": work.now,
+            "reason": "",
+        }
+        values = {**changes, "failed_at": None}
+        is_news = (ChannelState.failures_in_row > 0) | ChannelState.accepted_at.is_(None)
+        is_news |= ChannelState.accepted_at < work.now - timedelta(seconds=NEWS_SECONDS)
+    else:
+        fails: dict[str, Any] = {
+            "failed_at": work.now,
+            "needs_admin": receipt.handover is Handover.OPERATOR,
+            "reason": receipt.detail,
+        }
+        since = case((ChannelState.failures_in_row == 0, work.now), else_=ChannelState.failing_since)
+        changes = {**fails, "failures_in_row": ChannelState.failures_in_row + 1, "failing_since": since}
+        values = {**fails, "failures_in_row": 1, "failing_since": work.now, "accepted_at": None}
+        is_news = None
+    insert = dialect_insert(work.connection.dialect.name, table_of(ChannelState)).values(name=name, **values)
+    work.execute(insert.on_conflict_do_update(index_elements=[ChannelState.name], set_=changes, where=is_news))
+
+
+# --- Texts
+
+
+@dataclass(frozen=True)
+class CodeMessage:
+    """What a message with a code says."""
+
+    code: str
+    portal: str
+    journey: str
+    host: str
+    seconds: int  # for which the code is still valid
+    support: str = ""
+
+    @property
+    def minutes(self) -> int:
+        """Return whole minutes, rounded, at least one: the page has the countdown."""
+        return max(1, round(self.seconds / 60))
+
+
+def gsm(text: str) -> str:
+    """Return text in the GSM basic set: without marks if the letter alone is in it, a dot for any other character."""
+    letters = []
+    for letter in text:
+        plain = letter if letter in _GSM else unicodedata.normalize("NFKD", letter)[:1]
+        letters.append(plain if plain in _GSM else ".")
+    return "".join(letters)
+
+
+def sms_text(message: CodeMessage) -> str:
+    """Return the SMS: which business asks, for what, for how long, the warning, and the line that fills the code in."""
+    last_line = f"\n\n@{message.host} #{message.code}"
+    tail = f". Valid {message.minutes} min. Never share this code."
+    head = f"{message.code} is your {gsm(message.portal)} code"
+    about = f" for {gsm(message.journey)}"
+    room = SMS_LENGTH - len(last_line) - len(tail)
+    if len(head) + len(about) > room:
+        about = ""
+    text = head[:room] + about + tail + last_line
+    return text if len(text) <= SMS_LENGTH else head + tail
+
+
+class Texts:
+    """Render messages from ``templates/messages``."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        loader = FileSystemLoader(TEMPLATES)
+        # Plain text is not escaped: see S701 in pyproject.toml.
+        self._environment = Environment(  # nosec B701
+            loader=loader,
+            autoescape=lambda name: bool(name and name.endswith(".html")),
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+            trim_blocks=True,
+        )
+
+    @property
+    def host(self) -> str:
+        """Return the host of the page, which every message names."""
+        return self._host
+
+    def outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str) -> OutgoingMessage:
+        """Return the message with a code, for a channel of this kind."""
+        if kind == "sms":
+            return OutgoingMessage("sms", to, "", sms_text(message), "", message_id)
+        values = {name: getattr(message, name) for name in ("code", "portal", "journey", "host", "minutes", "support")}
+        text, html = (self._environment.get_template(f"email.{part}").render(values) for part in ("txt", "html"))
+        return OutgoingMessage("email", to, f"{message.code} is your {message.portal} code", text, html, message_id)
+
+    def notice(self, to: str, subject: str, text: str, message_id: str) -> OutgoingMessage:
+        """Return a message without a code, to an email address or a phone (then subject and text become one SMS)."""
+        if "@" not in to:
+            return OutgoingMessage("sms", to, "", gsm(f"{subject}. {text}")[: 2 * SMS_LENGTH], "", message_id)
+        values = {"subject": subject, "lines": text.splitlines(), "host": self._host}
+        plain, html = (self._environment.get_template(f"notice.{part}").render(values) for part in ("txt", "html"))
+        return OutgoingMessage("email", to, subject, plain, html, message_id)

@@ -1,0 +1,422 @@
+"""The outbox: what has to leave is a row that commits with the fact it reports; then it is claimed, sent and recorded.
+
+A result is sent until it is accepted, refused for good, or the chat is over; the bytes never change. A message is sent
+until it may have been taken, and then once more at most (D13). Claiming counts the attempt first and takes a lease, so
+that the attempt is on record whatever happens to its sender: an attempt that was never recorded has an unknown fate,
+and the same bytes go out again. Nothing is sent while a transaction is open.
+
+A sender may be suspended for longer than its lease, and another one take over. So it sends only with enough of the
+lease left for a whole attempt, and it records only what the next holder has not overtaken (D7). A callback also has a
+deadline that was taken before that look at the lease; a message that is suspended after it may leave twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, case, insert, null, select, update
+from sqlalchemy.exc import InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from auth_portal.crypto import Keyring
+from auth_portal.gateways.way_out import MAIL_SECONDS, TOTAL_SECONDS
+from auth_portal.services.config.snapshot import UNOPENED_SECONDS
+from auth_portal.services.delivery.queues import ALL_PRIORITIES, CLAIM, CLAIM_ALERTS, due_queues, waiting
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import CALLBACK, DELIVERY_BODY, MESSAGE, Attempt, Delivery, DeliveryState, table_of
+from auth_portal.telemetry import log_event
+
+# The contract of a callback is Flow's; that of a message says what is special about it.
+WEBHOOK = "webhook"  # it goes to a program of the business
+TEST = "test"  # an admin tries a channel with it
+ALERT = "alert"  # a mail about an alert
+AS_WAS = "as_was"  # a notice that carries its channel with it, as that was before it was changed
+
+CODE_PRIORITY, NOTICE_PRIORITY, BULK_PRIORITY = ALL_PRIORITIES  # of messages: a customer is waiting for a code
+PRIORITIES = {"verified": 0, "expired": 2}  # of callbacks; what a customer ended comes in between (R12a)
+ATTEMPT_SECONDS = max(TOTAL_SECONDS, MAIL_SECONDS)  # the longest attempt; a sender needs that much of its lease
+LEASE_SECONDS = 15  # longer than any attempt may take; how long the delivery of a killed sender waits
+WAITS = (0, 1, 2, 5, 10, 20, 40)  # seconds before each retry; then every minute (D3)
+LATER_SECONDS = 60
+CODE_WAIT_SECONDS = 15  # at most, before a code is tried again: a customer waits for it
+REPEAT_SECONDS = 15  # before what may have been taken is repeated: meanwhile a code that did arrive is used
+TIME_WAS_OVER = "its time was over"  # the detail of a delivery that was claimed too late
+MAY_HAVE_LEFT_TWICE = "it may have been sent twice already"  # the detail of a message that was claimed once more
+LAST_CHANCE_SECONDS = 5  # before the end of the chat, one last try
+CODE_LEFT_SECONDS = 45  # of a code that still leaves: its text says "Valid 1 min", and a customer has to type it
+LATE_SECONDS = UNOPENED_SECONDS  # for a first try after the end: the chat may have begun that much later than assumed
+NOT_SENT = "not_sent"  # the fate of an attempt that was not made, and which counts nothing
+OVERDUE_SECONDS = 10  # from then on any process sends what reports an alert
+MOST_ALERTS = 10  # at a time
+RECORD_SECONDS = 30  # how long a sender tries to record what it has sent
+SENDER_WAS_HELD_UP = "the sender was held up"  # the detail of an attempt that was not made
+# What is raised while the database is away, or its write gate or pool is held: the same may succeed a moment later.
+DATABASE_FAULTS = (OperationalError, InternalError, PoolTimeout, TimeoutError)
+_AFTERTHOUGHTS = (
+    DeliveryState.PENDING,
+    DeliveryState.REFUSED,
+    DeliveryState.UNCONFIRMED,
+    DeliveryState.GIVEN_UP,
+)
+"""States that an acceptance still changes when it is recorded late: the other side has it, whatever came after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewDelivery:
+    """Something to send, tried until ``give_up_at``. A lower ``priority`` leaves first.
+
+    ``body`` is sealed in its row; the message of a code has none, it is made when it is sent. ``withheld`` names why a
+    message will not leave, if it will not: its row is written all the same, so that a stranger costs as much as a
+    customer (R24).
+    """
+
+    kind: str
+    target: str  # a server of Flow, a channel, or the host of a webhook
+    priority: int
+    give_up_at: datetime
+    contract: str = ""
+    verification_id: str | None = None
+    challenge_id: str | None = None
+    lane: bytes | None = None  # deliveries to one target with the same lane leave one after another
+    body: str = ""
+    withheld: str = ""
+
+
+@dataclass(frozen=True)
+class ClaimedDelivery:
+    """A delivery that this process may send now, once. ``number`` counts its attempts from 1."""
+
+    id: str
+    kind: str
+    verification_id: str | None
+    challenge_id: str | None
+    target: str
+    contract: str
+    body_sealed: bytes | None
+    reason: str
+    number: int
+    is_unclear: bool
+    give_up_at: datetime
+    leased_until: datetime
+    attempt_id: str
+    began_at: datetime
+
+    def body(self, keyring: Keyring) -> str:
+        """Return the text that is to be sent."""
+        assert self.body_sealed is not None, "all but the messages of codes have a body"
+        return keyring.open(self.body_sealed, DELIVERY_BODY, self.id)
+
+    def why_not(self, now: datetime) -> AttemptReport | None:
+        """Return the report of an attempt that must not be made, None for any other.
+
+        It must not without enough of the lease for a whole attempt, nor after its time is over, nor with a code that
+        expires in a moment. A result that was never
+        tried gets one try even then, while the chat may still be open (D15).
+        """
+        if now + timedelta(seconds=ATTEMPT_SECONDS) > self.leased_until:
+            detail = SENDER_WAS_HELD_UP
+            return AttemptReport(DeliveryState.PENDING, NOT_SENT, detail=detail, is_unclear=self.is_unclear)
+        was_never_tried = self.kind == CALLBACK and self.number == 1
+        late_seconds = LATE_SECONDS if was_never_tried else -CODE_LEFT_SECONDS if self.challenge_id else 0
+        if now < self.give_up_at + timedelta(seconds=late_seconds):
+            return None
+        if self.kind == MESSAGE and self.is_unclear and self.give_up_at == self.began_at:
+            return AttemptReport(DeliveryState.UNCONFIRMED, "dropped", detail=MAY_HAVE_LEFT_TWICE, is_unclear=True)
+        state = DeliveryState.UNCONFIRMED if self.is_unclear else DeliveryState.GIVEN_UP
+        return AttemptReport(state, "too_late", detail=TIME_WAS_OVER, is_unclear=self.is_unclear)
+
+
+@dataclass(frozen=True)
+class AttemptReport:
+    """What an attempt came to. A state other than pending is final; pending means try again."""
+
+    state: DeliveryState
+    fate: str
+    status: int | None = None
+    detail: str = ""
+    is_unclear: bool = False
+    retry_after_seconds: float | None = None
+
+
+Room = Callable[[str, Counter[str]], int]
+"""Returns how many more deliveries a target may have on their way, given those that the same claim took so far."""
+
+Deliver = Callable[[ClaimedDelivery], DeliveryState]
+"""Sends one claimed delivery with no transaction open, records it, and returns where it stands then."""
+
+_INSERT = insert(table_of(Delivery))
+
+
+def add(work: Work, new: NewDelivery) -> str:
+    """Put a delivery into the outbox, in the caller's transaction; return its id."""
+    delivery_id = work.new_id()
+    values = {
+        "id": delivery_id,
+        "kind": new.kind,
+        "verification_id": new.verification_id,
+        "challenge_id": new.challenge_id,
+        "target": new.target,
+        "contract": new.contract,
+        "lane": new.lane,
+        "body_sealed": work.seal(new.body, DELIVERY_BODY, delivery_id) if new.body else None,
+        "priority": new.priority,
+        "state": DeliveryState.PENDING,
+        "reason": new.withheld,
+        "created_at": work.now,
+        "next_at": work.now,
+        "give_up_at": new.give_up_at,
+    }
+    work.execute(_INSERT, values)
+    return delivery_id
+
+
+def priority_of(outcome: str) -> int:
+    """Return the priority of the callback that reports this outcome."""
+    return PRIORITIES.get(outcome, 1)
+
+
+def notice_lane(keyring: Keyring, customer_row: str) -> bytes:
+    """Return the lane of all notices to one customer, by which they are found again."""
+    return keyring.index("notice", customer_row).encode()
+
+
+def bulk_waiting(work: Work, most: int) -> int:
+    """Return how many notices of an import are under way, counted up to ``most``."""
+    return waiting(work, MESSAGE, BULK_PRIORITY, most)
+
+
+def supersede(work: Work, lane: bytes, server: str) -> None:
+    """Withdraw every result of this reference that is under way: the question is being asked again.
+
+    It writes all rows of the lane, so that it waits for a retry that is putting one of them back at this moment.
+    """
+    is_pending = Delivery.state == DeliveryState.PENDING
+    work.execute(
+        update(Delivery)
+        .where(Delivery.lane == lane, Delivery.target == server)
+        .values(
+            state=case((is_pending, DeliveryState.SUPERSEDED), else_=Delivery.state),
+            ended_at=case((is_pending, work.now), else_=Delivery.ended_at),
+        )
+    )
+
+
+def put_back(work: Work, delivery_id: str, states: Collection[DeliveryState], give_up_at: datetime) -> bool:
+    """Make a delivery pending again with the bytes it has; return False if it is no longer in any of ``states``.
+
+    Whether it may be is for the caller to judge. The attempts made so far still count, except that a message may be
+    repeated again: an admin asked for it.
+    """
+    again = (
+        update(Delivery)
+        .where(Delivery.id == delivery_id, Delivery.state.in_(states))
+        .values(
+            state=DeliveryState.PENDING,
+            next_at=work.now,
+            give_up_at=give_up_at,
+            ended_at=None,
+            leased_until=None,
+            reason=case((Delivery.attempts == 0, ""), else_=Delivery.reason),  # or a first attempt would drop it
+            is_unclear=and_(Delivery.is_unclear, Delivery.kind == CALLBACK),
+        )
+    )
+    return work.execute(again).rowcount == 1
+
+
+def what_follows(
+    delivery: ClaimedDelivery, report: AttemptReport, now: datetime
+) -> tuple[DeliveryState, datetime | None]:
+    """Return the state of a delivery after the report of an attempt, and when the next one is made, if one is."""
+    if report.state is not DeliveryState.PENDING:
+        return report.state, None
+    if report.fate == NOT_SENT:
+        return report.state, now + timedelta(seconds=report.retry_after_seconds or 0)
+    wait = wait_seconds(delivery.number)
+    if delivery.challenge_id:
+        wait = min(wait, CODE_WAIT_SECONDS)
+    if delivery.kind == MESSAGE and report.is_unclear and not delivery.is_unclear:
+        wait = REPEAT_SECONDS
+    wait = max(wait, report.retry_after_seconds or 0)
+    left_seconds = LAST_CHANCE_SECONDS + (CODE_LEFT_SECONDS if delivery.challenge_id else 0)
+    if next_at := next_try_at(wait, now, delivery.give_up_at, left_seconds):
+        return report.state, next_at
+    return DeliveryState.UNCONFIRMED if report.is_unclear else DeliveryState.GIVEN_UP, None
+
+
+def wait_seconds(number: int) -> float:
+    """Return how long to wait after attempt ``number`` (D3)."""
+    return WAITS[number - 1] if number <= len(WAITS) else LATER_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
+
+
+def next_try_at(
+    seconds: float, now: datetime, give_up_at: datetime, left_seconds: int = LAST_CHANCE_SECONDS
+) -> datetime | None:
+    """Return when another attempt follows after a wait, or None if no time is left (D3).
+
+    The last one is made ``left_seconds`` before the end.
+    """
+    planned = now + timedelta(seconds=seconds)
+    last_chance = give_up_at - timedelta(seconds=left_seconds)
+    if planned <= last_chance:
+        return planned
+    return last_chance if now < last_chance else None
+
+
+def _note_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
+    """Write an attempt of each claimed delivery, whose fate is unknown until it is recorded."""
+    if claimed:
+        attempts = [
+            {
+                "id": one.attempt_id,
+                "delivery_id": one.id,
+                "number": one.number,
+                "began_at": one.began_at,
+                "fate": "unknown",
+            }
+            for one in claimed
+        ]
+        work.execute(insert(Attempt), attempts)
+
+
+class Outbox:
+    """Claim and record, for any number of dispatchers at the same time."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    def has_due(self, kind: str, full: Collection[str] = ()) -> bool:
+        """Return True if a claim is worth a writing transaction: something is due for a target that is not ``full``."""
+        with self._transactions.read() as work:
+            return bool(due_queues(work, kind, full))
+
+    def claim(self, kind: str, most: int, room: Room | None = None) -> list[ClaimedDelivery]:
+        """Take up to ``most`` due deliveries, the most urgent first, and count an attempt of each.
+
+        ``room`` bounds what each target gets; a target without room costs nothing, however much waits for it (D5).
+        """
+        claimed: list[ClaimedDelivery] = []
+        taken: Counter[str] = Counter()
+        now = self._transactions.clock()
+        leased_until = now + timedelta(seconds=LEASE_SECONDS)
+        with self._transactions.write() as work:
+            for queue in due_queues(work, kind):
+                left = most - len(claimed)
+                if (limit := min(left, room(queue.target, taken)) if room else left) <= 0:
+                    continue
+                values = {"of_kind": kind, "for_target": queue.target, "of_priority": queue.priority, "most": limit}
+                for row in work.execute(CLAIM, {**values, "now": now, "until": leased_until, "for_programs": WEBHOOK}):
+                    claimed.append(ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now))
+                    taken[queue.target] += 1
+            _note_attempts(work, claimed)
+        return claimed
+
+    def claim_alerts(self) -> list[ClaimedDelivery]:
+        """Take what reports alerts and no dispatcher has taken for a while, on whatever machine this is.
+
+        An alert says that no dispatcher works, or that this machine's clock is wrong; it must not wait for either.
+        """
+        transactions = self._transactions
+        now = transactions.clock()
+        values = {
+            "of_kind": MESSAGE,
+            "of_priority": NOTICE_PRIORITY,
+            "of_alerts": [ALERT, WEBHOOK],
+            "overdue": (transactions.database.now() or now) - timedelta(seconds=OVERDUE_SECONDS),
+            "most": MOST_ALERTS,
+            "now": now,
+            "until": now + timedelta(seconds=LEASE_SECONDS),
+            "for_programs": WEBHOOK,
+        }
+        with transactions.write() as work:
+            rows = work.execute(CLAIM_ALERTS, values).all()
+            claimed = [ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now) for row in rows]
+            _note_attempts(work, claimed)
+        return claimed
+
+    def write_report(self, write: Callable[[Work], DeliveryState]) -> DeliveryState:
+        """Run ``write`` in a transaction, again while the database cannot be written: the attempt has been made.
+
+        Otherwise a message that has left would leave again. The fence makes it safe to be late.
+        """
+        give_up_at = time.monotonic() + RECORD_SECONDS
+        while True:
+            try:
+                with self._transactions.write() as work:
+                    return write(work)
+            except DATABASE_FAULTS:
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(1)
+
+    def record(self, work: Work, delivery: ClaimedDelivery, report: AttemptReport, milliseconds: int) -> DeliveryState:
+        """Write the report of an attempt, in the caller's transaction; return where the delivery stands now.
+
+        A report that comes after the next claim changes nothing but its own attempt, unless it is an acceptance.
+        """
+        state, next_at = what_follows(delivery, report, work.now)
+        # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
+        is_over = state is DeliveryState.ACCEPTED or (
+            delivery.contract == AS_WAS and state is not DeliveryState.PENDING
+        )
+        forgotten = {"body_sealed": None} if delivery.kind == MESSAGE and is_over else {}
+        # A result that was withdrawn while it was on its way stays withdrawn.
+        is_pending = Delivery.state == DeliveryState.PENDING
+        accepts = state is DeliveryState.ACCEPTED
+        is_news = Delivery.state.in_(_AFTERTHOUGHTS) if accepts else is_pending
+        write = (
+            update(Delivery)
+            .where(Delivery.id == delivery.id)
+            .values(
+                **forgotten,
+                # Before a first attempt it says why a message is withheld, and an attempt that was not made is none.
+                reason=Delivery.reason if report.fate == NOT_SENT else report.detail,
+                state=case((is_news, state), else_=Delivery.state),
+                ended_at=case((is_news, null() if next_at else work.now), else_=Delivery.ended_at),
+            )
+            .returning(Delivery.state)
+        )
+        lease: dict[str, Any] = {"leased_until": None, "is_unclear": report.is_unclear, "next_at": next_at or work.now}
+        if report.fate == NOT_SENT:
+            lease["attempts"] = delivery.number - 1  # it does not count: the next attempt is made in its place
+        held = write.where(Delivery.attempts == delivery.number).values(lease)
+        stands = work.execute(held).scalar_one_or_none()
+        if stands is None:
+            overtaken = write.where(is_news) if accepts else select(Delivery.state).where(Delivery.id == delivery.id)
+            stands = work.execute(overtaken).scalar_one_or_none() or state
+        work.execute(
+            update(Attempt)
+            .where(Attempt.id == delivery.attempt_id)
+            .values(
+                ended_at=work.now,
+                milliseconds=milliseconds,
+                fate=report.fate,
+                status=report.status,
+                detail=report.detail,
+            )
+        )
+        return DeliveryState(stands)
+
+
+def log_attempt(delivery: ClaimedDelivery, state: DeliveryState, report: AttemptReport, milliseconds: int) -> None:
+    """Log an attempt; as a warning if it was the last one and failed."""
+    is_lost = state in (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
+    log_event(
+        f"{delivery.kind}_attempted",
+        level=logging.WARNING if is_lost else logging.INFO,
+        delivery=delivery.id,
+        verification=delivery.verification_id,
+        target=delivery.target,
+        number=delivery.number,
+        fate=report.fate,
+        state=state,
+        status=report.status,
+        detail=report.detail,
+        milliseconds=milliseconds,
+    )

@@ -1,0 +1,238 @@
+"""One-time links with which a customer sets a password or enrols an authenticator app.
+
+An admin creates one after checking who asks, and chooses how it reaches the customer: in a message to a contact on
+file, or handed over by the admin, but never both. The customer's other contacts are notified that it was created, and
+all of them that it was used. The page behind it shows nothing about the customer, and opening it uses nothing up (R31).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from auth_portal.crypto import Passwords, new_token, token_hash
+from auth_portal.errors import Gone, NotFound
+from auth_portal.i18n import gettext as _
+from auth_portal.methods import Evidence, ProofResult, method_name
+from auth_portal.methods.password import LONG_PASSWORD, SHORT_PASSWORD, is_long, password_fault
+from auth_portal.methods.totp import DIGITS, Totp
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.directory.credentials import PersonTries
+from auth_portal.services.directory.fields import column_values
+from auth_portal.services.directory.person import (
+    PERSON_COLUMNS,
+    CustomerNotices,
+    Person,
+    end_links,
+    get_person,
+    is_trusted,
+    person_from,
+)
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import CredentialLink, CustomerRow
+
+LINK_HOURS = 24
+KINDS = ("password", "totp")  # the methods whose credential a link sets
+CHANNELS = ("sms", "email", "hand")  # how a link reaches the customer
+
+
+@dataclass(frozen=True)
+class NewLink:
+    """A link that was created, shown only if an admin hands it over; or the code of a fault."""
+
+    link: str = field(default="", repr=False)
+    expires_at: datetime | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class LinkOffer:
+    """What a valid link offers to the customer who opens it."""
+
+    id: str
+    kind: str
+    expires_at: datetime
+    at_least: int  # characters of a password
+    account: str  # the name of the account in an authenticator app: the end of the customer ID
+    seed: str = field(default="", repr=False)  # Base32, 160 bits (R15)
+    person: Person = field(default=Person(""), repr=False)
+
+
+class CredentialLinks:
+    """Make one-time links, and set what they are for. The only writer of the table ``credential_links``."""
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        passwords: Passwords,
+        journeys: Journeys,
+        notices: CustomerNotices,
+        tries: PersonTries,
+        public_url: str,
+    ) -> None:
+        self._transactions = transactions
+        self._passwords = passwords
+        self._journeys = journeys
+        self._notices = notices
+        self._tries = tries
+        self._public_url = public_url
+
+    # --- What an admin does
+
+    def make(self, row: str, kind: str, channel: str, *, admin_id: str, **given: Any) -> NewLink:
+        """Create a link and send it, or return it to be handed over; an older one of its kind expires.
+
+        What is ``given`` goes into the audit event. The caller has checked the second factor. Raise NotFound for an
+        unknown customer, kind or channel.
+        """
+        if kind not in KINDS or channel not in CHANNELS:
+            raise NotFound("not_found")
+        token = new_token()
+        link = f"{self._public_url}/credentials/{token}"
+        with self._transactions.write() as work:
+            person = get_person(work.connection, row)
+            if fault := self._fault(work, person, channel):
+                return NewLink(fault=fault)
+            end_links(work, [row], kind)
+            expires_at = work.now + timedelta(hours=LINK_HOURS)
+            values = {
+                "id": work.new_id(),
+                "token_hash": token_hash(token),
+                "kind": kind,
+                "customer_row": row,
+                "made_by": admin_id,
+                "created_at": work.now,
+                "expires_at": expires_at,
+            }
+            work.execute(insert(CredentialLink).values(work.keyring.signed("credential_links", values)))
+            facts = {"of": kind, "way": channel}
+            work.record("credential_link_made", subject_id=person.subject_id, admin_id=admin_id, **facts, **given)
+            self._announce(work, person, kind, channel, link)
+        return NewLink(link if channel == "hand" else "", expires_at)
+
+    def _fault(self, work: Work, person: Person, channel: str) -> str:
+        if not person.is_active:
+            return "customer_off"
+        if channel == "hand":
+            return ""
+        if not person.has_contact(channel):
+            return "no_contact"
+        return "" if self._notices.reach([person.contact(channel, work.keyring)]) else "no_channel"
+
+    def _announce(self, work: Work, person: Person, kind: str, channel: str, link: str) -> None:
+        """Send the link, unless it is handed over, and notify the other contacts that there is one."""
+        sent_to = "" if channel == "hand" else person.contact(channel, work.keyring)
+        if sent_to:
+            subject = _("Set your password") if kind == "password" else _("Set up your authenticator app")
+            text = _("%(link)s The link works once, within 24 hours. Never share it.", link=link)
+            self._notices.to_customer(work, person.key, [sent_to], subject, str(text))
+        others = [contact for contact in person.contacts(work.keyring) if contact != sent_to]
+        subject = _("We created a link to set your %(what)s", what=method_name(kind))
+        text = _("If you didn't ask for it, contact us immediately.")
+        self._notices.to_customer(work, person.key, others, subject, str(text))
+
+    def open_links(self, row: str) -> Mapping[str, datetime]:
+        """Return the kinds of link that a customer could use now, and when each expires."""
+        with self._transactions.read() as work:
+            valid = (CredentialLink.customer_row == row) & CredentialLink.used_at.is_(None)
+            valid &= CredentialLink.expires_at > work.now
+            rows = work.execute(select(CredentialLink.kind, CredentialLink.expires_at).where(valid))
+            return {row.kind: row.expires_at for row in rows}
+
+    @property
+    def shortest_password(self) -> int:
+        """Return how long a new password must be: 15 if any active journey takes one alone, otherwise 8 (R21)."""
+        journeys = self._journeys.current().journeys.values()
+        steps = [journey.config.verify_steps for journey in journeys if journey.config.active]
+        stands_alone = any(len(chosen) == 1 and "password" in chosen[0].methods for chosen in steps)
+        return LONG_PASSWORD if stands_alone else SHORT_PASSWORD
+
+    # --- What the customer does
+
+    def offer(self, token: str) -> LinkOffer:
+        """Return what a link offers; changes nothing. Raise Gone if it was used, has expired or is unknown."""
+        found = select(
+            CredentialLink.id.label("link_id"),
+            CredentialLink.kind,
+            CredentialLink.expires_at,
+            CredentialLink.used_at,
+            CredentialLink.token_hash,
+            CredentialLink.customer_row,
+            CredentialLink.mac,
+            *PERSON_COLUMNS,
+        ).join(CustomerRow, CustomerRow.id == CredentialLink.customer_row)
+        with self._transactions.read() as work:
+            row = work.execute(found.where(CredentialLink.token_hash == token_hash(token))).one_or_none()
+            if row is None or row.used_at is not None or row.expires_at <= work.now or not row.is_active:
+                raise Gone("credential_link_over")
+            link, person = {**row._mapping, "id": row.link_id}, person_from(row, "")
+            if not work.keyring.holds("credential_links", link) or not is_trusted(work.keyring, person):
+                raise Gone("credential_link_over")
+            return LinkOffer(
+                id=row.link_id,
+                kind=row.kind,
+                expires_at=row.expires_at,
+                at_least=self.shortest_password,
+                account=f"••• {row.customer_id[-3:]}",
+                seed=work.keyring.seed("credential link", row.link_id),
+                person=person,
+            )
+
+    def set_password(self, token: str, password: str, repeated: str) -> Mapping[str, str]:
+        """Set the password of a link's customer; return by field what to correct first, or nothing.
+
+        Raise Gone as ``offer`` does, also if the link was used at the same moment, and Busy if too many passwords are
+        being hashed.
+        """
+        offer, keyring = self._offer_of(token, "password"), self._transactions.keyring
+        person = offer.person
+        email = person.contact("email", keyring) if person.email_sealed is not None else ""
+        about = (*person.name(keyring).split(), person.customer_id, email, email.partition("@")[0])
+        faults = {
+            "password": password_fault(password, at_least=offer.at_least, about=about),
+            "repeated": "" if password == repeated else _("The two passwords are different."),
+        }
+        if any(faults.values()):
+            return {name: fault for name, fault in faults.items() if fault}
+        with self._passwords.slot():
+            hashed = self._passwords.hash(password)
+        self._use(offer, {"password": hashed}, is_long=is_long(password))
+        return {}
+
+    def enrol(self, token: str, code: str) -> Mapping[str, str]:
+        """Enrol a link's authenticator app if its code is right; return what to correct, or nothing. Raise Gone."""
+        offer, method = self._offer_of(token, "totp"), Totp()
+        proof = method.parse(code, DIGITS)
+        verdict = method.check(proof, Evidence(self._transactions.clock(), secret=offer.seed)) if proof else None
+        if verdict is None or verdict.result is not ProofResult.RIGHT:
+            return {"code": _("That isn't the code your app shows now. Wait for the next one.")}
+        self._use(offer, {"totp_secret": offer.seed}, totp_last_step=verdict.used_step)
+        return {}
+
+    def _offer_of(self, token: str, kind: str) -> LinkOffer:
+        offer = self.offer(token)
+        if offer.kind != kind:
+            raise Gone("credential_link_over")
+        return offer
+
+    def _use(self, offer: LinkOffer, changes: Mapping[str, str], *, is_long: bool = False, **values: Any) -> None:
+        """Use the link up and set the credential, once. Earlier wrong tries at it no longer count."""
+        person, keyring = offer.person, self._transactions.keyring
+        assert person.row is not None, "a link has a customer"
+        values = {**column_values(keyring, person.row, changes, is_long=is_long), **values}
+        with self._transactions.write() as work:
+            unused = (CredentialLink.id == offer.id) & CredentialLink.used_at.is_(None)
+            if work.execute(update(CredentialLink).where(unused).values(used_at=work.now)).rowcount != 1:
+                raise Gone("credential_link_over")
+            active = (CustomerRow.id == person.row) & CustomerRow.is_active
+            if work.execute(update(CustomerRow).where(active).values(**values, changed_at=work.now)).rowcount != 1:
+                raise Gone("credential_link_over")
+            self._tries.clear(work, person.row, offer.kind, is_ticketed=True)
+            work.record("credential_set_by_link", subject_id=person.subject_id, of=offer.kind)
+            subject = _("Your %(what)s was set", what=method_name(offer.kind))
+            text = _("If this wasn't you, contact us immediately.")
+            self._notices.to_customer(work, person.key, person.contacts(keyring), subject, str(text))

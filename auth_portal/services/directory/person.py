@@ -1,0 +1,461 @@
+"""A person, and the identifiers that name one.
+
+What a person types is brought to one form before any look-up or limit (R25, R55): customer IDs are compared without
+regard to case and spaces, phone numbers as E.164, email addresses in lower case and ASCII, and all of them in plain
+characters (``typed``). It names a customer, or a stranger that no other module can tell from one. What a proof uses up
+at a person is written here, in the transaction of the proof. ``CustomerNotices`` is what the directory needs in order
+to notify customers.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, literal_column, or_, select, update
+
+from auth_portal.crypto import NO_ROW, Keyring, SealedColumn
+from auth_portal.errors import Conflict, NotFound
+from auth_portal.methods import IssuedCode
+from auth_portal.methods.support_code import DIGITS as SUPPORT_CODE_DIGITS
+from auth_portal.services import limits
+from auth_portal.store.db import Work
+from auth_portal.store.models import (
+    CUSTOMER_NAME,
+    CUSTOMER_PASSWORD,
+    CUSTOMER_TOTP_SECRET,
+    CredentialLink,
+    CustomerRow,
+    table_of,
+)
+from auth_portal.typed import identifier_form, plain_text, visible_text
+
+IDENTIFIER_LENGTH = 254  # characters: an email address is no longer (RFC 5321 4.5.3.1.3)
+CUSTOMER_ID_LENGTH = 128
+PHONE_LENGTH = 40  # characters as people type them
+TYPED_LENGTH = 2 * IDENTIFIER_LENGTH  # characters: room for a name around an address and for what no one sees
+OWN = ""  # the ``shared_key`` of a customer whose ID is no other customer's in another spelling
+_BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
+_BLANKS = re.compile(r"\s+")
+
+
+def customer_key(customer_id: str) -> str:
+    """Return a customer ID in its one form: plain characters, compatibility forms and case folded, spaces removed.
+
+    A dash is part of the ID. What would leave nothing, such as an ID of punctuation alone, is not taken away.
+    """
+    text = _folded(customer_id)
+    return _folded(_BLANKS.sub("", _unpacked(text) or plain_text(text)))
+
+
+def _unpacked(typed: str) -> str:
+    """Return what names a person without what was pasted around it; most people type nothing else."""
+    return typed if _BARE.fullmatch(typed) else identifier_form(typed)
+
+
+def name_form(name: str) -> str:
+    """Return a name in its one form: plain characters, compatibility forms and case folded, single spaces."""
+    return " ".join(_folded(plain_text(_folded(name))).split())
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def e164(typed: str, region: str) -> str | None:
+    """Return a phone number as ``+27821234567``, or None if it is not one.
+
+    ``region`` is that of national forms; without one, only a number with its country code is one.
+    """
+    text = _unpacked(typed)
+    if not text.isascii() or len(text) > PHONE_LENGTH:
+        return None
+    if not region and text.startswith("00"):  # how most countries dial abroad
+        text = f"+{text[2:]}"
+    try:
+        number = phonenumbers.parse(text, region or None)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number):
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def country_of(phone: str) -> str:
+    """Return the country of a number in E.164, such as ``ZA``; an empty text if it belongs to none."""
+    for length in (1, 2, 3):  # no calling code begins another; most belong to one country, which needs no parsing
+        regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(phone[1 : 1 + length]), ())
+        if len(regions) == 1:
+            return str(regions[0])
+    return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
+
+
+def msisdn_form(text: str, region: str) -> str | None:
+    """Return a chat's own number as ``+27821234567``, or None: networks write it in full, without the plus.
+
+    Only a leading 0 marks a national number. Other digits that are no international number are not read as a national
+    one: they may be an ID on another network, which must not pass for a customer's number.
+    """
+    number = _unpacked(text)
+    return e164(number if number.startswith(("+", "0")) else f"+{number}", region)
+
+
+def email_form(typed: str) -> str | None:
+    """Return an email address in its one form, or None. No Unicode before the @: ``mıke@`` is not ``mike@``."""
+    try:
+        valid = validate_email(_unpacked(typed), allow_smtputf8=False, check_deliverability=False)
+    except EmailNotValidError:
+        return None
+    return (valid.ascii_email or valid.normalized).lower()
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """What a person typed to name themselves, in every form that it may be looked up by."""
+
+    typed: str
+    customer_key: str
+    phone_key: str
+    email_key: str
+    key: str  # the keyed hash of its one form: what visible limits are counted by
+
+
+def read_identifier(typed: str, kinds: Sequence[str], region: str, keyring: Keyring) -> Identifier | None:
+    """Read what a customer typed, in a journey that accepts ``kinds``; None if it can be none of them.
+
+    What contains an ``@`` and is no email address is refused by its text alone, so that a typing error is not taken for
+    a customer ID for which no code ever arrives. Only where customer IDs alone are accepted may one contain an ``@``.
+    """
+    text = _unpacked(typed) if len(typed) <= TYPED_LENGTH else ""
+    if not text or len(text) > IDENTIFIER_LENGTH or any(unicodedata.category(char) == "Cc" for char in text):
+        return None
+    address = email_form(text) if "@" in text else None
+    if "@" in text and address is None and set(kinds) != {"customer_id"}:
+        return None
+    phone, email = e164(text, region) if "phone" in kinds else None, address if "email" in kinds else None
+    folded = customer_key(text)[:CUSTOMER_ID_LENGTH] if "customer_id" in kinds else ""
+    one_form = phone or email or folded
+    if not one_form:
+        return None
+    return Identifier(
+        typed=text,
+        customer_key=folded,
+        phone_key=keyring.index("phone", phone) if phone else "",
+        email_key=keyring.index("email", email) if email else "",
+        key=keyring.index("identifier", one_form),
+    )
+
+
+def identifier_fault(typed: str) -> str:
+    """Return the code of what is wrong with a text that ``read_identifier`` could not read."""
+    return "identifier_invalid" if visible_text(typed).strip() else "identifier_missing"
+
+
+def mask_contact(contact: str) -> str:
+    """Return a contact as it may be shown after a first proof: ``••• 567`` or ``t•••@example.com``."""
+    if "@" in contact:
+        local, _, domain = contact.rpartition("@")
+        return f"{local[:1]}•••@{domain}"
+    return f"••• {contact[-3:]}"
+
+
+def mask_name(name: str) -> str:
+    """Return a name as support may see it before it is revealed: the first letter of each part."""
+    return " ".join(f"{part[:1]}•••" for part in name.split())
+
+
+# --- The person
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+# Statements of the hot path are made once: building one costs more than running it.
+_CUSTOMERS = table_of(CustomerRow)
+_USE_TOTP_STEP = (
+    update(_CUSTOMERS)
+    .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.totp_last_step < bindparam("step"))
+    .values(totp_last_step=bindparam("step"))
+)
+_USE_SUPPORT_CODE = (
+    update(_CUSTOMERS)
+    .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.support_code_id == bindparam("code"))
+    .values(support_code_id=None, support_code_key_id=None, support_code_expires_at=None)
+)
+
+
+class CustomerNotices(Protocol):
+    """What notifies customers of a change to their contacts or credentials (R13)."""
+
+    def to_customer(self, work: Work, row: str, contacts: Iterable[str], subject: str, text: str) -> int:
+        """Send one text to these contacts of a customer; return to how many of them it can be sent."""
+        ...
+
+    def reach(self, contacts: Iterable[str]) -> list[str]:
+        """Return those of the contacts that a channel can send to."""
+        ...
+
+
+@dataclass(frozen=True)
+class Person:
+    """The person who was named: a customer, or a stranger who looks the same. No caller asks which."""
+
+    key: str  # what tries are counted by
+    row: str | None = None
+    customer_id: str = ""
+    subject_id: str | None = None
+    locale: str = ""
+    is_active: bool = False
+    phone_key: str | None = None
+    email_key: str | None = None
+    phone_sealed: bytes | None = None
+    email_sealed: bytes | None = None
+    name_sealed: bytes | None = None
+    password_sealed: bytes | None = None
+    password_is_long: bool = False
+    totp_sealed: bytes | None = None
+    totp_last_step: int = 0
+    support_code_id: str | None = None
+    support_code_key_id: int | None = None
+    support_code_expires_at: datetime | None = None
+    identity_mac: str | None = None
+    active_mac: str | None = None
+    customer_key: str = ""
+
+    def destination_key(self, carries: str, fallback: str) -> str:
+        """Return the key under which messages to this contact are counted; for a stranger the fallback."""
+        found = self.phone_key if carries == "sms" else self.email_key
+        return found or fallback
+
+    def has_contact(self, carries: str) -> bool:
+        """Report whether a message of this kind could reach the person."""
+        return self.is_active and (self.phone_key if carries == "sms" else self.email_key) is not None
+
+    def password_hash(self, keyring: Keyring, *, alone: bool) -> str | None:
+        """Return the stored argon2id string; None also for a short password that would be the only proof (R21)."""
+        if (
+            not self.is_active
+            or self.row is None
+            or self.password_sealed is None
+            or (alone and not self.password_is_long)
+        ):
+            return None
+        return keyring.open(self.password_sealed, CUSTOMER_PASSWORD, self.row)
+
+    def totp_seed(self, keyring: Keyring) -> str | None:
+        """Return the Base32 seed of the enrolled app, or None."""
+        if not self.is_active or self.row is None or self.totp_sealed is None:
+            return None
+        return keyring.open(self.totp_sealed, CUSTOMER_TOTP_SECRET, self.row)
+
+    def support_code(self, keyring: Keyring) -> IssuedCode:
+        """Return the temporary code that support issued; without one, an expired code at the same cost (R24)."""
+        code_id, key_id, until = self.support_code_id, self.support_code_key_id, self.support_code_expires_at
+        is_issued = self.is_active and code_id is not None and key_id is not None and until is not None
+        code = keyring.code(code_id or self.key, SUPPORT_CODE_DIGITS, key_id or keyring.code_key_id)
+        return IssuedCode(code, until or NEVER, is_replaced=False, is_used=not is_issued)
+
+    def name(self, keyring: Keyring) -> str:
+        """Return the person's name, or an empty text."""
+        return keyring.open(self.name_sealed, CUSTOMER_NAME, self.row) if self.row and self.name_sealed else ""
+
+    def contact(self, carries: str, keyring: Keyring) -> str:
+        """Return the phone number (E.164) or email address on file. Raise LookupError if there is none."""
+        column, sealed = ("phone", self.phone_sealed) if carries == "sms" else ("email", self.email_sealed)
+        if self.row is None or sealed is None:
+            raise LookupError(f"no {column} on file")
+        return keyring.open(sealed, SealedColumn("customers", column), self.row)
+
+    def contacts(self, keyring: Keyring) -> list[str]:
+        """Return every contact on file, also of a person who is switched off: where notices are sent."""
+        on_file = {"sms": self.phone_sealed, "email": self.email_sealed}
+        return [self.contact(carries, keyring) for carries, sealed in on_file.items() if sealed is not None]
+
+
+def stranger(key: str) -> Person:
+    """Return a person who is not in the directory."""
+    return Person(key=key)
+
+
+PERSON_COLUMNS = (
+    CustomerRow.id.label("row"),
+    CustomerRow.customer_id,
+    CustomerRow.subject_id,
+    CustomerRow.locale,
+    CustomerRow.is_active,
+    CustomerRow.phone_key,
+    CustomerRow.email_key,
+    CustomerRow.phone_sealed,
+    CustomerRow.email_sealed,
+    CustomerRow.name_sealed,
+    CustomerRow.password_hash.label("password_sealed"),
+    CustomerRow.password_is_long,
+    CustomerRow.totp_sealed,
+    CustomerRow.totp_last_step,
+    CustomerRow.support_code_id,
+    CustomerRow.support_code_key_id,
+    CustomerRow.support_code_expires_at,
+    CustomerRow.identity_mac,
+    CustomerRow.active_mac,
+    CustomerRow.customer_key,
+)
+PERSON_FIELDS = tuple(column.key for column in PERSON_COLUMNS)
+
+
+def person_from(row: Any, key: str) -> Person:
+    """Return the person of a row that has PERSON_COLUMNS; a stranger if they are all null."""
+    if row.row is None:
+        return stranger(key)
+    return Person(key=row.row, **{name: getattr(row, name) for name in PERSON_FIELDS})
+
+
+def is_trusted(keyring: Keyring, person: Person) -> bool:
+    """Report whether a person's row is as the portal wrote it (R54). A stranger costs the same and is (R24).
+
+    A MAC binds customer ID and state to the row. What a customer ID is found by must be its one form, and what a
+    contact is found by must belong to the contact, which is encrypted for its row.
+    """
+    row = person.row or NO_ROW
+    values = {"id": row, "customer_id": person.customer_id, "is_active": person.is_active}
+    macs = {"identity_mac": person.identity_mac, "active_mac": person.active_mac}
+    contacts = (("phone", person.phone_sealed, person.phone_key), ("email", person.email_sealed, person.email_key))
+    has_key = customer_key(person.customer_id) == person.customer_key or not keyring.requires_macs
+    return (keyring.vouches("customers", values | macs, contacts) and has_key) or person.row is None
+
+
+def trusted(work: Work, person: Person) -> Person:
+    """Return a person whose row is as the portal wrote it; for any other a stranger, and put that on record (R54)."""
+    if is_trusted(work.keyring, person):
+        return person
+    limits.note_broken(work, "customers", str(person.row), subject_id=person.subject_id)
+    return stranger(person.key)
+
+
+_FIND = (
+    select(*PERSON_COLUMNS, CustomerRow.shared_key)
+    .where(
+        or_(
+            CustomerRow.customer_key == bindparam("customer_key"),
+            CustomerRow.phone_key == bindparam("phone_key"),
+            CustomerRow.email_key == bindparam("email_key"),
+        )
+    )
+    .order_by((CustomerRow.customer_key == bindparam("customer_key")).desc())
+    .limit(4)  # a customer ID first, then two to see it is shared
+)
+
+
+def find_person(connection: Connection, identifier: Identifier) -> Person:
+    """Return the person meant: by customer ID, else by a phone number or email address that only one person has.
+
+    A customer ID that several customers have in other spellings names none of them.
+    """
+    keys = {
+        "customer_key": identifier.customer_key,
+        "phone_key": identifier.phone_key,
+        "email_key": identifier.email_key,
+    }
+    rows = connection.execute(_FIND, keys).all()
+    by_id = [row for row in rows if row.customer_key == identifier.customer_key]
+    by_phone = [row for row in rows if identifier.phone_key and row.phone_key == identifier.phone_key]
+    by_email = [row for row in rows if identifier.email_key and row.email_key == identifier.email_key]
+    for found in (by_id, by_phone, by_email):
+        if found:
+            is_shared = len(found) > 1 or (found is by_id and bool(found[0].shared_key))
+            return stranger(identifier.key) if is_shared else person_from(found[0], identifier.key)
+    return stranger(identifier.key)
+
+
+def holders_of(connection: Connection, phone_key: str) -> list[Person]:
+    """Return the customers with this number, at most two: enough to see that it is shared."""
+    rows = connection.execute(select(*PERSON_COLUMNS).where(CustomerRow.phone_key == phone_key).limit(2)).all()
+    return [person_from(row, row.row) for row in rows]
+
+
+def person_of_row(connection: Connection, row: str | None, key: str) -> Person:
+    """Return the person of a row as it is now; a stranger if it no longer exists."""
+    if row is None:
+        return stranger(key)
+    found = connection.execute(select(*PERSON_COLUMNS).where(CustomerRow.id == row)).one_or_none()
+    return person_from(found, key) if found is not None else stranger(key)
+
+
+def get_person(connection: Connection, row: str) -> Person:
+    """Return the customer of a row. Raise NotFound if there is none."""
+    person = person_of_row(connection, row, "")
+    if person.row is None:
+        raise NotFound("customer_unknown")
+    return person
+
+
+def row_of(connection: Connection, customer_id: str) -> str:
+    """Return the row of a customer ID; of one that several customers have, the row with this very spelling.
+
+    Raise NotFound if no customer has it, and Conflict if several have it in other spellings.
+    """
+    found = select(CustomerRow.id, CustomerRow.customer_id).where(has_id(customer_key(customer_id)))
+    rows = connection.execute(found).all()
+    if not rows:
+        raise NotFound("customer_unknown")
+    same = rows if len(rows) == 1 else [row for row in rows if row.customer_id == customer_id]
+    if not same:
+        raise Conflict("customer_id_shared")
+    return str(same[0].id)
+
+
+IS_SHARED = CustomerRow.shared_key != literal_column("''")  # a parameter would not use the index of the few
+
+
+def has_id(key: str) -> ColumnElement[bool]:
+    """Return the condition for every customer with this ID (its one form), those who share it included."""
+    return or_(CustomerRow.customer_key == key, and_(CustomerRow.shared_key == key, IS_SHARED))
+
+
+def shared_keys(connection: Connection, keys: Iterable[str]) -> set[str]:
+    """Return those of these customer IDs, in their one form, that several customers share in other spellings."""
+    found = select(CustomerRow.shared_key).where(CustomerRow.shared_key.in_(list(keys)), IS_SHARED)
+    return {str(key) for key in connection.execute(found).scalars()}
+
+
+def use_totp_step(work: Work, row: str | None, step: int) -> bool:
+    """Use up a time step of a person's app. Report whether it was unused, which no stranger's is."""
+    return work.execute(_USE_TOTP_STEP, {"of": row, "step": step}).rowcount == 1
+
+
+def use_support_code(work: Work, row: str | None, code_id: str | None) -> bool:
+    """Use up a person's temporary code. Report whether it was still the one that support issued last."""
+    return work.execute(_USE_SUPPORT_CODE, {"of": row, "code": code_id}).rowcount == 1
+
+
+def store_password_facts(work: Work, person: Person, *, rehashed: str | None, is_long: bool) -> None:
+    """Store what a right password has shown: its hash by today's parameters, and that it is long.
+
+    ``rehashed`` is None if the stored hash is good enough. A password that was changed meanwhile stays as it is.
+    """
+    values: dict[str, object] = {}
+    if rehashed is not None and person.row is not None:
+        values["password_hash"] = work.seal(rehashed, CUSTOMER_PASSWORD, person.row)
+    if is_long and not person.password_is_long:
+        values["password_is_long"] = True
+    if values:
+        same = (_CUSTOMERS.c.id == person.row) & (_CUSTOMERS.c.password_hash == person.password_sealed)
+        work.execute(update(_CUSTOMERS).where(same).values(**values))
+
+
+def end_links(work: Work, customers: Sequence[str] | Select[Any], kind: str = "") -> None:
+    """Delete the unused links of these customers (their rows), of one kind or of all kinds.
+
+    A link may lie where its customer can no longer be reached.
+    """
+    ended = delete(CredentialLink).where(CredentialLink.customer_row.in_(customers), CredentialLink.used_at.is_(None))
+    work.execute(ended.where(CredentialLink.kind == kind) if kind else ended)
+
+
+def erase_person(work: Work, row: str) -> None:
+    """Delete a customer and their one-time links, used ones too."""
+    work.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
+    work.execute(delete(_CUSTOMERS).where(_CUSTOMERS.c.id == row))

@@ -1,0 +1,1 @@
+"""What happened: the story of each verification, the audit trail, deliveries and figures."""

@@ -1,0 +1,160 @@
+"""Lists of deliveries: what left and what did not, each with its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from auth_portal.errors import NotFound
+from auth_portal.services.delivery.retry import RETRIABLE, refusal_of
+from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
+from auth_portal.store.db import Transactions
+from auth_portal.store.models import CALLBACK, MESSAGE, NOT_ACCEPTED, Attempt, Delivery, DeliveryState, Verification
+
+KINDS = (CALLBACK, MESSAGE)
+STATES = tuple(DeliveryState)
+PENDING = DeliveryState.PENDING
+FAILED = "failed"  # in a filter: every state that can be retried
+
+
+@dataclass(frozen=True)
+class DeliveryFilter:
+    """Which deliveries to list; an empty field does not filter. Times are UTC."""
+
+    kind: str = ""
+    state: str = ""  # one of STATES, or FAILED
+    target: str = ""
+    verification_id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def search(self, *, after: str, most: int) -> Search:
+        """Return what to look for: by an index as far as one serves it, among the rows found so for the rest."""
+        between = made_between(Delivery.id, self.since, self.until)
+        found_by: list[list[Condition]] = [between]
+        filtered_by: list[Condition] = [Delivery.target == self.target] if self.target else []
+        states = RETRIABLE if self.state == FAILED else (self.state,)
+        is_rare = self.state not in ("", PENDING, DeliveryState.ACCEPTED)  # a partial index serves kind and state
+        if self.verification_id:
+            found_by = [[Delivery.verification_id == self.verification_id, *between]]
+        elif self.state == PENDING:
+            found_by = [[as_written("state = 'pending'"), *between]]
+        elif is_rare:
+            found_by = [
+                [as_written(NOT_ACCEPTED), Delivery.kind == kind, Delivery.state == state, *between]
+                for kind in ((self.kind,) if self.kind else KINDS)
+                for state in states
+            ]
+            return Search(found_by=found_by, filtered_by=filtered_by, after=after, most=most)
+        if self.kind:
+            filtered_by.append(Delivery.kind == self.kind)
+        if self.state:
+            filtered_by.append(Delivery.state.in_(states))
+        return Search(found_by=found_by, filtered_by=filtered_by, after=after, most=most)
+
+
+@dataclass(frozen=True)
+class DeliveryLine:
+    """A delivery as a list shows it."""
+
+    id: str
+    kind: str
+    verification_id: str | None
+    challenge_id: str | None
+    target: str
+    contract: str
+    state: str
+    reason: str
+    attempts: int
+    is_unclear: bool
+    created_at: datetime
+    next_at: datetime
+    give_up_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Report whether its state allows a retry; something else may still rule it out."""
+        return self.state in RETRIABLE
+
+
+@dataclass(frozen=True)
+class AttemptLine:
+    """One try to send a delivery. Without ``ended_at`` its fate is unknown."""
+
+    number: int
+    began_at: datetime
+    ended_at: datetime | None
+    milliseconds: int | None
+    fate: str
+    status: int | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class DeliveryStory:
+    """A delivery with every attempt. ``refusal`` is a key of REFUSALS: why it cannot be retried, if it cannot."""
+
+    line: DeliveryLine
+    tries: tuple[AttemptLine, ...]
+    outcome: str
+    slug: str
+    refusal: str
+    needs_confirmation: bool
+
+
+LINE_COLUMNS = tuple(getattr(Delivery, name) for name in DeliveryLine.__dataclass_fields__)
+_ATTEMPT = tuple(getattr(Attempt, name) for name in AttemptLine.__dataclass_fields__)
+_STORY = select(*LINE_COLUMNS, Verification.outcome, Verification.slug).outerjoin(
+    Verification, Verification.id == Delivery.verification_id
+)
+
+
+class DeliveryLists:
+    """List deliveries, and show one with its attempts."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    def page(self, wanted: DeliveryFilter, *, after: str = "", most: int = PAGE) -> Listing[DeliveryLine]:
+        """Return a page of deliveries, newest first."""
+        with self._transactions.read() as work:
+            found = listed(work.connection, select(*LINE_COLUMNS), Delivery.id, wanted.search(after=after, most=most))
+        return found.of(line_from)
+
+    def get(self, delivery_id: str) -> DeliveryStory:
+        """Return a delivery with its attempts. Raise NotFound("delivery_unknown")."""
+        with self._transactions.read() as work:
+            row = work.execute(_STORY.where(Delivery.id == delivery_id)).one_or_none()
+            if row is None:
+                raise NotFound("delivery_unknown")
+            tries = attempts_of(work.connection, [delivery_id])
+            refusal = refusal_of(work, delivery_id)
+        needs_confirmation = refusal == "unconfirmed"
+        return DeliveryStory(
+            line_from(row),
+            tuple(tries[delivery_id]),
+            row.outcome or "",
+            row.slug or "",
+            "" if needs_confirmation else refusal,
+            needs_confirmation,
+        )
+
+
+def attempts_of(connection: Connection, delivery_ids: Sequence[str]) -> dict[str, list[AttemptLine]]:
+    """Return every attempt of some deliveries, in order."""
+    found: dict[str, list[AttemptLine]] = {delivery_id: [] for delivery_id in delivery_ids}
+    query = select(Attempt.delivery_id, *_ATTEMPT).where(Attempt.delivery_id.in_(delivery_ids))
+    for row in connection.execute(query.order_by(Attempt.delivery_id, Attempt.number)):
+        values = row._asdict()
+        found[values.pop("delivery_id")].append(AttemptLine(**values))
+    return found
+
+
+def line_from(row: Any) -> DeliveryLine:
+    """Return the line of a row that has LINE_COLUMNS."""
+    return DeliveryLine(**{name: getattr(row, name) for name in DeliveryLine.__dataclass_fields__})

@@ -1,0 +1,97 @@
+"""Lists that page by key, newest first, and take no longer when they are long.
+
+Ids sort by the time they were created, so a page is a range of the primary key, or of an index that ends in it, and the
+next page begins where the last one ended. What no index serves is searched among a bounded number of rows: such a page
+may be short, and says where to go on. It neither counts nor skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, TextClause, func, select, text
+from sqlalchemy.orm import InstrumentedAttribute
+
+from auth_portal.store.db import first_id
+
+PAGE = 50  # rows
+LOOKED_AT = 5_000  # rows that one page searches at most for what no index serves: some 10 ms
+
+Row = TypeVar("Row")
+Other = TypeVar("Other")
+Key = ColumnElement[str] | InstrumentedAttribute[str]
+Condition = ColumnElement[bool] | TextClause
+Conditions = Sequence[Condition]
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Row]):
+    """One page. ``older`` is the key to go on from, empty at the end of the list.
+
+    With ``is_partial`` the page is short because enough rows were searched, not because there are none left.
+    """
+
+    rows: tuple[Row, ...]
+    older: str = ""
+    is_partial: bool = False
+
+    def of(self, make: Callable[[Row], Other]) -> Listing[Other]:
+        """Return the same page with each row converted."""
+        return Listing(tuple(make(row) for row in self.rows), self.older, self.is_partial)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which page of a list is wanted.
+
+    Each of ``found_by`` is a set of conditions that an index ending in the key serves; their rows are merged.
+    ``filtered_by`` is what no index serves. ``after`` is the ``older`` of the page before.
+    """
+
+    found_by: Sequence[Conditions] = ((),)
+    filtered_by: Conditions = ()
+    after: str = ""
+    most: int = PAGE
+
+
+def made_between(key: Key, since: datetime | None, until: datetime | None) -> list[Condition]:
+    """Return the condition for ids created from ``since`` on and before ``until``, where given."""
+    found: list[Condition] = []
+    if since is not None:
+        found.append(key >= first_id(since))
+    if until is not None:
+        found.append(key < first_id(until))
+    return found
+
+
+def as_written(condition: str) -> TextClause:
+    """Return a condition in the very words of a partial index, without which a database does not use the index."""
+    return text(condition)
+
+
+def listed(connection: Connection, query: Select[Any], key: Key, search: Search) -> Listing[Any]:
+    """Return a page of ``query``, whose rows have ``id``, the value of ``key``."""
+    start = (key < search.after,) if search.after else ()
+    share = LOOKED_AT // len(search.found_by)
+    floor = ""
+    if search.filtered_by:
+        floor = max(_floor(connection, key, (*conditions, *start), share) for conditions in search.found_by)
+    rows: dict[str, Any] = {}
+    for conditions in search.found_by:
+        bound = (key >= floor,) if floor else ()
+        ordered = query.where(*conditions, *search.filtered_by, *start, *bound).order_by(key.desc())
+        rows |= {row.id: row for row in connection.execute(ordered.limit(search.most + 1))}
+    newest = sorted(rows.values(), key=lambda row: row.id, reverse=True)
+    if len(newest) > search.most:
+        return Listing(tuple(newest[: search.most]), older=newest[search.most - 1].id)
+    return Listing(tuple(newest), older=floor, is_partial=bool(floor))
+
+
+def _floor(connection: Connection, key: Key, conditions: Conditions, most: int) -> str:
+    """Return the oldest of ``most`` keys, below which one page does not look; "" where there are fewer."""
+    looked_at = select(key.label("key")).where(*conditions).order_by(key.desc()).limit(most).subquery()
+    count, oldest = connection.execute(select(func.count(), func.min(looked_at.c.key))).one()
+    return oldest if count == most else ""

@@ -1,0 +1,256 @@
+"""All that is on record of one verification, loaded at once and already masked: what its story is written from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, or_, select
+
+from auth_portal.clock import WallClock
+from auth_portal.crypto import KeyFault, SealedColumn
+from auth_portal.errors import NotFound
+from auth_portal.gateways.channels import ChannelConfig
+from auth_portal.methods import CARRIES
+from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.outbox import TIME_WAS_OVER
+from auth_portal.services.directory.person import (
+    PERSON_COLUMNS,
+    Identifier,
+    Person,
+    has_id,
+    mask_contact,
+    person_from,
+    read_identifier,
+)
+from auth_portal.services.history.delivery_lists import LINE_COLUMNS, AttemptLine, DeliveryLine, attempts_of, line_from
+from auth_portal.store.db import Work
+from auth_portal.store.models import (
+    CALLBACK,
+    MESSAGE,
+    VERIFICATION_REFERENCE,
+    VISIT_IDENTIFIER,
+    Admin,
+    AuditEvent,
+    Challenge,
+    CustomerRow,
+    Delivery,
+    Verification,
+    Visit,
+)
+
+KINDS = ("customer_id", "phone", "email")
+SHOWN_ENDS = 3  # characters of a reference that are shown at each end
+SHORTEST_SHOWN = 10  # a shorter one would be shown almost whole
+DIGITS_OF_A_PHONE = 6
+_DIGIT = re.compile(r"\d")
+
+
+@dataclass(frozen=True)
+class VisitFacts:
+    """One browser. ``typed`` is masked; ``is_shared`` means that several customers have what was typed."""
+
+    id: str
+    at: datetime
+    customer_row: str | None
+    typed: str
+    is_shared: bool
+
+
+@dataclass(frozen=True)
+class CodeFacts:
+    """One code that was issued. ``contact`` is where it was sent, masked; empty if that is no longer on file."""
+
+    id: str
+    at: datetime
+    method: str
+    customer_row: str | None
+    contact: str
+    expires_at: datetime
+    used_at: datetime | None
+    replaced_at: datetime | None
+
+
+@dataclass(frozen=True)
+class DeliveryFacts:
+    """A callback or message with its attempts."""
+
+    line: DeliveryLine
+    tries: tuple[AttemptLine, ...]
+
+    @property
+    def last_response(self) -> str:
+        """Return what the last try came to; that the time was over is no response."""
+        if self.line.reason == TIME_WAS_OVER:
+            details = (one.detail for one in reversed(self.tries))
+            return next((text for text in details if text and text != TIME_WAS_OVER), self.line.reason)
+        return self.line.reason
+
+
+@dataclass(frozen=True)
+class EventFacts:
+    """An audit event. ``admin`` is the name of the admin who caused it, or "".
+
+    ``customer_row`` is the row of the customer it is about; an id that no row has, if the customer was erased since.
+    """
+
+    at: datetime
+    kind: str
+    facts: Mapping[str, Any]
+    admin: str
+    customer_row: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One verification with everything that belongs to it. ``row`` is its own row."""
+
+    now: datetime
+    wall: WallClock  # of the portal's time zone
+    row: Any
+    reference_ends: str
+    journey: JourneyConfig
+    channels: Mapping[str, ChannelConfig]
+    visits: tuple[VisitFacts, ...]
+    codes: tuple[CodeFacts, ...]
+    deliveries: tuple[DeliveryFacts, ...]
+    events: tuple[EventFacts, ...]
+    people: Mapping[str, Person]
+    has_others: bool
+    is_closed: bool  # the journey accepts no customer now
+
+    def time(self, moment: datetime) -> str:
+        """Return a time of day, with its date where that is not the date on which the verification began."""
+        return self.wall.time(moment, of=self.row.began_at)
+
+    @property
+    def person(self) -> Person | None:
+        """Return the customer who was verified, or else the customer who was identified last."""
+        rows = [self.row.customer_row, *(visit.customer_row for visit in reversed(self.visits))]
+        return next((self.people[row] for row in rows if row in self.people), None)
+
+    @property
+    def callback(self) -> DeliveryFacts | None:
+        """Return the delivery of its one result."""
+        return next((one for one in self.deliveries if one.line.kind == CALLBACK), None)
+
+    @property
+    def messages(self) -> list[DeliveryFacts]:
+        """Return the messages of its codes, in order."""
+        return [one for one in self.deliveries if one.line.kind == MESSAGE]
+
+
+def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
+    """Load the record of a verification. Raise NotFound("verification_unknown")."""
+    row = work.execute(select(Verification.__table__).where(Verification.id == verification_id)).one_or_none()
+    if row is None:
+        raise NotFound("verification_unknown")
+    snapshot = journeys.current()
+    visits = _visits(work, snapshot.portal.default_region, verification_id)
+    challenges = work.execute(_CODES.where(Challenge.verification_id == verification_id)).all()
+    events = _events(work, verification_id)
+    found: tuple[Any, ...] = (row, *visits, *challenges, *events)
+    rows = {one.customer_row for one in found if one.customer_row is not None}
+    persons = work.execute(select(*PERSON_COLUMNS).where(CustomerRow.id.in_(rows)))
+    people = {row.row: person_from(row, row.row) for row in persons}
+    others = select(Verification.id).where(
+        Verification.reference_hash == row.reference_hash, Verification.id != verification_id
+    )
+    current = snapshot.journeys.get(row.slug)
+    sent = select(*LINE_COLUMNS).where(Delivery.verification_id == verification_id)
+    lines = [line_from(row) for row in work.execute(sent.order_by(Delivery.created_at, Delivery.id))]
+    tries = attempts_of(work.connection, [line.id for line in lines])
+    reference = _opened(work, row.reference_sealed, VERIFICATION_REFERENCE, row.id)
+    is_long = len(reference) >= SHORTEST_SHOWN
+    return Record(
+        now=work.now,
+        wall=snapshot.portal.wall,
+        row=row,
+        reference_ends=f"{reference[:SHOWN_ENDS]}•••{reference[-SHOWN_ENDS:]}" if is_long else "•••",
+        journey=journeys.version(row.version_id),
+        channels=snapshot.channels,
+        visits=visits,
+        codes=tuple(_code(work, challenge, people) for challenge in challenges),
+        deliveries=tuple(DeliveryFacts(line, tuple(tries[line.id])) for line in lines),
+        events=events,
+        people=people,
+        is_closed=current is None or not snapshot.is_open(current.config),
+        has_others=work.execute(others.limit(1)).first() is not None,
+    )
+
+
+_CODES = select(
+    Challenge.id,
+    Challenge.issued_at,
+    Challenge.method,
+    Challenge.customer_row,
+    Challenge.destination_key,
+    Challenge.expires_at,
+    Challenge.used_at,
+    Challenge.replaced_at,
+).order_by(Challenge.issued_at)
+
+
+def _visits(work: Work, region: str, verification_id: str) -> tuple[VisitFacts, ...]:
+    query = select(Visit.id, Visit.created_at, Visit.customer_row, Visit.identifier_sealed)
+    visits = []
+    for row in work.execute(query.where(Visit.verification_id == verification_id).order_by(Visit.id)).all():
+        typed = _opened(work, row.identifier_sealed, VISIT_IDENTIFIER, row.id)
+        read = read_identifier(typed, KINDS, region, work.keyring) if row.customer_row is None else None
+        is_shared = read is not None and len(holders_of(work.connection, read, 2)) > 1
+        visits.append(VisitFacts(row.id, row.created_at, row.customer_row, masked_identifier(typed), is_shared))
+    return tuple(visits)
+
+
+def holders_of(connection: Connection, identifier: Identifier, most: int) -> tuple[str, ...]:
+    """Return the rows of the customers with this identifier; several where they share a phone or mailbox."""
+    held = [has_id(identifier.customer_key)] if identifier.customer_key else []
+    held += [CustomerRow.phone_key == identifier.phone_key] if identifier.phone_key else []
+    held += [CustomerRow.email_key == identifier.email_key] if identifier.email_key else []
+    return tuple(connection.execute(select(CustomerRow.id).where(or_(*held)).limit(most)).scalars())
+
+
+def masked_identifier(typed: str) -> str:
+    """Return what a visitor typed to identify themselves, masked so that a typing error still shows."""
+    if not typed:
+        return ""
+    if "@" in typed or len(_DIGIT.findall(typed)) > DIGITS_OF_A_PHONE:
+        return mask_contact(typed)
+    return f"{typed[:2]}•••{typed[-2:]}" if len(typed) > 2 * 2 else "•••"
+
+
+def _opened(work: Work, sealed: bytes | None, column: SealedColumn, row: str) -> str:
+    """Return what was sealed, or "" where it was altered: the rest of the story is still wanted."""
+    try:
+        return work.open(sealed, column, row) if sealed else ""
+    except KeyFault:
+        return ""
+
+
+def _code(work: Work, row: Any, people: Mapping[str, Person]) -> CodeFacts:
+    person, carries, contact = people.get(row.customer_row or ""), CARRIES.get(row.method, "email"), ""
+    if person is not None and person.destination_key(carries, "") == row.destination_key:
+        contact = mask_contact(person.contact(carries, work.keyring))
+    return CodeFacts(
+        row.id, row.issued_at, row.method, row.customer_row, contact, row.expires_at, row.used_at, row.replaced_at
+    )
+
+
+def _events(work: Work, verification_id: str) -> tuple[EventFacts, ...]:
+    found = (
+        select(
+            AuditEvent.at,
+            AuditEvent.kind,
+            AuditEvent.facts,
+            Admin.name,
+            func.coalesce(CustomerRow.id, AuditEvent.subject_id).label("customer_row"),
+        )
+        .outerjoin(Admin, Admin.id == AuditEvent.admin_id)
+        .outerjoin(CustomerRow, CustomerRow.subject_id == AuditEvent.subject_id)
+    )
+    rows = work.execute(found.where(AuditEvent.verification_id == verification_id).order_by(AuditEvent.id))
+    return tuple(EventFacts(row.at, row.kind, row.facts, row.name or "", row.customer_row) for row in rows)

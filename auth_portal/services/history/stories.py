@@ -1,0 +1,226 @@
+"""Verifications as an admin looks for them: by reference, person, time, journey or outcome; each with its story.
+
+Only reads. A reference is found by its hash and shown by its ends; contacts and what was typed are masked; codes are
+mentioned, never shown. What the customer's page must not show, such as that no customer matches (R24), stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, select
+
+from auth_portal.crypto import token_hash
+from auth_portal.errors import NotFound
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.directory.person import read_identifier
+from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
+from auth_portal.services.history.record import KINDS, holders_of, load_record
+from auth_portal.services.history.timeline import Moment, headline, raw_timeline, story_moments
+from auth_portal.store.db import Transactions
+from auth_portal.store.models import CALLBACK, ENDED_OTHERWISE, VERIFIED, CustomerRow, Delivery, Verification, Visit
+
+LIVE = "live"  # in a filter: not ended yet
+MOST_PEOPLE = 20  # of those who share one contact
+MOST_IDS = 1000  # verifications of one person that a page searches
+
+
+@dataclass(frozen=True)
+class StoryFilter:
+    """Which verifications to list; an empty field does not filter. Times are UTC.
+
+    ``customers`` are rows of customers and ``names`` keyed hashes of what was typed: a match of either is enough.
+    ``same_link_as`` is a verification with the same reference.
+    """
+
+    slug: str = ""
+    outcome: str = ""  # an outcome, or LIVE
+    since: datetime | None = None
+    until: datetime | None = None
+    customers: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    same_link_as: str = ""
+
+
+@dataclass(frozen=True)
+class StoryLine:
+    """A verification as a list shows it. ``callback`` is the state of its callback, None while it is under way."""
+
+    id: str
+    slug: str
+    began_at: datetime
+    outcome: str | None
+    ended_at: datetime | None
+    methods: str
+    customer_row: str | None
+    customer_id: str | None
+    callback: str | None
+
+
+@dataclass(frozen=True)
+class PossiblePeople:
+    """Who an admin may mean: rows of customers, and the hashes by which the visits of strangers are found."""
+
+    customers: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """The story of a verification: one sentence, its moments, and everything that is on record."""
+
+    id: str
+    slug: str
+    journey: str
+    reference: str  # only its ends
+    began_at: datetime
+    outcome: str | None
+    customer_id: str
+    customer_row: str | None
+    headline: str
+    moments: tuple[Moment, ...]
+    timeline: tuple[Moment, ...]
+    callback_id: str
+    has_others: bool  # the same reference has more verifications
+
+
+_LINE = (
+    Verification.id,
+    Verification.slug,
+    Verification.began_at,
+    Verification.outcome,
+    Verification.ended_at,
+    Verification.methods,
+    Verification.customer_row,
+    CustomerRow.customer_id,
+    Delivery.state.label("callback"),
+)
+_LINES: Any = (
+    select(*_LINE)
+    .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
+    .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
+)
+
+
+class Stories:
+    """Find verifications, and their stories."""
+
+    def __init__(self, transactions: Transactions, journeys: Journeys) -> None:
+        self._transactions = transactions
+        self._journeys = journeys
+
+    def by_reference(self, candidates: Iterable[str]) -> tuple[str, ...]:
+        """Return the verifications of a reference, newest first.
+
+        ``candidates`` are the possible readings of what was pasted.
+        """
+        hashes = [token_hash(text) for text in candidates]
+        found = select(Verification.id).where(Verification.reference_hash.in_(hashes))
+        with self._transactions.read() as work:
+            return tuple(work.execute(found.order_by(Verification.id.desc()).limit(PAGE)).scalars())
+
+    def people_called(self, typed: str) -> PossiblePeople | None:
+        """Return who a customer ID, phone or email address may mean; None for a text that can be none of these."""
+        region = self._journeys.current().portal.default_region
+        # A journey may accept only one kind, so each is also read alone: the hash is of that form.
+        kinds = (KINDS, *((kind,) for kind in KINDS))
+        read = [found for kind in kinds if (found := read_identifier(typed, kind, region, self._transactions.keyring))]
+        if not read:
+            return None
+        with self._transactions.read() as work:
+            rows = holders_of(work.connection, read[0], MOST_PEOPLE)
+        return PossiblePeople(rows, tuple(dict.fromkeys(identifier.key for identifier in read)))
+
+    def customer_ids(self, rows: Iterable[str]) -> tuple[str, ...]:
+        """Return the customer IDs of these rows of customers."""
+        found = select(CustomerRow.customer_id).where(CustomerRow.id.in_(list(rows)))
+        with self._transactions.read() as work:
+            return tuple(work.execute(found.order_by(CustomerRow.customer_key)).scalars())
+
+    def page(self, wanted: StoryFilter, *, after: str = "", most: int = PAGE) -> Listing[StoryLine]:
+        """Return a page of verifications, newest first."""
+        between = made_between(Verification.id, wanted.since, wanted.until)
+        with self._transactions.read() as work:
+            if wanted.customers or wanted.names:
+                return _page_of_people(work.connection, wanted, between, after, most)
+            found_by, filtered_by = _conditions(wanted)
+            search = Search(found_by=[[*found_by, *between]], filtered_by=filtered_by, after=after, most=most)
+            found = listed(work.connection, _LINES, Verification.id, search)
+        return found.of(lambda row: StoryLine(**row._asdict()))
+
+    def line(self, verification_id: str) -> StoryLine:
+        """Return one verification as a list shows it. Raise NotFound("verification_unknown")."""
+        with self._transactions.read() as work:
+            row = work.execute(_LINES.where(Verification.id == verification_id)).one_or_none()
+        if row is None:
+            raise NotFound("verification_unknown")
+        return StoryLine(**row._asdict())
+
+    def get(self, verification_id: str) -> Story:
+        """Return the story of one verification. Raise NotFound("verification_unknown")."""
+        with self._transactions.read() as work:
+            record = load_record(work, self._journeys, verification_id)
+        moments = tuple(story_moments(record))
+        return Story(
+            id=verification_id,
+            slug=record.row.slug,
+            journey=record.journey.name,
+            reference=record.reference_ends,
+            began_at=record.row.began_at,
+            outcome=record.row.outcome,
+            customer_id=record.person.customer_id if record.person else "",
+            customer_row=record.person.row if record.person else None,
+            headline=headline(moments),
+            moments=moments,
+            timeline=tuple(raw_timeline(record)),
+            callback_id=record.callback.line.id if record.callback else "",
+            has_others=record.has_others,
+        )
+
+
+def _page_of_people(
+    connection: Connection, wanted: StoryFilter, between: Sequence[Condition], after: str, most: int
+) -> Listing[StoryLine]:
+    """Return the verifications of these people: found through the visits, so that those of strangers are too."""
+    start = (Visit.verification_id < after,) if after else ()
+    found: set[str] = set()
+    for column, values in ((Visit.customer_row, wanted.customers), (Visit.identifier_key, wanted.names)):
+        for value in values:
+            query = select(Visit.verification_id).distinct().where(column == value, *start)
+            newest = query.order_by(Visit.verification_id.desc()).limit(MOST_IDS)
+            found |= set(connection.execute(newest).scalars())
+    ids = sorted(found, reverse=True)[:MOST_IDS]
+    chosen = [Verification.id.in_(ids), *between, *_all_of(wanted)]
+    rows = connection.execute(_LINES.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)).all()
+    lines = tuple(StoryLine(**row._asdict()) for row in rows)
+    if len(lines) > most:
+        return Listing(lines[:most], older=lines[most - 1].id)
+    is_partial = len(ids) == MOST_IDS
+    return Listing(lines, older=ids[-1] if is_partial else "", is_partial=is_partial)
+
+
+def _conditions(wanted: StoryFilter) -> tuple[list[Condition], list[Condition]]:
+    """Return what an index serves, and the rest. Of two that it serves, take the one that finds fewer rows."""
+    if wanted.same_link_as:
+        this = select(Verification.reference_hash).where(Verification.id == wanted.same_link_as)
+        return [Verification.reference_hash == this.scalar_subquery()], _all_of(wanted)
+    by_slug, by_outcome = _all_of(replace(wanted, outcome="")), _all_of(replace(wanted, slug=""))
+    if wanted.outcome == LIVE:
+        return [as_written("outcome IS NULL")], by_slug
+    if wanted.outcome not in ("", VERIFIED):
+        return [as_written(ENDED_OTHERWISE), *by_outcome], by_slug
+    return by_slug, by_outcome
+
+
+def _all_of(wanted: StoryFilter) -> list[Condition]:
+    found: list[Condition] = []
+    if wanted.slug:
+        found.append(Verification.slug == wanted.slug)
+    if wanted.outcome == LIVE:
+        found.append(Verification.outcome.is_(None))
+    elif wanted.outcome:
+        found.append(Verification.outcome == wanted.outcome)
+    return found

@@ -1,0 +1,269 @@
+"""The words of the history: audit events, outcomes, why something went wrong, and what helps.
+
+Written for admins, in the past tense: what happened, what it means, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from auth_portal.i18n import plain as _
+from auth_portal.i18n import translated
+from auth_portal.methods import method_name
+
+# --- Outcomes
+
+
+@dataclass(frozen=True)
+class OutcomeWords:
+    """How an outcome is called: a short label with its tone, the same as a clause, and the story's sentence."""
+
+    label: str
+    tone: str  # good | bad | warn | plain
+    meaning: str
+    clause: str = ""
+    story: str = ""
+
+
+OUTCOMES: Mapping[str, OutcomeWords] = {
+    "live": OutcomeWords("under way", "plain", "it is under way"),
+    "verified": OutcomeWords("verified", "good", "the customer was verified", "verified"),
+    "wrong": OutcomeWords(
+        "all tries wrong",
+        "bad",
+        "too many tries were wrong",
+        "all tries were wrong",
+        "It ended because every try was wrong.",
+    ),
+    "expired": OutcomeWords(
+        "time ran out",
+        "warn",
+        "the time in the chat ran out",
+        "time ran out",
+        "It ended because the time ran out before it was finished.",
+    ),
+    "cancelled": OutcomeWords("cancelled", "warn", "the customer stopped", "cancelled", "The customer stopped."),
+    "not_me": OutcomeWords(
+        "“I didn't ask for this”",
+        "bad",
+        "the customer chose “I didn't ask for this”",
+        "declined",
+        "The customer chose “I didn't ask for this”. Another person may have sent them the link.",
+    ),
+    "no_code": OutcomeWords(
+        "no code came",
+        "bad",
+        "the customer did not get a code",
+        "no code came",
+        "The customer said that no code came.",
+    ),
+    "unavailable": OutcomeWords("not possible", "bad", "no customer could pass", "not possible"),
+    "completed": OutcomeWords("completed", "good", "the customer finished every step", "completed"),
+}
+WHY_ENDED: Mapping[str, str] = {
+    "ticket_missing": "This journey requires a ticket, and this link came without one: Flow must register a ticket and "
+    "send the path in the response.",
+    "ticket_without_way": "The customer of the ticket has nothing on file that this journey could check.",
+    "no_next_step": "Every proof was right, but the customer has nothing on file for the next step that was not used "
+    "yet, or no channel for it works.",
+    "journey_off": "The journey was switched off.",
+    "journey_unsafe": "The journey was on, but its variables or result texts are no longer allowed; its page says "
+    "what to change.",
+    "no_channel": "The journey was on, but for one of its steps no channel was on that could send the code.",
+    "sandbox_off": "The journey answers the sandbox, which is off on this server.",
+    "asked_anew": "The link was opened again under a newer ticket before this one was finished.",
+}
+CLAUSE_OF_END: Mapping[str, str] = {  # by the reason, where it says more than the outcome
+    "asked_anew": "replaced by a newer ticket",
+    "no_next_step": "nothing on file for the next step",
+    "journey_off": "not possible (journey off)",
+    "journey_unsafe": "not possible (settings not allowed)",
+    "no_channel": "not possible (no channel on)",
+}
+WHY_WRONG: Mapping[str, str] = {
+    "spent": "It counted as wrong whatever it was: too many wrong tries with this method before.",
+    "nobody": "It could not be right: no customer matches what was typed.",
+    "disabled": "It counted as wrong: the customer is disabled.",
+    "nothing_on_file": "It could not be right: the customer has nothing on file for this method.",
+    "not_in_force": "It counted as wrong: the code was used before, or the contact on file had changed since.",
+}
+CLAUSE_OF_WRONG: Mapping[str, str] = {
+    "spent": "tries used up before",
+    "disabled": "customer disabled",
+    "nothing_on_file": "nothing on file",
+}
+WHY_REFUSED: Mapping[int, str] = {  # a callback, by Flow's status
+    400: " Flow had no waiting chat for this link: the chat had moved on or ended, or the link was made up.",
+    401: " The callback server asks for a password, which Flow's own servers do not.",
+    404: " The callback address is wrong; check the journey.",
+}
+
+# --- What helps
+
+ANOTHER = "if the journey offers another method, that works now"
+ADVICE: Mapping[str, str] = {
+    # why a message did not leave
+    "destination limit reached": f"wait until the hour is over; {ANOTHER}.",
+    "the channel's daily cap is reached": f"an owner can raise the cap on the page of the channel; {ANOTHER}.",
+    "too many wrong tries with this method": "“Unlock” on the customer's page, once you are sure who is calling.",
+    "the contact on file has changed since": "“Change” on their page sends a code to the new one.",
+    "country": f"an owner can add the country on the page of the channel; {ANOTHER}.",
+    "not_taken": f"the page of the channel says what is wrong and what to do about it; {ANOTHER}.",
+    "nobody": "compare what was typed with what is on file; “Change” on their page lets them type it again.",
+    "shared": "ask them to tap “Change” under “Not your details?” and to give their customer ID.",
+    "disabled": "if that is a mistake, enable them again on the customer's page.",
+    "no_contact": f"add it on the customer's page, once you are sure who is calling; {ANOTHER}.",
+    "ticket": "each ticket is for one customer, who must open it; others ask for a link in their own chat.",
+    # why a proof was wrong, or the verification ended
+    "spent": "“Unlock” on the customer's page, once you are sure who is calling.",
+    "nothing_on_file": f"a one-time link from the customer's page lets them set it; {ANOTHER}.",
+    "again": "a customer who still wants it asks for a new link in the chat.",
+    "no_next_step": "set up what is missing on the customer's page; then they ask for a new link in the chat.",
+    "closed": "an owner sees on the page of the journey what is missing; then they ask for a new link in the chat.",
+    "newer": "see all verifications of this link; the newest one counts.",
+    # where the chat stands
+    "chat_unaware": "ask whether the chat continued. If it did not, they ask for a new link in the chat.",
+}
+ADVICE_AFTER: Mapping[str, str] = {  # the end, by its reason or outcome
+    "wrong": "again",
+    "expired": "again",
+    "cancelled": "again",
+    "asked_anew": "newer",
+    "no_next_step": "no_next_step",
+    "unavailable": "closed",
+    "journey_off": "closed",
+    "no_channel": "closed",
+    "sandbox_off": "closed",
+}
+
+
+def what_helps(reason: str) -> str:
+    """Return the advice for a key of ADVICE as a sentence; "" for any other reason."""
+    return _("What helps: %(advice)s", advice=_(ADVICE[reason])) if reason in ADVICE else ""
+
+
+# --- Audit events
+
+EVENTS: Mapping[str, str] = {
+    "verification_began": "A verification began on journey %(journey)s.",
+    "verification_ended": "It ended: %(outcome)s.",
+    "step_passed": "The customer passed a step with the %(method)s.",
+    "proof_failed": "A try with the %(method)s was wrong.",
+    "verification_joined": "The link was opened again, and the verification that was under way continued.",
+    "method_chosen": "A method was chosen: %(method)s.",
+    "code_resent": "The code was requested again and sent: %(method)s.",
+    "name_taken_back": "The visitor went back to change who they are.",
+    "named_again": "The visitor said again who they are.",
+    "ticket_registered": "A ticket for journey %(journey)s was registered.",
+    "delivery_retried": "A %(what)s was sent again. Reason given: %(reason)s",
+    "customers_imported": "Customers were imported: %(new)s new, %(changed)s changed, %(equal)s unchanged.",
+    "customers_import_uploaded": "A customer file was uploaded.",
+    "customers_import_started": "The import of a customer file was started.",
+    "customers_import_cancelled": "An import of customers was cancelled; no customer was changed.",
+    "customers_import_undo_asked": "An undo of an import was started.",
+    "customers_import_undone": "An import was undone: %(customers)s customers are as they were before it.",
+    "customer_erased": "A customer was erased.",
+    "credential_reset": "A customer's %(method)s was reset.",
+    "credential_link_made": "A one-time link was created for a customer to set: %(of)s.",
+    "credential_set_by_link": "A customer opened a one-time link and set: %(of)s.",
+    "support_code_issued": "A temporary code was issued, to be read out to a customer.",
+    "credentials_renewed": "A customer was unlocked: wrong tries count from zero again.",
+    "customer_revealed": "The contacts of a customer were shown in full.",
+    "admin_signed_in": "An admin signed in.",
+    "passkey_created": "An admin added the passkey “%(passkey)s”.",
+    "passkey_removed": "An admin removed the passkey “%(passkey)s”.",
+    "passkey_refused": "The passkey “%(passkey)s” was refused: its count went back, so it may have been copied.",
+    "admin_joined": "A new admin joined as %(role)s.",
+    "admin_sign_in_renewed": "An admin set a new password and authenticator app with a link.",
+    "admin_role_changed": "An admin's role was changed to %(role)s.",
+    "admin_disabled": "An admin was switched off.",
+    "admin_enabled": "An admin was switched on.",
+    "admin_sign_in_failed": "A sign-in as an admin failed.",
+    "admin_session_ended": "An admin's session was ended.",
+    "admin_confirmation_failed": "An admin's second factor was wrong.",
+    "admin_invited": "An admin was invited as %(role)s.",
+    "admin_invitation_withdrawn": "An invitation was withdrawn.",
+    "admin_reset": "An admin got a link to set a new password and authenticator app.",
+    "admin_password_changed": "An admin changed their password.",
+    "recovery_code_used": "An admin signed in with a recovery code.",
+    "recovery_codes_renewed": "An admin created new recovery codes.",
+    "api_key_created": "An API key was created, valid for %(days)s days, for: %(scopes)s.",
+    "api_key_revoked": "An API key was revoked.",
+    "webhook_secret_renewed": "The secret of the alert webhook was replaced.",
+    "settings_changed": "The settings were changed: %(changes)s.",
+    "configuration_imported": "A config file was imported: %(changes)s.",
+    "journey_created": "Journey %(journeys)s was created: %(changes)s.",
+    "journey_changed": "Journey %(journeys)s was changed: %(changes)s.",
+    "journey_deleted": "Journey %(journeys)s was deleted.",
+    "channel_added": "Channel %(channels)s was created: %(changes)s.",
+    "channel_changed": "Channel %(channels)s was changed: %(changes)s.",
+    "channel_switched": "Channel %(channels)s was switched: %(changes)s.",
+    "channel_deleted": "Channel %(channels)s was deleted.",
+    "channel_tested": "A test message was sent through channel %(channel)s.",
+    "drive_began": "A test drive of journey %(journey)s began.",
+    "drive_passed": "A test drive of journey %(journey)s was verified, and its chat continued.",
+    "keys_rotated": "The data keys were wrapped again.",
+    "database_restored": "The database was restored from a backup: %(live_verifications_ended)s live verifications "
+    "were ended without a result, %(results_under_way_marked_as_unconfirmed)s results may or may not have been sent.",
+    "audit_chain_restarted": "The audit trail's chain was started again: what was there was sealed as it was found.",
+    "integrity_broken": "A row of %(table)s was not used, because someone else has changed it in the database.",
+    "macs_sealed": "MACs of rows are required from now on: %(missing)s rows had none, %(changed)s had a wrong one.",
+    "audit_exported": "The audit was exported as %(format)s.",
+}
+
+
+def event_sentence(kind: str, facts: Mapping[str, Any]) -> str:
+    """Return what happened in one sentence; an event without a sentence is described by its kind and its facts."""
+    if kind not in EVENTS:
+        words = kind.replace("_", " ").capitalize()
+        listed = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in facts.items())
+        return f"{words}: {listed}." if facts else f"{words}."
+    values = {name: _value(value) for name, value in facts.items()}
+    if "method" in values:
+        values["method"] = method_name(values["method"])
+    if (outcome := OUTCOMES.get(values.get("outcome", ""))) is not None:
+        values["outcome"] = translated(outcome.meaning)
+    text = translated(EVENTS[kind]) % defaultdict(lambda: "?", values)
+    why = {**WHY_WRONG, **WHY_ENDED}.get(str(facts.get("why", "")))
+    text = f"{text} {translated(why)}" if why else text
+    if "reason" in values and "%(reason)s" not in EVENTS[kind]:
+        text = f"{text} {translated('Reason given: %(reason)s') % values}"
+    return f"{text} ({values['note']})" if values.get("note") else text
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value) or "none"
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_value(item)}" for name, item in value.items()) or "none"
+    return "none" if value is None or value == "" else " ".join(str(value).split())
+
+
+# --- Times and numbers
+
+MINUTE, HOUR, TENTHS_UNTIL = 60, 3600, 10
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in words, such as "5 min 20 s"."""
+    seconds = max(0.0, seconds)
+    if seconds < TENTHS_UNTIL:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < MINUTE:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // MINUTE} min {whole % MINUTE} s" if whole % MINUTE else f"{whole // MINUTE} min"
+    return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number of things, with the number in words up to ten."""
+    word = NUMBERS[number] if number < len(NUMBERS) else str(number)
+    return f"{word} {_(one if number == 1 else many)}"

@@ -1,0 +1,341 @@
+"""The background threads of a process: they empty the outbox, expire verifications, work on imports and tidy up.
+
+Any number of dispatchers may run at the same time. Messages and callbacks have their own threads, so that neither waits
+for the other. One target has all the threads that it can use as long as a few stay free for the others, so that a slow
+server is no queue and a dead one slows no other (D5). What this process put into the outbox itself is looked for at
+once; the rest at each poll.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from socket import gethostname
+
+from auth_portal.services.alerts import EVERY_SECONDS, SILENT_SECONDS, Alerts
+from auth_portal.services.delivery.callbacks import CallbackDelivery
+from auth_portal.services.delivery.messages import MessageDelivery
+from auth_portal.services.delivery.outbox import ClaimedDelivery, Deliver, Outbox
+from auth_portal.services.imports.store import LostLease
+from auth_portal.services.imports.work import ImportWork, WorkerStop
+from auth_portal.services.operations.health import CHECK_SECONDS, ClockCheck
+from auth_portal.services.operations.retention import Housekeeping
+from auth_portal.services.verification.end import Endings
+from auth_portal.store.db import share_connections
+from auth_portal.store.models import CALLBACK, MESSAGE
+from auth_portal.telemetry import log_event, logger
+
+MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test drive has a handful
+# A target holds at most so many times the threads that are left free: the dynamic threshold of Choudhury and Hahne
+# (IEEE/ACM Transactions on Networking 6(2), 1998). One busy target gets 3/4 of all threads, two get 3/7 each, and
+# however many there are, some are left for the next one.
+MOST_HELD = 3
+INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
+RETRY_SECONDS = 2.0  # between two looks of a process that starts while there is no database (D9)
+OWN_POLL_SECONDS = 0.1  # `flask dispatch`
+SWEEP_SECONDS = 1.0
+SEAL_SECONDS = 1.0  # an event that is deleted within this time does not show
+IMPORT_POLL_SECONDS = 1.0  # the process that asked for an import wakes its own thread
+IMPORT_TIDY_SECONDS = 60.0
+HOUSEKEEPING_SECONDS = 60.0  # the first time too: a start has other things to do
+REST_SECONDS = 2.0  # after a fault, mostly of the database: it needs no thread that asks again at once
+IMPORT_REST_SECONDS = 5.0  # the import waits for its lease anyway
+# A message leaves at a random moment within this time, so that the work of sending one never falls into the same moment
+# after a beginning: in a web process, what it slows down would reveal that the person is a customer (R24).
+SCATTER_SECONDS = {CALLBACK: 0.0, MESSAGE: 0.1}
+
+
+class Loop:
+    """One thread that runs ``work`` at each wake, and every ``every_seconds`` without one, until it is stopped.
+
+    ``work`` returns True if there may be more to do at once; it is not called while ``may_work`` returns False. A fault
+    of either ends a round, never the thread: ``fault`` names the log event of a round that raised, ``rest_seconds`` is
+    the pause after it. The first round comes after the first wake or the first wait, so that a start stays quick.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], bool],
+        *,
+        every_seconds: float,
+        fault: str,
+        may_work: Callable[[], bool] = lambda: True,
+        rest_seconds: float = REST_SECONDS,
+    ) -> None:
+        self._work = work
+        self._may_work = may_work
+        self._every_seconds = every_seconds
+        self._fault = fault
+        self._rest_seconds = rest_seconds
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; return at once."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Run a round now; a wake during a round causes another one."""
+        self._woken.set()
+
+    def is_stopping(self) -> bool:
+        """Return True once the loop was asked to stop; long work asks between two batches."""
+        return self._stopping.is_set()
+
+    def ask_to_stop(self) -> None:
+        """Begin no new round. Return at once."""
+        self._stopping.set()
+        self._woken.set()
+
+    def stop(self, seconds: float) -> None:
+        """Stop, and wait up to ``seconds`` for the round under way. Safe if nothing was started."""
+        self.ask_to_stop()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self.is_stopping():
+            self._woken.wait(self._every_seconds)
+            self._woken.clear()
+            try:
+                while not self.is_stopping() and self._may_work() and self._work():
+                    pass
+            except Exception:
+                logger.exception(self._fault, extra={"portal_fields": {"thread": self._thread.name}})
+                self._stopping.wait(self._rest_seconds)
+
+
+class Lane:
+    """One kind of delivery: a loop that claims, and threads that deliver."""
+
+    def __init__(
+        self, kind: str, outbox: Outbox, deliver: Deliver, clock: ClockCheck, *, threads: int, poll_seconds: float
+    ) -> None:
+        self.kind = kind
+        self._threads = threads
+        self.outbox = outbox
+        self.deliver = deliver
+        self.loop = Loop(
+            f"{kind}-dispatcher",
+            self._claim,
+            every_seconds=poll_seconds,
+            fault="dispatcher_fault",
+            may_work=clock.is_right,
+        )
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{kind}-delivery", initializer=share_connections)
+
+    def start(self) -> None:
+        """Begin to look for work, at once."""
+        self.loop.start()
+        self.loop.wake()
+
+    def stop(self, seconds: float) -> None:
+        """Claim nothing more, and wait for the deliveries under way."""
+        self.loop.stop(seconds)
+        self._pool.shutdown(wait=True)
+
+    def _claim(self) -> bool:
+        """Claim once and hand out; return True if there may be more to claim at once.
+
+        A look comes before the claim: most wakes are for the other lane, and writers queue.
+        """
+        with self._lock:
+            busy = self._busy.copy()
+        full = [target for target in busy if room(self._threads, busy, target) <= 0]
+        if busy.total() >= self._threads or not self.outbox.has_due(self.kind, full):
+            return False
+        time.sleep(random.uniform(0, SCATTER_SECONDS[self.kind]))  # noqa: S311
+        free = self._threads - busy.total()
+        claimed = self.outbox.claim(self.kind, free, lambda target, taken: room(self._threads, busy + taken, target))
+        for delivery in claimed:
+            with self._lock:
+                self._busy[delivery.target] += 1
+            self._pool.submit(self._deliver, delivery)
+        return bool(claimed)
+
+    def _deliver(self, claimed: ClaimedDelivery) -> None:
+        try:
+            self.deliver(claimed)
+        except Exception:
+            # The lease brings it back; the attempt stays on record as one of unknown fate.
+            logger.exception("delivery_fault")
+        finally:
+            with self._lock:
+                self._busy[claimed.target] -= 1
+                if not self._busy[claimed.target]:
+                    del self._busy[claimed.target]
+            self.loop.wake()
+
+
+def room(threads: int, busy: Counter[str], target: str) -> int:
+    """Return how many more of the threads a target may take, given how many each one holds now."""
+    free, held = threads - busy.total(), busy[target]
+    return max((MOST_HELD * free - held) // (MOST_HELD + 1), int(not held and free > 0))
+
+
+class Lanes:
+    """The lanes of callbacks and of messages."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        callbacks: CallbackDelivery,
+        messages: MessageDelivery,
+        clock: ClockCheck,
+        *,
+        threads: Mapping[str, int],
+        poll_seconds: float,
+    ) -> None:
+        self.clock = clock
+        self.all = tuple(
+            Lane(kind, outbox, deliver, clock, threads=threads[kind], poll_seconds=poll_seconds)
+            for kind, deliver in ((CALLBACK, callbacks.deliver), (MESSAGE, messages.deliver))
+        )
+
+    def wake(self) -> None:
+        """Look into the outbox: this process has committed something to it."""
+        for lane in self.all:
+            lane.loop.wake()
+
+
+class Dispatcher:
+    """Both lanes, the sweep, the work on imports, the housekeeping and the sealing of one process."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        endings: Endings,
+        alerts: Alerts,
+        import_work: ImportWork,
+        housekeeping: Housekeeping,
+        seal: Callable[[], bool],
+    ) -> None:
+        self.wake = lanes.wake
+        self.seal = seal
+        self.lanes = lanes.all
+        self._clock = lanes.clock
+        is_right = self._clock.is_right  # what judges time waits until it is (D8)
+        self._endings = endings
+        self._alerts = alerts
+        self._import_work = import_work
+        self._housekeeping = housekeeping
+        self._tidy_imports_at = 0.0
+        self._watch = Loop("clock", self._watch_clock, every_seconds=CHECK_SECONDS, fault="clock_fault")
+        self._sweeper = Loop("expiry", self._sweep, every_seconds=SWEEP_SECONDS, fault="sweep_fault", may_work=is_right)
+        # One thread, so that imports never take more than one of a server's cores.
+        self._imports = Loop(
+            "imports",
+            self._work_on_imports,
+            every_seconds=IMPORT_POLL_SECONDS,
+            fault="import_fault",
+            may_work=is_right,
+            rest_seconds=IMPORT_REST_SECONDS,
+        )
+        import_work.stop_when(self._imports.is_stopping)
+        self._housekeeper = Loop(
+            "housekeeping",
+            self._keep_house,
+            every_seconds=HOUSEKEEPING_SECONDS,
+            fault="housekeeping_fault",
+            may_work=is_right,
+        )
+        # Waits longer after a fault: what is missing or was changed stays so, and an alert says it.
+        self._sealer = Loop(
+            "sealer",
+            seal,
+            every_seconds=SEAL_SECONDS,
+            fault="sealer_fault",
+            may_work=is_right,
+            rest_seconds=HOUSEKEEPING_SECONDS,
+        )
+        self._began_at: datetime | None = None
+        self._lookout = Loop("alerts", self.look_out, every_seconds=EVERY_SECONDS, fault="alert_fault")
+        self._loops = (self._watch, self._sweeper, self._imports, self._housekeeper, self._sealer)
+
+    def start(self) -> None:
+        """Start every thread; return at once."""
+        for lane in self.lanes:
+            lane.start()
+        for loop in self._loops:
+            loop.start()
+        self._watch.wake()
+
+    def watch(self) -> None:
+        """Start the one thread of a process that only serves: it reports dispatchers that are no longer at work."""
+        self._lookout.start()
+
+    def look_out(self) -> bool:
+        """Report what is wrong if no dispatcher does, and send what reports it. For a process that only serves."""
+        now = self._alerts.clock()
+        self._began_at = self._began_at or now
+        if (now - self._began_at).total_seconds() >= SILENT_SECONDS and self._clock.is_right():
+            self._alerts.evaluate(is_dispatching=False)
+        self.send_alerts()
+        return False
+
+    def send_alerts(self) -> None:
+        """Send what reports an alert and no dispatcher has sent."""
+        outbox, deliver = self.lanes[1].outbox, self.lanes[1].deliver
+        for claimed in outbox.claim_alerts():
+            deliver(claimed)
+
+    def wake_imports(self) -> None:
+        """Look for imports: this process has asked for one."""
+        self._imports.wake()
+
+    def dispatch_due(self) -> None:
+        """End what is due and deliver what is waiting, in this thread: for a test drive, which starts none."""
+        self._endings.expire_due()
+        for lane in self.lanes:
+            for claimed in lane.outbox.claim(lane.kind, MOST_DUE):
+                lane.deliver(claimed)
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Ask every thread to stop, then wait for what is under way, up to ``seconds`` for all of them."""
+        for loop in (*(lane.loop for lane in self.lanes), *self._loops, self._lookout):
+            loop.ask_to_stop()
+        give_up_at = time.monotonic() + seconds
+        threads: tuple[Lane | Loop, ...] = (*self.lanes, *self._loops, self._lookout)
+        for thread in threads:
+            thread.stop(max(0.0, give_up_at - time.monotonic()))
+
+    def _watch_clock(self) -> bool:
+        """Report this machine's clock while it is wrong; only the machine itself can tell."""
+        if fault := self._clock.fault():
+            self._alerts.note_clock(gethostname(), fault)
+            self.send_alerts()  # where this is the only machine, no other one does
+        return False
+
+    def _sweep(self) -> bool:
+        if self._endings.expire_due():
+            time.sleep(0)  # other writers first
+            return True
+        self._alerts.evaluate()
+        return False
+
+    def _work_on_imports(self) -> bool:
+        try:
+            if self._import_work.work_once():
+                return True
+            if time.monotonic() >= self._tidy_imports_at and not self._imports.is_stopping():
+                self._tidy_imports_at = time.monotonic() + IMPORT_TIDY_SECONDS
+                self._import_work.tidy()
+        except LostLease:
+            log_event("import_taken_over")
+        except WorkerStop:
+            pass  # the loop is stopping, which is what stopped the work
+        return False
+
+    def _keep_house(self) -> bool:
+        self._housekeeping.complete(self._housekeeper.is_stopping)
+        self._housekeeping.tidy(self._housekeeper.is_stopping)
+        return False

@@ -1,0 +1,1 @@
+"""Who can pass a journey, who cannot, and why."""

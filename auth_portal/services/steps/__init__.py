@@ -1,0 +1,20 @@
+"""The kinds of step a journey is made of. A new kind is one file (see ``contract``) and its name in ``AnyStep``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from auth_portal.services.steps.contract import FormData, Step
+from auth_portal.services.steps.identify import Identify
+from auth_portal.services.steps.verify import Verify
+
+__all__ = ["ADDED", "FIRST", "STEPS", "AnyStep", "FormData", "Step"]
+
+AnyStep = Annotated[Identify | Verify, Field(discriminator="kind")]
+
+STEPS: Mapping[str, type[Step]] = {step.model_fields["kind"].default: step for step in get_args(get_args(AnyStep)[0])}
+FIRST = next(kind for kind, step in STEPS.items() if step.names_customer)
+ADDED = tuple(kind for kind, step in STEPS.items() if step.add_label)  # the first one is the usual one

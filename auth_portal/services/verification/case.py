@@ -1,0 +1,470 @@
+"""A case: one visit of one verification with its journey, person, ticket and codes, read whole in one statement.
+
+Every move looks at it before it decides. Read without a lock it serves a page. Read inside a writing transaction it
+locks its verification and visit, so that two moves on one verification follow each other on PostgreSQL too (on SQLite
+the write gate sees to that).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import cache
+from itertools import starmap
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from sqlalchemy import ClauseElement, ColumnElement, and_, bindparam, func, insert, select, update
+
+from auth_portal.crypto import Keyring, new_token, token_hash
+from auth_portal.errors import Problem, TooMany
+from auth_portal.methods import CARRIES, ON_FILE, Evidence, IssuedCode, OnFile, ProofResult, Verdict
+from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.config.snapshot import Journeys, Snapshot
+from auth_portal.services.directory.person import (
+    PERSON_COLUMNS,
+    Identifier,
+    Person,
+    find_person,
+    is_trusted,
+    person_from,
+    person_of_row,
+    stranger,
+    trusted,
+)
+from auth_portal.services.verification.tickets import CASE_COLUMNS, Ticket, ticket_of
+from auth_portal.store.db import Work
+from auth_portal.store.models import (
+    VISIT_IDENTIFIER,
+    AuditEvent,
+    Challenge,
+    CustomerRow,
+    TicketRow,
+    Verification,
+    Visit,
+    table_of,
+)
+
+# An honest person at every limit of a journey (5 tries, 5 sends, 5 changes, each method chosen again) makes about 35.
+MOST_EVENTS = 50
+PROMPT_BYTES = 12  # enough to tell the prompts of one visit apart
+
+
+class Stage(StrEnum):
+    """Where a visit stands."""
+
+    NAMING = "naming"
+    CHOOSING = "choosing"
+    PROVING = "proving"
+    ENDED = "ended"
+
+
+MOVES: Mapping[Stage, frozenset[str]] = {
+    Stage.NAMING: frozenset({"name", "cancel"}),
+    Stage.CHOOSING: frozenset({"choose", "change", "cancel"}),
+    Stage.PROVING: frozenset({"prove", "resend", "choose", "change", "cancel"}),
+    Stage.ENDED: frozenset(),
+}
+
+
+def new_prompt() -> str:
+    """Return a new name for a prompt: a form made for an older one counts nothing. It is no secret."""
+    return secrets.token_urlsafe(PROMPT_BYTES)
+
+
+class SentCode(NamedTuple):
+    """A challenge of the present step, method and identifier."""
+
+    id: str
+    destination_key: str
+    key_id: int
+    digits: int
+    issued_at: datetime
+    expires_at: datetime
+    used_at: datetime | None
+    replaced_at: datetime | None
+
+    def is_valid(self, now: datetime) -> bool:
+        """Report whether this code would be accepted."""
+        return self.used_at is None and self.replaced_at is None and now < self.expires_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A visit with its verification, journey and person, as they stood when read.
+
+    The defaults are those of a visit before anyone is named in it, and of a verification that begins.
+    """
+
+    visit_id: str
+    verification_id: str
+    version_id: str
+    server: str
+    reference_hash: bytes
+    reference_sealed: bytes
+    address_key: str
+    proofs_until: datetime
+    chat_ends_at: datetime
+    journey: JourneyConfig = field(repr=False)
+    prompt: str = field(default_factory=new_prompt)
+    step: int = 0
+    method: str | None = None
+    identifier_sealed: bytes | None = None
+    identifier_key: str | None = None  # of this visit
+    proved: tuple[str, ...] = ()
+    wrong_tries: int = 0
+    sends: int = 0
+    sent_at: datetime | None = None
+    identity_changes: int = 0
+    last_identifier_key: str | None = None  # of the verification: the last one that was given in any visit
+    outcome: str | None = None
+    person: Person = field(default=stranger(""), repr=False)
+    codes: tuple[SentCode, ...] = ()  # the newest first
+    ticket: Ticket | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """Return where this visit stands."""
+        if self.outcome is not None:
+            return Stage.ENDED
+        if self.step == 0:
+            return Stage.NAMING
+        return Stage.CHOOSING if self.method is None else Stage.PROVING
+
+    def allows(self, prompt: str, *moves: str) -> bool:
+        """Report whether one of these moves counts, made by a form for this prompt.
+
+        While the verification's last try is being judged only ``cancel`` does.
+        """
+        is_last_try_judged_now = self.tries_left == 0 and "cancel" not in moves
+        return self.prompt == prompt and not is_last_try_judged_now and not MOVES[self.stage].isdisjoint(moves)
+
+    @property
+    def tries_left(self) -> int:
+        """Return the wrong tries that this verification still has, over all methods and visits."""
+        return max(0, self.journey.limits.wrong_tries - self.wrong_tries)
+
+    @property
+    def sends_left(self) -> int:
+        """Return how many messages this verification may still send."""
+        return max(0, self.journey.limits.sends - self.sends)
+
+    @property
+    def changes_left(self) -> int:
+        """Return how often another identifier may still be given."""
+        return max(0, self.journey.limits.identity_changes - self.identity_changes)
+
+    @property
+    def code_digits(self) -> int:
+        """Return how many digits a sent code has: those of the newest one, else those of the journey."""
+        return self.codes[0].digits if self.codes else self.journey.limits.code_digits
+
+    @property
+    def is_named_by_ticket(self) -> bool:
+        """Report whether the ticket names the person, so that no identifier was typed."""
+        return self.ticket is not None and self.identifier_sealed is None
+
+    @property
+    def shows_contact(self) -> bool:
+        """Report whether the page may show a contact, masked.
+
+        That is after a first proof (R24), or where the ticket names the chat's own number: its holder knows it.
+        """
+        return bool(self.proved) or (self.ticket is not None and self.is_named_by_ticket and not self.ticket.is_by_id)
+
+    @property
+    def is_alone(self) -> bool:
+        """Report whether one proof is all that this journey asks for."""
+        return len(self.journey.verify_steps) == 1
+
+    def is_due(self, now: datetime) -> bool:
+        """Report whether the time for proofs is over while the verification is still live."""
+        return self.outcome is None and now >= self.proofs_until
+
+    def valid_code(self, now: datetime) -> SentCode | None:
+        """Return the code that would be accepted now, if there is one for this step, method and identifier."""
+        for code in self.codes:
+            if code.is_valid(now):
+                return code
+        return None
+
+    def resend_in_seconds(self, now: datetime) -> int:
+        """Return how long until a message may be sent again, counted from the last one (R12)."""
+        if self.sent_at is None or self.sends == 0:
+            return 0
+        waits = self.journey.limits.resend_waits
+        wait = waits[min(self.sends, len(waits)) - 1]
+        return max(0, int(wait - (now - self.sent_at).total_seconds() + 0.999))
+
+    def offered(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """Return the methods that can be used at this step, none of them twice in one visit (R37).
+
+        Before a first proof they depend on the journey alone, never on the person (R24).
+        """
+        unused = [method for method in self.journey.steps[self.step].methods if method not in self.proved]
+        methods = snapshot.workable(self.journey, unused)
+        if self.ticket is not None:
+            methods = self.ticket.allowed(methods)
+        if not self.proved:
+            return methods
+        return tuple(method for method in methods if can_prove(self.person, method, alone=self.is_alone))
+
+    def at_step(self, step: int, snapshot: Snapshot) -> Case:
+        """Return the case at the start of a step, under a new prompt. A single method needs no choice."""
+        case = replace(self, step=step, codes=())
+        methods = case.offered(snapshot)
+        return replace(case, method=methods[0] if len(methods) == 1 else None, prompt=new_prompt())
+
+    def evidence(self, now: datetime, keyring: Keyring) -> Evidence:
+        """Return what a proof by the visit's method is compared with."""
+        held = ON_FILE.get(self.method or "")
+        if self.method in CARRIES:
+            codes = [
+                IssuedCode(
+                    keyring.code(code.id, code.digits, code.key_id),
+                    code.expires_at,
+                    code.replaced_at is not None,
+                    code.used_at is not None,
+                )
+                for code in self.codes
+            ]
+            return Evidence(now, codes=tuple(codes))
+        if held is OnFile.TOTP:
+            return Evidence(now, secret=self.person.totp_seed(keyring), last_step=self.person.totp_last_step)
+        if held is OnFile.SUPPORT_CODE:
+            return Evidence(now, codes=(self.person.support_code(keyring),))
+        return Evidence(now, secret=self.person.password_hash(keyring, alone=self.is_alone))
+
+    def why_wrong(self, verdict: Verdict, *, has_tries: bool) -> str:
+        """Return why a proof counted as wrong where only the admin may learn it (R24); "" for one that was wrong."""
+        if not has_tries:
+            return "spent"
+        if self.person.row is None:
+            return "nobody"
+        if not self.person.is_active:
+            return "disabled"
+        if not can_prove(self.person, self.method or "", alone=self.is_alone):
+            return "nothing_on_file"
+        return "not_in_force" if verdict.result is ProofResult.RIGHT else ""
+
+
+def can_prove(person: Person, method: str, *, alone: bool) -> bool:
+    """Report whether the directory holds what this method needs. Asked only after a first proof, never before (R24)."""
+    held = ON_FILE[method]
+    if method in CARRIES:
+        return person.has_contact(CARRIES[method])
+    if held is OnFile.TOTP:
+        return person.is_active and person.totp_sealed is not None
+    if held is OnFile.SUPPORT_CODE:
+        return person.is_active  # a person who has none yet can call support and ask for one
+    return person.is_active and person.password_sealed is not None and (person.password_is_long or not alone)
+
+
+# Statements of the hot path are made once: building one costs more than running it.
+_VERIFICATIONS, _VISITS = table_of(Verification), table_of(Visit)
+_VERIFICATION_COLUMNS = (
+    Verification.id.label("verification_id"),
+    Verification.version_id,
+    Verification.server,
+    Verification.reference_hash,
+    Verification.reference_sealed,
+    Verification.address_key,
+    Verification.proofs_until,
+    Verification.chat_ends_at,
+    Verification.wrong_tries,
+    Verification.sends,
+    Verification.sent_at,
+    Verification.identity_changes,
+    Verification.identifier_key.label("last_identifier_key"),
+    Verification.outcome,
+)
+_VISIT_COLUMNS = (
+    Visit.id.label("visit_id"),
+    Visit.prompt,
+    Visit.step,
+    Visit.method,
+    Visit.identifier_sealed,
+    Visit.identifier_key,
+)
+_CODE_COLUMNS = (Challenge.id.label("challenge_id"), *(getattr(Challenge, name) for name in SentCode._fields[1:]))
+_CODE_OF, _CHALLENGE_OF = attrgetter(*(column.key for column in _CODE_COLUMNS)), attrgetter("challenge_id")
+_CASE = (
+    select(
+        *_VISIT_COLUMNS,
+        Visit.person_key,
+        Visit.proved,
+        *_VERIFICATION_COLUMNS,
+        Verification.ticket_id,
+        *CASE_COLUMNS,
+        *PERSON_COLUMNS,
+        *_CODE_COLUMNS,
+    )
+    .join(Verification, Verification.id == Visit.verification_id)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+    .outerjoin(CustomerRow, CustomerRow.id == Visit.customer_row)
+    .outerjoin(
+        Challenge,
+        and_(
+            Challenge.verification_id == Visit.verification_id,
+            Challenge.identifier_key == Visit.identifier_key,
+            Challenge.step == Visit.step,
+            Challenge.method == Visit.method,
+        ),
+    )
+    .where(Visit.token_hash == bindparam("token"))
+    .order_by(Challenge.issued_at.desc())
+)
+_LOCKED_CASE = _CASE.with_for_update(of=[Visit, Verification])
+
+
+def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool) -> Case:
+    """Return the case of a visit. Raise Problem("no_visit") if no visit of ours has it."""
+    rows = work.execute(_LOCKED_CASE if locked else _CASE, {"token": token_hash(visit_token)}).all()
+    if not rows:
+        raise Problem("no_visit")
+    row, key = rows[0], rows[0].person_key or ""
+    person, ticket = person_from(row, key), ticket_of(row) if row.ticket_id is not None else None
+    person = person if is_trusted(work.keyring, person) else stranger(key)
+    values: dict[str, Any] = {}
+    for column in (*_VISIT_COLUMNS, *_VERIFICATION_COLUMNS):
+        values[column.key] = getattr(row, column.key)
+    codes = starmap(SentCode, map(_CODE_OF, filter(_CHALLENGE_OF, rows)))
+    return Case(
+        **values,
+        journey=journeys.served_version(row.version_id),
+        proved=tuple(row.proved.split("+")) if row.proved else (),
+        person=ticket.limited_to(person, key) if ticket is not None else person,
+        codes=tuple(codes),
+        ticket=ticket,
+    )
+
+
+# A verification without a visit, as part of a statement that joins its ticket.
+UNVISITED_COLUMNS = (*_VERIFICATION_COLUMNS, Verification.ticket_id, *CASE_COLUMNS)
+
+
+def unvisited_case(work: Work, row: Any, journeys: Journeys) -> Case:
+    """Return the case of a row of UNVISITED_COLUMNS: with no person named, and the id of a visit to come."""
+    values = {column.key: getattr(row, column.key) for column in _VERIFICATION_COLUMNS}
+    journey = journeys.served_version(row.version_id)
+    return Case(visit_id=work.new_id(), **values, journey=journey, ticket=ticket_of(row))
+
+
+def challenged(case: Case) -> ColumnElement[bool]:
+    """Return the condition for the codes of this verification for the case's identifier, step and method."""
+    return and_(
+        Challenge.verification_id == case.verification_id,
+        Challenge.identifier_key == case.identifier_key,
+        Challenge.step == case.step,
+        Challenge.method == case.method,
+    )
+
+
+def with_codes(work: Work, case: Case) -> Case:
+    """Return the case with the codes that were sent for its identifier, step and method, perhaps in another visit."""
+    found = select(*_CODE_COLUMNS).where(challenged(case)).order_by(Challenge.issued_at.desc())
+    return replace(case, codes=tuple(SentCode._make(row) for row in work.execute(found)))
+
+
+def update_verification(work: Work, case: Case, *only_if: Any, **values: object) -> bool:
+    """Change a live verification. Return False if it has ended, or if a condition does not hold."""
+    if only_if or any(isinstance(value, ClauseElement) for value in values.values()):
+        live = _VERIFICATIONS.c.id == case.verification_id, _VERIFICATIONS.c.outcome.is_(None), *only_if
+        return work.execute(update(_VERIFICATIONS).where(*live).values(**values)).rowcount == 1
+    return work.execute(_live_update(tuple(values)), {"of": case.verification_id, **values}).rowcount == 1
+
+
+@cache
+def _live_update(names: tuple[str, ...]) -> Any:
+    live = _VERIFICATIONS.c.id == bindparam("of"), _VERIFICATIONS.c.outcome.is_(None)
+    return update(_VERIFICATIONS).where(*live).values({name: bindparam(name) for name in names})
+
+
+def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapshot) -> Case:
+    """Return the case at its first proof, for the person that an identifier names now. The caller writes the visit.
+
+    Another identifier than the last one, in any visit, costs one of the verification's changes. Raise TooMany if they
+    are spent.
+    """
+    if case.last_identifier_key != identifier.key:
+        has_left = Verification.identity_changes < case.journey.limits.identity_changes
+        more = Verification.identity_changes + 1
+        if not update_verification(work, case, has_left, identifier_key=identifier.key, identity_changes=more):
+            raise TooMany("too_many_changes", retry_after_seconds=60)
+    return with_person(work, case, identifier).at_step(1, snapshot)
+
+
+def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
+    """Return the case with the person that an identifier names, and with nothing proved.
+
+    An identifier that matches no customer, or not the one that the ticket means, leads to a stranger, who takes the
+    same path as anyone (R24).
+    """
+    typed, ticket = identifier.typed, case.ticket
+    if typed or ticket is None:
+        person = find_person(work.connection, identifier)
+    else:
+        # An ID that no customer has costs the same look-up (R24).
+        person = person_of_row(work.connection, ticket.customer_row or "", identifier.key)
+    person = trusted(work, person)
+    return replace(
+        case,
+        person=person if ticket is None else ticket.limited_to(person, identifier.key),
+        identifier_key=identifier.key,
+        identifier_sealed=work.keyring.seal(typed, VISIT_IDENTIFIER, case.visit_id) if typed else None,
+        proved=(),
+    )
+
+
+def update_visit(work: Work, case: Case, **values: object) -> None:
+    """Write these columns of a visit, and its present prompt."""
+    work.execute(_visit_update(tuple(values)), {"of": case.visit_id, "prompt": case.prompt, **values})
+
+
+@cache
+def _visit_update(names: tuple[str, ...]) -> Any:
+    return update(_VISITS).where(_VISITS.c.id == bindparam("of")).values({n: bindparam(n) for n in (*names, "prompt")})
+
+
+_INSERT_VISIT = insert(_VISITS)
+
+
+def insert_visit(work: Work, case: Case) -> str:
+    """Insert the visit of a case. Return the token that its browser keeps."""
+    values = {
+        **naming_values(case),
+        "id": case.visit_id,
+        "verification_id": case.verification_id,
+        "created_at": work.now,
+        "prompt": case.prompt,
+    }
+    token = new_token()
+    work.execute(_INSERT_VISIT, {**values, "token_hash": token_hash(token)})
+    return token
+
+
+def naming_values(case: Case) -> dict[str, object]:
+    """Return the columns of a visit that change when a person is named."""
+    return {
+        "step": case.step,
+        "method": case.method,
+        "identifier_sealed": case.identifier_sealed,
+        "identifier_key": case.identifier_key,
+        "person_key": case.person.key,
+        "customer_row": case.person.row,
+        "proved": "+".join(case.proved),
+    }
+
+
+def record_move(work: Work, case: Case, kind: str, **facts: Any) -> None:
+    """Write an audit event of a move that costs its browser nothing, and so could be repeated without end.
+
+    The first ``MOST_EVENTS`` events of a verification are written, however many moves there were. Its proofs, sends and
+    endings have bounds of their own and are always recorded.
+    """
+    found = select(func.count()).where(AuditEvent.verification_id == case.verification_id)
+    if work.execute(found).scalar_one() < MOST_EVENTS:
+        work.record(kind, verification_id=case.verification_id, subject_id=case.person.subject_id, **facts)

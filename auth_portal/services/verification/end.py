@@ -1,0 +1,198 @@
+"""How a verification ends: one conditional write that also puts the result into the outbox and a fact into the audit.
+
+The request that makes that write decides; every other one finds it ended. ``expired`` comes by itself when the chat
+clock has run out, whether or not a browser is still open.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import and_, bindparam, select
+
+from auth_portal.clock import iso
+from auth_portal.crypto import KeyFault, token_hash
+from auth_portal.errors import Problem
+from auth_portal.services.config.journey import result_body
+from auth_portal.services.config.relay import CHAT_CODE, PHONE_MATCH, PURPOSE
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery import outbox
+from auth_portal.services.delivery.outbox import NewDelivery
+from auth_portal.services.verification.case import UNVISITED_COLUMNS, Case, unvisited_case, update_verification
+from auth_portal.services.verification.tickets import CASE_COLUMNS, ticket_of
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import (
+    CALLBACK,
+    VERIFICATION_CHAT_CODE,
+    VERIFICATION_REFERENCE,
+    VERIFIED,
+    Delivery,
+    DeliveryState,
+    TicketRow,
+    Verification,
+    Visit,
+)
+
+CHAT_CODE_DIGITS = 6
+SWEEP_BATCH = 50  # verifications expired in one transaction
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a verification ended, as its /done page shows it to one visit."""
+
+    outcome: str
+    journey: str
+    portal: str
+    support_contact: str
+    return_url: str
+    logo: str
+    colour: str
+    words: str  # the business's own, after success
+    delivery: str  # the state of the result's delivery
+    chat_code: str
+    is_chat_over: bool
+    purpose: str = ""
+
+
+_DONE = (
+    select(
+        Visit.id.label("visit_id"),
+        Verification.id,
+        Verification.version_id,
+        Verification.outcome,
+        Verification.visit_id.label("decided_by"),
+        Verification.chat_code_sealed,
+        Verification.proofs_until,
+        Verification.chat_ends_at,
+        Delivery.state,
+        Verification.ticket_id,
+        *CASE_COLUMNS,
+    )
+    .join(Verification, Verification.id == Visit.verification_id)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+    .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
+    .where(Visit.token_hash == bindparam("token"))
+)
+
+
+class Endings:
+    """Ends verifications, and shows how they ended."""
+
+    def __init__(self, transactions: Transactions, journeys: Journeys, wake: Callable[[], None]) -> None:
+        self._transactions = transactions
+        self._journeys = journeys
+        self._wake = wake
+
+    def end(self, work: Work, case: Case, outcome: str, *, why: str = "") -> None:
+        """Decide a verification, in the caller's transaction; do nothing if it has ended already.
+
+        ``why`` is for the admin alone, where the outcome does not say it.
+        """
+        is_verified, methods, chat_code = outcome == VERIFIED, "+".join(case.proved), ""
+        if is_verified and case.journey.defence.makes_chat_code:
+            chat_code = f"{secrets.randbelow(10**CHAT_CODE_DIGITS):0{CHAT_CODE_DIGITS}d}"
+        is_decided = update_verification(
+            work,
+            case,
+            outcome=outcome,
+            ended_at=work.now,
+            visit_id=case.visit_id,
+            customer_row=case.person.row,
+            methods=methods,
+            chat_code_sealed=work.seal(chat_code, VERIFICATION_CHAT_CODE, case.verification_id) if chat_code else None,
+        )
+        if not is_decided:
+            return
+        reference = work.open(case.reference_sealed, VERIFICATION_REFERENCE, case.verification_id)
+        body = result_body(case.journey, outcome, reference, _facts(work, case, chat_code) if is_verified else {})
+        callback = NewDelivery(
+            kind=CALLBACK,
+            target=case.server,
+            contract=case.journey.callback.contract,
+            verification_id=case.verification_id,
+            lane=case.reference_hash,
+            body=body,
+            priority=outbox.priority_of(outcome),
+            give_up_at=case.chat_ends_at,
+        )
+        outbox.add(work, callback)
+        work.record(
+            "verification_ended",
+            verification_id=case.verification_id,
+            subject_id=case.person.subject_id,
+            outcome=outcome,
+            methods=methods,
+            **({"why": why} if why else {}),
+        )
+        work.log("verification_ended", verification=case.verification_id, outcome=outcome, journey=case.journey.slug)
+
+    def expire_due(self) -> int:
+        """End verifications whose time for proofs is over. Return how many this call ended."""
+        due = select(*UNVISITED_COLUMNS).outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+        due = due.order_by(Verification.proofs_until).limit(SWEEP_BATCH)
+        with self._transactions.read() as work:
+            due = due.where(Verification.outcome.is_(None), Verification.proofs_until <= work.now)
+            if work.execute(due.limit(1)).first() is None:
+                return 0
+        with self._transactions.write() as work:
+            rows = work.execute(due.with_for_update(of=Verification, skip_locked=True)).all()
+            for row in rows:
+                try:
+                    self.end(work, unvisited_case(work, row, self._journeys), "expired")
+                except KeyFault:  # one altered row must not keep all the others waiting; it has ended, without a result
+                    work.log("reference_unreadable", level=logging.ERROR, verification=row.verification_id)
+        self._wake()
+        return len(rows)
+
+    def done(self, visit_token: str) -> Ending | None:
+        """Return how it ended, as far as this visit may know, or None while it has not.
+
+        Raise Problem("no_visit") if no visit of ours has this token.
+        """
+        with self._transactions.read() as work:
+            row = work.execute(_DONE, {"token": token_hash(visit_token)}).one_or_none()
+        if row is None:
+            raise Problem("no_visit")
+        if row.outcome is None and work.now < row.proofs_until:
+            return None
+        chat_code = ""
+        if row.chat_code_sealed is not None and row.visit_id == row.decided_by:
+            # Only the browser that proved it sees the code: the sender of a relayed link has a separate visit.
+            chat_code = work.open(row.chat_code_sealed, VERIFICATION_CHAT_CODE, row.id)
+        ticket = ticket_of(row)
+        portal, journey = self._journeys.current().portal, self._journeys.version(row.version_id)
+        return Ending(
+            outcome=row.outcome or "expired",  # by the clock already; the sweep writes it within a second
+            journey=journey.name,
+            portal=portal.name,
+            support_contact=portal.support_contact,
+            return_url=journey.return_url,
+            logo=journey.logo,
+            colour=journey.colour,
+            words=journey.texts.done,
+            delivery=row.state or DeliveryState.PENDING,
+            chat_code=chat_code,
+            is_chat_over=work.now >= row.chat_ends_at,
+            purpose=ticket.purpose(work.keyring) if ticket is not None else "",
+        )
+
+
+def _facts(work: Work, case: Case, chat_code: str) -> Mapping[str, str]:
+    """Return what the data of a result may say of a verified customer."""
+    person, ticket = case.person, case.ticket
+    return {
+        PURPOSE: ticket.purpose(work.keyring) if ticket is not None else "",
+        # The person holds the chat's own number: otherwise they would have been a stranger to this ticket.
+        PHONE_MATCH: "yes" if ticket is not None and ticket.phone_key is not None else "",
+        "customer_id": person.customer_id,
+        "name": person.name(work.keyring),
+        "method": case.proved[-1],
+        "methods": "+".join(case.proved),
+        "verified_at": iso(work.now),
+        "locale": (ticket.locale if ticket is not None else "") or person.locale,
+        CHAT_CODE: chat_code,
+    }

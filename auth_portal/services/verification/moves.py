@@ -1,0 +1,118 @@
+"""The moves of a visit other than a proof: look, choose a method, resend, change, cancel.
+
+A visit's stages and the moves they allow (``case.MOVES``)::
+
+    NAMING ──name──▶ CHOOSING ──choose──▶ PROVING ──prove──▶ next step, or ENDED verified
+       ▲                │                    │ ▲ │
+       └─────change─────┴────────change──────┘ └─┘ resend, choose another method
+
+A step with a single method skips CHOOSING.
+
+From any visit, what ends the verification for all of them::
+
+    prove the last step ── verified        spend the tries ── wrong        the chat clock ── expired
+    cancel ── cancelled, not_me, no_code                     nothing can work ── unavailable
+
+A move whose form was made for another prompt counts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from auth_portal.errors import Problem, TooMany
+from auth_portal.methods import Method
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.verification import codes
+from auth_portal.services.verification.case import load_case, new_prompt, record_move, update_visit
+from auth_portal.services.verification.end import Endings
+from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, MoveResult, stay
+from auth_portal.services.verification.prove import Gate
+from auth_portal.store.db import Transactions
+
+CANCEL_REASONS = frozenset({"cancelled", "not_me", "no_code"})
+
+
+class VisitMoves:
+    """Moves visits. Each method is one request of one browser, known by its visit's token."""
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        journeys: Journeys,
+        methods: Mapping[str, Method],
+        gate: Gate,
+        endings: Endings,
+        wake: Callable[[], None],
+    ) -> None:
+        self._transactions = transactions
+        self._journeys = journeys
+        self._methods = methods
+        self._gate = gate
+        self._endings = endings
+        self._wake = wake
+
+    def look(self, visit_token: str) -> MoveResult:
+        """Return the current prompt. Change nothing. Raise Problem("no_visit")."""
+        with self._transactions.read() as work:
+            case = load_case(work, self._journeys, visit_token, locked=False)
+            if case.outcome is not None or case.is_due(work.now):
+                return OVER
+            return stay(work, case, self._journeys.current(), self._methods)
+
+    def choose(self, visit_token: str, prompt: str, method: str) -> MoveResult:
+        """Take one of the methods that the step offers; use a valid code of it, else send one."""
+        with self._transactions.write() as work:
+            case, result = self._gate.admit(work, visit_token, prompt, "choose")
+            if result is not None:
+                return result
+            snapshot = self._journeys.current()
+            if method not in case.offered(snapshot):
+                return stay(work, case, snapshot, self._methods, "method_missing")
+            case = replace(case, method=method, prompt=new_prompt(), codes=())
+            update_visit(work, case, method=method)
+            code = codes.issue(work, case, snapshot)
+            record_move(work, case, "method_chosen", method=method, **code)
+        self._wake()
+        return CURRENT_PROMPT
+
+    def resend(self, visit_token: str, prompt: str) -> MoveResult:
+        """Send the code once more, or return how long to wait."""
+        with self._transactions.write() as work:
+            case, result = self._gate.admit(work, visit_token, prompt, "resend")
+            if result is not None:
+                return result
+            snapshot = self._journeys.current()
+            try:
+                note = codes.resend(work, case, snapshot)
+            except TooMany as refused:
+                stayed = stay(work, case, snapshot, self._methods, refused.code)
+                return replace(stayed, retry_after_seconds=refused.retry_after_seconds)
+            result = stay(work, case, snapshot, self._methods, note) if note else CURRENT_PROMPT
+        self._wake()
+        return result
+
+    def change(self, visit_token: str, prompt: str) -> MoveResult:
+        """Go back to naming. Send Flow nothing and reset no count."""
+        with self._transactions.write() as work:
+            case, result = self._gate.admit(work, visit_token, prompt, "change")
+            if result is not None:
+                return result
+            if case.changes_left == 0:
+                return stay(work, case, self._journeys.current(), self._methods, "too_many_changes")
+            update_visit(work, replace(case, prompt=new_prompt()), step=0, method=None, proved="")
+            record_move(work, case, "name_taken_back", visit=case.visit_id)
+        return CURRENT_PROMPT
+
+    def cancel(self, visit_token: str, prompt: str, reason: str) -> MoveResult:
+        """End the verification at the customer's request. Raise Problem for an unknown reason."""
+        if reason not in CANCEL_REASONS:
+            raise Problem("bad_request")
+        with self._transactions.write() as work:
+            case, result = self._gate.admit(work, visit_token, prompt, "cancel")
+            if result is not None:
+                return result
+            self._endings.end(work, case, reason)
+        self._wake()
+        return OVER

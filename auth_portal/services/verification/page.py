@@ -1,0 +1,125 @@
+"""What a move leads to: the page of the current prompt, as one value, or on to another page.
+
+Before a first proof, nothing in it depends on who was found; a ticket alone shows its masked number (R24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import bindparam, select
+
+from auth_portal.methods import CARRIES, Method
+from auth_portal.services.config.snapshot import Snapshot
+from auth_portal.services.directory.person import mask_contact
+from auth_portal.services.verification.case import Case, Stage
+from auth_portal.store.db import Work
+from auth_portal.store.models import VISIT_IDENTIFIER, ChannelState
+
+TROUBLE_FAILURES = 2  # failures in a row after which the page says that a channel is slow or down
+TROUBLE_TIME = timedelta(minutes=10)  # and for how long after the last of them
+
+_TROUBLE = select(ChannelState.name).where(
+    ChannelState.name == bindparam("name"),
+    ChannelState.failures_in_row >= TROUBLE_FAILURES,
+    ChannelState.failed_at > bindparam("since"),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """The current prompt. Times are whole seconds from now."""
+
+    prompt: str
+    stage: Stage
+    journey: str
+    slug: str
+    portal: str
+    support_contact: str
+    logo: str
+    colour: str
+    step_number: int
+    step_count: int
+    kinds: tuple[str, ...]
+    typed: str
+    method: str | None
+    methods: tuple[str, ...]
+    field: str
+    digits: int
+    is_message: bool
+    has_code: bool
+    destination: str
+    code_seconds_left: int
+    seconds_left: int
+    tries_left: int
+    sends_left: int
+    resend_in_seconds: int
+    changes_left: int
+    has_trouble: bool
+    purpose: str = ""
+
+
+@dataclass(frozen=True)
+class MoveResult:
+    """What came of a move: on to the next page, over, or the same ``page`` again with a ``note``."""
+
+    page: Page | None = None
+    note: str = ""
+    is_over: bool = False
+    retry_after_seconds: int = 0
+
+
+CURRENT_PROMPT = MoveResult()  # the browser is sent to the prompt of its visit as it is now
+OVER = MoveResult(is_over=True)
+
+
+def stay(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Method], note: str = "") -> MoveResult:
+    """Return the page of a case, with a note on what was wrong."""
+    return MoveResult(page_of(work, case, snapshot, methods), note)
+
+
+def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Method]) -> Page:
+    """Return the page of a case. ``methods`` holds every method by its name."""
+    journey, portal, method, now = case.journey, snapshot.portal, methods.get(case.method or ""), work.now
+    offered, carries = case.offered(snapshot) if case.step else (), CARRIES.get(case.method or "")
+    channel = snapshot.channel_for(journey, carries) if carries else None
+    # By the channel's state alone, which is the same for everyone (R24).
+    has_trouble = False
+    if channel is not None:
+        failing = {"name": channel.name, "since": now - TROUBLE_TIME}
+        has_trouble = work.execute(_TROUBLE, failing).first() is not None
+    code = case.valid_code(now)
+    destination, typed = "", case.identifier_sealed
+    if carries and case.shows_contact and case.person.has_contact(carries):
+        destination = mask_contact(case.person.contact(carries, work.keyring))
+    return Page(
+        prompt=case.prompt,
+        stage=case.stage,
+        journey=journey.name,
+        slug=journey.slug,
+        portal=portal.name,
+        support_contact=portal.support_contact,
+        logo=journey.logo,
+        colour=journey.colour,
+        step_number=case.step,
+        step_count=len(journey.steps) - 1,
+        kinds=journey.identifiers,
+        method=case.method,
+        methods=offered,
+        is_message=carries is not None,
+        has_code=code is not None,
+        destination=destination,
+        code_seconds_left=int((code.expires_at - now).total_seconds()) if code else 0,
+        seconds_left=max(0, int((case.proofs_until - now).total_seconds())),
+        tries_left=case.tries_left,
+        sends_left=case.sends_left,
+        resend_in_seconds=case.resend_in_seconds(now),
+        changes_left=case.changes_left,
+        has_trouble=has_trouble,
+        purpose=case.ticket.purpose(work.keyring) if case.ticket is not None else "",
+        field=method.field if method else "identifier",
+        digits=method.length(case.code_digits) if method else 0,
+        typed=work.keyring.open(typed, VISIT_IDENTIFIER, case.visit_id) if typed is not None else "",
+    )

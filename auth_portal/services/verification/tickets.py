@@ -1,0 +1,316 @@
+"""Tickets: what Flow's server says of a chat before its link is sent, so that a link that is passed on proves nothing.
+
+A ticket names the person who may prove their identity under it: by the chat's own number, or by a customer ID. It
+serves the first reference that begins with it, taken in one conditional write, and no other; or it is registered for a
+reference that the flow made, and then the ordinary link finds it. Its chat clock starts when it is registered. What the
+browser sends names no one: any other person who is typed under a ticket is a stranger.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, insert, or_, select, update
+
+from auth_portal.crypto import Keyring, new_token, token_hash
+from auth_portal.errors import Gone, NotFound, Problem
+from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.config.relay import phone_only
+from auth_portal.services.config.snapshot import ChatClock, Journeys, Snapshot
+from auth_portal.services.directory.fields import check
+from auth_portal.services.directory.person import (
+    Identifier,
+    Person,
+    find_person,
+    holders_of,
+    mask_contact,
+    msisdn_form,
+    read_identifier,
+    stranger,
+    trusted,
+)
+from auth_portal.services.verification import references
+from auth_portal.store.db import Transactions, Work
+from auth_portal.store.models import TICKET_PHONE, TICKET_PURPOSE, TicketRow, table_of
+from auth_portal.typed import JOINERS
+
+PURPOSE_LENGTH = 140  # characters: two lines on a phone, read before anything is proved
+UNREADABLE = 422
+
+
+@dataclass(frozen=True)
+class TicketRequest:
+    """What Flow's server asks for. ``journey`` is a slug; exactly one of ``msisdn`` and ``customer_id`` is given."""
+
+    journey: str
+    msisdn: str = ""
+    customer_id: str = ""
+    locale: str = ""
+    purpose: str = ""  # one line of PURPOSE_LENGTH characters at most
+    reference: str = ""  # the one that a Wait for Callback flow made
+    api_key_id: str | None = None
+
+
+@dataclass(frozen=True)
+class NewTicket:
+    """A ticket as it was registered. The path is shown once: only the hash of its token is stored."""
+
+    ticket_id: str
+    path: str
+    names_customer: bool  # else several people have the number, and the page asks which of them it is
+    created_at: datetime
+    proofs_until: datetime
+    ends_at: datetime
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The person a verification is for, and its purpose. With neither phone nor customer it is for no one."""
+
+    id: str
+    phone_key: str | None
+    customer_row: str | None
+    purpose_sealed: bytes | None
+    locale: str
+
+    @property
+    def is_by_id(self) -> bool:
+        """Report whether it is for a customer ID: then nothing of it may show who is a customer (R52)."""
+        return self.phone_key is None
+
+    @property
+    def names_customer(self) -> bool:
+        """Report whether it means one person, perhaps one who does not exist, so that no identifier is needed."""
+        return self.is_by_id or self.customer_row is not None
+
+    def agrees(self, person: Person) -> bool:
+        """Report whether it means this person as they are now: active, and still with the chat's number."""
+        if not person.is_active or (self.phone_key is None and self.customer_row is None):
+            return False
+        has_number = self.phone_key is None or self.phone_key == person.phone_key
+        return has_number and self.customer_row in (None, person.row)
+
+    def limited_to(self, person: Person, key: str) -> Person:
+        """Return the person if the ticket means them, else a stranger: no code is sent and no proof is right."""
+        return person if self.agrees(person) else stranger(key)
+
+    def identifier(self, keyring: Keyring) -> Identifier | None:
+        """Return what stands for an identifier that was not typed; None if the page must ask for one."""
+        if not self.names_customer:
+            return None
+        return Identifier(typed="", customer_key="", phone_key="", email_key="", key=keyring.index("ticket", self.id))
+
+    def allowed(self, methods: Iterable[str]) -> tuple[str, ...]:
+        """Return the methods that can be used: codes go to the chat's own number, where the ticket has one."""
+        return phone_only(methods) if self.phone_key is not None else tuple(methods)
+
+    def purpose(self, keyring: Keyring) -> str:
+        """Return what the person is asked to confirm, or ""."""
+        return keyring.open(self.purpose_sealed, TICKET_PURPOSE, self.id) if self.purpose_sealed else ""
+
+
+@dataclass(frozen=True)
+class TicketFacts:
+    """A ticket as the landing page shows it: its purpose, the masked number, and whether it names a customer."""
+
+    purpose: str
+    number: str
+    names_customer: bool
+
+
+@dataclass(frozen=True)
+class FoundTicket:
+    """A ticket that a link brought, with the times it was registered with."""
+
+    ticket: Ticket
+    times: ChatClock
+    phone_sealed: bytes | None
+
+    def facts(self, keyring: Keyring) -> TicketFacts:
+        """Return what the landing page shows of it."""
+        number = ""
+        if self.phone_sealed is not None:
+            number = mask_contact(keyring.open(self.phone_sealed, TICKET_PHONE, self.ticket.id))
+        return TicketFacts(self.ticket.purpose(keyring), number, self.ticket.names_customer)
+
+
+_TICKETS = table_of(TicketRow)
+_INSERT = insert(_TICKETS)
+_COLUMNS = (TicketRow.id, TicketRow.phone_key, TicketRow.customer_row, TicketRow.purpose_sealed, TicketRow.locale)
+_WITH_TIMES = (*_COLUMNS, TicketRow.phone_sealed, TicketRow.created_at, TicketRow.proofs_until, TicketRow.ends_at)
+_BY_TOKEN = select(*_WITH_TIMES).where(TicketRow.token_hash == bindparam("token"), TicketRow.slug == bindparam("slug"))
+_BY_REFERENCE = (
+    select(*_WITH_TIMES)
+    .where(TicketRow.reference_hash == bindparam("reference"), TicketRow.slug == bindparam("slug"))
+    .order_by(TicketRow.id.desc())  # a flow that comes back to its node registers a newer one
+    .limit(1)
+)
+_BIND = (
+    update(_TICKETS)
+    .where(
+        _TICKETS.c.id == bindparam("of"),
+        or_(_TICKETS.c.reference_hash.is_(None), _TICKETS.c.reference_hash == bindparam("reference")),
+    )
+    .values(reference_hash=bindparam("reference"), bound_at=bindparam("now"))
+)
+# As part of a wider row, under separate names.
+CASE_COLUMNS = tuple(column.label(f"ticket_{column.key}") for column in _COLUMNS[1:])
+
+
+def ticket_of(row: Any) -> Ticket | None:
+    """Return the ticket of a row with ``ticket_id`` and CASE_COLUMNS; one whose row was deleted means no one."""
+    if row.ticket_id is None:
+        return None
+    values = {column.key: getattr(row, f"ticket_{column.key}") for column in _COLUMNS[1:]}
+    return Ticket(id=row.ticket_id, **{**values, "locale": values["locale"] or ""})
+
+
+def bind(work: Work, ticket: Ticket, reference: bytes) -> None:
+    """Take a ticket for a reference (its hash), in one conditional write. Raise Gone if another reference has it."""
+    if work.execute(_BIND, {"of": ticket.id, "reference": reference, "now": work.now}).rowcount != 1:
+        raise Gone("ticket_gone")
+
+
+class Tickets:
+    """Registers tickets for Flow's server, and finds the ticket of a link."""
+
+    def __init__(self, transactions: Transactions, journeys: Journeys) -> None:
+        self._transactions = transactions
+        self._journeys = journeys
+
+    def register(self, request: TicketRequest, also: Callable[[Work, NewTicket], None] | None = None) -> NewTicket:
+        """Register a ticket; ``also`` commits together with it.
+
+        Raise NotFound("journey_unknown"), or Problem with status 409 "journey_closed" or 422 and a code that begins
+        with "ticket_"; the parameter ``field`` names the field at fault.
+        """
+        snapshot, reference = self._journeys.current(), request.reference
+        config = _open_journey(snapshot, request.journey)
+        _check_request(config, request)
+        purpose, locale = _read_purpose(request.purpose), _read_locale(request.locale)
+        phone = _read_msisdn(request.msisdn, snapshot.portal.default_region) if request.msisdn else ""
+        token = "" if reference else new_token()
+        path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
+        with self._transactions.write() as work:
+            ticket_id, times = work.new_id(), ChatClock.from_ticket(work.now, config.chat_seconds)
+            person = _person_meant(work, config, phone, request.customer_id)
+            values = {
+                "id": ticket_id,
+                "token_hash": token_hash(token) if token else None,
+                "slug": config.slug,
+                "reference_hash": token_hash(reference) if reference else None,
+                "customer_row": person.row,
+                "phone_key": work.keyring.index("phone", phone) if phone else None,
+                "phone_sealed": work.seal(phone, TICKET_PHONE, ticket_id) if phone else None,
+                "purpose_sealed": work.seal(purpose, TICKET_PURPOSE, ticket_id) if purpose else None,
+                "locale": locale,
+                "api_key_id": request.api_key_id,
+                "created_at": work.now,
+                "proofs_until": times.proofs_until,
+                "ends_at": times.ends_at,
+            }
+            work.execute(_INSERT, values)
+            by = "msisdn" if phone else "customer_id"
+            facts = {"ticket": ticket_id, "journey": config.slug, "by": by, "api_key": request.api_key_id}
+            work.record("ticket_registered", subject_id=person.subject_id, **facts)
+            names_customer = not phone or person.row is not None
+            ticket = NewTicket(ticket_id, path, names_customer, work.now, times.proofs_until, times.ends_at)
+            if also is not None:
+                also(work, ticket)
+        return ticket
+
+    def find(self, slug: str, ticket_token: str, reference: str) -> FoundTicket | None:
+        """Return the ticket of a link to a journey: by the token in its path, or without one by its reference.
+
+        Change nothing. Raise Gone for a path's ticket that is unknown here, or past its clock.
+        """
+        with self._transactions.read() as work:
+            if ticket_token:
+                row = work.execute(_BY_TOKEN, {"token": token_hash(ticket_token), "slug": slug}).one_or_none()
+            else:
+                by = {"reference": token_hash(reference), "slug": slug}
+                row = work.execute(_BY_REFERENCE, by).one_or_none()
+        if row is not None and work.now < row.proofs_until:
+            ticket = Ticket(**{column.key: getattr(row, column.key) for column in _COLUMNS})
+            return FoundTicket(ticket, ChatClock(row.created_at, row.proofs_until, row.ends_at), row.phone_sealed)
+        if ticket_token:
+            raise Gone("ticket_gone")
+        return None
+
+
+def _open_journey(snapshot: Snapshot, slug: str) -> JourneyConfig:
+    found = snapshot.journeys.get(slug)
+    if found is None:
+        raise NotFound("journey_unknown", field="journey")
+    if not snapshot.is_open(found.config):
+        raise Problem("journey_closed", status=409, field="journey")
+    return found.config
+
+
+def _check_request(config: JourneyConfig, request: TicketRequest) -> None:
+    """Refuse what this journey cannot make a ticket of."""
+    msisdn, reference = request.msisdn, request.reference
+    if bool(msisdn.strip()) == bool(request.customer_id.strip()):
+        raise Problem("ticket_one_of", status=UNREADABLE, field="msisdn")
+    if config.defence.demands_ticket and not msisdn.strip():
+        # A customer ID may have been typed into the chat, and would not show whose chat it is.
+        raise Problem("ticket_needs_msisdn", status=UNREADABLE, field="customer_id")
+    if msisdn.strip() and not config.works_by_phone_alone:
+        raise Problem("ticket_no_method", status=UNREADABLE, field="journey")
+    if not reference:
+        return
+    if not config.finds_ticket_by_reference:
+        raise Problem("ticket_reference_made_by_flow", status=UNREADABLE, field="reference")
+    try:
+        references.check(reference)
+    except Problem:
+        raise Problem("ticket_reference_invalid", status=UNREADABLE, field="reference") from None
+
+
+def _person_meant(work: Work, config: JourneyConfig, phone: str, customer_id: str) -> Person:
+    """Return the person that a ticket names; a stranger if several have the number and the page can ask which.
+
+    By customer ID it is a stranger, too, if there is no such customer: nothing may show it (R52).
+    """
+    if not phone:
+        identifier = read_identifier(customer_id, ("customer_id",), "", work.keyring)
+        if identifier is None:
+            raise Problem("ticket_customer_id_unreadable", status=UNREADABLE, field="customer_id")
+        return trusted(work, find_person(work.connection, identifier))
+    holders = holders_of(work.connection, work.keyring.index("phone", phone))
+    found = [trusted(work, person) for person in holders]
+    active = [person for person in found if person.is_active]
+    if not active:
+        raise Problem("ticket_nobody", status=UNREADABLE, field="msisdn")
+    if len(found) == 1:
+        return active[0]
+    if set(config.identifiers) == {"phone"}:
+        raise Problem("ticket_several", status=UNREADABLE, field="msisdn")
+    return stranger("")
+
+
+def _read_msisdn(msisdn: str, region: str) -> str:
+    phone = msisdn_form(msisdn, region)
+    if phone is None:
+        raise Problem("ticket_msisdn_unreadable", status=UNREADABLE, field="msisdn")
+    return phone
+
+
+def _read_purpose(purpose: str) -> str:
+    """Return a line that looks as it reads: no control characters, and none that turn text around or hide in it."""
+    text = unicodedata.normalize("NFC", purpose.strip())
+    kinds = {unicodedata.category(char) for char in text if char not in JOINERS}
+    if len(text) > PURPOSE_LENGTH or kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        raise Problem("ticket_purpose_unreadable", status=UNREADABLE, field="purpose")
+    return text
+
+
+def _read_locale(locale: str) -> str:
+    checked = check({"locale": locale.strip() or None}, "")
+    if checked.faults:
+        raise Problem("ticket_locale_unreadable", status=UNREADABLE, field="locale")
+    return checked.fields["locale"] or ""
