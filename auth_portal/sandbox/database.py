@@ -1,4 +1,4 @@
-"""The sandbox's own SQLite file: opened per request, made on first use, bounded in size.
+"""The sandbox's own SQLite file: opened per request, created on first use, bounded in size.
 
 ``synchronous=NORMAL`` because nothing here has to survive a power cut; WAL because several worker processes
 read while one writes.
@@ -10,10 +10,11 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 SCHEMA_VERSION = 2
-KEPT = {"conversations": 500, "lines": 5000, "callbacks": 2000, "messages": 500}
+KEPT_ROWS = {"conversations": 500, "lines": 5000, "callbacks": 2000, "messages": 500}
 SCHEMA = """
 CREATE TABLE conversations (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -68,22 +69,22 @@ CREATE TABLE messages (
 """
 
 
-class Database:
-    """Hands out short-lived connections to one file. Making one opens nothing."""
+class SandboxFile:
+    """Open short-lived connections to one file; the constructor opens nothing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose statements all see the same moment."""
+        """Yield a connection whose statements all see the same state."""
         with closing(self._connect()) as connection:
             connection.execute("BEGIN")
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is kept, or, after an exception, nothing."""
+        """Yield a transaction, committed at the end of the block and rolled back if it raises."""
         with closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -98,29 +99,31 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = NORMAL")
         if connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
-            _make_tables(connection)
+            _use_wal(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:  # else a worker was faster
+                # The content of an earlier release's tables is not worth migrating.
+                old = [f"DROP TABLE IF EXISTS {table}" for table in reversed(KEPT_ROWS)]
+                for statement in (*old, *SCHEMA.split(";"), f"PRAGMA user_version = {SCHEMA_VERSION}"):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
         return connection
 
 
 def prune(connection: sqlite3.Connection, table: str) -> None:
-    """Keeps the newest rows of a table, so that no script fills the disk."""
-    last_dropped = f"SELECT max(number) - {KEPT[table]} FROM {table}"  # noqa: S608 (a name and a number of ours)
-    connection.execute(f"DELETE FROM {table} WHERE number <= ({last_dropped})")  # noqa: S608
+    """Delete all but the newest rows of a table, so that no script fills the disk."""
+    # The name of the table and the number are our own.
+    last_dropped = f"SELECT max(number) - {KEPT_ROWS[table]} FROM {table}"  # nosec B608  # noqa: S608
+    connection.execute(f"DELETE FROM {table} WHERE number <= ({last_dropped})")  # nosec B608  # noqa: S608
 
 
-def _make_tables(connection: sqlite3.Connection) -> None:
-    """Makes the tables, in the place of an earlier release's: what a sandbox holds is not worth carrying over."""
-    _use_wal(connection)
-    connection.execute("BEGIN IMMEDIATE")
-    if connection.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:  # else another worker was first
-        old = [f"DROP TABLE IF EXISTS {table}" for table in reversed(KEPT)]
-        for statement in (*old, *SCHEMA.split(";"), f"PRAGMA user_version = {SCHEMA_VERSION}"):
-            connection.execute(statement)
-    connection.execute("COMMIT")
+def read_time(timestamp: float) -> datetime:
+    """Return a stored time."""
+    return datetime.fromtimestamp(timestamp, UTC)
 
 
 def _use_wal(connection: sqlite3.Connection, patience_seconds: float = 5.0) -> None:
-    """Several workers may meet here at the first request, and this one lock does not wait by itself."""
+    """Switch to WAL: several workers may do so at the first request, and this one lock does not wait by itself."""
     give_up_at = time.monotonic() + patience_seconds
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The sandbox of a served portal: what it may know of the portal's journeys and demo, and nothing more.
+"""The sandbox of a served portal: what it may know of the portal's journeys and demo, and nothing else.
 
 Loaded only where PORTAL_SANDBOX is on.
 """
@@ -13,21 +13,19 @@ from werkzeug.test import Client, EnvironBuilder
 from werkzeug.wrappers import Response
 
 from auth_portal.clock import Clock
-from auth_portal.sandbox.contract import DemoPerson, JourneyCard
-from auth_portal.sandbox.tickets import PATH, ApiCall
-from auth_portal.sandbox.wiring import CSRF_EXEMPT, blueprint
-from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.journeys import Snapshot
-from auth_portal.services.method_names import all_proofs
+from auth_portal.sandbox import CSRF_EXEMPT, DemoPerson, JourneyCard, blueprint
+from auth_portal.sandbox.facts import TICKETS_PATH, ApiCall
+from auth_portal.services.config.journey import all_proofs
+from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.operations import demo
-from auth_portal.services.setup.flow_setup import variable_of
+from auth_portal.services.rehearsal.flow_setup import variable_of
 from auth_portal.settings import Settings
 
 __all__ = ["CSRF_EXEMPT", "demo_people", "journey_cards", "of_portal"]
 
 
 def of_portal(settings: Settings, snapshot: Callable[[], Snapshot], clock: Clock) -> Blueprint:
-    """The sandbox beside a portal, to be registered once. ``snapshot`` gives the configuration of the moment."""
+    """Return the sandbox of a portal, to be registered once. ``snapshot`` returns the current configuration."""
     return blueprint(
         settings.instance.absolute(),
         settings.public_url,
@@ -40,25 +38,29 @@ def of_portal(settings: Settings, snapshot: Callable[[], Snapshot], clock: Clock
 
 
 def register_ticket(settings: Settings, fields: Mapping[str, str]) -> ApiCall:
-    """Asks the portal's API for a ticket as Flow's server would, in this process, with the key that the demo made.
+    """Request a ticket from the portal's API as Flow's server would, in this process, with the key of the demo.
 
-    It comes from where the request that is being answered came from, so that the portal's hops hold for it too.
+    It has the address of the request that is being answered, so that it passes the portal's trusted proxies too.
     """
     key = demo.sandbox_key(settings.instance)
-    road = {"REMOTE_ADDR": request.environ.get("REMOTE_ADDR", "")}
-    if forwarded := request.environ.get("HTTP_X_FORWARDED_FOR"):
-        road["HTTP_X_FORWARDED_FOR"] = forwarded
+    names = ("REMOTE_ADDR", "SERVER_SOFTWARE", "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED")
+    origin = {name: request.environ[name] for name in names if name in request.environ}
     headers = [("Authorization", f"Bearer {key}")] if key else []
     builder = EnvironBuilder(
-        PATH, base_url=settings.public_url, method="POST", headers=headers, json=dict(fields), environ_overrides=road
+        TICKETS_PATH,
+        base_url=settings.public_url,
+        method="POST",
+        headers=headers,
+        json=dict(fields),
+        environ_overrides=origin,
     )
-    # A context of its own: what the request that is being answered knows, this one must not find.
+    # In a separate context: this request must not find what the request that is being answered knows.
     answer = Context().run(Client(current_app.wsgi_app, Response).open, builder)
     return ApiCall(dict(fields), answer.status_code, answer.get_data(as_text=True))
 
 
 def journey_cards(snapshot: Snapshot) -> list[JourneyCard]:
-    """The active journeys that answer to the sandbox."""
+    """Return the active journeys that answer the sandbox."""
     found = [now.config for now in snapshot.journeys.values()]
     return [
         JourneyCard(
@@ -70,7 +72,7 @@ def journey_cards(snapshot: Snapshot) -> list[JourneyCard]:
             data=tuple(journey.data),
             chat_seconds=journey.chat_seconds,
             relay_defence=journey.relay_defence,
-            compares=_compared(journey),
+            compares=variable_of(journey, journey.relay_defence) if journey.defence.stops_relay else "",
             methods_text=all_proofs(journey),
             business=snapshot.portal.name,
         )
@@ -79,10 +81,6 @@ def journey_cards(snapshot: Snapshot) -> list[JourneyCard]:
     ]
 
 
-def _compared(journey: JourneyConfig) -> str:
-    return "" if journey.relay_defence == "none" else variable_of(journey, journey.relay_defence)
-
-
 def demo_people() -> list[DemoPerson]:
-    """Whom a newcomer can play."""
+    """Return the people that a newcomer can play."""
     return [DemoPerson(**person) for person in demo.demo_people()]
