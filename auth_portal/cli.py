@@ -1,16 +1,20 @@
 """The operator's commands: ``flask --app app init``, ``db``, ``demo``, ``customers``, ``config`` and the rest.
 
-A command reads the settings when it runs. Where it cannot do its job it says so in one line per reason on stderr,
-``auth-portal: …``, and leaves with 1; with 2 where the reason lies in the data that it was given. Loads Alembic, so
-only a ``flask`` command imports this.
+A command reads the settings when it runs. If it cannot do its job it prints one line per reason on stderr,
+``auth-portal: …``, and exits with 1, or with 2 if the reason is in the data that it was given. This module loads
+Alembic, so only a ``flask`` command imports it.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import pwd
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,64 +23,67 @@ import click
 from flask import Flask, current_app
 from flask.cli import AppGroup
 
-from auth_portal.clock import Clock, system_clock
-from auth_portal.errors import Misconfigured, Problem
+from auth_portal.clock import Clock, iso
+from auth_portal.crypto import MasterKeys
+from auth_portal.errors import DatabaseAway, Misconfigured, Problem
 from auth_portal.i18n import error_text
 from auth_portal.services.config.file import BadConfig
-from auth_portal.services.directory.directory import ImportReport
-from auth_portal.services.dispatcher import OWN_POLL_SECONDS
+from auth_portal.services.history.audit_check import AuditCheck, AuditFault, read_heads
+from auth_portal.services.imports.imports import ImportReport
 from auth_portal.services.operations import installation
 from auth_portal.services.operations.demo import load_demo
-from auth_portal.services.operations.doctor import Finding, examine
-from auth_portal.services.operations.keys import rotate_keys
-from auth_portal.services.operations.opening import Opened, opened, plain_faults
+from auth_portal.services.operations.dispatcher import RETRY_SECONDS
+from auth_portal.services.operations.installation import Examination, examine, plain_faults
 from auth_portal.services.operations.retention import prune
-from auth_portal.services.stories.audit_trail import AuditTrail
+from auth_portal.services.serving import Services
 from auth_portal.settings import Settings, read_settings
-from auth_portal.telemetry import log_event, set_up_logging
+from auth_portal.telemetry import Origin, log_event, origin, set_up_logging
 
-Build = Callable[[Settings, float], Any]  # the services of a process and its database, for a dispatcher's poll
+Build = Callable[[Settings], Services]
 
 EXTENSION = "auth_portal_cli"
 CANNOT = 1
 BAD_DATA = 2
-ERRORS = {"customer_unknown": "Nobody has this customer ID."}
-FILE = click.Path(path_type=Path, dir_okay=False)  # whether it is there is said by whoever opens it, in our one line
+MOST_FAULTS = 200  # lines that `audit verify` prints; their number is always printed
+ERRORS = {
+    "customer_unknown": "No customer has this ID.",
+    "customer_id_shared": "Several customers have this ID in different spellings. Enter the exact spelling of one.",
+}
+FILE = click.Path(path_type=Path, dir_okay=False)  # opening a missing file gives our own one line
 
 
-def register(app: Flask, build: Build, *, clock: Clock = system_clock) -> None:
-    """Adds the commands to an app. ``build`` gives ``dispatch`` its services."""
+def register(app: Flask, build: Build, clock: Clock) -> None:
+    """Add the commands to an app. ``build`` returns the services that they work with."""
     app.extensions[EXTENSION] = (build, clock)
     for command in commands.commands.values():
         app.cli.add_command(command)
 
 
 class Command(click.Command):
-    """Runs in the app's context; says in plain lines why it cannot."""
+    """A command that reports a failure in plain lines."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command, and leaves with a status that scripts can read."""
-        with _plainly(ctx):
-            return super().invoke(ctx)
+        """Run the command and exit with a status that scripts can read."""
+        try:
+            account = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:  # a container without an entry for its user
+            account = f"number {os.getuid()}"
+        origin.set(Origin(command=ctx.command_path, account=f"the user {account} on {socket.gethostname()}"))
+        try:
+            with plain_faults():
+                return super().invoke(ctx)
+        except BadConfig as error:
+            _leave(ctx, BAD_DATA, error.faults)
+        except Misconfigured as error:
+            _leave(ctx, CANNOT, error.faults)
+        except Problem as problem:
+            _leave(ctx, BAD_DATA, [ERRORS.get(problem.code) or error_text(problem.code)])
 
 
 class Commands(AppGroup):
-    """A group whose commands are all of that kind."""
+    """A group of such commands."""
 
     command_class = Command
-
-
-@contextmanager
-def _plainly(ctx: click.Context) -> Iterator[None]:
-    try:
-        with plain_faults():
-            yield
-    except BadConfig as error:
-        _leave(ctx, BAD_DATA, error.faults)
-    except Misconfigured as error:
-        _leave(ctx, CANNOT, error.faults)
-    except Problem as problem:
-        _leave(ctx, BAD_DATA, [ERRORS.get(problem.code) or error_text(problem.code)])
 
 
 def _leave(ctx: click.Context, status: int, lines: Iterable[str]) -> None:
@@ -90,13 +97,16 @@ def _say(lines: Iterable[object]) -> None:
         click.echo(str(line))
 
 
-def _clock() -> Clock:
-    clock: Clock = current_app.extensions[EXTENSION][1]
-    return clock
+def _build() -> Build:
+    build: Build = current_app.extensions[EXTENSION][0]
+    return build
 
 
-def _opened() -> AbstractContextManager[Opened]:
-    return opened(read_settings(), _clock())
+@contextmanager
+def _portal() -> Iterator[Services]:
+    """Yield the services of this installation and close them. Raise Misconfigured if it cannot be used."""
+    with closing(_build()(read_settings())) as services:
+        yield services
 
 
 commands = Commands()
@@ -104,27 +114,34 @@ commands = Commands()
 
 @commands.command("init")
 def init() -> None:
-    """Makes the instance folder, keys and database; what is there already stays."""
-    _say(installation.initialise(read_settings(), _clock()) or ["Everything is there already."])
+    """Create the instance folder, keys and database; keep what exists."""
+    clock: Clock = current_app.extensions[EXTENSION][1]
+    _say(installation.initialise(read_settings(), clock) or ["Everything exists already."])
 
 
 @commands.command("demo")
 def demo() -> None:
-    """Loads a demo bank with journeys and customers; needs PORTAL_SANDBOX=1."""
-    with _opened() as portal:
-        _say(load_demo(portal))
+    """Load a demo bank with journeys and customers; needs PORTAL_SANDBOX=1."""
+    with _portal() as portal:
+        _say(load_demo(portal.settings, portal.configuration, portal.command_import, portal.api_keys))
 
 
 @commands.command("dispatch")
 def dispatch() -> None:
-    """Sends callbacks and messages until it is told to stop; for PORTAL_DISPATCH=off."""
+    """Send callbacks and messages until stopped; for PORTAL_DISPATCH=off."""
     set_up_logging()
-    build: Build = current_app.extensions[EXTENSION][0]
-    services, database = build(read_settings(), OWN_POLL_SECONDS)
-    with closing(database):
-        stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    services = None
+    while services is None:
+        try:
+            services = _build()(read_settings())
+        except DatabaseAway as away:
+            log_event("database_is_away", level=logging.ERROR, why=str(away))
+            if stopping.wait(RETRY_SECONDS):
+                return
+    with closing(services):
         services.dispatcher.start()
         log_event("dispatcher_started")
         stopping.wait()
@@ -132,71 +149,90 @@ def dispatch() -> None:
         log_event("dispatcher_stopped")
 
 
+@commands.command("restored")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask first.")
+def restored(is_sure: bool) -> None:
+    """Make a database that came from a backup safe to serve. Run it once, before any server or dispatcher starts."""
+    if not is_sure:
+        words = "Live verifications end, results under way are not sent, and every admin is signed out. Are all servers"
+        click.confirm(f"{words} and dispatchers stopped, and is this database a restored one?", abort=True)
+    with _portal() as portal:
+        counts = installation.close_restored(portal.transactions)
+    _say(f"{count} {what}." for what, count in counts.items())
+
+
 @commands.command("prune")
 def prune_command() -> None:
-    """Removes what has been kept for long enough: codes, verifications, audit events, counters."""
-    with _opened() as portal:
-        removed = prune(portal.database, portal.clock)
+    """Delete what retention allows: codes, verifications, audit events, counters."""
+    with _portal() as portal:
+        removed = prune(portal.transactions)
     _say(f"{count} {kind} removed." for kind, count in removed.items())
 
 
 @commands.command("doctor")
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Looks at everything the portal needs. Sends no message and no callback."""
+    """Check everything that the portal needs. Send no message and no callback."""
     try:
         settings = read_settings()
     except Misconfigured as error:
-        _say(Finding(False, "settings", fault) for fault in error.faults)
+        _say(Examination(False, "settings", fault) for fault in error.faults)
         ctx.exit(CANNOT)
     is_well = True
-    for finding in examine(settings, _clock()):
+    for finding in examine(settings, _build()):
         _say([finding])
         is_well = is_well and finding.is_well
     ctx.exit(0 if is_well else CANNOT)
 
 
 db = Commands("db", help="The database's tables.")
-customers = Commands("customers", help="The people who can be verified.")
+customers = Commands("customers", help="The customers who can be verified.")
 config = Commands("config", help="Portal settings, channels and journeys as a TOML file.")
-admin = Commands("admin", help="Who may use the configuration page.")
-keys = Commands("keys", help="The keys that wrap the data keys.")
+admin = Commands("admin", help="The admins of the configuration page.")
+keys = Commands("keys", help="The keys that encrypt the data keys.")
 audit = Commands("audit", help="The audit trail.")
-for _group in (audit, db, customers, config, admin, keys):
+macs = Commands("macs", help="The MACs of the rows that say who a customer or admin is.")
+for _group in (audit, macs, db, customers, config, admin, keys):
     commands.add_command(_group)
 
 
 @db.command("upgrade")
 def upgrade() -> None:
-    """Brings the tables to what this version needs."""
-    installation.upgrade(read_settings())
-    _say(["The database is as this version needs it."])
+    """Migrate the database to this version."""
+    installation.upgrade(read_settings(), current_app.extensions[EXTENSION][1])
+    _say(["The database matches this version."])
 
 
 @db.command("check")
 def check() -> None:
-    """Says whether the tables are what this version needs."""
+    """Report whether the database matches this version."""
     if faults := installation.schema_faults(read_settings()):
         raise Misconfigured(*faults)
-    _say(["The database is as this version needs it."])
+    _say(["The database matches this version."])
 
 
 @customers.command("import")
 @click.argument("file", type=FILE)
-@click.option("--dry-run", is_flag=True, help="Counts what would change, and what telling takes; writes nothing.")
-@click.option("--notify", is_flag=True, help="Tells customers whose phone or e-mail address it changes.")
-@click.option("--yes", "is_sure", is_flag=True, help="With --notify: sends the messages without asking first.")
+@click.option("--dry-run", is_flag=True, help="Count what would change and what notices it would send; write nothing.")
+@click.option("--notify", is_flag=True, help="Notify customers whose phone number or email address it changes.")
+@click.option("--yes", "is_sure", is_flag=True, help="With --notify: send the messages without asking first.")
 @click.pass_context
 def import_customers(ctx: click.Context, file: Path, dry_run: bool, notify: bool, is_sure: bool) -> None:
-    """Imports a CSV file: all of it, or with any broken row nothing."""
-    with _opened() as portal:
-        bring_in = partial(portal.directory.import_csv, file, default_region=portal.default_region)
-        report = bring_in(dry_run=dry_run or (notify and not is_sure), is_telling=notify)
+    """Import a CSV file: all of it, or nothing if any row is invalid."""
+    with _portal() as portal:
+        bring_in = partial(
+            portal.command_import.import_csv, file, default_region=portal.journeys.current().portal.default_region
+        )
+        report = bring_in(dry_run=dry_run or (notify and not is_sure), is_notifying=notify)
         _say_import(ctx, file, report)
         if report.is_dry_run and not dry_run:
-            if report.ways and not _is_confirmed("Import the file and send these messages?"):
+            try:
+                is_sure = not report.routes or click.confirm("Import the file and send these messages?")
+            except click.Abort:  # there is no terminal to ask on
+                is_sure = False
+            if not is_sure:
                 raise Misconfigured("Nothing was imported.")
-            _say_import(ctx, file, bring_in(dry_run=False, is_telling=True))
+            _say_import(ctx, file, bring_in(dry_run=False, is_notifying=True))
 
 
 def _say_import(ctx: click.Context, file: Path, report: ImportReport) -> None:
@@ -205,43 +241,35 @@ def _say_import(ctx: click.Context, file: Path, report: ImportReport) -> None:
     _say(report.lines)
 
 
-def _is_confirmed(question: str) -> bool:
-    """Whether somebody says yes; where nobody can be asked, nobody did."""
-    try:
-        return click.confirm(question)
-    except click.Abort:
-        return False
-
-
 @customers.command("erase")
 @click.argument("customer_id")
 def erase(customer_id: str) -> None:
-    """Removes a person and all that identifies them. Backups keep it until they are gone."""
-    with _opened() as portal:
-        erased = portal.erasure.erase(portal.row_of(customer_id))
+    """Erase a customer and everything that identifies them. Backups keep it until they are deleted."""
+    with _portal() as portal:
+        erased = portal.erasure.erase(portal.customers.row_of(customer_id))
     _say([f"Erased, with {erased.visits} visits and {erased.verifications} verifications."])
 
 
 @customers.command("renew")
 @click.argument("customer_id")
 def renew(customer_id: str) -> None:
-    """Opens a person's methods again after too many wrong tries. Make sure first of who is asking."""
-    with _opened() as portal:
-        portal.credentials.renew(portal.row_of(customer_id))
-    _say(["Renewed: the wrong tries of this person are counted from none."])
+    """Unlock a customer's methods after too many wrong tries. First make sure who is asking."""
+    with _portal() as portal:
+        portal.credentials.renew(portal.customers.row_of(customer_id))
+    _say(["Unlocked: this customer's wrong tries start again at zero."])
 
 
 @config.command("import")
 @click.argument("file", type=FILE)
-@click.option("--prune", "is_pruning", is_flag=True, help="Also switches off channels and journeys it does not name.")
+@click.option("--prune", "is_pruning", is_flag=True, help="Also turn off channels and journeys that it does not name.")
 @click.pass_context
 def import_config(ctx: click.Context, file: Path, is_pruning: bool) -> None:
-    """Makes what the file names equal to the file: all of it, or with any fault nothing."""
+    """Make what the file names equal to the file: all of it, or nothing if the file has a fault."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         _leave(ctx, BAD_DATA, [f"{file.name}: is not UTF-8"])
-    with _opened() as portal:
+    with _portal() as portal:
         summary = portal.configuration.import_toml(text, file_name=file.name, prune=is_pruning)
     _say(summary.lines or ["Nothing changed."])
     for warning in summary.warnings:
@@ -251,8 +279,8 @@ def import_config(ctx: click.Context, file: Path, is_pruning: bool) -> None:
 @config.command("export")
 @click.argument("file", type=FILE, required=False)
 def export_config(file: Path | None) -> None:
-    """Writes everything in use, secrets as "keep", to FILE or to the screen."""
-    with _opened() as portal:
+    """Write everything in use, secrets as "keep", to FILE or to the screen."""
+    with _portal() as portal:
         text = portal.configuration.export_toml()
     if file is None:
         click.echo(text, nl=False)
@@ -262,19 +290,27 @@ def export_config(file: Path | None) -> None:
 
 @keys.command("rotate")
 def rotate() -> None:
-    """Wraps every data key under the first of PORTAL_SECRET_KEYS."""
-    with _opened() as portal:
-        count = rotate_keys(portal.database, portal.master, portal.clock)
-    _say([f"{count} data keys are wrapped by the first key now." if count else "The first key wraps them all already."])
+    """Encrypt every data key with the first of PORTAL_SECRET_KEYS."""
+    with _portal() as portal:
+        count = installation.rotate_keys(
+            portal.transactions.database, MasterKeys(portal.settings.master_keys()), portal.clock
+        )
+    _say(
+        [
+            f"{count} data keys are now encrypted with the first key."
+            if count
+            else "The first key already encrypts all of them."
+        ]
+    )
 
 
 @admin.command("create")
 @click.option("--role", default="owner", show_default=True, help="owner, support or auditor.")
-@click.option("--email", default="", help="Whom the link is for.")
-@click.option("--if-none", "only_first", is_flag=True, help="Says nothing where there is an owner already.")
+@click.option("--email", default="", help="The address of the new admin.")
+@click.option("--if-none", "only_first", is_flag=True, help="Print nothing if there is an owner already.")
 def create_admin(role: str, email: str, only_first: bool) -> None:
-    """Prints a one-time link with which somebody becomes an admin: there is no default password."""
-    with _opened() as portal:
+    """Print a one-time link that makes a new admin: there is no default password."""
+    with _portal() as portal:
         if only_first and portal.admins.has_owner():
             return
         token = portal.admins.invite(role, email=email)
@@ -284,27 +320,74 @@ def create_admin(role: str, email: str, only_first: bool) -> None:
 @admin.command("reset")
 @click.argument("email")
 def reset_admin(email: str) -> None:
-    """Prints a one-time link with which an admin sets password and app anew; what they had opens nothing any more."""
-    with _opened() as portal:
+    """Print a one-time link to set a new password and app; the old ones stop working immediately."""
+    with _portal() as portal:
         token = portal.admins.reset(portal.admins.id_of(email))
     _say([f"{read_settings().public_url}/admin/join/{token}"])
 
 
 @audit.command("verify")
+@click.option(
+    "--heads", type=FILE, help="Compare with heads that were stored elsewhere: of `audit heads`, or log lines."
+)
 @click.pass_context
-def verify_audit(ctx: click.Context) -> None:
-    """Holds each audit event against its own signature; leaves with 1 and names those that were altered.
+def verify_audit(ctx: click.Context, heads: Path | None) -> None:
+    """Check every event and every block; exit with 1 and name what was edited, deleted, added or moved."""
+    count, blocks, faults, last = 0, 0, 0, AuditCheck()
+    with _portal() as portal:
+        for last in portal.audit_checks.check_all():
+            count, blocks = count + last.count, blocks + last.blocks
+            faults += _complain(last.faults, faults)
+        if heads is not None:
+            try:
+                exported = read_heads(heads.read_text(encoding="utf-8").splitlines())
+            except ValueError as error:
+                _leave(ctx, BAD_DATA, [f"{heads.name}: {error}"])
+            compared, differing = portal.audit_checks.compare(exported)
+            faults += _complain(differing, faults)
+            _say([f"{compared} of {len(exported)} heads compared; the other blocks were removed by retention."])
+        examined = installation.examine_macs(portal.transactions)
+        if not examined.is_well:
+            faults += _complain([AuditFault(examined.detail)], faults)
+    _say([f"{count} events in {blocks} blocks checked, {faults} faults found."])
+    if last.unsealed_since is not None:
+        since = iso(last.unsealed_since)
+        _say([f"{last.unsealed} events since {since} are not sealed yet. If one was deleted, that doesn't show."])
+    ctx.exit(CANNOT if faults else 0)
 
-    That none was removed, added or moved is not shown by it: events are not chained yet.
-    """
-    count, broken = 0, 0
-    with _opened() as portal:
-        for checked in AuditTrail(portal.database, portal.keyring, portal.clock).check_all():
-            count += checked.count
-            broken += len(checked.broken)
-            for event_id in checked.broken:
-                click.echo(f"auth-portal: event {event_id} was altered after it was written", err=True)
-    _say(
-        [f"{count} events checked, {broken} altered. Removed or added events are not found: they are not chained yet."]
-    )
-    ctx.exit(CANNOT if broken else 0)
+
+def _complain(faults: Sequence[AuditFault], before: int) -> int:
+    """Print faults, up to MOST_FAULTS with those before; return how many there are."""
+    for fault in faults[: max(0, MOST_FAULTS - before)]:
+        click.echo(f"auth-portal: {fault.words}", err=True)
+    return len(faults)
+
+
+@macs.command("seal")
+@click.option("--again", is_flag=True, help="Also accept rows that were changed since MACs are required.")
+def seal_macs(again: bool) -> None:
+    """Write all missing MACs and require them from now on. Run it after the last process of the old version."""
+    with _portal() as portal:
+        broken = installation.require_macs(portal.transactions, again=again)
+    changed = [row for row in broken if not row.is_missing]
+    _say([f"{len(broken)} rows got a MAC. From now on, a row whose MAC is missing or wrong is not used."])
+    _say(f"{row.table} {row.row}: its MAC was wrong; make sure that an old process changed it" for row in changed)
+
+
+@audit.command("heads")
+@click.option("--newest", is_flag=True, help="Only the newest one, which stands for everything before it.")
+def audit_heads(newest: bool) -> None:
+    """Print the number and head of each block. Store them where no one who can write the database can write."""
+    with _portal() as portal:
+        _say(portal.audit_checks.heads(only_newest=newest))
+
+
+@audit.command("restart")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask first.")
+def restart_audit(is_sure: bool) -> None:
+    """Give up a broken chain and seal all events again as they are now. Store the output of `audit verify` first."""
+    if not is_sure:
+        click.confirm("What was changed until now can't be found afterwards. Start the chain again?", abort=True)
+    with _portal() as portal:
+        installation.restart_audit(portal.transactions)
+    _say(["The chain begins again. A dispatcher seals the events now."])

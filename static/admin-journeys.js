@@ -1,5 +1,5 @@
 "use strict";
-// The form of a journey: the preview renews itself while somebody types. Without script its button does.
+// The form of a journey: the preview updates while an admin types. Without script its button updates it.
 (() => {
   const form = document.querySelector("form[data-preview]");
   if (!form) return;

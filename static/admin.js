@@ -1,5 +1,6 @@
 "use strict";
-// What script adds to the configuration page, which works without it: copy buttons, one submit per form, a session that lasts while one types.
+// What script adds to the configuration page, which works without it: copy buttons, one submit per form, and a session
+// that lasts while an admin types.
 (() => {
   for (const button of document.querySelectorAll("button[data-copy]")) {
     const field = document.getElementById(button.dataset.copy);
@@ -13,7 +14,7 @@
     });
   }
 
-  // A second tap on the same form does nothing until the answer came; a download answers without a new page.
+  // A second tap on the same form does nothing until the response arrives; a download brings no new page.
   const sent = new Set();
   document.addEventListener("submit", (event) => {
     const form = event.target;
@@ -27,15 +28,15 @@
   });
   window.addEventListener("pageshow", () => sent.clear());
 
-  // Whoever types is at work: the session must not end under a long form. Told at most once a minute.
-  let toldAt = 0;
+  // An admin who types is active: the session must not end during a long form. Reported at most once a minute.
+  let reportedAt = 0;
   document.addEventListener("input", () => {
-    if (!document.querySelector("form.who") || Date.now() - toldAt < 60000) return;
-    toldAt = Date.now();
+    if (!document.querySelector("form.who") || Date.now() - reportedAt < 60000) return;
+    reportedAt = Date.now();
     fetch("/admin/account", { method: "HEAD" }).catch(() => {});
   });
 
-  // A form with changes that were not saved asks before it is left.
+  // A form with unsaved changes asks before the admin leaves it.
   let isChanged = document.querySelector("[data-unsaved]") !== null;
   document.addEventListener("input", (event) => { if (event.target.form?.dataset.keep !== undefined) isChanged = true; });
   document.addEventListener("submit", () => { isChanged = false; });

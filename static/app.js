@@ -11,10 +11,10 @@
     return n === 1 ? one : many.replace("{n}", n);
   };
 
-  // Seconds left of a time that the server told with the page; by the clock, so that a sleeping phone does not matter.
+  // Seconds left of a time that came with the page; by the clock, so that a sleeping phone does not matter.
   const left = (seconds) => Math.max(0, Math.ceil(Number(seconds) - (Date.now() - loaded) / 1000));
 
-  // Says once that a time is up; the end of everything stands for the end of the code.
+  // Shows once that a time has run out; the end of the whole time also covers the end of the code.
   const show = (id) => {
     const [code, time] = ["code-over", "time-over"].map((name) => document.getElementById(name));
     if (id === "time-over" || time.hidden) document.getElementById(id).hidden = false;
@@ -43,7 +43,7 @@
     if (tail) tail.value = location.hash;
   };
 
-  // A second tap on the same form does nothing, until the answer came or something went wrong on the way.
+  // A second tap on the same form does nothing until the response arrives or the request fails.
   const sent = new Set();
   const release = (form) => {
     sent.delete(form);
@@ -68,7 +68,7 @@
   });
   addEventListener("pageshow", () => [...sent].forEach(release));
 
-  // The second half of a double tap may meet the next page: what ends everything there rests for a moment.
+  // The second half of a double tap may hit the next page, so buttons that end everything there wait for a moment.
   const endings = document.querySelectorAll("button[name=decline], button[name=reason]");
   for (const button of endings) button.disabled = true;
   setTimeout(() => { for (const button of endings) button.disabled = sent.has(button.form); }, 600);

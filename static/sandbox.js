@@ -1,5 +1,5 @@
-// Keeps a sandbox page fresh without reloading it. It fetches the page itself, so the server stays the only place
-// that renders. Without this file a waiting chat is refreshed by the server's Refresh header.
+// Updates a sandbox page without reloading it. It fetches the page itself, so that only the server renders pages.
+// Without this file the server's Refresh header reloads a waiting chat.
 "use strict";
 
 const POLL_MILLISECONDS = 2000;
@@ -31,7 +31,7 @@ function takeOver(page) {
     else exchange(old, fresh);
   }
   document.title = page.title;
-  if (page.querySelector("[data-settled]")) clearInterval(timer); // nothing comes any more, and each look counts as use
+  if (page.querySelector("[data-settled]")) clearInterval(timer); // nothing more arrives, and each look counts as use
 }
 
 async function look() {
@@ -40,19 +40,19 @@ async function look() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (answer.ok) takeOver(new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch {
-    // The server is restarting, say: the next look finds it again.
+    // The server may be restarting: the next look finds it again.
   }
 }
 
-// The header that refreshes this page cannot be called off, so the page moves to an address that has none;
-// only where fetching works, or it would never change again.
+// A page can't cancel its Refresh header, so it moves to an address without one;
+// only if fetching works, because otherwise the page would never change again.
 async function leaveRefreshing() {
   const live = new URL(location.href);
   live.searchParams.set("live", "1");
   try {
     if ((await fetch(live, { headers: { Accept: "text/html" } })).ok) location.replace(live);
   } catch {
-    // Then the header goes on refreshing.
+    // Then the header keeps refreshing the page.
   }
 }
 

@@ -1,32 +1,43 @@
-"""Where a customer follows a one-time link: a new password, or an authenticator app. GET uses nothing up (R31)."""
+"""Where a customer follows a one-time link: a new password, or an authenticator app. GET uses nothing up (R31).
+
+The QR code that the app scans is drawn on the server. What draws it is loaded by the first page that shows one: most
+workers never do.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
 
 from flask import Blueprint, Response, g, make_response, render_template, request, session
 from flask_wtf.csrf import CSRFError
+from markupsafe import Markup
+from pyotp import TOTP
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
-from auth_portal.services.directory.credential_links import Offer
-from auth_portal.web.admin.qr import enrolment
+from auth_portal.services.directory.links import LinkOffer
 from auth_portal.web.context import services
 from auth_portal.web.edge import problem_page
 
 credentials = Blueprint("credentials", __name__)
-FORM_SECONDS = 3600  # how long a form may lie open: choosing a password or finding an app takes its time
+FORM_SECONDS = 3600  # how long a form may stay open: choosing a password or finding an app takes time
+MODULE_PIXELS = 5
+QUIET_ZONE = 4  # modules around the code (ISO/IEC 18004)
+ACCOUNT_LENGTH = 64  # characters of an account: with the longest portal name they fit into a code, in any script
 
 
 @credentials.get("/credentials/<token>")
 def offer(token: str) -> Response:
-    """Says what the link is for and shows its form."""
+    """Show what the link is for, and its form."""
     return _page(services().credential_links.offer(token), {})
 
 
 @credentials.post("/credentials/<token>")
 def follow(token: str) -> Response:
-    """Sets what the link is for."""
+    """Set the password or the app that the link is for."""
     links = services().credential_links
     offered = links.offer(token)
     if offered.kind == "password":
@@ -40,16 +51,16 @@ def follow(token: str) -> Response:
 
 @credentials.errorhandler(CSRFError)
 def without_cookie(_error: CSRFError) -> Response:
-    """A form without its cookie, or an old one: the page comes again with a fresh token."""
-    note = _("Your browser did not send back what it was given with this page. Please try once more; nothing was lost.")
+    """Show a form that came without its cookie, or with an old one, again with a fresh token."""
+    note = _("Your browser didn't send our cookie. Please try again.")
     try:
         offered = services().credential_links.offer((request.view_args or {}).get("token", ""))
         return _page(offered, {"form": note}, status=400)
-    except Problem as problem:  # raised in an error handler, nobody else would make it a page
+    except Problem as problem:  # raised in an error handler, nothing else would make it a page
         return problem_page(problem)
 
 
-def _page(offered: Offer, faults: Mapping[str, str], *, status: int = 200) -> Response:
+def _page(offered: LinkOffer, faults: Mapping[str, str], *, status: int = 200) -> Response:
     if offered.kind == "password":
         return _rendered("visitor/set_password.html", status, offer=offered, faults=faults)
     app = enrolment(offered.seed, offered.account)
@@ -61,3 +72,39 @@ def _rendered(template: str, status: int, **values: object) -> Response:
     session.modified = True
     portal = services().journeys.current().portal
     return make_response(render_template(template, portal=portal, path=request.path, **values), status)
+
+
+# --- The QR code
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What a page shows to enrol an authenticator app."""
+
+    svg: Markup
+    key: str  # in groups of four, for typing
+    uri: str
+
+
+def enrolment(seed: str, account: str) -> Enrolment:
+    """Return how to enrol an app with a seed (Base32) under an account's name."""
+    issuer = services().journeys.current().portal.name
+    uri = TOTP(seed).provisioning_uri(name=account[:ACCOUNT_LENGTH] or issuer, issuer_name=issuer)
+    drawn = BytesIO()
+    # light='#fff': on a dark page a scanner needs the white around it.
+    importlib.import_module("segno").make(uri, error="m").save(
+        drawn,
+        kind="svg",
+        scale=MODULE_PIXELS,
+        border=QUIET_ZONE,
+        dark="#000",
+        light="#fff",
+        xmldecl=False,
+        svgns=False,
+        svgclass="qr",
+        lineclass=None,
+        title="QR code",
+        omitsize=False,
+    )
+    svg = Markup(drawn.getvalue().decode())  # nosec B704  # noqa: S704 -- drawn here, from a seed
+    return Enrolment(svg, " ".join(seed[start : start + 4] for start in range(0, len(seed), 4)), uri)

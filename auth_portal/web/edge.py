@@ -1,11 +1,12 @@
 """Everything between the network and a view: hops, hosts, request ids, CSRF, headers, error pages.
 
-It trusts exactly the proxies that the settings name, and fails closed: a request whose client cannot be told, whose
-Host is not ours, or which another site sent, does not reach a view.
+It trusts exactly the proxies that the settings name, and fails closed: a request whose client is unknown, whose Host is
+not ours, or which another site sent, does not reach a view.
 """
 
 from __future__ import annotations
 
+import hmac
 import io
 import ipaddress
 import logging
@@ -18,19 +19,19 @@ from typing import IO
 
 from flask import Flask, Request, Response, current_app, g, render_template, request
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
-from flask_wtf.csrf import CSRFError, CSRFProtect
+from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf, validate_csrf
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from auth_portal.errors import Problem, TooMany
 from auth_portal.i18n import error_text
-from auth_portal.settings import LOOPBACK_NAMES
-from auth_portal.telemetry import log_event, request_id
-from auth_portal.web.api.problems import is_api, problem_details
-from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token, services
+from auth_portal.settings import LOOPBACK_NAMES, Settings
+from auth_portal.telemetry import Origin, log_event, origin, request_id
+from auth_portal.web.api.problems import PREFIX, problem_details
+from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token
 
-LARGE_PIECE = 256 * 1024  # bytes of a large request that are looked at together; fields beside its file fit in
-LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far below
+LARGE_PIECE = 256 * 1024  # bytes of a large request that are read at once: enough for the fields sent with its file
+LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far shorter
 HSTS_SECONDS = 2 * 365 * 24 * 3600
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -46,71 +47,91 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
 HTTP_CODES = {
-    404: "not_found", 405: "method_not_allowed", 413: "too_large", 400: "bad_request", 415: "media_type",
-}  # fmt: skip
-EVERY_HOST = frozenset({"ops.healthz"})
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "media_type",
+}
+EVERY_HOST = frozenset({"ops.healthz", "ops.readyz"})
 DEFAULT_CHAT_SECONDS = 600
+SERVER = "gunicorn/"  # drops every header whose name contains an underscore
+LAST_PORT = 65535
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\[\]]*)?)\](?::([0-9]{1,5}))?")
+_WITH_PORT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
 csrf = CSRFProtect()
 
 
 @dataclass(frozen=True)
 class LargeRequest:
-    """An endpoint that takes more than others, from whoever may send that: asked before anything is read."""
+    """An endpoint that accepts larger requests, if ``is_allowed``, which is asked before anything is read."""
 
     most_bytes: int
     is_allowed: Callable[[], bool]
 
 
-large_requests: dict[str, LargeRequest] = {}  # by endpoint; its own module says so
+session_forms: set[str] = set()  # endpoints that take only forms of the admin's own session; their frame adds them
+large_requests: dict[str, LargeRequest] = {}  # by endpoint; the module of the endpoint adds it
+
+
+# By blueprint: reports, before any of it is read, whether this request's body may be read at all (R50). If not, the
+# blueprint's own guard refuses the request unread.
+may_send: dict[str, Callable[[], bool]] = {}
 
 
 class PortalRequest(Request):
-    """A request whose files stay in memory: one on disk would lie there as it was sent, unsealed."""
+    """A request whose files stay in memory: on disk they would not be encrypted."""
 
     def _get_file_stream(
-        self, total_content_length: int | None, content_type: str | None, filename: str | None = None,
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
         content_length: int | None = None,
-    ) -> IO[bytes]:  # fmt: skip
+    ) -> IO[bytes]:
         return io.BytesIO()
 
 
 class CsrfCookie(SessionInterface):
-    """The cookie ``csrf``: a random token alone, living as long as the chat clock.
+    """The cookie ``csrf``: only a random token, valid as long as the chat clock.
 
-    Flask-WTF keeps its token in Flask's session; this session holds nothing else, so it needs neither Flask's
-    signature nor its packing. What a form carries is the same token signed with the portal's key.
+    Flask-WTF stores its token in Flask's session; this session contains nothing else, so it needs neither Flask's
+    signature nor its packing. A form carries the same token, signed with the portal's key.
     """
 
     def get_cookie_name(self, app: Flask) -> str:
-        """The name, with its prefix under https."""
+        """Return the name, with its prefix under https."""
         return "__Host-csrf" if app.config["SESSION_COOKIE_SECURE"] else "csrf"
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession:
-        """What the browser sent, where it is a token at all."""
+        """Return what the browser sent, if it is a token."""
         token = request.cookies.get(self.get_cookie_name(app), "")
         return SecureCookieSession({"csrf_token": token} if _CSRF_TOKEN.fullmatch(token) else None)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Gives the token to the browser anew with each page that begins a visit."""
+        """Set the cookie again with each page that begins a visit, for as long as the chat clock.
+
+        In an admin's browser a customer's page must not cut the time of the admin's own forms short.
+        """
         if session.modified and (token := session.get("csrf_token")):
+            seconds: int = g.get("chat_seconds", DEFAULT_CHAT_SECONDS)
             response.set_cookie(
-                self.get_cookie_name(app), token, max_age=_csrf_seconds(), path="/",
-                secure=app.config["SESSION_COOKIE_SECURE"], httponly=True, samesite="Lax",
-            )  # fmt: skip
-
-
-def _csrf_seconds() -> int:
-    """As long as the chat clock; in an admin's browser a customer's page must not cut the admin's own forms short."""
-    seconds: int = g.get("chat_seconds", DEFAULT_CHAT_SECONDS)
-    return max(seconds, ADMIN_SECONDS) if admin_token() else seconds
+                self.get_cookie_name(app),
+                token,
+                max_age=max(seconds, ADMIN_SECONDS) if admin_token() else seconds,
+                path="/",
+                secure=app.config["SESSION_COOKIE_SECURE"],
+                httponly=True,
+                samesite="Lax",
+            )
 
 
 def register(app: Flask) -> None:
-    """Puts the edge around an app. Nothing here needs keys or a database yet."""
+    """Put the edge around an app. Nothing here needs keys or a database yet."""
     app.session_interface = CsrfCookie()
     app.request_class = PortalRequest
-    app.url_map.merge_slashes = False  # its redirect would name a scheme and host that only nginx knows
+    app.url_map.merge_slashes = False  # its redirect would name a scheme and host that only the proxy knows
     app.config.update(
         MAX_CONTENT_LENGTH=LARGEST_REQUEST,
         MAX_FORM_MEMORY_SIZE=LARGEST_REQUEST,
@@ -121,60 +142,132 @@ def register(app: Flask) -> None:
         WTF_CSRF_CHECK_DEFAULT=False,
     )
     csrf.init_app(app)
-    app.before_request(_enter)
-    app.after_request(_leave)
-    app.teardown_request(_forget)
+    app.before_request(enter_request)
+    app.after_request(leave_request)
+    app.teardown_request(forget_request)
     app.register_error_handler(Problem, problem_page)
-    app.register_error_handler(CSRFError, _csrf_page)
-    app.register_error_handler(HTTPException, _http_page)
-    app.register_error_handler(Exception, _fault_page)
+    app.register_error_handler(CSRFError, csrf_page)
+    app.register_error_handler(HTTPException, http_page)
+    app.register_error_handler(Exception, fault_page)
 
 
-def serve_with(app: Flask, *, is_https: bool, session_key: bytes) -> None:
-    """What the edge needs from a process that serves."""
+def serve_with(app: Flask, *, is_https: bool) -> None:
+    """Give the edge what it needs from a process that serves."""
     app.config["SESSION_COOKIE_SECURE"] = is_https
-    app.secret_key = session_key
 
 
-def _enter() -> Response | None:
+def enter_request() -> Response | None:
+    """Refuse a request that must not reach a view. Raise Problem."""
     g.began = time.perf_counter()
     request_id.set(secrets.token_hex(8))
+    if request.endpoint in EVERY_HOST:
+        return None  # a probe comes without our Host and without a proxy, and while there is no database
     if EXTENSION not in current_app.extensions:
         raise Problem("unavailable", status=503)
-    if request.endpoint in EVERY_HOST:
-        return None  # a probe comes without our Host and without a proxy in front
-    g.address = client_address()
-    if not _is_our_host():
+    settings: Settings = current_app.extensions[EXTENSION].settings
+    g.address = client_address(settings.trusted_proxies or 0, settings.proxy_header)
+    origin.set(Origin(address=g.address))
+    if not _is_our_host(settings):
         raise Problem("bad_host", status=400)
     if "\0" in request.path:
-        raise Problem("not_found", status=404)  # PostgreSQL takes it in no text, so nothing can have such a name
+        raise Problem("not_found", status=404)  # PostgreSQL cannot store it, so nothing can have such a name
     if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
         large = large_requests.get(request.endpoint or "")
         if large is not None and large.is_allowed():
             request.max_content_length = large.most_bytes
             request.max_form_memory_size = LARGE_PIECE
-        _refuse_other_sites()
+        if not is_exempt(request.endpoint):
+            if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+                raise Problem("cross_site", status=400)
+            # The API reads no cookie that another site could make a browser send; what has no page is refused unread.
+            if not is_api() and request.endpoint and all(may_send[n]() for n in request.blueprints if n in may_send):
+                _protect()
     return None
 
 
-def client_address() -> str:
-    """The client's address, from the trusted hop alone (R38). Raises Problem where no hop tells it."""
-    hops = services().settings.trusted_proxies or 0
-    if hops == 0:
-        address = request.environ.get("REMOTE_ADDR", "")
-    else:
-        forwarded = request.headers.get("X-Forwarded-For", "").split(",")
-        address = forwarded[-hops].strip() if len(forwarded) >= hops else ""
+def _protect() -> None:
+    """Refuse a form without our token. Raise CSRFError.
+
+    An admin's form is bound to the session that it was made for: the token of another session, or one from before the
+    sign-in, is refused (R53). The forms of signing in take either.
+    """
+    if request.endpoint not in session_forms:
+        try:
+            csrf.protect()
+        except CSRFError:
+            if not admin_token():
+                raise
+        else:
+            return
     try:
-        return str(ipaddress.ip_address(address.partition("%")[0]))
+        validate_csrf(request.form.get("csrf_token"), secret_key=_session_key(admin_token()))
+    except ValueError as error:  # WTForms derives its own from it
+        raise CSRFError(str(error)) from None
+
+
+def session_csrf_token(token: str) -> str:
+    """Return what a form of an admin's session carries: signed with a key that only this session has."""
+    signed: str = generate_csrf(secret_key=_session_key(token))
+    return signed
+
+
+def _session_key(token: str) -> bytes:
+    secret = current_app.secret_key
+    assert isinstance(secret, bytes)
+    return hmac.digest(secret, f"csrf of {token}".encode(), "sha256")
+
+
+def client_address(hops: int, header: str) -> str:
+    """Return the client's address, from the last of ``hops`` trusted proxies (R38). Raise Problem if it names none.
+
+    ``header`` is the one that the proxies write. X-Forwarded-For counts only under a server that cannot confuse it with
+    X_Forwarded_For, which a client may send and proxies pass on (R51): in the environment of WSGI both have one name.
+    """
+    if hops == 0:
+        element = request.environ.get("REMOTE_ADDR", "")
+    else:
+        elements = request.headers.get(header, "").split(",")
+        element = elements[-hops].strip() if len(elements) >= hops else ""
+    if hops and header == "Forwarded":
+        element = node_of(element)
+    elif hops and not request.environ.get("SERVER_SOFTWARE", "").startswith(SERVER):
+        log_event("server_unsafe", level=logging.ERROR, server=request.environ.get("SERVER_SOFTWARE", ""))
+        raise Problem("unavailable", status=503)
+    try:
+        return plain_address(element)
     except ValueError:
-        # A unix socket without a trusted hop, or a proxy that does not say: nobody's limits could be counted.
+        # A unix socket without a trusted hop, or a proxy that does not name its client: no limit could be counted.
         log_event("client_unknown", level=logging.ERROR, hops=hops)
         raise Problem("unavailable", status=503) from None
 
 
-def _is_our_host() -> bool:
-    settings = services().settings
+def plain_address(element: str) -> str:
+    """Return an address as it is counted: ``ip``, ``ip:port``, ``[ipv6]`` and ``[ipv6]:port`` without port and zone.
+
+    An IPv4 address inside an IPv6 one (``::ffff:192.0.2.1``) is the IPv4 address. Raise ValueError for anything else.
+    """
+    found = _BRACKETED.fullmatch(element) or _WITH_PORT.fullmatch(element)
+    address = ipaddress.ip_address(found[1] if found else element)
+    if found and int(found[2] or 0) > LAST_PORT:
+        raise ValueError("not a port")
+    if found and (address.version == 6) != element.startswith("["):  # noqa: PLR2004
+        raise ValueError("brackets belong to IPv6")
+    return str(getattr(address, "ipv4_mapped", None) or address).partition("%")[0]
+
+
+def node_of(element: str) -> str:
+    """Return the node of one element of Forwarded (RFC 7239); nothing if it names none or several.
+
+    An element never contains a comma where a proxy wrote it. So the header is divided at each comma, quoted or not, and
+    a quote that a client left open cannot swallow what the proxy appended.
+    """
+    nodes = [
+        pair.partition("=")[2].strip() for pair in element.split(";") if pair.partition("=")[0].strip().lower() == "for"
+    ]
+    return nodes[0].removeprefix('"').removesuffix('"') if len(nodes) == 1 else ""
+
+
+def _is_our_host(settings: Settings) -> bool:
     if request.host == settings.netloc:
         return True
     host, _, port = request.host.rpartition(":") if ":" in request.host.rpartition("]")[2] else (request.host, "", "")
@@ -185,46 +278,48 @@ def _is_our_host() -> bool:
     return same_name and same_port
 
 
-def _refuse_other_sites() -> None:
-    if is_exempt(request.endpoint):
-        return
-    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-        raise Problem("cross_site", status=400)
-    if not is_api():  # which reads no cookie that another site could make a browser send
-        csrf.protect()
-
-
 def is_exempt(endpoint: str | None) -> bool:
-    """Whether machines post here, which have no cookies to be abused: the sandbox's endpoints say so themselves."""
+    """Return True if only programs post here, which have no cookies to abuse: the sandbox lists its endpoints."""
     return endpoint is not None and endpoint in current_app.config.get("CSRF_EXEMPT_ENDPOINTS", ())
 
 
-def _leave(response: Response) -> Response:
+def is_api() -> bool:
+    """Return True if a program calls, which reads problem details and has no cookies."""
+    return f"{request.path}/".startswith(PREFIX)
+
+
+def leave_request(response: Response) -> Response:
+    """Add the headers that every answer has, and log the request."""
     if not response.headers.get("Content-Security-Policy"):
         response.headers.update(HEADERS)
-    settings = services().settings if EXTENSION in current_app.extensions else None
-    if settings is not None and settings.is_https:
+    if current_app.config["SESSION_COOKIE_SECURE"]:
         response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}; includeSubDomains"
     response.headers["X-Request-Id"] = request_id.get()
     if request.endpoint not in ("ops.healthz", "ops.readyz", "ops.metrics"):
+        now = time.perf_counter()
         log_event(
-            "request", route=str(request.url_rule or ""), method=request.method, status=response.status_code,
-            milliseconds=round((time.perf_counter() - g.get("began", time.perf_counter())) * 1000, 1),
-        )  # fmt: skip
+            "request",
+            route=str(request.url_rule or ""),
+            method=request.method,
+            status=response.status_code,
+            milliseconds=round((now - g.get("began", now)) * 1000, 1),
+        )
     return response
 
 
-def _forget(_error: BaseException | None) -> None:
+def forget_request(_error: BaseException | None) -> None:
+    """Forget the id of the request, and where it came from."""
     request_id.set("")
+    origin.set(Origin())
 
 
 def error_page(
     code: str, status: int, *, retry_after_seconds: int = 0, params: Mapping[str, object] | None = None
 ) -> Response:
-    """A page that says what happened and what to do next, in the person's words; for a program, problem details."""
+    """Return a page that says what happened and what to do next; for a program, problem details."""
     if is_api():
         return problem_details(code, status, retry_after_seconds=retry_after_seconds, params=params)
-    html = render_template("error.html", text=error_text(code), status=status)
+    html = render_template("error.html", text=error_text(code), code=code, status=status)
     response = current_app.make_response((html, status))
     if retry_after_seconds:
         response.headers["Retry-After"] = str(retry_after_seconds)
@@ -232,16 +327,18 @@ def error_page(
 
 
 def problem_page(problem: Problem) -> Response:
-    """The page of a refused request."""
+    """Return the page of a refused request."""
     wait = problem.retry_after_seconds if isinstance(problem, TooMany) else 5 if problem.status == 503 else 0  # noqa: PLR2004
     return error_page(problem.code, problem.status, retry_after_seconds=wait, params=problem.params)
 
 
-def _csrf_page(_error: CSRFError) -> Response:
+def csrf_page(_error: CSRFError) -> Response:
+    """Return the page of a form whose token is missing or wrong."""
     return error_page("csrf", 400)
 
 
-def _http_page(error: HTTPException) -> Response:
+def http_page(error: HTTPException) -> Response:
+    """Return the page of an error that Flask found."""
     status = error.code or 500
     response = error_page(HTTP_CODES.get(status, "bad_request" if status < 500 else "server_error"), status)  # noqa: PLR2004
     if allow := error.get_response().headers.get("Allow"):
@@ -249,8 +346,8 @@ def _http_page(error: HTTPException) -> Response:
     return response
 
 
-def _fault_page(error: Exception) -> Response:
-    """Never a stack trace; a database that is full or gone is a 503 that says nothing was lost (R41)."""
+def fault_page(error: Exception) -> Response:
+    """Return a page without a stack trace; a full or unreachable database is a 503 that says nothing was lost (R41)."""
     logging.getLogger("auth_portal").error("request_fault", exc_info=error)
     if isinstance(error, (SQLAlchemyError, OSError)):
         return error_page("unavailable", 503, retry_after_seconds=5)

@@ -1,18 +1,17 @@
-"""What a supervisor asks: lives it, is it ready, and how does it fare."""
+"""What a supervisor asks: whether the process lives, whether it is ready, and its metrics."""
 
 from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, Response, jsonify, make_response, request
+from flask import Blueprint, Response, abort, current_app, jsonify, make_response, request
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from auth_portal.crypto import same_text
-from auth_portal.errors import NotFound
 from auth_portal.telemetry import log_event
-from auth_portal.web.context import services
+from auth_portal.web.context import EXTENSION, services
 
 ops = Blueprint("ops", __name__)
 LABELS = {
@@ -29,15 +28,17 @@ HELP = {
 
 @ops.get("/healthz")
 def healthz() -> Response:
-    """The process lives."""
+    """Answer that the process lives."""
     return make_response("ok\n", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
 
 @ops.get("/readyz")
 def readyz() -> Response:
-    """The portal can do its job. Reasons are shown to whoever may see them."""
+    """Answer whether the portal can do its job, with reasons for a caller who may see them."""
+    if EXTENSION not in current_app.extensions:  # the database was never there since this process started
+        return make_response(jsonify({"ready": False}), 503)
     faults = services().health.faults()
-    warnings = [] if faults else services().health.warnings()
+    warnings = [] if faults else services().health.last_warnings()
     for reason in faults + warnings:
         log_event("not_ready", level=logging.WARNING, reason=reason)
     answer: dict[str, object] = {"ready": not faults}
@@ -48,9 +49,9 @@ def readyz() -> Response:
 
 @ops.get("/metrics")
 def metrics() -> Response:
-    """Prometheus metrics, all of them read from the database: the same from every worker."""
+    """Answer with Prometheus metrics, all of them read from the database: the same from every worker."""
     if not _may_see():
-        raise NotFound("not_found")
+        abort(404)
     registry = CollectorRegistry()
     registry.register(_DatabaseCollector())
     return make_response(generate_latest(registry), 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
@@ -58,7 +59,7 @@ def metrics() -> Response:
 
 class _DatabaseCollector(Collector):
     def collect(self) -> list[GaugeMetricFamily]:
-        """The counts of the database as gauges."""
+        """Return the counts of the database as gauges."""
         health, families = services().health, []
         for name, counts in health.counts().items():
             family = GaugeMetricFamily(f"auth_portal_{name}", HELP[name], labels=LABELS[name])
@@ -67,7 +68,13 @@ class _DatabaseCollector(Collector):
             families.append(family)
         oldest = GaugeMetricFamily("auth_portal_oldest_due_seconds", "How long the oldest due delivery has waited.")
         oldest.add_metric((), health.oldest_due_seconds())
-        return [*families, oldest]
+        ahead = GaugeMetricFamily("auth_portal_clock_ahead_seconds", "This machine's clock less the database's.")
+        ahead.add_metric((), health.clock_ahead_seconds())
+        unsealed = GaugeMetricFamily("auth_portal_audit_unsealed_seconds", "How long an event has waited to be sealed.")
+        unsealed.add_metric((), health.audit_unsealed_seconds())
+        blocks = GaugeMetricFamily("auth_portal_audit_blocks", "The newest block of the audit trail; never falls.")
+        blocks.add_metric((), health.audit_blocks())
+        return [*families, oldest, ahead, unsealed, blocks]
 
 
 def _may_see() -> bool:

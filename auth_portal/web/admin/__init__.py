@@ -1,17 +1,14 @@
-"""The configuration page, below ``/admin/``. ``guard`` says who may use a route; each section is one module."""
+"""The configuration page, below ``/admin/``. ``frame`` says who may use a route; each section is one module."""
 
 from auth_portal.web.admin import (
     access,
-    account,
     admins,
     api_keys,
     audit,
     channels,
-    credentials,
     customers,
     deliveries,
     drive,
-    faults,
     home,
     imports,
     journeys,
@@ -19,21 +16,18 @@ from auth_portal.web.admin import (
     setup,
     verifications,
 )
-from auth_portal.web.admin.guard import admin
+from auth_portal.web.admin.frame import admin
 
 __all__ = [
     "access",
-    "account",
     "admin",
     "admins",
     "api_keys",
     "audit",
     "channels",
-    "credentials",
     "customers",
     "deliveries",
     "drive",
-    "faults",
     "home",
     "imports",
     "journeys",

@@ -1,38 +1,44 @@
-"""Getting in: the sign-in page, the one-time link, the recovery codes, and out again."""
+"""An admin's own access: signing in and out, the one-time link, recovery codes, password and sessions."""
 
 from __future__ import annotations
 
-from flask import Response, g, redirect, request
+from flask import Response, g, make_response, redirect, request, session
+from flask_wtf.csrf import generate_csrf
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
-from auth_portal.services.access.admin_sessions import Credentials
-from auth_portal.services.access.admins import Joining
-from auth_portal.web.admin.guard import (
+from auth_portal.services.access.admin_sessions import SignInForm
+from auth_portal.services.access.admins import JoinForm
+from auth_portal.web.admin.frame import (
     EVERYONE,
+    LATE_FORM,
     PUBLIC,
     done,
     forget_session,
     form_text,
+    is_confirmed,
     keep_session,
     me,
-    my_kept_form,
+    my_late_form,
     own_path,
+    raise_if_ended,
     render,
     route,
+    second_factor_fault,
     shown_again,
     sign_in_page,
 )
-from auth_portal.web.admin.kept_form import FIELD
-from auth_portal.web.admin.qr import enrolment
 from auth_portal.web.context import services
+from auth_portal.web.credentials import enrolment
+
+ACCOUNT = "/admin/account"
 
 
 @route("/sign-in", allow=PUBLIC)
 def sign_in_form() -> BaseResponse:
-    """Asks for name, password and second factor together."""
+    """Ask for email address, password and second factor together."""
     if g.signed_in is not None:
         return redirect(own_path(request.args.get("next", "")), 303)
     return sign_in_page(wanted=_wanted())
@@ -40,34 +46,63 @@ def sign_in_form() -> BaseResponse:
 
 @route("/sign-in", allow=PUBLIC, methods=("POST",))
 def sign_in() -> BaseResponse:
-    """Begins a session; a session that this browser had ends (R26)."""
-    if g.signed_in is not None and (kept := my_kept_form()):
-        return shown_again(kept)  # the page was reloaded, or another tab was faster
-    given = Credentials(
-        form_text("email"), request.form.get("password", ""), form_text("code"), g.address,
+    """Begin a session; a session that this browser had ends (R26)."""
+    if g.signed_in is not None and (late := my_late_form()):
+        return shown_again(late)  # the page was reloaded, or another tab was faster
+    given = SignInForm(
+        form_text("email"),
+        request.form.get("password", ""),
+        form_text("code"),
+        g.address,
         request.headers.get("User-Agent", ""),
-    )  # fmt: skip
+    )
     sessions = services().admin_sessions
     token = sessions.sign_in(given)
     if token is None:
-        fault = _("These three do not fit together.")
-        return sign_in_page(status=422, email=given.email, fault=fault, wanted=_wanted(), kept=form_text(FIELD))
+        fault = _("We couldn't sign you in. Check all three fields. For safety we don't say which one is wrong.")
+        return sign_in_page(status=422, email=given.email, fault=fault, wanted=_wanted(), late=form_text(LATE_FORM))
+    return _enter(token)
+
+
+def _enter(token: str) -> BaseResponse:
+    """Give the browser its new session, and show what it wanted, or the form that came too late."""
+    sessions = services().admin_sessions
     if g.signed_in is not None:
         sessions.end(g.signed_in, g.signed_in.session_id)
     keep_session(token)
     g.signed_in = sessions.signed_in(token)
-    return _after_sign_in()
-
-
-def _after_sign_in() -> BaseResponse:
-    """Where they wanted to go, or the form that they sent too late."""
-    if not form_text(FIELD):
+    if not form_text(LATE_FORM):
         return redirect(own_path(_wanted()), 303)
-    if kept := my_kept_form():
-        return shown_again(kept)
+    if late := my_late_form():
+        return shown_again(late)
     return done(
-        _wanted(), _("What was sent before was not saved, and is gone: it was somebody else's, or too long ago.")
+        _wanted(),
+        _("The form you sent before wasn't saved. It was discarded, because another admin sent it or it was too old."),
     )
+
+
+@route("/sign-in/passkey", allow=PUBLIC)
+def sign_in_options() -> Response:
+    """Return what the browser looks for a passkey by."""
+    generate_csrf()  # of a browser that has no cookie yet: the challenge belongs to it
+    return _json(services().admin_passkeys.options_to_sign_in(session["csrf_token"]))
+
+
+def _json(text: str) -> Response:
+    response = make_response(text)
+    response.mimetype = "application/json"
+    return response
+
+
+@route("/sign-in/passkey", allow=PUBLIC, methods=("POST",))
+def sign_in_by_passkey() -> BaseResponse:
+    """Begin a session with a passkey alone; a session that this browser had ends (R26)."""
+    browser, holder = request.headers.get("User-Agent", ""), session.get("csrf_token", "")
+    token = services().admin_passkeys.sign_in(request.form.get("passkey", ""), holder, g.address, browser)
+    if token is None:
+        fault = _("We couldn't sign you in with this passkey. Try again, or use your password and app.")
+        return sign_in_page(status=422, fault=fault, wanted=_wanted(), late=form_text(LATE_FORM))
+    return _enter(token)
 
 
 def _wanted() -> str:
@@ -76,65 +111,189 @@ def _wanted() -> str:
 
 @route("/sign-out", allow=EVERYONE, methods=("POST",))
 def sign_out() -> BaseResponse:
-    """Ends this session on the server."""
+    """End this session on the server."""
     services().admin_sessions.end(me(), me().session_id)
-    return forget_session(done("/admin/sign-in", _("You are signed out.")))
+    return forget_session(done("/admin/sign-in", _("You've signed out.")))
 
 
 @route("/join/<token>", allow=PUBLIC)
 def join_form(token: str) -> Response:
-    """Shows what a one-time link is for, and the QR code of the app to enrol. Uses nothing up."""
-    return _join_page(token, Joining("", "", "", "", ""), {})
+    """Show what a one-time link is for, and the QR code of the app to enrol. This does not use the link."""
+    return _join_page(token, JoinForm("", "", "", "", ""), {})
 
 
 @route("/join/<token>", allow=PUBLIC, methods=("POST",))
 def join(token: str) -> BaseResponse:
-    """Follows a one-time link."""
-    joining = Joining(
-        form_text("name"), form_text("email"), request.form.get("password", ""), request.form.get("repeated", ""),
+    """Follow a one-time link."""
+    form = JoinForm(
+        form_text("name"),
+        form_text("email"),
+        request.form.get("password", ""),
+        request.form.get("repeated", ""),
         form_text("code"),
-    )  # fmt: skip
+    )
     admins = services().admins
-    if faults := admins.faults_of(admins.invitation(token), joining):
-        return _join_page(token, joining, faults, status=422)
+    if faults := admins.faults_of(admins.invitation(token), form):
+        return _join_page(token, form, faults, status=422)
     try:
-        admin_id = admins.join(token, joining)
+        admin_id = admins.join(token, form)
     except Problem as problem:
         if problem.code != "admin_email_taken":
             raise
-        return _join_page(token, joining, {"email": error_text(problem.code)}, status=422)
+        return _join_page(token, form, {"email": error_text(problem.code)}, status=422)
     sessions = services().admin_sessions
-    session = sessions.begin(admin_id, g.address, request.headers.get("User-Agent", ""))
+    token_of_session = sessions.begin(admin_id, g.address, request.headers.get("User-Agent", ""))
     if g.signed_in is not None:
         sessions.end(g.signed_in, g.signed_in.session_id)
-    keep_session(session)
+    keep_session(token_of_session)
     return redirect("/admin/recovery-codes", 303)
 
 
-def _join_page(token: str, joining: Joining, faults: dict[str, str], *, status: int = 200) -> Response:
+def _join_page(token: str, form: JoinForm, faults: dict[str, str], *, status: int = 200) -> Response:
     invitation = services().admins.invitation(token)
-    email = joining.email or invitation.email
+    email = form.email or invitation.email
     return render(
-        "admin/access/join.html", status=status, invitation=invitation, joining=joining, email=email, faults=faults,
-        path=request.path, app=enrolment(invitation.seed, email),
-    )  # fmt: skip
+        "admin/access/join.html",
+        status=status,
+        invitation=invitation,
+        form=form,
+        email=email,
+        faults=faults,
+        path=request.path,
+        app=enrolment(invitation.seed, email),
+    )
 
 
 @route("/recovery-codes", allow=EVERYONE)
 def recovery_codes() -> BaseResponse:
-    """Shows new recovery codes until the admin says that they are kept."""
+    """Show new recovery codes until the admin confirms that they are saved."""
     codes = services().admins.recovery_codes(me().admin_id)
     if not codes:
-        return redirect("/admin/account", 303)
+        return redirect(ACCOUNT, 303)
     return render("admin/access/recovery_codes.html", codes=codes, fault="")
 
 
 @route("/recovery-codes", allow=EVERYONE, methods=("POST",))
 def keep_codes() -> BaseResponse:
-    """The admin has them; from now on nobody can see them."""
+    """Stop showing the codes: the admin has saved them."""
     if not form_text("saved"):
         codes = services().admins.recovery_codes(me().admin_id)
-        fault = _("Please keep them first, then tick that you did: they are shown only now.")
+        fault = _("Save the codes first, then select the checkbox. They're shown only now.")
         return render("admin/access/recovery_codes.html", status=422, codes=codes, fault=fault)
-    services().admins.keep_recovery_codes(me().admin_id)
-    return done("/admin/", _("You are all set."))
+    services().admins.hide_recovery_codes(me().admin_id)
+    return done("/admin/", _("You're all set."))
+
+
+# --- The account
+
+
+@route("/account", allow=EVERYONE)
+def account() -> Response:
+    """Show the account of the admin who is signed in."""
+    return _account_page({})
+
+
+def _account_page(faults: dict[str, str], *, status: int = 200) -> Response:
+    person = services().admins.get(me().admin_id)
+    sessions = services().admin_sessions.open_sessions(me().admin_id)
+    passkeys = services().admin_passkeys
+    return render(
+        "admin/access/account.html",
+        status=status,
+        person=person,
+        sessions=sessions,
+        faults=faults,
+        passkeys=passkeys.listed(me().admin_id),
+        are_possible=passkeys.are_possible,
+        host=services().settings.host,
+        name=form_text("name"),
+    )
+
+
+@route("/account/password", allow=EVERYONE, methods=("POST",))
+def change_password() -> BaseResponse:
+    """Set a new password; every other session of this admin ends."""
+    new, repeated = request.form.get("password", ""), request.form.get("repeated", "")
+    person = services().admins.get(me().admin_id)
+    faults = {
+        "password": services().admins.password_fault(new, about=(person.name, person.email)),
+        "repeated": "" if new == repeated else _("The two passwords are different."),
+    }
+    faults = {name: fault for name, fault in faults.items() if fault}
+    if not faults and (fault := second_factor_fault()):
+        faults = {"second_factor": fault, "of": "password"}
+    if not faults and not services().admin_sessions.check_password(me(), request.form.get("present", "")):
+        raise_if_ended()
+        faults = {"present": _("This isn't your current password.")}
+    if faults:
+        return _account_page(faults, status=422)
+    services().admins.change_password(me().admin_id, new, keep_session=me().session_id)
+    return done(ACCOUNT, _("Your password was changed. Your other sessions have ended."))
+
+
+@route("/account/recovery-codes", allow=EVERYONE, methods=("POST",))
+def renew_codes() -> BaseResponse:
+    """Create new recovery codes."""
+    if fault := second_factor_fault():
+        return _account_page({"second_factor": fault}, status=422)
+    services().admins.renew_recovery_codes(me().admin_id)
+    return done("/admin/recovery-codes", _("These are your new recovery codes. The old ones no longer work."))
+
+
+# --- Passkeys
+
+
+@route("/account/passkeys/confirm", allow=EVERYONE)
+def confirm_options() -> Response:
+    """Return what the browser looks for one of the admin's passkeys by."""
+    return _json(services().admin_passkeys.options_to_confirm(me()))
+
+
+@route("/account/passkeys/create", allow=EVERYONE)
+def passkey_options() -> Response:
+    """Return what the browser creates a passkey by; only after a fresh second factor."""
+    if not is_confirmed():
+        raise Problem("confirmation_missing", status=403)
+    site_name = services().journeys.current().portal.name
+    return _json(services().admin_passkeys.options_to_create(me(), site_name))
+
+
+@route("/account/passkeys", allow=EVERYONE, methods=("POST",))
+def name_passkey() -> BaseResponse:
+    """Take the name of a new passkey and the second factor, and then let the browser create it."""
+    name = form_text("name")
+    if fault := services().admin_passkeys.name_fault(me().admin_id, name):
+        return _account_page({"passkey_name": fault}, status=422)
+    if fault := second_factor_fault():
+        return _account_page({"second_factor": fault, "of": "passkey"}, status=422)
+    return render("admin/access/passkey.html", name=name, fault="")
+
+
+@route("/account/passkeys/create", allow=EVERYONE, methods=("POST",))
+def create_passkey() -> BaseResponse:
+    """Store the passkey that the browser created."""
+    name, passkeys = form_text("name"), services().admin_passkeys
+    if not is_confirmed():
+        return _account_page({"second_factor": _("Confirm it's you first."), "of": "passkey"}, status=422)
+    if fault := passkeys.name_fault(me().admin_id, name):
+        return _account_page({"passkey_name": fault}, status=422)
+    if not passkeys.create(me(), name, request.form.get("passkey", "")):
+        fault = _("The passkey wasn't created: the page was open for more than 5 minutes, or the device refused it.")
+        return render("admin/access/passkey.html", status=422, name=name, fault=fault)
+    return done(ACCOUNT, _("The passkey was created. You can sign in with it from now on."))
+
+
+@route("/account/passkeys/<passkey_id>/remove", allow=EVERYONE, methods=("POST",))
+def remove_passkey(passkey_id: str) -> BaseResponse:
+    """Remove a passkey of this admin."""
+    if fault := second_factor_fault():
+        return _account_page({"second_factor": fault, "of": passkey_id}, status=422)
+    services().admin_passkeys.remove(me(), passkey_id)
+    return done(ACCOUNT, _("The passkey was removed. It can no longer sign in. You can delete it on your device too."))
+
+
+@route("/account/sessions/<session_id>/end", allow=EVERYONE, methods=("POST",))
+def end_session(session_id: str) -> BaseResponse:
+    """End one of this admin's sessions."""
+    services().admin_sessions.end(me(), session_id)
+    return done(ACCOUNT, _("The session has ended."))

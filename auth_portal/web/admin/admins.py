@@ -1,4 +1,4 @@
-"""Who may use the configuration page: inviting, roles, switching off, resetting. Owners alone."""
+"""Who may use the configuration page: invitations, roles, switching off, resets. For owners only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
-from auth_portal.web.admin.guard import OWNERS, done, form_text, me, render, route, second_factor_fault
+from auth_portal.services.access.roles import ROLES, SUPPORT
+from auth_portal.web.admin.frame import OWNERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.context import services
 
 PATH = "/admin/admins"
@@ -18,21 +19,27 @@ PATH = "/admin/admins"
 
 @route("/admins", allow=OWNERS)
 def people() -> Response:
-    """Everybody with access, and the invitations that are open."""
+    """Show every admin, and the open invitations."""
     return _people({})
 
 
 def _people(faults: dict[str, str], *, status: int = 200) -> Response:
     admins = services().admins
     return render(
-        "admin/admins/people.html", status=status, people=admins.people(), invitations=admins.open_invitations(),
-        faults=faults, role=form_text("role") or "support", email=form_text("email"),
-    )  # fmt: skip
+        "admin/admins/people.html",
+        status=status,
+        people=admins.profiles(),
+        invitations=admins.open_invitations(),
+        faults=faults,
+        role=form_text("role") or SUPPORT.name,
+        roles=ROLES.values(),
+        email=form_text("email"),
+    )
 
 
 @route("/admins/invite", allow=OWNERS, methods=("POST",), again=lambda: _people({}))
 def invite() -> BaseResponse:
-    """Makes a one-time link and shows it once."""
+    """Create a one-time link and show it once."""
     if fault := second_factor_fault():
         return _people({"second_factor": fault}, status=422)
     try:
@@ -50,32 +57,35 @@ def _link_page(token: str, *, is_reset: bool, name: str) -> Response:
 
 @route("/admins/invitations/<link_id>/withdraw", allow=OWNERS, methods=("POST",))
 def withdraw(link_id: str) -> BaseResponse:
-    """Makes an open invitation worthless."""
+    """Withdraw an open invitation."""
+    if fault := second_factor_fault():
+        return _people({"second_factor": fault, "of": link_id}, status=422)
     services().admins.withdraw(link_id, by=me().admin_id)
-    return done(PATH, _("The invitation is withdrawn."))
+    return done(PATH, _("The invitation was withdrawn."))
 
 
 @route("/admins/<admin_id>", allow=OWNERS)
 def person(admin_id: str) -> Response:
-    """One admin, and what can be changed."""
+    """Show one admin, and what can be changed."""
     return _person(admin_id, {})
 
 
 def _person(admin_id: str, faults: dict[str, str], *, status: int = 200) -> Response:
     found = services().admins.get(admin_id)
-    return render("admin/admins/person.html", status=status, person=found, faults=faults)
+    choices = [(role.name, _(role.choice)) for role in ROLES.values()]
+    return render("admin/admins/person.html", status=status, person=found, choices=choices, faults=faults)
 
 
 @route("/admins/<admin_id>/role", allow=OWNERS, methods=("POST",))
 def change_role(admin_id: str) -> BaseResponse:
-    """Gives another role."""
+    """Give an admin another role."""
     role = form_text("role")
     return _changed(admin_id, "role", lambda: services().admins.set_role(admin_id, role, by=me().admin_id))
 
 
 @route("/admins/<admin_id>/active", allow=OWNERS, methods=("POST",))
 def change_active(admin_id: str) -> BaseResponse:
-    """Switches somebody off or on."""
+    """Switch an admin off or on."""
     is_active = form_text("active") == "1"
     return _changed(admin_id, "active", lambda: services().admins.set_active(admin_id, is_active, by=me().admin_id))
 
@@ -89,12 +99,12 @@ def _changed(admin_id: str, field: str, change: Callable[[], None]) -> BaseRespo
         if problem.code not in ("last_owner", "role_unknown"):
             raise
         return _person(admin_id, {field: error_text(problem.code)}, status=422)
-    return done(PATH, _("Changed. Whoever it concerns has to sign in again."))
+    return done(PATH, _("Changed. This admin has to sign in again."))
 
 
 @route("/admins/<admin_id>/reset", allow=OWNERS, methods=("POST",))
 def reset(admin_id: str) -> BaseResponse:
-    """Makes a one-time link with which somebody sets password and app anew."""
+    """Create a one-time link with which an admin sets password and app again."""
     if fault := second_factor_fault():
         return _person(admin_id, {"second_factor": fault, "of": "reset"}, status=422)
     name = services().admins.get(admin_id).name

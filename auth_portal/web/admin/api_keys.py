@@ -1,4 +1,4 @@
-"""Keys for programs: which there are, making one and showing it once, revoking. Owners make them; an auditor reads."""
+"""API keys: the list, a new key that is shown once, and revoking. Owners create keys; an auditor sees them."""
 
 from __future__ import annotations
 
@@ -9,47 +9,43 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.access.api_keys import DAYS, SCOPES
-from auth_portal.web.admin.guard import (
-    AUDITOR,
-    OWNER,
-    OWNERS,
-    done,
-    form_text,
-    me,
-    render,
-    route,
-    second_factor_fault,
-)
+from auth_portal.web.admin.frame import INSPECTORS, OWNERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.context import services
 
 PATH = "/admin/api-keys"
 USUAL_DAYS = "90"
 
 
-@route("/api-keys", allow={OWNER, AUDITOR})
+@route("/api-keys", allow=INSPECTORS)
 def keys() -> Response:
-    """The keys, the newest first."""
+    """List the keys, the newest first."""
     origin = services().settings.public_url
-    return render("admin/api_keys/list.html", keys=services().api_keys.listed(), origin=origin)
+    return render("admin/api_keys/list.html", keys=services().api_keys.recent(), origin=origin)
 
 
 @route("/api-keys/new", allow=OWNERS)
 def form() -> Response:
-    """The form for a new key."""
+    """Show the form for a new key."""
     return _form({})
 
 
 def _form(faults: Mapping[str, str], *, status: int = 200) -> Response:
     lives = [(str(days), _("%(days)s days", days=days)) for days in DAYS]
     return render(
-        "admin/api_keys/new.html", status=status, faults=faults, scopes=SCOPES, lives=lives, name=form_text("name"),
-        chosen=request.form.getlist("scopes"), chosen_days=form_text("days") or USUAL_DAYS,
-    )  # fmt: skip
+        "admin/api_keys/new.html",
+        status=status,
+        faults=faults,
+        scopes=SCOPES,
+        lives=lives,
+        name=form_text("name"),
+        chosen=request.form.getlist("scopes"),
+        chosen_days=form_text("days") or USUAL_DAYS,
+    )
 
 
 @route("/api-keys", allow=OWNERS, methods=("POST",), again=lambda: _form({}))
 def create() -> BaseResponse:
-    """Makes a key and shows it, this once."""
+    """Create a key and show it once."""
     if fault := second_factor_fault():
         return _form({"second_factor": fault}, status=422)
     days = form_text("days")
@@ -64,12 +60,19 @@ def create() -> BaseResponse:
 
 @route("/api-keys/<key_id>/revoke", allow=OWNERS)
 def confirm_revoking(key_id: str) -> Response:
-    """Says what revoking will do."""
-    return render("admin/api_keys/revoke.html", found=services().api_keys.get(key_id))
+    """Show what revoking will do."""
+    return _revoking(key_id)
+
+
+def _revoking(key_id: str, fault: str = "") -> Response:
+    found = services().api_keys.get(key_id)
+    return render("admin/api_keys/revoke.html", status=422 if fault else 200, found=found, fault=fault)
 
 
 @route("/api-keys/<key_id>/revoke", allow=OWNERS, methods=("POST",))
 def revoke(key_id: str) -> BaseResponse:
-    """Ends a key at once."""
+    """End a key immediately."""
+    if fault := second_factor_fault():
+        return _revoking(key_id, fault)
     services().api_keys.revoke(key_id, me().admin_id)
-    return done(PATH, _("The key is revoked. Whatever still uses it is refused from now on."))
+    return done(PATH, _("The key was revoked. Programs that still use it are refused."))

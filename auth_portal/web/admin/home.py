@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from auth_portal.services.stories.overview import PERIODS
-from auth_portal.web.admin.guard import EVERYONE, render, route
+from auth_portal.services.history.overview import PERIODS
+from auth_portal.web.admin.frame import EVERYONE, render, route
 from auth_portal.web.context import services
 
 
 @route("/", allow=EVERYONE)
 def home() -> Response:
-    """Where an admin begins."""
-    asked = request.args.get("period", "day")
+    """Show the home page."""
+    period = request.args.get("period", "day")
     overview = services().overview
     return render(
         "admin/home.html",
         periods=tuple(PERIODS),
-        figures=overview.figures(asked if asked in PERIODS else "day"),
+        figures=overview.figures(period if period in PERIODS else "day"),
         checklist=overview.checklist(),
         locked=overview.locked(),
         warnings=services().health.warnings(),

@@ -1,6 +1,6 @@
-"""The form of a journey: its fields as text, what the config file would say of them, and where a fault belongs.
+"""The form of a journey: its fields as text, what the config file would say instead, and the field of each fault.
 
-Nothing is judged here. What somebody typed comes back as they typed it, whatever is wrong with it.
+Nothing is judged here. What an admin typed comes back as they typed it, whatever is wrong with it.
 """
 
 from __future__ import annotations
@@ -8,65 +8,102 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from werkzeug.datastructures import MultiDict
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
-from auth_portal.services.config.journey import OUTCOMES, JourneyConfig, JourneyLimits, default_success
-from auth_portal.services.method_names import in_words
+from auth_portal.services.config.journey import LIMIT_BOUNDS, OUTCOMES, JourneyConfig, JourneyLimits, default_success
+from auth_portal.services.steps import ADDED, FIRST, STEPS
 
 SERVERS = ("production", "uat", "sandbox")
 OWN = "own"
 TEXTS = ("landing", "done", "closed")
-LIMITS = tuple(JourneyLimits.model_fields)
+# The form's name of each limit, and what it is for; the bounds are those of the config.
+LIMIT_WORDS: Mapping[str, tuple[str, str]] = {
+    "code_digits": ("Digits of a code", "%(least)s to %(most)s. NIST SP 800-63B (3.1.3.2) requires at least 6."),
+    "code_seconds": (
+        "Validity of a code, in seconds",
+        "%(least)s to %(most)s. NIST SP 800-63B allows at most 10 minutes. 300 is usual. A code never outlasts the "
+        "chat clock.",
+    ),
+    "wrong_tries": (
+        "Wrong tries in one chat",
+        "%(least)s to %(most)s, over all codes and methods. RTS article 4(3)(b) allows at most 5.",
+    ),
+    "sends": (
+        "Messages in one chat",
+        "%(least)s to %(most)s. Each message costs money and can annoy a person who didn't ask for it.",
+    ),
+    "resend_waits": (
+        "Waits before another message, in seconds",
+        "One to four numbers from %(least)s to %(most)s, separated by commas. The last one repeats. Counted from the "
+        "previous message.",
+    ),
+    "identity_changes": (
+        "Changes of details",
+        "%(least)s to %(most)s. How often customers can correct the details they entered.",
+    ),
+    "credential_tries_day": (
+        "Wrong tries per customer and method in 24 hours",
+        "%(least)s to %(most)s, over all their chats, so that a new chat gives an attacker no new tries (RFC 4226, "
+        "7.3).",
+    ),
+    "credential_tries_total": (
+        "Wrong tries per customer and method since the last success",
+        "%(least)s to %(most)s. After that the method is locked until support unlocks it. NIST SP 800-63B (3.2.2) "
+        "allows 100 in total. Links with and without a ticket count separately.",
+    ),
+    "destination_hour": ("Codes to one phone or address in an hour", "%(least)s to %(most)s, over all chats."),
+    "destination_day": ("Codes to one phone or address in a day", "%(least)s to %(most)s."),
+}
 PLAIN = ("slug", "name", "return_url", "relay_defence", "colour")
 FLAGS = ("default", "active", "shares_result")
-LONGEST = 2000  # characters of one field; the rules allow far less, and the answer holds them again
+LONGEST = 2000  # characters of one field; the rules allow far less, and the response contains them again
 MOST_STEPS = 7
 BLANK_ROWS = 2
 _DROPPED = {"", "0"}
-_OF_DEFENCE = {"chat_code": ("chat_code",), "phone_match": ("phone_match", "purpose")}  # variables it brings by itself
 
 
 @dataclass(frozen=True)
-class Typed:
-    """The form's fields: single ones by key, then what comes in numbers."""
+class JourneyForm:
+    """The form's fields as they were typed: single ones by key, then those that repeat."""
 
     fields: Mapping[str, str]
-    by: tuple[str, ...] = ()
-    steps: tuple[tuple[str, ...], ...] = ((),)
+    steps: tuple[Mapping[str, Any], ...]  # as the config file writes them; one without values is still to fill in
     channels: Mapping[str, str] = field(default_factory=dict)  # the place of each, or nothing
     data: tuple[tuple[str, str], ...] = ()
 
-    def with_step(self) -> Typed:
-        """With one more step to fill in."""
-        return replace(self, steps=(*self.steps, ())[:MOST_STEPS])
+    def with_step(self, kind: str) -> JourneyForm:
+        """Return the form with one more step to fill in."""
+        return replace(self, steps=(*self.steps, {"kind": kind})[: MOST_STEPS + 1])
 
     @property
     def named_twice(self) -> str:
-        """A variable that has two rows, or nothing."""
+        """Return a variable that has two rows, or an empty text."""
         names = [name for name, _text in self.data]
         return next((name for name in names if names.count(name) > 1), "")
 
     @property
     def rows(self) -> tuple[tuple[str, str], ...]:
-        """The variables, and room for more."""
+        """Return the variables, and rows for more."""
         return (*self.data, *(("", ""),) * BLANK_ROWS)
 
 
-def of_new() -> Typed:
-    """The form of a new journey."""
+def of_new() -> JourneyForm:
+    """Return the form of a new journey."""
     limits = {f"limits.{name}": _text(value) for name, value in JourneyLimits()}
     fields = {"server": "production", "callback.contract": "external_link", "relay_defence": "none", "active": "1"}
     usual = (("customer_id", "{customer_id}"), ("method", "{method}"), ("verified_at", "{verified_at}"))
-    return Typed({**fields, **limits, "chat_seconds": "600"}, by=("customer_id",), data=usual)
+    steps = ({"kind": FIRST, "by": ("customer_id",)}, {"kind": ADDED[0]})
+    return JourneyForm({**fields, **limits, "chat_seconds": "600"}, steps, data=usual)
 
 
-def of_config(config: JourneyConfig) -> Typed:
-    """The form of a journey as it is stored."""
+def of_config(config: JourneyConfig) -> JourneyForm:
+    """Return the form of a journey as it is stored."""
     server = config.callback.server
+    always_sent = {(key, f"{{{key}}}") for key in ("outcome", "journey", *config.defence.variables)}
     success = default_success(config.model_dump())
     results = {f"results.{outcome}": text for outcome, text in config.results.items()}
     if config.results["verified"] == success:
@@ -82,152 +119,142 @@ def of_config(config: JourneyConfig) -> Typed:
         "server_own": "" if server in SERVERS else server,
         "callback.contract": config.callback.contract,
     }
-    return Typed(
+    return JourneyForm(
         fields,
-        by=config.first_step.by,
-        steps=tuple(step.any_of for step in config.verify_steps),
+        steps=tuple(step.model_dump() for step in config.steps),
         channels={name: str(number) for number, name in enumerate(config.channels, 1)},
-        data=tuple((key, text) for key, text in config.data.items() if not _is_always_sent(config, key, text)),
+        data=tuple(variable for variable in config.data.items() if variable not in always_sent),
     )
 
 
-def _is_always_sent(config: JourneyConfig, key: str, text: str) -> bool:
-    always = {"outcome", "journey", *_OF_DEFENCE.get(config.relay_defence, ())}
-    return key in always and text == f"{{{key}}}"
-
-
-def of_form(form: MultiDict[str, str]) -> Typed:
-    """The form as it was sent. Steps and rows that are empty are dropped."""
-    steps = tuple(tuple(form.getlist(f"step{number}")) for number in range(1, MOST_STEPS + 1))
+def of_form(form: MultiDict[str, str]) -> JourneyForm:
+    """Return the form as it was sent. Empty steps and rows are dropped."""
+    kinds = (form.get(f"kind{number}", ADDED[0]) for number in range(1, MOST_STEPS + 1))
+    fields = [(FIRST, ""), *((kind, f"step{number}") for number, kind in enumerate(kinds, 1) if kind in ADDED)]
+    steps = tuple(step for kind, name in fields if (step := STEPS[kind].read_form(form, name)) is not None)
     rows = zip(form.getlist("data_key"), form.getlist("data_text"), strict=False)
-    return Typed(
+    return JourneyForm(
         {name: value.strip()[:LONGEST] for name, value in form.items()},
-        by=tuple(form.getlist("by")),
-        steps=tuple(step for step in steps if step) or ((),),
+        steps=steps if len(steps) > 1 else (*steps, {"kind": ADDED[0]}),
         channels={name.removeprefix("channel."): value for name, value in form.items() if name.startswith("channel.")},
         data=tuple((key.strip(), text.strip()[:LONGEST]) for key, text in rows if key.strip() or text.strip()),
     )
 
 
-def values_of(typed: Typed, slug: str, logo: str) -> Mapping[str, Any]:
-    """What the config file would say of it; ``slug`` and ``logo`` are not changed in this form."""
+def values_of(typed: JourneyForm, slug: str, logo: str) -> Mapping[str, Any]:
+    """Return what the config file would say instead; this form does not change ``slug`` and ``logo``."""
     fields = typed.fields
     results = {outcome: text for outcome in OUTCOMES if (text := fields.get(f"results.{outcome}", ""))}
     server = fields.get("server", "")
+    limits = {name: fields.get(f"limits.{name}", "") for name in LIMIT_BOUNDS}
+    channels = [(_number(place), name) for name, place in typed.channels.items() if place.strip() not in _DROPPED]
+    channels.sort(key=lambda item: (isinstance(item[0], str), *item))  # by number; anything else comes last
     return {
         **{name: fields.get(name, "") for name in PLAIN},
         **{name: bool(fields.get(name)) for name in FLAGS},
         "slug": slug,
         "logo": logo,
         "chat_seconds": _number(fields.get("chat_seconds", "")),
-        "channels": _in_order(typed.channels),
-        "steps": (
-            {"kind": "identify", "by": typed.by},
-            *({"kind": "verify", "any_of": step} for step in typed.steps if step),
-        ),
+        "channels": tuple(name for _place, name in channels),
+        "steps": tuple(step for step in typed.steps if step.keys() != {"kind"}),
         "callback": {
             "server": fields.get("server_own", "") if server == OWN else server,
             "contract": fields.get("callback.contract", ""),
         },
         "results": results,
         "data": {"outcome": "{outcome}", **dict(typed.data)},
-        "limits": {name: _limit(name, fields.get(f"limits.{name}", "")) for name in LIMITS},
+        "limits": {
+            **{name: _number(text) for name, text in limits.items()},
+            "resend_waits": tuple(_number(part) for part in re.split(r"[,;\s]+", limits["resend_waits"]) if part),
+        },
         "texts": {name: " ".join(fields.get(f"texts.{name}", "").split()) for name in TEXTS},
     }
 
 
-def _limit(name: str, text: str) -> Any:
-    if name != "resend_waits":
-        return _number(text)
-    return tuple(_number(part) for part in re.split(r"[,;\s]+", text) if part)
-
-
 def _number(text: str) -> int | str:
-    """A whole number, or what was typed: the rules say what is wrong with that."""
+    """Return a whole number, or what was typed: the rules say what is wrong with it."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text  # noqa: PLR2004
-
-
-def _in_order(channels: Mapping[str, str]) -> tuple[str, ...]:
-    """The channels in use by their number, then by name. What is no number comes last."""
-    used = [(_number(place), name) for name, place in channels.items() if place.strip() not in _DROPPED]
-    return tuple(name for _place, name in sorted(used, key=lambda item: (isinstance(item[0], str), *item)))
 
 
 def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
+class LimitField(NamedTuple):
+    """A limit as the form shows it."""
+
+    name: str
+    label: str
+    help: str
+    least: int
+    most: int
+    is_list: bool
+
+
+def limit_fields() -> list[LimitField]:
+    """Return the limits with their bounds, in the order of the form."""
+    return [
+        LimitField(name, _(label), _(help_text, least=least, most=most), least, most, name == "resend_waits")
+        for name, (label, help_text) in LIMIT_WORDS.items()
+        for least, most in [LIMIT_BOUNDS[name]]
+    ]
+
+
 # --- Faults and differences, in the form's words
 
 
 def faults_of(found: Iterable[Fault]) -> dict[str, str]:
-    """The reasons by the field they belong to; several of one field follow each other."""
+    """Return the reasons by the field they belong to; several of one field are joined."""
     faults: dict[str, str] = {}
-    for _table, key, reason in found:
-        field, words = _placed(key, in_words(reason))
-        faults[field] = f"{faults[field]}; {words}" if field in faults else words
+    for fault in found:
+        key, reason = fault.key, fault.words
+        head, _colon, rest = reason.partition(": ")
+        if not key and head in ("results", "relay_defence", "data"):
+            key, reason = ("results.verified" if head == "results" else head), rest
+        if key.startswith("data"):
+            field, reason = "data", reason if key == "data" else f"{key.removeprefix('data.')} {reason}"
+        else:
+            field = re.sub(r"^(limits\.\w+|channels)\[\d+\]$", r"\1", key)
+            if reason.startswith("must have at least") and field.startswith("steps"):
+                reason = _("choose at least one")
+        faults[field] = f"{faults[field]}; {reason}" if field in faults else reason
     return faults
 
 
 def lines_of(faults: Mapping[str, str]) -> list[str]:
-    """The faults as lines, each with the name of its field."""
+    """Return the faults as lines, each with the name of its field."""
     return [f"{label}: {reason}" if (label := label_of(field)) else reason for field, reason in faults.items()]
 
 
-def _placed(key: str, reason: str) -> tuple[str, str]:
-    head, _colon, rest = reason.partition(": ")
-    if not key and head in ("results", "relay_defence"):
-        key, reason = ("results.verified" if head == "results" else head), rest
-    if key.startswith("data"):
-        return "data", reason if key == "data" else f"{key.removeprefix('data.')} {reason}"
-    field = re.sub(r"^(limits\.\w+|channels)\[\d+\]$", r"\1", key)
-    if reason.startswith("must have at least") and field.startswith("steps"):
-        return field, _("choose at least one")
-    return field, reason
-
-
 def label_of(key: str) -> str:
-    """The form's name of a key; the key itself where the form has none."""
+    """Return the form's name of a key, or the key itself if the form has none."""
     if found := re.fullmatch(r"steps\[(\d+)\]\.(\w+)", key):
-        number = int(found[1])
-        return _("What a customer gives") if number == 1 else _("Step %(number)s", number=number)
+        return _("Step %(number)s", number=found[1])
     if key.startswith("results."):
         return _("Result for %(outcome)s", outcome=key.removeprefix("results."))
     if key.startswith("data."):
         return _("Variable %(name)s", name=key.removeprefix("data."))
-    return _labels().get(key, key)
-
-
-def _labels() -> Mapping[str, str]:
-    return {
+    labels = {
         "slug": _("Name in the link"),
-        "name": _("Name"),
+        "name": _("Name customers see"),
         "default": _("Default journey"),
         "active": _("Switched on"),
         "chat_seconds": _("Chat clock"),
         "return_url": _("Link back to the chat"),
-        "relay_defence": _("Defence against a link that is sent on"),
-        "shares_result": _("Shares its result"),
+        "relay_defence": _("If the link is passed on"),
+        "shares_result": _("May share its text for verified"),
         "channels": _("Channels"),
         "steps": _("Steps"),
         "callback.server": _("Where the answer goes"),
-        "callback.contract": _("Kind of node"),
+        "callback.contract": _("Node in the chat flow"),
         "data": _("Variables"),
-        "limits.code_digits": _("Digits of a code"),
-        "limits.code_seconds": _("Life of a code"),
-        "limits.wrong_tries": _("Wrong tries in one chat"),
-        "limits.sends": _("Messages in one chat"),
-        "limits.resend_waits": _("Waits before a further message"),
-        "limits.identity_changes": _("Changes of who it is"),
-        "limits.credential_tries_day": _("Wrong tries of one person in a day"),
-        "limits.credential_tries_total": _("Wrong tries of one person in all"),
-        "limits.destination_hour": _("Codes to one phone or address in an hour"),
-        "limits.destination_day": _("Codes to one phone or address in a day"),
+        **{f"limits.{name}": _(label) for name, (label, _help) in LIMIT_WORDS.items()},
         "texts.landing": _("Your words on the first page"),
         "texts.done": _("Your words after success"),
         "texts.closed": _("Your words while it is closed"),
         "colour": _("Colour"),
         "logo": _("Logo"),
-        "second_factor": _("Code from your authenticator app"),
+        **dict.fromkeys(("second_factor", "logo_second_factor"), _("Code from your authenticator app")),
     }
+    return labels.get(key, key)

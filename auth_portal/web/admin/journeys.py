@@ -1,6 +1,6 @@
-"""Journeys: the list, one journey, its making and changing, its versions. Everybody reads, owners change.
+"""Journeys: the list, one journey, its form and its versions. Every admin reads, owners change.
 
-The pages below a journey that are not here: how to set it up in Chat Flow, whom it reaches, its test drive.
+Other pages of a journey are in ``setup`` (Chat Flow and reach) and ``drive``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from flask import Response, make_response, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
+from auth_portal.services.config.changes import Author, Newer, SaveResult
 from auth_portal.services.config.file import BadConfig, Fault
 from auth_portal.services.config.journey import OUTCOMES, PLACEHOLDERS, JourneyConfig, default_success
-from auth_portal.services.config.journey_editor import Edit, Proposal
-from auth_portal.services.config.journey_rows import Author
-from auth_portal.services.config.rules import warnings_of
-from auth_portal.services.config.strength import weaker_twins
-from auth_portal.services.setup.journey_preview import examples
+from auth_portal.services.config.journey_editor import JourneyEdit
+from auth_portal.services.config.rules import warnings_of, weaker_twins
+from auth_portal.services.rehearsal.flow_setup import examples
+from auth_portal.services.steps import ADDED, STEPS
 from auth_portal.web.admin import drive, journey_form
-from auth_portal.web.admin.guard import EVERYONE, OWNERS, done, form_text, me, render, route, second_factor_fault
-from auth_portal.web.admin.journey_form import Typed, faults_of, label_of, lines_of, values_of
+from auth_portal.web.admin.frame import EVERYONE, OWNERS, done, form_text, me, render, route, second_factor_fault
+from auth_portal.web.admin.journey_form import JourneyForm, faults_of, label_of, lines_of, values_of
 from auth_portal.web.context import services
 
 PATH = "/admin/journeys"
@@ -30,7 +30,7 @@ NEW = f"{PATH}/_new"  # no journey can have this name
 
 @route("/journeys", allow=EVERYONE)
 def journeys() -> Response:
-    """All journeys, and whether customers get through."""
+    """Show all journeys, and whether customers can pass them."""
     snapshot = services().journeys.current()
     found = services().journey_history.journeys()
     return render("admin/journeys/list.html", journeys=[(listed, snapshot.is_open(listed.config)) for listed in found])
@@ -38,7 +38,7 @@ def journeys() -> Response:
 
 @route("/journeys/<slug>", allow=EVERYONE)
 def journey(slug: str) -> Response:
-    """One journey: what it does, what threatens it, and all that can be done with it."""
+    """Show one journey: what it does, what threatens it, and what can be done with it."""
     return _journey_page(slug, {})
 
 
@@ -69,14 +69,14 @@ def _author() -> Author:
     return Author(me().admin_id, form_text("note"))
 
 
-def _saved(edit: Edit) -> tuple[Proposal, dict[str, str]]:
-    """Saves an edit unless something is in its way; what that is, by field. The second factor is asked for last."""
-    proposal = services().journey_editor.propose(edit)
-    if proposal.is_fine and proposal.changes:
-        if proposal.is_guarded and (fault := second_factor_fault()):
-            return proposal, {"second_factor": fault}
-        proposal = services().journey_editor.save(edit)
-    return proposal, faults_of(proposal.faults)
+def _save(edit: JourneyEdit) -> tuple[SaveResult, dict[str, str]]:
+    """Save an edit. Return the result, and the faults by field. The second factor is asked for last."""
+    result = services().configuration.propose(edit)
+    if result.is_fine and result.changes:
+        if result.is_guarded and (fault := second_factor_fault()):
+            return result, {"second_factor": fault}
+        result = services().configuration.save(edit)
+    return result, faults_of(result.faults)
 
 
 # --- The form
@@ -84,87 +84,89 @@ def _saved(edit: Edit) -> tuple[Proposal, dict[str, str]]:
 
 @route("/journeys/_new", allow=OWNERS)
 def new() -> Response:
-    """The form of a new journey."""
+    """Show the form of a new journey."""
     return _form_page(journey_form.of_new())
 
 
 def _again(slug: str | None = None) -> Response:
-    """The form as it was sent."""
+    """Show the form as it was sent."""
     based_on = request.form.get("based_on", 0, type=int)
     return _form_page(journey_form.of_form(request.form), slug=slug, based_on=based_on)
 
 
 @route("/journeys/_new", allow=OWNERS, methods=("POST",), again=_again)
 def create() -> BaseResponse:
-    """Makes a journey."""
+    """Create a journey."""
     return _take_form(None, form_text("slug"), logo="")
 
 
 @route("/journeys/<slug>/edit", allow=OWNERS)
 def edit(slug: str) -> Response:
-    """The form of a journey as it is stored."""
+    """Show the form of a journey as it is stored."""
     found = services().journey_history.journey(slug)
     return _form_page(journey_form.of_config(found.config), slug=slug, based_on=found.edition.number)
 
 
 @route("/journeys/<slug>/edit", allow=OWNERS, methods=("POST",), again=_again)
 def change(slug: str) -> BaseResponse:
-    """Saves the form as a new version."""
+    """Save the form as a new version."""
     return _take_form(slug, slug, logo=services().journey_history.journey(slug).config.logo)
 
 
 def _take_form(stored_slug: str | None, slug: str, logo: str) -> BaseResponse:
     typed, based_on = journey_form.of_form(request.form), request.form.get("based_on", 0, type=int)
     act = form_text("act")
-    if act in ("add_step", "preview"):
-        shown = typed.with_step() if act == "add_step" else typed
+    head, _dot, kind = act.partition(".")
+    if head in ("add_step", "preview"):
+        shown = typed.with_step(kind if kind in ADDED else ADDED[0]) if head == "add_step" else typed
         return _form_page(shown, slug=stored_slug, based_on=based_on, has_preview=act == "preview")
     values = values_of(typed, slug, logo)
     if act == "drive":
         return _drive(typed, values, stored_slug, based_on)
-    edit = Edit(values, _author(), max(1, based_on) if stored_slug else 0)
     if twice := typed.named_twice:
-        proposal, faults = Proposal(), faults_of([Fault("", "data", _("%(name)s is there twice", name=twice))])
+        result, faults = SaveResult(), faults_of([Fault("", "data", _("%(name)s appears twice", name=twice))])
     else:
-        proposal, faults = _saved(edit)
-    if faults or proposal.newer:
-        based_on = proposal.number or based_on
-        status = 409 if proposal.newer else 422
-        return _form_page(typed, slug=stored_slug, based_on=based_on, faults=faults, newer=proposal, status=status)
-    return done(f"{PATH}/{slug}", _told(proposal))
+        result, faults = _save(JourneyEdit(values, _author(), max(1, based_on) if stored_slug else 0))
+    if faults or result.newer:
+        based_on = result.newer.number if result.newer else based_on
+        status = 409 if result.newer else 422
+        return _form_page(typed, slug=stored_slug, based_on=based_on, faults=faults, newer=result.newer, status=status)
+    return done(f"{PATH}/{slug}", _result_text(result))
 
 
-def _drive(typed: Typed, values: Mapping[str, Any], stored_slug: str | None, based_on: int) -> BaseResponse:
-    """Drives what is typed, saved or not; where it cannot be driven the form says why."""
+def _drive(typed: JourneyForm, values: Mapping[str, Any], stored_slug: str | None, based_on: int) -> BaseResponse:
+    """Start a test drive of what was typed, saved or not. If that is impossible, the form says why."""
     config, faults = services().journey_editor.read(values)
     if config is not None:
         try:
-            return drive.begun(config, "draft")
+            return drive.begin_drive(config, "draft")
         except BadConfig as error:
             faults = [Fault("", fault.key, fault.reason) for fault in error.found]
     return _form_page(typed, slug=stored_slug, based_on=based_on, faults=faults_of(faults), status=422)
 
 
-def _told(proposal: Proposal) -> str:
-    if not proposal.changes:
+def _result_text(result: SaveResult) -> str:
+    if not result.changes:
         return _("Nothing was different, so nothing was saved.")
     return _(
-        "Saved as version %(number)s. Every server has it within two seconds; what was begun goes on as it began.",
-        number=proposal.number + 1,
+        "Saved as version %(number)s. It's live within two seconds. Verifications under way keep their version.",
+        number=result.number + 1,
     )
 
 
 def _form_page(
-    typed: Typed,
+    typed: JourneyForm,
     *,
     slug: str | None = None,
     based_on: int = 0,
     faults: Mapping[str, str] | None = None,
-    newer: Proposal | None = None,
+    newer: Newer | None = None,
     has_preview: bool = False,
     status: int = 200,
 ) -> Response:
     snapshot = services().journeys.current()
+    known = snapshot.channels  # those in use; the form may name others that are off or deleted
+    carried = {name: " + ".join(sorted(channel.message_kinds)) for name, channel in known.items()}
     return render(
         "admin/journeys/form.html",
         status=status,
@@ -174,12 +176,14 @@ def _form_page(
         fields=typed.fields,
         faults=faults or {},
         lines=lines_of(faults or {}),
-        newer=newer.newer if newer else None,
+        newer=newer,
         label_of=label_of,
-        channels=_channels(typed),
+        channels=sorted({**dict.fromkeys(typed.channels, ""), **carried}.items()),
         has_sandbox=snapshot.has_sandbox,
         all_methods=list(services().methods),
+        added_steps=[(kind, _(STEPS[kind].add_label)) for kind in ADDED],
         outcomes=OUTCOMES,
+        limits=journey_form.limit_fields(),
         placeholders=PLACEHOLDERS,
         success=default_success({**typed.fields, "slug": slug or typed.fields.get("slug", "")}),
         preview=_preview(typed, slug) if slug or has_preview else None,
@@ -187,25 +191,18 @@ def _form_page(
     )
 
 
-def _channels(typed: Typed) -> list[tuple[str, str]]:
-    """Every channel in use with what it carries, and those named here that are off or gone."""
-    known = services().journeys.current().channels
-    names = sorted(known.keys() | typed.channels.keys())
-    return [(name, " + ".join(sorted(known[name].message_kinds)) if name in known else "") for name in names]
-
-
 # --- The preview
 
 
 @route("/journeys/_preview", allow=OWNERS, methods=("POST",))
 def preview() -> Response:
-    """The part of the form's page that shows the requests, for the script that renews it."""
+    """Show the part of the form that has the requests, for the script that refreshes it."""
     preview = _preview(journey_form.of_form(request.form), form_text("stored_slug") or None)
     return make_response(render_template("admin/journeys/preview.html", preview=preview))
 
 
-def _preview(typed: Typed, slug: str | None) -> dict[str, object]:
-    """The two requests, or why there are none yet. Whether it may be saved is another question."""
+def _preview(typed: JourneyForm, slug: str | None) -> dict[str, object]:
+    """Return the two requests, or why there are none yet. Whether it may be saved is not checked."""
     config, faults = services().journey_editor.read(values_of(typed, slug or typed.fields.get("slug", ""), logo=""))
     if config is None:
         return {"lines": lines_of(faults_of(faults)), "examples": ()}
@@ -217,74 +214,102 @@ def _preview(typed: Typed, slug: str | None) -> dict[str, object]:
 
 @route("/journeys/<slug>/active", allow=OWNERS, methods=("POST",))
 def switch(slug: str) -> BaseResponse:
-    """Switches a journey on or off."""
+    """Switch a journey on or off."""
     is_active = form_text("active") == "1"
-    _proposal, faults = _saved(services().journey_editor.switched(slug, _author(), is_active=is_active))
+    _result, faults = _save(services().journey_editor.switched(slug, _author(), is_active=is_active))
     if faults:
         return _journey_page(slug, faults, status=422)
-    text = _("It is on. Customers get through within two seconds.") if is_active else _(
-        "It is off. Its page says so within two seconds, and tells the chat “unavailable”. What was begun goes on."
-    )  # fmt: skip
+    text = (
+        _("The journey is on. Customers can use it within two seconds.")
+        if is_active
+        else _(
+            "The journey is off. Within two seconds its links show a closed page. Verifications under way continue.",
+        )
+    )
     return done(f"{PATH}/{slug}", text)
 
 
 @route("/journeys/<slug>/copy", allow=OWNERS)
 def copy_form(slug: str) -> Response:
-    """Asks for the name of the copy."""
+    """Ask for the name of the copy."""
     return _copy_page(slug, f"{slug}-2"[:41], "", {})
 
 
 def _copy_page(slug: str, new_slug: str, name: str, faults: Mapping[str, str]) -> Response:
     found = services().journey_history.journey(slug).config
     return render(
-        "admin/journeys/copy.html", status=422 if faults else 200, slug=slug, journey=found, faults=faults,
-        lines=lines_of(faults), new_slug=new_slug, name=name,
-    )  # fmt: skip
+        "admin/journeys/copy.html",
+        status=422 if faults else 200,
+        slug=slug,
+        journey=found,
+        faults=faults,
+        lines=lines_of(faults),
+        new_slug=new_slug,
+        name=name,
+    )
 
 
 @route(
-    "/journeys/<slug>/copy", allow=OWNERS, methods=("POST",),
+    "/journeys/<slug>/copy",
+    allow=OWNERS,
+    methods=("POST",),
     again=lambda slug: _copy_page(slug, form_text("slug"), form_text("name"), {}),
-)  # fmt: skip
+)
 def copy(slug: str) -> BaseResponse:
-    """Makes a copy, switched off."""
+    """Make a copy, switched off."""
     new_slug, name = form_text("slug"), form_text("name")
-    _proposal, faults = _saved(services().journey_editor.copied(slug, new_slug, name, _author()))
+    _result, faults = _save(services().journey_editor.copied(slug, new_slug, name, _author()))
     if faults:
         return _copy_page(slug, new_slug, name, faults)
-    return done(f"{PATH}/{new_slug}", _("The copy is made. It is off until you switch it on."))
+    return done(f"{PATH}/{new_slug}", _("The copy was created. It's off until you switch it on."))
 
 
 @route("/journeys/<slug>/logo", allow=OWNERS, methods=("POST",))
 def logo(slug: str) -> BaseResponse:
-    """Takes a picture, or takes it away."""
+    """Store a logo, or remove it."""
     given = request.files.get("logo")
     content = given.read() if given and form_text("act") != "remove" else b""
     if not content and form_text("act") != "remove":
         return _journey_page(slug, {"logo": _("choose a picture first")}, status=422)
+    if fault := second_factor_fault():  # before the picture is stored
+        return _journey_page(slug, {"logo_second_factor": fault}, status=422)
     try:
         edit = services().journey_editor.with_logo(slug, content, _author())
     except ValueError as fault:
         return _journey_page(slug, {"logo": str(fault)}, status=422)
-    _proposal, faults = _saved(edit)
+    _result, faults = _save(edit)
     if faults:
         return _journey_page(slug, faults, status=422)
-    return done(f"{PATH}/{slug}", _("The logo is changed."))
+    return done(f"{PATH}/{slug}", _("The logo was changed."))
 
 
 @route("/journeys/<slug>/delete", allow=OWNERS)
 def delete_form(slug: str) -> Response:
-    """Says what deleting would do, with what hangs on it."""
+    """Show what deleting would do, and what is still in progress."""
+    return _delete_page(slug)
+
+
+def _delete_page(slug: str, fault: str = "") -> Response:
     found = services().journey_history.journey(slug).config
-    hanging = services().journey_editor.hanging(slug)
-    return render("admin/journeys/delete.html", slug=slug, journey=found, hanging=hanging, link=_link(found))
+    unfinished = services().journey_editor.unfinished(slug)
+    return render(
+        "admin/journeys/delete.html",
+        status=422 if fault else 200,
+        slug=slug,
+        journey=found,
+        unfinished=unfinished,
+        link=_link(found),
+        fault=fault,
+    )
 
 
 @route("/journeys/<slug>/delete", allow=OWNERS, methods=("POST",))
 def delete(slug: str) -> BaseResponse:
-    """Deletes a journey. What was begun ends under it."""
+    """Delete a journey. What began under it ends under it."""
+    if fault := second_factor_fault():
+        return _delete_page(slug, fault)
     services().journey_editor.delete(slug, _author())
-    return done(PATH, _("The journey is deleted. What was begun with it ends as it began."))
+    return done(PATH, _("The journey was deleted. Verifications under way continue to their end."))
 
 
 # --- Versions
@@ -292,36 +317,49 @@ def delete(slug: str) -> BaseResponse:
 
 @route("/journeys/<slug>/versions", allow=EVERYONE)
 def versions(slug: str) -> Response:
-    """Who changed what, newest first."""
+    """Show who changed what, newest first."""
     found = services().journey_history.journey(slug)
     shown = services().journey_history.versions(slug, before=request.args.get("after", 0, type=int))
     return render(
-        "admin/journeys/versions.html", slug=slug, journey=found.config, current=found.edition.number, versions=shown,
-        label_of=label_of, older=shown[-1].edition.number if shown and shown[-1].edition.number > 1 else 0,
+        "admin/journeys/versions.html",
+        slug=slug,
+        journey=found.config,
+        current=found.edition.number,
+        versions=shown,
+        label_of=label_of,
+        older=shown[-1].edition.number if shown and shown[-1].edition.number > 1 else 0,
         is_first_page="after" not in request.args,
-    )  # fmt: skip
+    )
 
 
 @route("/journeys/<slug>/versions/<int:number>", allow=EVERYONE)
 def version(slug: str, number: int) -> Response:
-    """What going back to a version would change."""
+    """Show what a version changed, and what going back to it would change."""
     return _version_page(slug, number, {})
 
 
 def _version_page(slug: str, number: int, faults: Mapping[str, str], *, status: int = 200) -> Response:
     found = services().journey_history.journey(slug)
     return render(
-        "admin/journeys/version.html", status=status, slug=slug, journey=found.config, number=number,
-        current=found.edition.number, changes=services().journey_history.differences(slug, number),
-        label_of=label_of, faults=faults, lines=lines_of(faults),
-    )  # fmt: skip
+        "admin/journeys/version.html",
+        status=status,
+        slug=slug,
+        journey=found.config,
+        number=number,
+        current=found.edition.number,
+        version=services().journey_history.version(slug, number),
+        changes=services().journey_history.differences(slug, number),
+        label_of=label_of,
+        faults=faults,
+        lines=lines_of(faults),
+    )
 
 
 @route("/journeys/<slug>/versions/<int:number>", allow=OWNERS, methods=("POST",))
 def roll_back(slug: str, number: int) -> BaseResponse:
-    """Makes a new version that says what an earlier one said."""
+    """Make a new version equal to an earlier one."""
     author = Author(me().admin_id, form_text("note") or _("back to version %(number)s", number=number))
-    proposal, faults = _saved(services().journey_editor.rolled_back(slug, number, author))
+    result, faults = _save(services().journey_editor.rolled_back(slug, number, author))
     if faults:
         return _version_page(slug, number, faults, status=422)
-    return done(f"{PATH}/{slug}", _told(proposal))
+    return done(f"{PATH}/{slug}", _result_text(result))

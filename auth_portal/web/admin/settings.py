@@ -1,8 +1,8 @@
-"""Settings of the whole portal, and the config file in and out. Everybody reads, owners change."""
+"""Settings of the whole portal, and import and export of the config file. Every admin reads, owners change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, make_response, request
@@ -11,14 +11,13 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.clock import zones_to_choose
 from auth_portal.errors import Misconfigured
 from auth_portal.i18n import gettext as _
+from auth_portal.services.config.changes import Author, SaveResult
+from auth_portal.services.config.configuration import SettingsEdit
 from auth_portal.services.config.file import Fault
-from auth_portal.services.config.journey_rows import Author
-from auth_portal.services.config.meanwhile import Meanwhile
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.web.admin.guard import (
-    AUDITOR,
+from auth_portal.web.admin.frame import (
     EVERYONE,
-    OWNER,
+    INSPECTORS,
     OWNERS,
     done,
     form_text,
@@ -44,8 +43,8 @@ SWITCHES = ("alerts.email",)
 
 @route("/settings", allow=EVERYONE)
 def settings() -> Response:
-    """What the portal is called, how much it takes, what it keeps and whom it tells."""
-    return _page(_flat(services().portal_editor.now().settings))
+    """Show the portal's name, limits, retention and alerts."""
+    return _page(_flat(services().configuration.settings().settings))
 
 
 def _typed() -> dict[str, str]:
@@ -54,29 +53,30 @@ def _typed() -> dict[str, str]:
 
 @route("/settings", allow=OWNERS, methods=("POST",), again=lambda: _page(_typed()))
 def save() -> BaseResponse:
-    """Saves the form."""
+    """Save the form."""
     typed = _typed()
     if fault := second_factor_fault():
-        return _page(typed, [Fault("portal", "second_factor", fault)])
-    based_on = form_text("based_on")
-    saving = services().portal_editor.save(_nested(typed), Author(me().admin_id), based_on=based_on)
-    if not saving.is_done:
-        return _page(typed, saving.faults, saving.newer)
+        return _page(typed, SaveResult((Fault("portal", "second_factor", fault),)))
+    edit = SettingsEdit(_nested(typed), Author(me().admin_id), form_text("based_on"))
+    result = services().configuration.save(edit)
+    if not result.is_fine:
+        return _page(typed, result)
     return done(PATH, _("Saved. Every server uses it within two seconds."))
 
 
 @route("/settings/webhook-secret", allow=OWNERS, methods=("POST",))
 def webhook_secret() -> BaseResponse:
-    """Makes a new secret for webhooks and shows it once."""
+    """Make a new secret for webhooks and show it once."""
     if fault := second_factor_fault():
-        return _page(_flat(services().portal_editor.now().settings), [Fault("portal", "secret_second_factor", fault)])
+        refused = SaveResult((Fault("portal", "secret_second_factor", fault),))
+        return _page(_flat(services().configuration.settings().settings), refused)
     secret = services().webhooks.renew_secret(me().admin_id)
     return render("admin/settings/secret.html", secret=secret)
 
 
-@route("/settings/file", allow={OWNER, AUDITOR})
+@route("/settings/file", allow=INSPECTORS)
 def export() -> Response:
-    """The config file, secrets as ``"keep"``."""
+    """Send the config file, secrets as ``"keep"``."""
     response = make_response(services().configuration.export_toml())
     response.mimetype = "application/toml"
     response.headers["Content-Disposition"] = f'attachment; filename="{FILE_NAME}"'
@@ -85,13 +85,13 @@ def export() -> Response:
 
 @route("/settings/import", allow=OWNERS)
 def file() -> Response:
-    """Takes a config file."""
+    """Show the form for a config file."""
     return render("admin/settings/import.html", text="", prune=False, faults=[])
 
 
 @route("/settings/import", allow=OWNERS, methods=("POST",))
 def difference() -> Response:
-    """Shows what a config file would change; nothing is changed yet."""
+    """Show what a config file would change. Nothing is changed yet."""
     return _difference()
 
 
@@ -102,14 +102,19 @@ def _difference(second_factor: str = "", *, is_newer: bool = False) -> Response:
     except Misconfigured as refused:
         return render("admin/settings/import.html", status=422, text=text, prune=prune, faults=refused.faults)
     return render(
-        "admin/settings/difference.html", status=422 if second_factor or is_newer else 200, text=text, prune=prune,
-        summary=summary, fault=second_factor, is_newer=is_newer,
-    )  # fmt: skip
+        "admin/settings/difference.html",
+        status=422 if second_factor or is_newer else 200,
+        text=text,
+        prune=prune,
+        summary=summary,
+        fault=second_factor,
+        is_newer=is_newer,
+    )
 
 
 @route("/settings/import/apply", allow=OWNERS, methods=("POST",))
 def apply() -> BaseResponse:
-    """Applies exactly what was shown; where it would be something else by now, that is shown instead."""
+    """Apply exactly what was shown. If it would be something else by now, show that instead."""
     if fault := second_factor_fault():
         return _difference(fault)
     author, prune = Author(me().admin_id), form_text("prune") == "1"
@@ -121,46 +126,40 @@ def apply() -> BaseResponse:
         return _difference()
     if not summary.is_applied:
         return _difference(is_newer=True)
-    return done(PATH, _("Applied: %(lines)s", lines="; ".join(summary.lines) or _("nothing had to be changed")))
+    return done(PATH, _("Applied: %(lines)s", lines="; ".join(summary.lines) or _("nothing to change")))
 
 
 def _file_text() -> str:
-    """The file that was chosen, else what was pasted. Line ends as in a file."""
+    """Return the file that was chosen, or what was pasted, with the line ends of a file."""
     chosen = request.files.get("file")
     content = chosen.read().decode("utf-8-sig", "replace") if chosen else ""
     return (content or request.form.get("text", "")).replace("\r\n", "\n")
 
 
-def _page(typed: Mapping[str, str], faults: Sequence[Fault] = (), newer: Meanwhile | None = None) -> Response:
-    now = services().portal_editor.now()
-    mail_options = [("", _("the first channel that carries e-mail")), *((name, name) for name in now.mail_channels)]
-    return render(
-        "admin/settings/settings.html", status=409 if newer else 422 if faults else 200, values=typed, newer=newer,
-        based_on=now.mark if newer else form_text("based_on") or now.mark,
-        faults={fault.key: fault.reason for fault in faults}, mail_options=mail_options,
-        zone_options=_zone_options(typed["time_zone"]), zone_groups=_zone_groups(),
-        has_secret=services().webhooks.has_secret(),
-    )  # fmt: skip
-
-
-def _zone_options(chosen: str) -> list[tuple[str, str]]:
-    """The zones that are in no part of the world, and whatever else was chosen, so that it stays so."""
-    own = [] if chosen in zones_to_choose() else [chosen]
-    return [(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own]
-
-
-def _zone_groups() -> dict[str, list[tuple[str, str]]]:
-    """By part of the world, so that typing the first letters of a city finds it: ``America`` has ``New York``."""
-    found: dict[str, list[tuple[str, str]]] = {}
+def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Response:  # noqa: B008 -- a constant
+    form, zone = services().configuration.settings(), typed["time_zone"]
+    own = [] if zone in zones_to_choose() else [zone]
+    cities: dict[str, list[tuple[str, str]]] = {}  # by part of the world, so that typing a city finds it
     for name in zones_to_choose():
         area, _slash, city = name.partition("/")
         if city:
-            found.setdefault(area, []).append((name, city.replace("_", " ")))
-    return found
+            cities.setdefault(area, []).append((name, city.replace("_", " ")))
+    return render(
+        "admin/settings/settings.html",
+        status=409 if result.newer else 422 if result.faults else 200,
+        values=typed,
+        newer=result.newer,
+        based_on=form.mark if result.newer else form_text("based_on") or form.mark,
+        faults={fault.key: fault.reason for fault in result.faults},
+        mail_options=[("", _("the first channel that carries email")), *((name, name) for name in form.mail_channels)],
+        zone_options=[(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own],
+        zone_groups=cities,
+        has_secret=services().webhooks.has_secret(),
+    )
 
 
 def _flat(settings: PortalSettings) -> dict[str, str]:
-    """The settings as the form shows them: ``retention.audit_days`` and so on."""
+    """Return the settings as the form shows them: ``retention.audit_days`` and so on."""
     found: dict[str, str] = {}
     for key, value in settings.model_dump().items():
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
@@ -170,7 +169,7 @@ def _flat(settings: PortalSettings) -> dict[str, str]:
 
 
 def _nested(typed: Mapping[str, str]) -> dict[str, Any]:
-    """The form as a table of the config file. What is no number stays text, and is refused as such."""
+    """Return the form as a table of the config file. Anything but a number stays text, and is refused as such."""
     values: dict[str, Any] = {}
     for key, text in typed.items():
         value: object = text

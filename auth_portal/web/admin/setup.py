@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from auth_portal.services.setup.flow_setup import Checked, check_logic, setup_of
-from auth_portal.services.setup.road import DISABLED
-from auth_portal.web.admin.guard import EVERYONE, render, route
+from auth_portal.services.reach.route import DISABLED
+from auth_portal.services.rehearsal.flow_setup import LogicCheck, check_logic, setup_of
+from auth_portal.web.admin.frame import EVERYONE, render, route
 from auth_portal.web.context import services
 
 REFRESHES = 10  # of a page that waits for the count, two seconds apart; then a link
@@ -14,19 +14,19 @@ REFRESHES = 10  # of a page that waits for the count, two seconds apart; then a 
 
 @route("/journeys/<slug>/setup", allow=EVERYONE)
 def panel(slug: str) -> Response:
-    """What to put into Chat Flow."""
+    """Show what to put into Chat Flow."""
     return _panel(slug)
 
 
 @route("/journeys/<slug>/setup", allow=EVERYONE, methods=("POST",))
 def check(slug: str) -> Response:
-    """Checks the values of a Logic section. Changes nothing."""
+    """Check the values of a Logic section. Changes nothing."""
     pasted = request.form.get("values", "")
     checked = check_logic(services().journeys.current().journey(slug).config, pasted)
     return _panel(slug, pasted=pasted, checked=checked, status=200 if checked.count else 422)
 
 
-def _panel(slug: str, *, pasted: str = "", checked: Checked | None = None, status: int = 200) -> Response:
+def _panel(slug: str, *, pasted: str = "", checked: LogicCheck | None = None, status: int = 200) -> Response:
     journey, public_url = services().journeys.current().journey(slug).config, services().settings.public_url
     return render(
         "admin/setup/panel.html",
@@ -41,14 +41,17 @@ def _panel(slug: str, *, pasted: str = "", checked: Checked | None = None, statu
 
 @route("/journeys/<slug>/reach", allow=EVERYONE)
 def reach(slug: str) -> Response:
-    """How many customers can pass each step."""
+    """Show how many customers can pass each step."""
     journey, found = services().journeys.current().journey(slug).config, services().reaches.reach(slug)
     seen = request.args.get("seen", 0, type=int)
     is_waiting = found.counted_at is None and seen < REFRESHES
     response = render(
-        "admin/setup/reach.html", reach=found, disabled=DISABLED, is_waiting=is_waiting,
-        is_matched=journey.relay_defence == "phone_match",
-    )  # fmt: skip
+        "admin/setup/reach.html",
+        reach=found,
+        disabled=DISABLED,
+        is_waiting=is_waiting,
+        is_matched=journey.defence.demands_ticket,
+    )
     if is_waiting:
         response.headers["Refresh"] = f"2; url={request.path}?seen={seen + 1}"
     return response
@@ -56,7 +59,7 @@ def reach(slug: str) -> Response:
 
 @route("/journeys/<slug>/reach/people", allow=EVERYONE)
 def unreached(slug: str) -> Response:
-    """Who cannot pass, whatever the reason or for one of them."""
+    """Show which customers cannot pass, for any reason or for one."""
     journey = services().journeys.current().journey(slug).config
     why, after = request.args.get("why", ""), request.args.get("after", "")
     page = services().reaches.unreached(slug, why, after)

@@ -1,7 +1,7 @@
-"""Verifications: found by link, person, time, journey or outcome, and each told as a story. Changes nothing.
+"""Verifications: searched by link, person, time, journey or outcome, each with its story. Changes nothing.
 
-What was typed to find somebody is posted, so that no reference or contact stands in an address or a log; the list it
-leads to names people by their rows and keyed hashes.
+The search text is posted, so that no reference or contact stands in an address or a log; the list that it leads to
+names people by their rows and keyed hashes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.journey import OUTCOMES
-from auth_portal.services.stories.stories import LIVE, StoryFilter
-from auth_portal.web.admin.filters import Asked, newest_url, older_url
-from auth_portal.web.admin.guard import EVERYONE, form_text, render, route
+from auth_portal.services.history.stories import LIVE, StoryFilter
+from auth_portal.services.verification.references import pasted
+from auth_portal.web.admin.frame import EVERYONE, FilterForm, form_text, newest_url, older_url, render, route
 from auth_portal.web.context import services
-from auth_portal.web.reference import pasted
 
 PATH = "/admin/verifications"
 
 
 @route("/verifications", allow=EVERYONE)
 def verifications() -> Response:
-    """The list, newest first."""
+    """Show the list, newest first."""
     return _list_page("", "")
 
 
 def _list_page(typed: str, fault: str) -> Response:
-    asked = Asked()
+    asked = FilterForm()
     wanted = StoryFilter(
         slug=asked.text("journey"),
         outcome=asked.text("outcome"),
@@ -40,34 +39,38 @@ def _list_page(typed: str, fault: str) -> Response:
         same_link_as=asked.key("link"),
     )
     listing = services().stories.page(wanted, after=asked.key("after"))
+    chosen = {wanted.slug} - {""}  # a journey that was deleted still has its verifications
     return render(
-        "admin/verifications/list.html", status=422 if fault else asked.status, listing=listing, wanted=wanted,
-        asked=asked, typed=typed, fault=fault, outcomes=(LIVE, *OUTCOMES), slugs=_slugs(wanted.slug),
-        customer_ids=services().stories.customer_ids(wanted.customers), older=older_url(listing.older),
+        "admin/verifications/list.html",
+        status=422 if fault else asked.status,
+        listing=listing,
+        wanted=wanted,
+        asked=asked,
+        typed=typed,
+        fault=fault,
+        outcomes=(LIVE, *OUTCOMES),
+        slugs=sorted({*services().journeys.current().journeys, *chosen}),
+        customer_ids=services().stories.customer_ids(wanted.customers),
+        older=older_url(listing.older),
         newest=newest_url(),
-    )  # fmt: skip
-
-
-def _slugs(chosen: str) -> list[str]:
-    """The journeys to choose from; one that was deleted still has its verifications."""
-    return sorted({*services().journeys.current().journeys, *([chosen] if chosen else [])})
+    )
 
 
 @route("/verifications/find", allow=EVERYONE, methods=("POST",))
 def find() -> BaseResponse:
-    """Leads to the verification of a link, or to those of whoever goes by what was typed."""
+    """Redirect to the verification of a link, or to those of the customers that the search text may mean."""
     typed, stories = form_text("wanted"), services().stories
     found = stories.by_reference(pasted(typed))
     if found:
         return redirect(f"{PATH}/{found[0]}" if len(found) == 1 else f"{PATH}?link={found[0]}", 303)
-    named = stories.named(typed)
-    if named is None:
-        return _list_page(typed, _("Please paste the link or its reference, or type a customer ID, phone or e-mail."))
-    query = urlencode({"customer": ",".join(named.customers), "named": ",".join(named.names)}, safe=",")
+    people = stories.people_called(typed)
+    if people is None:
+        return _list_page(typed, _("Paste the link or its reference, or type a customer ID, phone or email address."))
+    query = urlencode({"customer": ",".join(people.customers), "named": ",".join(people.names)}, safe=",")
     return redirect(f"{PATH}?{query}", 303)
 
 
 @route("/verifications/<verification_id>", allow=EVERYONE)
 def story(verification_id: str) -> Response:
-    """One verification, in plain sentences, and all that is on record below."""
+    """Show one verification in plain sentences, with all that is on record."""
     return render("admin/verifications/story.html", story=services().stories.get(verification_id))

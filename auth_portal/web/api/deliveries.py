@@ -1,19 +1,23 @@
-"""Deliveries by program: what left and what did not, and sending again what came to nothing."""
+"""Deliveries in the API: what left and what did not, and retries of what failed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Response
 
 from auth_portal.clock import iso
 from auth_portal.errors import NotFound, Problem
-from auth_portal.services.access.api_answers import Answer
-from auth_portal.services.delivery_lists import KINDS, AttemptLine, DeliveryFilter, DeliveryLine
-from auth_portal.services.outbox import State
+from auth_portal.services.access.api_answers import ApiResponse, Write
+from auth_portal.services.history.delivery_lists import (
+    KINDS,
+    PENDING,
+    STATES,
+    DeliveryFilter,
+    DeliveryLine,
+)
 from auth_portal.web.api.frame import (
-    Fault,
+    InputFault,
     answer,
     caller,
     is_id,
@@ -35,58 +39,66 @@ REASON_LENGTH = 200
 
 @route("/deliveries", scope="deliveries:read")
 def list_deliveries() -> Response:
-    """A page of deliveries, the newest first."""
+    """Return a page of deliveries, the newest first."""
     filters, paging = read_query(
-        kind=one_of(*KINDS), state=one_of(*State), verification=is_id, since=is_time, until=is_time
+        kind=one_of(*KINDS), state=one_of(*STATES), verification=is_id, since=is_time, until=is_time
     )
     wanted = DeliveryFilter(
-        kind=filters.get("kind", ""), state=filters.get("state", ""), verification_id=filters.get("verification", ""),
-        since=read_time(filters.get("since")), until=read_time(filters.get("until")),
-    )  # fmt: skip
+        kind=filters.get("kind", ""),
+        state=filters.get("state", ""),
+        verification_id=filters.get("verification", ""),
+        since=read_time(filters.get("since")),
+        until=read_time(filters.get("until")),
+    )
     found = services().delivery_lists.page(wanted, after=paging.id_after(), most=paging.limit)
     return page([_shown(line) for line in found.rows], found.older)
 
 
 @route("/deliveries/<delivery_id>", scope="deliveries:read")
 def read_delivery(delivery_id: str) -> Response:
-    """One delivery with every attempt."""
+    """Return one delivery with every attempt."""
     story = services().delivery_lists.get(delivery_id)
-    return sent(answer({**_shown(story.line), "tries": [_attempt(attempt) for attempt in story.tries]}))
+    tries = [
+        {
+            "number": attempt.number,
+            "began_at": iso(attempt.began_at),
+            "ended_at": iso(attempt.ended_at) if attempt.ended_at else None,
+            "milliseconds": attempt.milliseconds,
+            "fate": attempt.fate,
+            "status": attempt.status,
+            "detail": attempt.detail,
+        }
+        for attempt in story.tries
+    ]
+    return sent(answer({**_shown(story.line), "tries": tries}))
 
 
 @route("/deliveries/<delivery_id>/retry", scope="deliveries:retry", method="POST")
-def retry_delivery(delivery_id: str) -> Response:
-    """Puts a delivery back into the outbox, by the rules of D6."""
-    return once(lambda _keep: _retry(delivery_id))
-
-
-def _retry(delivery_id: str) -> Answer:
-    # Without a ``keep``: a repetition finds the delivery under way, and nothing leaves twice.
-    reason, is_confirmed = _read_retry(read_json())
-    (done,) = services().delivery_lists.retry(
-        [delivery_id], reason=reason, is_confirmed=is_confirmed, api_key=caller().key_id
-    )
-    if done.refusal == "unknown":
-        raise NotFound("delivery_unknown")
-    if done.refusal:
-        raise Problem(f"retry_{done.refusal}", status=409, detail=done.text)
-    return answer({"id": delivery_id, "state": State.PENDING}, 202)
-
-
-def _read_retry(body: Mapping[str, Any]) -> tuple[str, bool]:
+@once
+def retry_delivery(_write: Write, delivery_id: str) -> ApiResponse:
+    """Put a delivery back into the outbox, by the rules of D6."""
+    body = read_json()
     reason, is_confirmed = body.get("reason"), body.get("confirmed", False)
-    faults = [Fault(f"/{name}", "is not known here") for name in sorted(body.keys() - {"reason", "confirmed"})]
+    faults = [InputFault(f"/{name}", "is not known here") for name in sorted(body.keys() - {"reason", "confirmed"})]
     if not isinstance(reason, str) or not reason.strip() or len(reason) > REASON_LENGTH:
-        faults.append(Fault("/reason", f"must say why, in 1 to {REASON_LENGTH} characters"))
+        faults.append(InputFault("/reason", f"must say why, in 1 to {REASON_LENGTH} characters"))
     if not isinstance(is_confirmed, bool):
-        faults.append(Fault("/confirmed", "must be true or false"))
+        faults.append(InputFault("/confirmed", "must be true or false"))
     if faults:
         raise refuse("body_invalid", faults)
-    return str(reason), bool(is_confirmed)
+    # The answer is stored after the write: a repetition finds the delivery under way, and nothing is sent twice.
+    (result,) = services().retries.retry(
+        [delivery_id], reason=str(reason), is_confirmed=bool(is_confirmed), api_key=caller().key_id
+    )
+    if result.refusal == "unknown":
+        raise NotFound("delivery_unknown")
+    if result.refusal:
+        raise Problem(f"retry_{result.refusal}", status=409, detail=result.text)
+    return answer({"id": delivery_id, "state": PENDING}, 202)
 
 
 def _shown(line: DeliveryLine) -> dict[str, Any]:
-    is_under_way = line.state == State.PENDING
+    is_under_way = line.state == PENDING
     return {
         "id": line.id,
         "kind": line.kind,
@@ -100,16 +112,4 @@ def _shown(line: DeliveryLine) -> dict[str, Any]:
         "give_up_at": iso(line.give_up_at),
         "ended_at": iso(line.ended_at) if line.ended_at else None,
         "may_be_retried": line.may_be_retried,
-    }
-
-
-def _attempt(attempt: AttemptLine) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "began_at": iso(attempt.began_at),
-        "ended_at": iso(attempt.ended_at) if attempt.ended_at else None,
-        "milliseconds": attempt.milliseconds,
-        "fate": attempt.fate,
-        "status": attempt.status,
-        "detail": attempt.detail,
     }

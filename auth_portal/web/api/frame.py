@@ -1,6 +1,7 @@
-"""What every route of the API goes through: the key and its scope, JSON in and out, and writes that may be repeated.
+"""What every route of the API shares: the key and its scope, JSON in and out, and writes that may be repeated.
 
-No cookie is read here. Whatever cannot be used is refused by name, with the place where it stands.
+No cookie is read here. A refusal names each value that cannot be used, with its place. The description of the API,
+``openapi.json``, is the same for every caller and needs no key.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, g, request
 from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
-from sqlalchemy import Connection
 from werkzeug.routing import BaseConverter
 
 from auth_portal.errors import Problem
-from auth_portal.services.access.api_answers import Answer
+from auth_portal.services.access.api_answers import ApiResponse, Write
 from auth_portal.services.access.api_keys import Caller
 from auth_portal.telemetry import log_event
 from auth_portal.web.context import services
 
-PAGE = 50  # things of one page unless the program asks for fewer or more
+PAGE = 50  # items of one page unless the program asks for fewer or more
 MOST_OF_PAGE = 200
 LONGEST = 200  # characters of a parameter
 NO_CURSOR = "must be the 'next' of an earlier page"
@@ -38,14 +39,16 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _TIME = re.compile(r"[0-9-]{10}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"  # the latter for PATCH alone (RFC 7396)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DOCUMENT = "/api/v1/openapi.json"
+DOCUMENT_FILE = Path(__file__).with_name("openapi.json")  # OpenAPI 3.1
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
 
 
 class Anything(BaseConverter):
-    """A part of a path that may hold slashes, as customer IDs do; none but the last can be one."""
+    """A part of a path that may contain slashes, as customer IDs do; only the last part can be one."""
 
-    regex = "(?s:.+)"  # a line's end too: whether a name can have one is not said before the key
+    regex = "(?s:.+)"  # a line break too: whether a name can have one is not revealed before the key is checked
     part_isolating = False
 
 
@@ -54,20 +57,30 @@ def _add_converter(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["anything"] = Anything
 
 
-SCOPE_OF: dict[str, str] = {}  # endpoint: the scope that its key needs; an open one is not here
+SCOPE_OF: dict[str, str] = {}  # endpoint: the scope that its key needs; an open one is missing
 
 View = Callable[..., ResponseReturnValue]
-Rule = Callable[[str], str]  # of a parameter: why its value cannot be used, or nothing
-Keep = Callable[[Connection, Answer], None]
+Rule = Callable[[str], str]  # of a parameter: why its value cannot be used, or an empty text
 
 
 def route(rule: str, *, scope: str, method: str = "GET", largest: int = 0) -> Callable[[View], View]:
-    """Makes a view a route for keys with ``scope``. ``largest`` is the most bytes of its body, where not 64 KiB."""
+    """Register a view for keys with ``scope``. ``largest`` is the most bytes of its body, if not 64 KiB."""
 
     def add(view: View) -> View:
         @wraps(view)
         def guarded(**values: Any) -> ResponseReturnValue:
-            _enter(scope)
+            found = _BEARER.fullmatch(request.headers.get("Authorization", "").strip())
+            if found is None:
+                raise Problem("key_missing", status=401)
+            try:
+                g.caller = services().api_keys.enter(found.group(1), g.address)
+            except Problem as refused:
+                log_event("api_key_refused", why=refused.code)
+                raise
+            if scope not in caller().scopes:
+                raise Problem("scope_missing", status=403, scope=scope)
+            if _CONTROLS.search(request.path):
+                raise Problem("not_found", status=404)  # no name has a control character
             if largest:
                 request.max_content_length = largest
             return view(**values)
@@ -79,24 +92,9 @@ def route(rule: str, *, scope: str, method: str = "GET", largest: int = 0) -> Ca
     return add
 
 
-def _enter(scope: str) -> None:
-    found = _BEARER.fullmatch(request.headers.get("Authorization", "").strip())
-    if found is None:
-        raise Problem("key_missing", status=401)
-    try:
-        g.caller = services().api_keys.enter(found.group(1), g.address)
-    except Problem as refused:
-        log_event("api_key_refused", why=refused.code)
-        raise
-    if scope not in caller().scopes:
-        raise Problem("scope_missing", status=403, scope=scope)
-    if _CONTROLS.search(request.path):
-        raise Problem("not_found", status=404)  # no name of anything has one
-
-
 @api.after_request
 def _without_a_page(response: Response) -> Response:
-    """The answer to OPTIONS has no body, so it has no type either."""
+    """Remove the type from a response to OPTIONS, which has no body."""
     if request.method == "OPTIONS" and not response.get_data():
         response.status_code = 204
         response.headers.pop("Content-Type", None)
@@ -104,7 +102,7 @@ def _without_a_page(response: Response) -> Response:
 
 
 def caller() -> Caller:
-    """The program that this request comes from."""
+    """Return the program that this request comes from."""
     found: Caller = g.caller
     return found
 
@@ -113,29 +111,29 @@ def caller() -> Caller:
 
 
 @dataclass(frozen=True)
-class Fault:
+class InputFault:
     """Where something cannot be used (a JSON pointer, or the name of a parameter), and why."""
 
     place: str
     reason: str
 
-    def told(self) -> dict[str, str]:
-        """As a member of ``errors``."""
+    def as_error(self) -> dict[str, str]:
+        """Return the fault as a member of ``errors``."""
         return {"pointer" if self.place.startswith("/") else "parameter": self.place, "detail": self.reason}
 
 
-def refuse(code: str, faults: Sequence[Fault]) -> Problem:
-    """The problem that names what cannot be used (422)."""
-    return Problem(code, status=422, errors=[fault.told() for fault in faults])
+def refuse(code: str, faults: Sequence[InputFault]) -> Problem:
+    """Return the problem that names what cannot be used (422)."""
+    return Problem(code, status=422, errors=[fault.as_error() for fault in faults])
 
 
 def read_json() -> dict[str, Any]:
-    """The body, one JSON object. Raises Problem: 415 for another type, 400 with the reason for what is none."""
+    """Return the body, one JSON object. Raise Problem 415 for another type, and 400 with the reason for other text."""
     if request.mimetype not in (JSON, *([MERGE_PATCH] if request.method == "PATCH" else ())):
         raise Problem("media_type", status=415)
     try:
         found = json.loads(request.get_data().decode(), object_pairs_hook=_without_repeats, parse_constant=_no_number)
-        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text that could be kept
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be stored as text
     except json.JSONDecodeError as broken:
         why = f"This one stops being JSON at line {broken.lineno}, column {broken.colno}."
         raise Problem("bad_json", why=why) from None
@@ -169,52 +167,56 @@ class Paging:
     limit: int
 
     def id_after(self) -> str:
-        """``after`` of a list in the order of ids. Raises Problem 422 where it never was a ``next``."""
+        """Return ``after`` of a list in the order of ids. Raise Problem 422 if it never was a ``next``."""
         if self.after and is_id(self.after):
-            raise refuse("query_invalid", [Fault("after", NO_CURSOR)])
+            raise refuse("query_invalid", [InputFault("after", NO_CURSOR)])
         return self.after
 
     def text_after(self) -> str:
-        """``after`` of a list in the order of texts that ``cursor`` made it of. Raises Problem 422 as well."""
+        """Return the text from which ``cursor`` made ``after``. Raise Problem 422 if it did not."""
         try:
             text = base64.b64decode(self.after + "=" * (-len(self.after) % 4), b"-_", validate=True).decode()
         except ValueError:
             text = "\0"
-        if _CONTROLS.search(text):  # which no database could look for
-            raise refuse("query_invalid", [Fault("after", NO_CURSOR)])
+        if _CONTROLS.search(text):  # which no database could search for
+            raise refuse("query_invalid", [InputFault("after", NO_CURSOR)])
         return text
 
 
 def cursor(text: str) -> str:
-    """A text as a cursor that any program can put into an address as it is."""
+    """Return a text as a cursor that any program can put into an address as it is."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def read_query(**filters: Rule) -> tuple[dict[str, str], Paging]:
-    """The parameters of a list: its own filters, each with its rule, and the page. Raises Problem 422 for any other."""
-    rules = {**filters, "after": _is_cursor, "limit": _is_limit}
-    faults = [Fault(name, "is not a parameter of this address") for name in request.args.keys() - rules.keys()]
+    """Return the filters of a list, each checked by its rule, and the page. Raise Problem 422 for any other."""
+    rules = {
+        **filters,
+        "after": lambda value: "" if _CURSOR.fullmatch(value) else NO_CURSOR,
+        "limit": _is_limit,
+    }
+    faults = [InputFault(name, "is not a parameter of this address") for name in request.args.keys() - rules.keys()]
     values = {name: request.args[name] for name in rules if name in request.args}
     for name, value in values.items():
-        if fault := "is there twice" if len(request.args.getlist(name)) > 1 else rules[name](value):
-            faults.append(Fault(name, fault))
+        if fault := "is given twice" if len(request.args.getlist(name)) > 1 else rules[name](value):
+            faults.append(InputFault(name, fault))
     if faults:
         raise refuse("query_invalid", sorted(faults, key=lambda fault: fault.place))
     return values, Paging(values.pop("after", ""), int(values.pop("limit", PAGE)))
 
 
 def is_id(value: str) -> str:
-    """A rule: the id of a verification or a delivery."""
+    """Check the id of a verification or a delivery: a rule."""
     return "" if _ID.fullmatch(value) else "must be an id: 32 hexadecimal digits"
 
 
 def is_time(value: str) -> str:
-    """A rule: a time with its zone (RFC 3339)."""
+    """Check a time with its zone (RFC 3339): a rule."""
     return "" if _moment(value) else "must be a time with its zone, such as 2026-11-22T19:05:00Z (write a + as %2B)"
 
 
 def read_time(value: str | None) -> datetime | None:
-    """A parameter that ``is_time``, in UTC; None where it was not given."""
+    """Return a time that passed ``is_time``, in UTC; None if it was not given."""
     return _moment(value) if value is not None else None
 
 
@@ -222,13 +224,13 @@ def _moment(value: str) -> datetime | None:
     if not _TIME.fullmatch(value):
         return None
     try:
-        return max(datetime.fromisoformat(value.upper()).astimezone(UTC), EPOCH)  # nothing was made before it
+        return max(datetime.fromisoformat(value.upper()).astimezone(UTC), EPOCH)  # nothing is older
     except (ValueError, OverflowError):
         return None
 
 
 def is_text(value: str) -> str:
-    """A rule: something in one line."""
+    """Check a text in one line: a rule."""
     return (
         "must be 1 to 200 characters in one line"
         if not value or len(value) > LONGEST or _CONTROLS.search(value)
@@ -237,12 +239,8 @@ def is_text(value: str) -> str:
 
 
 def one_of(*known: str) -> Rule:
-    """A rule: one of these words."""
+    """Return a rule that accepts one of these words."""
     return lambda value: "" if value in known else f"must be one of {', '.join(known)}"
-
-
-def _is_cursor(value: str) -> str:
-    return "" if _CURSOR.fullmatch(value) else NO_CURSOR
 
 
 def _is_limit(value: str) -> str:
@@ -253,18 +251,18 @@ def _is_limit(value: str) -> str:
 # -- what goes out ------------------------------------------------------------------------------------------------
 
 
-def answer(document: Mapping[str, Any], status: int = 200, *, location: str = "") -> Answer:
-    """An answer with a JSON document."""
-    return Answer(status, json.dumps(document, ensure_ascii=False), location)
+def answer(document: Mapping[str, Any], status: int = 200, *, location: str = "") -> ApiResponse:
+    """Return an answer with a JSON document."""
+    return ApiResponse(status, json.dumps(document, ensure_ascii=False), location)
 
 
 def page(found: Sequence[Mapping[str, Any]], following: str) -> Response:
-    """One page of a list; ``next`` is the ``after`` of the page behind it, or null."""
+    """Return one page of a list; ``next`` is the ``after`` of the following page, or null."""
     return sent(answer({"data": list(found), "next": following or None}))
 
 
-def sent(answered: Answer, *, is_repeated: bool = False) -> Response:
-    """The response of an answer."""
+def sent(answered: ApiResponse, *, is_repeated: bool = False) -> Response:
+    """Return the response for an answer."""
     response = Response(answered.text, answered.status, content_type="application/json")
     if not answered.text:
         del response.headers["Content-Type"]
@@ -277,37 +275,55 @@ def sent(answered: Answer, *, is_repeated: bool = False) -> Response:
     return response
 
 
-def once(work: Callable[[Keep], Answer]) -> Response:
-    """Carries a write out, or gives the answer again that its Idempotency-Key was given before.
+def once(view: Callable[..., ApiResponse]) -> View:
+    """Return a view that carries a write out, or repeats the answer that its Idempotency-Key was given before.
 
-    ``work`` may call the ``keep`` that it is handed, so that the answer commits together with the write.
+    ``view`` gets a ``Write`` as its first argument and returns the answer, which it may have stored with the write.
     """
-    idempotency_key = request.headers.get("Idempotency-Key")
-    if idempotency_key is None:
-        return sent(work(lambda _connection, _answer: None))
-    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-        raise Problem("idempotency_key_invalid")
-    answers, kept = services().api_answers, []
-    claim = answers.claim(caller().key_id, idempotency_key, _asked())
-    if claim.answer is not None:
-        return sent(claim.answer, is_repeated=True)
 
-    def keep(connection: Connection, answered: Answer) -> None:
-        answers.keep(connection, claim, answered)
-        kept.append(answered)
+    @wraps(view)
+    def repeatable(**values: Any) -> Response:
+        answers, claim = services().api_answers, None
+        if (idempotency_key := request.headers.get("Idempotency-Key")) is not None:
+            if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+                raise Problem("idempotency_key_invalid")
+            body, condition = request.get_data().decode("latin-1"), request.headers.get("If-Match")
+            asked = [
+                request.method,
+                request.full_path,
+                request.mimetype,
+                body,
+                *([] if condition is None else [condition]),
+            ]
+            claim = answers.claim(caller().key_id, idempotency_key, "\0".join(asked))
+            if claim.answer is not None:
+                return sent(claim.answer, is_repeated=True)
+        write = Write(answers, claim)
+        try:
+            answered = view(write, **values)
+            if claim is not None and not write.is_settled:
+                answers.settle(claim, answered)
+        except BaseException:
+            if claim is not None:
+                answers.release(claim)
+            raise
+        return sent(answered)
 
-    try:
-        answered = work(keep)
-        if not kept:
-            answers.settle(claim, answered)
-    except BaseException:
-        answers.release(claim)
-        raise
-    return sent(answered)
+    return repeatable
 
 
-def _asked() -> str:
-    """All that a write asks for, as one text."""
-    text = "\0".join((request.method, request.full_path, request.mimetype, request.get_data().decode("latin-1")))
-    condition = request.headers.get("If-Match")
-    return text if condition is None else f"{text}\0{condition}"
+# -- the description ----------------------------------------------------------------------------------------------
+
+
+@api.get("/", strict_slashes=False)
+def read_start() -> Response:
+    """Return where the document is (RFC 8631)."""
+    response = sent(answer({"document": DOCUMENT}))
+    response.headers["Link"] = f'<{DOCUMENT}>; rel="service-desc"; type="application/json"'
+    return response
+
+
+@api.get("/openapi.json")
+def read_document() -> Response:
+    """Return the document."""
+    return Response(DOCUMENT_FILE.read_bytes(), content_type="application/json")

@@ -1,4 +1,4 @@
-"""Refusals as problem details (RFC 9457): one shape for every error of the API, whoever raised it.
+"""Errors of the API as problem details (RFC 9457): one shape, wherever they were raised.
 
 A detail says what to do, and never repeats a value that was sent.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from flask import Response, request
+from flask import Response
 
 from auth_portal.i18n import ERRORS, error_text
 from auth_portal.telemetry import request_id
@@ -24,48 +24,53 @@ DETAILS = {
     "body_invalid": "Some of the values cannot be used. 'errors' names each of them.",
     "query_invalid": "Some of the parameters cannot be used. 'errors' names each of them.",
     "cursor_invalid": "'after' must be the 'next' of an earlier page.",
-    "key_missing": "Send a key of this portal as 'Authorization: Bearer portal_…'. An owner makes one under API keys.",
-    "key_wrong": "This key is not known, has expired or was revoked.",
-    "scope_missing": "This key does not allow this. An owner can make one that does.",
+    "key_missing": "Send a key as 'Authorization: Bearer portal_…'. An owner creates one under API keys.",
+    "key_wrong": "This key is unknown, has expired or was revoked.",
+    "scope_missing": "This key does not allow this request. An owner can create one that does.",
     "cross_site": "A browser sent this from another website.",
-    "bad_host": "This address is not served here.",
+    "bad_host": "This host name is not served here.",
     "not_found": "There is nothing at this address. /api/v1/openapi.json names all addresses; none ends in a slash.",
-    "customer_unknown": "Nobody has this customer ID.",
-    "customer_exists": "Somebody has this customer ID already. Send a PATCH to change them.",
-    "customer_changed": "Somebody else changed this customer at the same moment. Nothing was written; send it again.",
-    "customer_not_as_seen": "This customer was changed since the version in 'If-Match'. Read them again.",
-    "answer_erased": "This write was carried out before, and its customer was erased since. Nothing was done again.",
+    "customer_unknown": "No customer has this ID.",
+    "customer_id_shared": "Several customers have this ID in different spellings. Use the exact spelling of one.",
+    "customer_exists": "This customer ID is taken. Send a PATCH to change that customer.",
+    "customer_changed": "This customer was changed at the same moment. Nothing was written; send it again.",
+    "customer_not_as_seen": "This customer was changed after the version in 'If-Match'. Read it again.",
+    "answer_erased": "This write was carried out before its customer was erased. Nothing was done again.",
     "journey_unknown": "There is no journey with this name.",
     "journey_closed": "This journey is switched off.",
-    "verification_unknown": "There is no such verification. They are kept for 30 days, or as long as Settings says.",
-    "delivery_unknown": "There is no such delivery. They are kept for 30 days, or as long as Settings says.",
-    "method_not_allowed": "This address does not take this method. 'Allow' names those that it takes.",
-    "too_large": "The body is larger than this address takes.",
+    "verification_unknown": "There is no such verification. They are stored for 30 days, or as long as Settings says.",
+    "delivery_unknown": "There is no such delivery. They are stored for 30 days, or as long as Settings says.",
+    "method_not_allowed": "This address does not accept this method. 'Allow' names those that it accepts.",
+    "too_large": "The body is larger than this address accepts.",
     "media_type": "Send JSON, with 'Content-Type: application/json'.",
-    "idempotency_key_invalid": "'Idempotency-Key' must be 1 to 255 characters of ASCII without blanks.",
+    "idempotency_key_invalid": "'Idempotency-Key' must be 1 to 255 characters of ASCII without spaces.",
     "idempotency_key_reused": "This Idempotency-Key came with another request before. Use a new one for a new request.",
-    "under_way": "The same request is being carried out. Ask again for its answer after 'Retry-After' seconds.",
-    "too_many_calls": "This key was used too often. Go on after 'Retry-After' seconds.",
-    "too_many_wrong_keys": "Too many wrong keys came from this address. Go on after 'Retry-After' seconds.",
+    "under_way": "The same request is being carried out. Send it again after 'Retry-After' seconds.",
+    "too_many_calls": "This key was used too often. Continue after 'Retry-After' seconds.",
+    "too_many_wrong_keys": "Too many wrong keys came from this address. Continue after 'Retry-After' seconds.",
     "hashing_busy": "Too many passwords are being hashed. Nothing was written; send it again.",
-    "unavailable": "The portal cannot answer just now. Nothing was lost; send it again.",
-    "server_error": "Something broke in the portal. Its log has the reason under the request's ID.",
+    "unavailable": "The portal cannot answer right now. Nothing was lost; send it again.",
+    "server_error": "The portal failed. Its log has the reason under the request's ID.",
+}
+CHALLENGES = {  # what kind of key is needed (RFC 6750 3)
+    "key_missing": "",
+    "key_wrong": ', error="invalid_token"',
+    "scope_missing": ', error="insufficient_scope", scope="{scope}"',
 }
 STATUS_CODES = {
-    400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "media_type",
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "media_type",
     503: "unavailable",
-}  # fmt: skip
-
-
-def is_api() -> bool:
-    """Whether this request is a program's: then errors are problem details, and no cookie means anything."""
-    return f"{request.path}/".startswith(PREFIX)
+}
 
 
 def problem_details(
     code: str, status: int, *, retry_after_seconds: int = 0, params: Mapping[str, object] | None = None
 ) -> Response:
-    """The answer to a refused request.
+    """Return the response to a refused request.
 
     ``params`` may hold ``errors`` (each a place and why), a ``scope``, and a ``why`` that is added to the detail.
     """
@@ -84,13 +89,14 @@ def problem_details(
     response = Response(json.dumps(document, ensure_ascii=False), status, content_type=MEDIA_TYPE)
     if retry_after_seconds:
         response.headers["Retry-After"] = str(retry_after_seconds)
-    if challenge := _challenge(code, params):
-        response.headers["WWW-Authenticate"] = challenge
+    if code in CHALLENGES:
+        challenge = CHALLENGES[code].format(scope=params.get("scope", ""))
+        response.headers["WWW-Authenticate"] = f'Bearer realm="Auth Portal API"{challenge}'
     return response
 
 
 def _detail(code: str, status: int, params: Mapping[str, object]) -> str:
-    """The API's own words for a code, else the caller's, else those that pages have for it."""
+    """Return the API's own words for a code, otherwise the caller's, otherwise those of the pages."""
     if code in DETAILS:
         return f"{DETAILS[code]} {params['why']}" if "why" in params else DETAILS[code]
     if "detail" in params:
@@ -99,14 +105,3 @@ def _detail(code: str, status: int, params: Mapping[str, object]) -> str:
         return error_text(code)
     is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     return DETAILS[STATUS_CODES.get(status, "server_error" if is_ours else "bad_request")]
-
-
-def _challenge(code: str, params: Mapping[str, object]) -> str:
-    """What a key would have to be (RFC 6750 3)."""
-    if code == "key_missing":
-        return 'Bearer realm="Auth Portal API"'
-    if code == "key_wrong":
-        return 'Bearer realm="Auth Portal API", error="invalid_token"'
-    if code == "scope_missing":
-        return f'Bearer realm="Auth Portal API", error="insufficient_scope", scope="{params.get("scope", "")}"'
-    return ""

@@ -1,4 +1,7 @@
-"""Verifications by program: what came of the links that were opened. A reference is never given out."""
+"""Verifications in the API: the ticket that Flow's server registers before it sends the link, and what came of it.
+
+A reference is never part of a response.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,79 @@ from flask import Response
 
 from auth_portal.clock import iso
 from auth_portal.errors import NotFound
+from auth_portal.services.access.api_answers import ApiResponse, Write
 from auth_portal.services.config.journey import OUTCOMES
-from auth_portal.services.stories.stories import LIVE, StoryFilter, StoryLine
-from auth_portal.web.api.frame import answer, is_text, is_time, one_of, page, read_query, read_time, route, sent
+from auth_portal.services.history.stories import LIVE, StoryFilter, StoryLine
+from auth_portal.services.verification.tickets import NewTicket, TicketRequest
+from auth_portal.web.api.frame import (
+    InputFault,
+    answer,
+    caller,
+    is_text,
+    is_time,
+    once,
+    one_of,
+    page,
+    read_json,
+    read_query,
+    read_time,
+    refuse,
+    route,
+    sent,
+)
 from auth_portal.web.context import services
+
+TICKET_MEMBERS = ("journey", "msisdn", "customer_id", "locale", "purpose", "reference")
+
+
+@route("/tickets", scope="tickets:write", method="POST")
+@once
+def register_ticket(write: Write) -> ApiResponse:
+    """Register a ticket and return the link to send."""
+    body = read_json()
+    faults = [InputFault(f"/{name}", "is not known here") for name in sorted(body.keys() - set(TICKET_MEMBERS))]
+    # Flow sends an empty text for a variable without a value.
+    said = {
+        name: body[name].strip() for name in TICKET_MEMBERS if isinstance(body.get(name), str) and body[name].strip()
+    }
+    faults += [
+        InputFault(f"/{name}", "must be a text") for name in TICKET_MEMBERS if not isinstance(body.get(name, ""), str)
+    ]
+    if "journey" not in said:
+        faults.append(InputFault("/journey", "must be the name of a journey, as its links have it"))
+    if faults:
+        raise refuse("body_invalid", faults)
+    wanted = TicketRequest(**said, api_key_id=caller().key_id)
+    services().tickets.register(wanted, lambda work, made: write.store(work, _ticket_answer(made)))
+    return write.answer
+
+
+def _ticket_answer(made: NewTicket) -> ApiResponse:
+    document = {
+        "id": made.ticket_id,
+        "path": made.path,
+        "link": services().settings.public_url + made.path,
+        "names_customer": made.names_customer,
+        "expires_at": iso(made.proofs_until),
+    }
+    return answer(document, 201)
 
 
 @route("/verifications", scope="verifications:read")
 def list_verifications() -> Response:
-    """A page of verifications, the newest first."""
+    """Send a page of verifications, the newest first."""
     filters, paging = read_query(
         journey=is_text, outcome=one_of(*OUTCOMES, LIVE), customer_id=is_text, since=is_time, until=is_time
     )
     wanted = StoryFilter(
-        slug=filters.get("journey", ""), outcome=filters.get("outcome", ""),
-        since=read_time(filters.get("since")), until=read_time(filters.get("until")),
-    )  # fmt: skip
+        slug=filters.get("journey", ""),
+        outcome=filters.get("outcome", ""),
+        since=read_time(filters.get("since")),
+        until=read_time(filters.get("until")),
+    )
     if "customer_id" in filters:
         try:
-            row = services().people.row_of(filters["customer_id"])
+            row = services().customers.row_of(filters["customer_id"])
         except NotFound:
             return page([], "")
         wanted = replace(wanted, customers=(row,))
@@ -37,7 +94,7 @@ def list_verifications() -> Response:
 
 @route("/verifications/<verification_id>", scope="verifications:read")
 def read_verification(verification_id: str) -> Response:
-    """One verification."""
+    """Send one verification."""
     return sent(answer(_shown(services().stories.line(verification_id))))
 
 
@@ -50,5 +107,5 @@ def _shown(line: StoryLine) -> dict[str, Any]:
         "outcome": line.outcome,
         "customer_id": line.customer_id,
         "methods": line.methods.split("+") if line.methods else [],
-        "callback": line.told,
+        "callback": line.callback,
     }
