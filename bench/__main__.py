@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import imports, lists, timing
+from bench import backlog, imports, lists, sealing, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -77,7 +77,7 @@ def code_to_callback(folder: Path, receiver: Receiver, server: str) -> list[floa
 def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float, float]]:
     """MiB PSS of the largest worker after it has worked, and seconds to the first answer, by server."""
     found = {}
-    for server in ("gunicorn", "gunicorn-preload", "granian"):
+    for server in ("gunicorn", "gunicorn-preload"):
         running = portal(folder / f"memory-{server}", receiver, server=server, workers=2)
         began = time.monotonic()
         with serving(running):
@@ -93,14 +93,17 @@ def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float,
 def main() -> int:
     """Measures and prints: the portal itself, an import alone, the lists of the configuration page, or R24."""
     options = argparse.ArgumentParser(prog="python -m bench")
-    options.add_argument("what", nargs="?", default="portal", choices=["portal", "imports", "lists", "timing"])
-    options.add_argument("--database", choices=["sqlite", "postgresql"], help="of the lists; both by default")
-    options.add_argument("--server", default="granian", choices=["granian", "gunicorn"])
+    options.add_argument(
+        "what", nargs="?", default="portal", choices=["portal", "imports", "lists", "backlog", "sealing", "timing"]
+    )
+    options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
+    options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
     options.add_argument("--dispatch", choices=list(timing.DISPATCH), help="of the timing; all by default")
     options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
     chosen = options.parse_args()
-    if chosen.what == "lists":
-        return lists.main([chosen.database] if chosen.database else ["sqlite", "postgresql"])
+    databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
+    if chosen.what in ("lists", "backlog", "sealing"):
+        return {"lists": lists.main, "backlog": backlog.main, "sealing": sealing.main}[chosen.what](databases)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.what == "timing":

@@ -15,11 +15,11 @@ from sqlalchemy import text
 
 from auth_portal.clock import system_clock
 from auth_portal.crypto import MasterKeys
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.imports.imports import Imports
-from auth_portal.services.journeys import Journeys
-from auth_portal.services.notices import Notices
-from auth_portal.services.operations.keys import load_keyring
-from auth_portal.store.db import Database
+from auth_portal.store.db import Database, Transactions
+from auth_portal.store.keys import load_keyring
 from bench.portal import Quick
 from tests.postgres import MASTER_KEY, install
 from tests.receiver import Receiver
@@ -82,9 +82,10 @@ def measure(url: str, folder: Path, receiver: Receiver) -> Iterator[str]:
     configure(url, receiver, CONFIG + STANDARD)
     database = Database(url)
     keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
-    journeys = Journeys(database, keyring, has_sandbox=False)
-    imports = Imports(database, keyring, system_clock, journeys, Notices(keyring, journeys), lambda: None)
-    server = Server(folder, url, server="granian", workers=1, app="app:app")
+    transactions = Transactions(database, keyring, system_clock)
+    journeys = Journeys(transactions, has_sandbox=False)
+    imports = Imports(transactions, journeys, Notices(journeys, "http://127.0.0.1:8000"), lambda: None)
+    server = Server(folder, url, server="gunicorn", workers=1, app="app:app")
     with serving(server):
         for what, name, phone in (("new", "Thandi", 821000000), ("changed", "Sipho", 831000000)):
             with Others(url, server.port) as others:
@@ -105,7 +106,7 @@ def _import(imports: Imports, content: bytes) -> tuple[dict[str, float], str]:
     imports.name_columns(import_id, ["customer_id", "name", "phone", "email", "locale"])
     _until(imports, import_id, "checked")
     checked = time.perf_counter()
-    imports.start(import_id, is_partial=True, is_telling=False, admin_id=ADMIN)
+    imports.start(import_id, is_partial=True, is_notifying=False, admin_id=ADMIN)
     _until(imports, import_id, "done")
     found = imports.get(import_id)
     assert found.counts.new + found.counts.changed == CUSTOMERS
@@ -142,7 +143,9 @@ def postgres() -> Iterator[str]:
 
 def main(folder: Path, receiver: Receiver) -> None:
     """Measures on both databases and prints."""
-    print(f"{CUSTOMERS:,} customers from CSV, {BROKEN} more rows broken, beside a serving portal (granian, one worker)")
+    print(
+        f"{CUSTOMERS:,} customers from CSV, {BROKEN} more rows broken, beside a serving portal (gunicorn, one worker)"
+    )
     for name in ("SQLite", "PostgreSQL"):
         place = folder / f"imports-{name}"
         place.mkdir()

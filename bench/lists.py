@@ -197,7 +197,7 @@ def _times(desk: Desk, page: str) -> list[float]:
 
 
 @contextmanager
-def _database(name: str, folder: Path) -> Iterator[str]:
+def a_database(name: str, folder: Path) -> Iterator[str]:
     if name == "sqlite":
         yield f"sqlite:///{folder / 'portal.db'}"
         return
@@ -213,6 +213,6 @@ def main(databases: list[str]) -> int:
     """Measures; 1 where a page was slower than the limit."""
     is_well = True
     for name in databases:
-        with tempfile.TemporaryDirectory(prefix="bench-lists-") as folder, _database(name, Path(folder)) as url:
+        with tempfile.TemporaryDirectory(prefix="bench-lists-") as folder, a_database(name, Path(folder)) as url:
             is_well = measure(name, url, Path(folder)) and is_well
     return 0 if is_well else 1

@@ -26,12 +26,16 @@ from typing import NamedTuple
 import pyotp
 from sqlalchemy import insert, select, text, update
 
-from auth_portal.crypto import Passwords
+from auth_portal.crypto import MasterKeys, Passwords
+from auth_portal.services.directory.fields import activity
 from auth_portal.store.db import Database
+from auth_portal.store.keys import load_keyring
 from auth_portal.store.models import CustomerRow, Tries
 from bench.portal import Quick, database_url, hidden, portal
+from tests.postgres import MASTER_KEY
+from tests.programs import ROOT
 from tests.receiver import Receiver
-from tests.serving import ROOT, Server, serving
+from tests.serving import Server, serving
 from tests.world import PASSWORD, TOTP_SECRET
 
 PAIRS = 500  # R24
@@ -132,6 +136,7 @@ def customers_csv(everybody: Sequence[Someone]) -> str:
 def plant(url: str, everybody: Sequence[Someone]) -> None:
     """What a file cannot say: who is disabled, whose password is long, who typed wrong before."""
     database = Database(url)
+    keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
     of = {someone.customer_id: someone for someone in everybody}
     until = datetime.now(UTC) + timedelta(days=1)
     with database.write() as connection:
@@ -139,9 +144,9 @@ def plant(url: str, everybody: Sequence[Someone]) -> None:
         found = connection.execute(select(CustomerRow.id, CustomerRow.customer_id)).all()
         kinds = {row: of[customer_id].kind for row, customer_id in found if customer_id in of}
         disabled = [row for row, kind in kinds.items() if not kind.is_active]
-        connection.execute(
-            text("UPDATE customers SET is_active = false WHERE id = :row"), [{"row": row} for row in disabled]
-        )
+        for row in disabled:
+            off = activity(keyring, row, is_active=False)  # with its MAC, without which they would be as strangers
+            connection.execute(update(CustomerRow).where(CustomerRow.id == row).values(off))
         connection.execute(
             insert(Tries),
             [

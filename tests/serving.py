@@ -19,9 +19,8 @@ from urllib.parse import quote
 import requests
 
 from tests.postgres import MASTER_KEY
-
-START_SECONDS = 60  # of a loaded machine
-ROOT = Path(__file__).resolve().parent.parent
+from tests.programs import ROOT, Program
+from tests.receiver import GIVE_UP_SECONDS
 
 
 def free_port() -> int:
@@ -73,21 +72,22 @@ class Server:
 
     def start(self, **more: str) -> Server:
         """Starts it and waits until it answers."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env={**self._environment, **more},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+        environment = {**self._environment, **more}
+        if self._command[0].endswith("gunicorn"):
+            self.process: Program | subprocess.Popen[bytes] = Program(
+                self._command, environment, out=self.log, err=self.log
             )
-        until = time.monotonic() + START_SECONDS
+        else:
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    self._command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+        until = time.monotonic() + GIVE_UP_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server stopped:\n{self.log.read_text()[-3000:]}")
             try:
-                if requests.get(f"{self.url}/healthz", timeout=1, verify=self.verify or True).ok:
+                if requests.get(f"{self.url}/healthz", timeout=10, verify=self.verify or True).ok:
                     return self
             except requests.RequestException:
                 time.sleep(0.02)
@@ -107,7 +107,7 @@ class Server:
         except ProcessLookupError:
             return
         try:
-            self.process.wait(15)
+            self.process.wait(GIVE_UP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(5)
@@ -137,6 +137,8 @@ def serving(server: Server, **more: str) -> Iterator[Server]:
 class Visitor:
     """A browser without script, over real HTTP."""
 
+    patience_seconds = GIVE_UP_SECONDS
+
     def __init__(self, url: str) -> None:
         self.url = url
         self.session = requests.Session()
@@ -145,7 +147,7 @@ class Visitor:
         self.page: requests.Response
 
     def get(self, path: str) -> requests.Response:
-        self.page = self.session.get(self.url + path, timeout=30)
+        self.page = self.session.get(self.url + path, timeout=self.patience_seconds)
         return self.page
 
     def begin(self, reference: str, slug: str = "", identifier: str = "C-1001") -> requests.Response:
@@ -162,7 +164,7 @@ class Visitor:
 
     def post(self, path: str, *, follow: bool = True, **fields: str) -> requests.Response:
         data = {**self.fields(path), **fields}
-        self.page = self.session.post(self.url + path, data=data, timeout=30, allow_redirects=follow)
+        self.page = self.session.post(self.url + path, data=data, timeout=self.patience_seconds, allow_redirects=follow)
         return self.page
 
 

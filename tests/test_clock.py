@@ -65,9 +65,9 @@ def test_what_is_no_time_is_refused(typed: str) -> None:
 
 
 def test_a_message_names_the_zone() -> None:
-    assert WallClock().told(at("2026-11-22 14:02")) == "2026-11-22 14:02 (UTC)"
-    assert JOHANNESBURG.told(at("2026-11-22 14:02")) == "2026-11-22 16:02 (Africa/Johannesburg, UTC+2)"
-    assert WallClock("America/St_Johns").told(at("2026-11-22 14:02")).endswith("UTC-3:30)")
+    assert WallClock().with_zone(at("2026-11-22 14:02")) == "2026-11-22 14:02 (UTC)"
+    assert JOHANNESBURG.with_zone(at("2026-11-22 14:02")) == "2026-11-22 16:02 (Africa/Johannesburg, UTC+2)"
+    assert WallClock("America/St_Johns").with_zone(at("2026-11-22 14:02")).endswith("UTC-3:30)")
 
 
 def test_the_day_of_a_daily_cap_begins_at_midnight_utc() -> None:

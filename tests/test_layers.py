@@ -10,21 +10,33 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "auth_portal"
-BASE = {"settings", "errors", "crypto", "telemetry", "i18n", "clock"}
+BASE = {"settings", "errors", "crypto", "telemetry", "i18n", "clock", "typed"}
 # A part sees itself and these.
 MAY_SEE = {
-    "bootstrap": {"web", "cli", "sandbox", "services", "steps", "methods", "store", "gateways"} | BASE,
+    "bootstrap": {"web", "cli", "sandbox", "services", "methods", "store", "gateways"} | BASE,
     "web": {"services"} | BASE,
     "cli": {"services"} | BASE,
     "sandbox": {"services"} | BASE,
-    "services": {"steps", "methods", "store", "gateways"} | BASE,
-    "steps": {"methods"} | BASE,
+    "services": {"methods", "store", "gateways"} | BASE,
     "methods": {"store", "gateways"} | BASE,
     "gateways": BASE,
     "store": BASE,
-    **{part: BASE for part in BASE},
+    **dict.fromkeys(BASE, BASE),
 }
 FLASK = {"web", "cli", "sandbox", "bootstrap"}
+# Inside services/, a room sees the rooms of the later lines; two rooms of one line do not see each other.
+ROOMS: tuple[frozenset[str], ...] = (
+    frozenset({"serving"}),
+    frozenset({"history", "rehearsal", "reach", "operations"}),
+    frozenset({"verification", "imports", "access", "alerts"}),
+    frozenset({"delivery"}),
+    frozenset({"directory"}),
+    frozenset({"config"}),
+    frozenset({"steps"}),
+    frozenset({"limits", "audit_chain"}),
+)
+DANGEROUS_MODULES = {"subprocess", "pty", "pickle", "marshal", "shelve", "dill", "yaml", "xml", "lxml", "code"}
+DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.spawnv"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -57,6 +69,26 @@ def test_imports_go_one_way(path: Path) -> None:
             assert part in FLASK, f"{part} must not know of flask"
         if name.split(".")[0] == "requests":
             assert part == "gateways", f"{part} must not send HTTP itself"
+
+
+def room_of(name: str) -> str:
+    """The child of services/ that a dotted name stands in, or nothing."""
+    parts = name.split(".")
+    return parts[2] if parts[:2] == ["auth_portal", "services"] and len(parts) > 2 else ""
+
+
+def level_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(ROOMS) if room in rooms)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) == "services"], ids=lambda path: path.stem)
+def test_imports_go_one_way_inside_the_services(path: Path) -> None:
+    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if room in ("", "__init__"):
+        return
+    for _node, name in imports(ast.parse(path.read_text())):
+        seen = room_of(name)
+        assert seen in ("", room) or level_of(seen) > level_of(room), f"services/{room} must not import {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -100,6 +132,47 @@ def test_the_web_loads_no_alembic() -> None:
         reached.add(name)
         if path.exists():
             todo += [found for _node, found in imports(ast.parse(path.read_text()))]
-    assert {"auth_portal.store.db", "auth_portal.web.visitor", "auth_portal.services.dispatcher"} <= reached
-    rare = ("alembic", "zxcvbn", "segno", "auth_portal.store.migrate", "auth_portal.sandbox")
+    assert {"auth_portal.store.db", "auth_portal.web.visitor", "auth_portal.services.operations.dispatcher"} <= reached
+    rare = ("alembic", "zxcvbn", "segno", "auth_portal.services.operations.installation", "auth_portal.sandbox")
     assert not [name for name in reached if name.startswith(rare)]
+
+
+HARMLESS_CALLS = {"all", "any", "isinstance", "issubclass", "len", "set", "sorted"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_an_assert_only_looks(path: Path) -> None:
+    """``python -O`` drops every assert, so none may do any work."""
+    for statement in ast.walk(ast.parse(path.read_text())):
+        if isinstance(statement, ast.Assert):
+            for node in ast.walk(statement.test):
+                assert not isinstance(node, (ast.NamedExpr, ast.Await, ast.Yield)), f"line {statement.lineno}"
+                if isinstance(node, ast.Call):
+                    assert ast.unparse(node.func) in HARMLESS_CALLS, f"line {statement.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_command_is_run_and_no_text_is_executed(path: Path) -> None:
+    """The portal starts no program, and runs or unpacks nothing that it was given."""
+    tree = ast.parse(path.read_text())
+    assert not {name.partition(".")[0] for _node, name in imports(tree)} & DANGEROUS_MODULES
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & DANGEROUS_CALLS
+
+
+def test_d12_what_a_transaction_does_is_logged_after_its_commit() -> None:
+    """A function that is given a ``Work``, and a block that opens one, log with ``Work.log``."""
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_given = isinstance(node, ast.FunctionDef) and any(arg.arg == "work" for arg in node.args.args)
+            opens = isinstance(node, ast.With) and any(
+                isinstance(item.optional_vars, ast.Name) and item.optional_vars.id == "work" for item in node.items
+            )
+            if is_given or opens:
+                found += [
+                    f"{path.relative_to(PACKAGE)}:{call.lineno}"
+                    for call in ast.walk(node)
+                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "log_event"
+                ]
+    assert found == []

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
+import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect, update
+from sqlalchemy import inspect, text, update
 
-from auth_portal.services.operations.installation import upgrade
+from auth_portal.clock import Clock, system_clock
+from auth_portal.crypto import OLD_MACS, OPEN_MACS, MasterKeys
+from auth_portal.errors import Misconfigured
+from auth_portal.services.operations.installation import differences, initialise, upgrade
 from auth_portal.settings import Settings
-from auth_portal.store import migrate
-from auth_portal.store.db import MIGRATIONS, Database, expected_revision, schema_fault
-from auth_portal.store.models import Attempt, CustomerRow, Delivery
+from auth_portal.store import db
+from auth_portal.store.db import MIGRATIONS, Database, Transactions, expected_revision, schema_fault
+from auth_portal.store.keys import are_open, load_keyring, seal_macs, state_fault
+from auth_portal.store.models import Attempt, CustomerRow, Delivery, Portal
 from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
 from tests.world import PHONE, World
@@ -21,7 +29,7 @@ from tests.world import PHONE, World
 
 def test_models_and_migrations_agree(database_url: str) -> None:
     database = Database(database_url)
-    assert migrate.differences(database) == []
+    assert differences(database) == []
     database.close()
 
 
@@ -45,15 +53,20 @@ def test_partial_indexes_are_there(database_url: str) -> None:
 
 
 def test_upgrading_again_changes_nothing(database_url: str, tmp_path: Path) -> None:
-    upgrade(Settings(instance=tmp_path, database_url=database_url))
+    upgrade(Settings(instance=tmp_path, database_url=database_url), system_clock)
     assert schema_fault(database_url) is None
 
 
 def migrate_to(world: World, revision: str) -> None:
+    migrated(world.database, revision)
+
+
+def migrated(database: Database, revision: str) -> None:
+    """Migrates a database to the newest tables ("head"), or back to older ones."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     go = command.upgrade if revision == "head" else command.downgrade
-    with world.database.migrating() as connection:
+    with database.migrating() as connection:
         config.attributes["connection"] = connection
         go(config, revision)
 
@@ -67,17 +80,49 @@ def test_customers_of_an_older_version_are_found_and_counted_as_any(world: World
     with world.database.write() as connection:
         connection.execute(update(CustomerRow).where(CustomerRow.customer_id == "C-1001").values(name_sealed=b"spoilt"))
     url = world.database.url.render_as_string(hide_password=False)
-    upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)))
+    upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)), system_clock)
     after = {row.customer_id: (row.traits, row.name_key) for row in world.rows(CustomerRow)}
     assert after == before | {"C-1001": (before["C-1001"][0], None)}
+
+
+@pytest.mark.parametrize("finish", [upgrade, initialise])
+def test_r54_an_upgrade_that_was_interrupted_locks_no_one_out(
+    world: World, tmp_path: Path, finish: Callable[[Settings, Clock], object]
+) -> None:
+    """Here the wrong keys end it after the migration, as a full disk or a signal may."""
+    world.services.dispatcher.stop()
+    migrate_to(world, "0006")
+    url = world.database.url.render_as_string(hide_password=False)
+    with pytest.raises(Misconfigured, match="keys"):
+        upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=("k" * 43,)), system_clock)
+    meanwhile = load_keyring(world.database, MasterKeys((MASTER_KEY,)))
+    assert not meanwhile.requires_macs
+    with Transactions(world.database, meanwhile, world.clock).read() as work:
+        assert "the upgrade is unfinished" in state_fault(work)
+    finish(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)), system_clock)
+    after = load_keyring(world.database, MasterKeys((MASTER_KEY,)))
+    assert not after.requires_macs
+    with Transactions(world.database, after, world.clock).read() as work:
+        assert are_open(work)
+        assert state_fault(work) == ""
+    meanwhile.read_macs_state(None)
+    assert meanwhile.requires_macs
+    meanwhile.read_macs_state(after.mac(OPEN_MACS))
+    assert not meanwhile.requires_macs  # what is not signed does not stick
+    seal_macs(Transactions(world.database, after, world.clock))
+    with world.database.write() as connection:
+        connection.execute(update(Portal).values(macs=OLD_MACS))
+    upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)), system_clock)
+    with Transactions(world.database, after, world.clock).read() as work:
+        assert "someone has undone that" in state_fault(work)  # and the upgrade has not signed it
 
 
 def test_they_go_back_and_forth_with_what_was_sent(world: World) -> None:
     """The older version holds no message without a verification: those go with their attempts, all others stay."""
     world.browser().begin("r-1")
-    row = world.services.people.row_of("C-1001")
-    with world.database.write() as connection:
-        world.services.notices.to_customer(connection, world.clock(), row, [PHONE], "Something changed", "Was it you?")
+    row = world.services.customers.row_of("C-1001")
+    with world.transactions.write() as work:
+        world.services.notices.to_customer(work, row, [PHONE], "Something changed", "Was it you?")
     world.services.dispatcher.wake()
     wait_for(lambda: [row.state for row in world.rows(Delivery)] == ["accepted", "accepted"])
     world.services.dispatcher.stop()
@@ -86,7 +131,43 @@ def test_they_go_back_and_forth_with_what_was_sent(world: World) -> None:
     migrate_to(world, "head")
     assert [row.id for row in world.rows(Delivery)] == [kept]
     assert {row.delivery_id for row in world.rows(Attempt)} == {kept}
-    assert migrate.differences(world.database) == []
+    assert differences(world.database) == []
+
+
+def test_d10_a_portal_goes_on_writing_while_indexes_are_made(postgres_url: str) -> None:
+    """One transaction with a lock on the table keeps the new index waiting, but nobody behind it."""
+    with closing(Database(postgres_url)) as database:
+        migrated(database, "0002")
+        touch = text("UPDATE deliveries SET target = target")
+        migration = Thread(target=migrated, args=(database, "head"))
+        with database.write() as busy:
+            busy.execute(touch)
+            migration.start()
+            waits = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCUR%' AND state = 'active'"
+            )
+            with database.read() as watching:
+                wait_for(lambda: watching.execute(waits).scalar_one())
+            with database.write() as other:
+                other.execute(text("SET LOCAL lock_timeout = '5s'"))
+                other.execute(touch)
+        migration.join()
+        assert differences(database) == []
+
+
+def test_d10_a_migration_does_not_make_all_others_wait_behind_it(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "MIGRATION_LOCK_SECONDS", 1)
+    with closing(Database(postgres_url)) as database:
+        migrated(database, "0002")
+        settings = Settings(instance=tmp_path, database_url=postgres_url, secret_keys=(MASTER_KEY,))
+        with database.write() as busy:
+            busy.execute(text("LOCK TABLE audit_events IN ACCESS SHARE MODE"))
+            with pytest.raises(Misconfigured, match="lock timeout"):
+                upgrade(settings, system_clock)
+        upgrade(settings, system_clock)
+        assert differences(database) == []
 
 
 def test_the_file_names_carry_the_revisions() -> None:
@@ -97,4 +178,4 @@ def test_the_file_names_carry_the_revisions() -> None:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
         assert values["revision"] == path.name.split("_")[0]
-    assert expected_revision() == "0002"
+    assert expected_revision() == "0007"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import pytest
 import requests
 import trustme
 
+from auth_portal.crypto import MasterKeys
+from auth_portal.store.db import Database
+from auth_portal.store.keys import load_keyring
 from auth_portal.store.models import Delivery, Verification
 from tests.postgres import MASTER_KEY
-from tests.receiver import Receiver, wait_for
+from tests.programs import Program
+from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.test_races import rows
-from tests.serving import ROOT, Server, Visitor, command, free_port, serving
-from tests.world import CONFIG, STANDARD, TOTP_SECRET, configure
+from tests.services.test_directory import person
+from tests.serving import Server, Visitor, command, free_port, serving
+from tests.world import CONFIG, PASSWORD, STANDARD, TOTP_SECRET, configure
 
 SERVERS = ["gunicorn", "gunicorn-preload", "granian"]
 
@@ -35,7 +41,24 @@ def test_the_way_under_each_server(tmp_path: Path, sqlite_url: str, receiver: Re
         answer = visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
         assert answer.headers["Location"] == "/done"
         wait_for(lambda: receiver.callbacks)
-        assert requests.get(f"{server.url}/readyz", timeout=5).json() == {"ready": True, "faults": [], "warnings": []}
+        assert requests.get(f"{server.url}/readyz", timeout=GIVE_UP_SECONDS).json() == {
+            "ready": True,
+            "faults": [],
+            "warnings": [],
+        }
+
+
+def test_a_server_hashes_at_full_cost(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    """The tests' own process hashes cheaply; a server hashes a right password again at the cost it is wired with."""
+    with serving(configured(tmp_path, sqlite_url, receiver)) as server:
+        visitor = Visitor(server.url)
+        visitor.begin("abc", "password")
+        assert visitor.post("/verify", follow=False, password=PASSWORD).headers["Location"] == "/done"
+    with closing(Database(sqlite_url)) as database:
+        keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
+        stored = person(database, keyring, "C-1001").password_hash(keyring, alone=True)
+    assert stored is not None
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -64,39 +87,34 @@ def test_a_dispatcher_of_its_own(tmp_path: Path, database_url: str, receiver: Re
         visitor.begin("abc", "app")
         visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
         assert not receiver.callbacks
-        dispatchers = [
-            subprocess.Popen(
-                [sys.executable, "-m", "flask", "--app", "app", "dispatch"],
-                cwd=ROOT,
-                env=environment,
-                stderr=(tmp_path / f"dispatch{number}.log").open("wb"),
-            )
-            for number in range(2)
-        ]
+        logs = [tmp_path / f"dispatch{number}.log" for number in range(2)]
+        dispatchers = [Program(["flask", "--app", "app", "dispatch"], environment, out=log, err=log) for log in logs]
         try:
-            logs = [tmp_path / f"dispatch{number}.log" for number in range(2)]
-            wait_for(lambda: all("dispatcher_started" in log.read_text() for log in logs), 60)
-            wait_for(lambda: [row for row in rows(database_url, Delivery) if row.state == "accepted"], 60)
+            wait_for(lambda: all("dispatcher_started" in log.read_text() for log in logs))
+            wait_for(lambda: [row for row in rows(database_url, Delivery) if row.state == "accepted"])
             visitor.begin("second", "app")
             visitor.post("/verify/cancel", follow=False, reason="cancelled")
-            wait_for(lambda: len(receiver.callbacks) == 2, 60)
+            wait_for(lambda: len(receiver.callbacks) == 2)
         finally:
             for dispatcher in dispatchers:
                 dispatcher.terminate()
-            ends = [dispatcher.wait(60) for dispatcher in dispatchers]
+            ends = [dispatcher.wait(GIVE_UP_SECONDS) for dispatcher in dispatchers]
         assert ends == [0, 0]
     assert [call.header for call in receiver.callbacks] == ["abc", "second"]
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+WRONG = [
+    ({"PORTAL_SECRET_KEYS": ""}, "There are no keys"),
+    ({"PORTAL_SECRET_KEYS": "x" * 40}, "do not belong to this database"),
+    ({"PORTAL_PUBIC_URL": "https://x.example", "PORTAL_DISPATCH": "never"}, "PORTAL_PUBIC_URL is not a setting"),
+    ({"PORTAL_PUBLIC_URL": "https://x.example"}, "PORTAL_TRUSTED_PROXIES must be set"),
+]
+
+
+# What is wrong is found before a server has a part in it, and all end alike: each fault once, each server once.
 @pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"PORTAL_SECRET_KEYS": ""}, "There are no keys"),
-        ({"PORTAL_SECRET_KEYS": "x" * 40}, "do not belong to this database"),
-        ({"PORTAL_PUBIC_URL": "https://x.example", "PORTAL_DISPATCH": "never"}, "PORTAL_PUBIC_URL is not a setting"),
-        ({"PORTAL_PUBLIC_URL": "https://x.example"}, "PORTAL_TRUSTED_PROXIES must be set"),
-    ],
+    ("kind", "settings", "says"),
+    [*[("gunicorn", *wrong) for wrong in WRONG], *[(kind, *WRONG[0]) for kind in SERVERS if kind != "gunicorn"]],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(
     tmp_path: Path, sqlite_url: str, kind: str, settings: dict[str, str], says: str
@@ -107,6 +125,8 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     log = server.log.read_text()
     assert says in log
     assert "Traceback" not in log
+    if kind.startswith("gunicorn"):  # its own status for a worker that could not start
+        assert server.process.poll() == (os.EX_CONFIG if kind == "gunicorn-preload" else 3)
 
 
 def test_the_whole_way_through_tls(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
@@ -146,7 +166,7 @@ def test_the_whole_way_through_tls(tmp_path: Path, sqlite_url: str, receiver: Re
         fields = {**visitor.fields("/verify"), "code": pyotp.TOTP(TOTP_SECRET).now()}
         for site in ("cross-site", "same-site"):
             refused = visitor.session.post(
-                f"{server.url}/verify", data=fields, headers={"Sec-Fetch-Site": site}, timeout=10
+                f"{server.url}/verify", data=fields, headers={"Sec-Fetch-Site": site}, timeout=GIVE_UP_SECONDS
             )
             assert refused.status_code == 400
         visitor.post("/verify", code=pyotp.TOTP(TOTP_SECRET).now())

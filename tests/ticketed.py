@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from auth_portal.services.tickets import Registered
+from auth_portal.services.verification.tickets import NewTicket, TicketRequest
 from tests.receiver import Receiver
 from tests.world import PHONE, STANDARD, Browser, World, journey, open_world
 
@@ -32,11 +32,11 @@ def open_ticketed(
         yield world
 
 
-def ticket(world: World, journey: str = "pay", **values: Any) -> Registered:
+def ticket(world: World, journey: str = "pay", **values: Any) -> NewTicket:
     """What Flow's server registers before it sends the link: by default for the chat of Thandi's phone."""
     if not {"msisdn", "customer_id"} & values.keys():
         values["msisdn"] = PHONE
-    return world.services.tickets.register(journey=journey, **values)
+    return world.services.tickets.register(TicketRequest(journey, **values))
 
 
 def link(path: str, reference: str) -> str:
@@ -45,7 +45,7 @@ def link(path: str, reference: str) -> str:
 
 
 def opened(world: World, path: str, reference: str = "abc", address: str = "203.0.113.7") -> Browser:
-    """A browser that has opened a link and pressed Continue."""
+    """A browser that has opened a link and pressed the main button."""
     browser = world.browser(address)
     browser.get(link(path, reference))
     assert browser.page.status_code == 200, browser.page.text

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pyotp
+import trustme
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event, insert, select, update
@@ -21,14 +23,17 @@ from werkzeug.test import TestResponse
 
 from auth_portal.bootstrap import Process, create_app
 from auth_portal.crypto import MasterKeys, Passwords
-from auth_portal.services.audit import canonical
+from auth_portal.gateways.way_out import DeadEnd
 from auth_portal.services.config.configuration import Configuration
-from auth_portal.services.directory.directory import Directory
-from auth_portal.services.imports.customers_csv import Reading, Source, read_rows
-from auth_portal.services.operations.keys import load_keyring
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.imports.csv import CsvFindings, Source, read_rows
+from auth_portal.services.imports.imports import CommandImport
 from auth_portal.services.serving import Services
-from auth_portal.store.db import Database
+from auth_portal.store.db import Database, Transactions, canonical_event
+from auth_portal.store.keys import load_keyring, seal_macs
 from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, Journey, JourneyVersion, Portal
+from tests.compiled import share_templates
 from tests.postgres import MASTER_KEY
 from tests.receiver import Listens, Receiver
 
@@ -133,9 +138,9 @@ STANDARD = (
 )
 
 
-def read_customers(source: Source, *, region: str) -> Reading:
+def read_customers(source: Source, *, region: str) -> CsvFindings:
     """What a whole customers file says, and its faults."""
-    reading = Reading()
+    reading = CsvFindings()
     for _row in read_rows(source, reading, region=region):
         pass
     return reading
@@ -144,8 +149,10 @@ def read_customers(source: Source, *, region: str) -> Reading:
 class FakeClock:
     """A clock that stands until it is moved."""
 
+    START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
     def __init__(self) -> None:
-        self.now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+        self.now = self.START
 
     def __call__(self) -> datetime:
         return self.now
@@ -162,12 +169,21 @@ class World:
     clock: FakeClock
     receiver: Receiver
 
+    @property
+    def transactions(self) -> Transactions:
+        return self.services.transactions
+
     def browser(self, address: str = "203.0.113.7") -> Browser:
         return Browser(self, address)
 
+    def accept(self) -> None:
+        """Signs again what a test has changed by SQL, as an operator who accepts it would (R54)."""
+        seal_macs(self.transactions)
+
     def rows(self, model: Any) -> list[Any]:
         with self.database.read() as connection:
-            return list(connection.execute(select(model.__table__)).all())
+            # By id, and so by age: PostgreSQL gives rows of a reused database in any order.
+            return list(connection.execute(select(model.__table__).order_by(*model.__table__.primary_key)).all())
 
     def totp(self, shift: int = 0) -> str:
         return pyotp.TOTP(TOTP_SECRET).at(self.clock.now.timestamp() + 30 * shift)
@@ -181,7 +197,7 @@ class World:
             if not statement.startswith("BEGIN"):
                 seen.append(statement)
 
-        engine = self.services.verifications._database.engine
+        engine = self.services.transactions.database.engine
         event.listen(engine, "before_cursor_execute", note)
         try:
             yield seen
@@ -217,12 +233,17 @@ def _import(database: Database, receiver: Listens, config: str, customers: str) 
     keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
     clock = FakeClock()
     text = config.replace("{{", "\0").replace("{receiver}", receiver.origin).replace("\0", "{").replace("}}", "}")
-    Configuration(database, keyring, clock, has_sandbox=False, check_origin=lambda _url: None).import_toml(
-        text, file_name="test.toml"
+    transactions = Transactions(database, keyring, clock)
+    Configuration(
+        transactions,
+        has_sandbox=False,
+        way_out=DeadEnd(lambda _taken: 200),
+        notify_owners=lambda *_: None,
+    ).import_toml(text, file_name="test.toml")
+    command = CommandImport(
+        transactions, Passwords(), Notices(Journeys(transactions, has_sandbox=False), "http://127.0.0.1:8000")
     )
-    report = Directory(database, keyring, Passwords(), clock).import_csv(
-        customers.encode(), default_region="ZA", dry_run=False
-    )
+    report = command.import_csv(customers.encode(), default_region="ZA", dry_run=False)
     assert not report.errors, report.errors
 
 
@@ -249,7 +270,9 @@ def _insert(database: Database, receiver: Listens, origin: str, rows: dict[Any, 
     there = {model: [moved(row) for row in some] for model, some in rows.items()}
     keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
     for fact in there[AuditEvent]:  # what it says was changed with the address, so it is signed anew
-        fact["mac"] = keyring.audit_mac(canonical(fact))
+        fact["mac"] = keyring.audit_mac(canonical_event(fact))
+    for signed in (ChannelRow, JourneyVersion):  # the address is in what their MACs are made of
+        there[signed] = [keyring.signed(str(signed.__tablename__), row) for row in there[signed]]
     with database.write() as connection:
         connection.execute(update(Portal).values(**there[Portal][0]))
         for model in _OF_AN_IMPORT:
@@ -269,33 +292,70 @@ def open_world(
     customers: str = CUSTOMERS,
 ) -> Any:
     configure(database_url, receiver, (base or PORTAL) + config, customers)
-    clock = FakeClock()
-    app = create_app(clock=clock)
-    process: Process = app.extensions["auth_portal_process"]
-    services = process.start(
-        {
-            "PORTAL_INSTANCE": str(folder),
-            "PORTAL_DATABASE_URL": database_url,
-            "PORTAL_SECRET_KEYS": MASTER_KEY,
-            "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
-            **(settings or {}),
-        }
-    )
-    database = Database(database_url)
+    environment = {
+        "PORTAL_INSTANCE": str(folder),
+        "PORTAL_DATABASE_URL": database_url,
+        "PORTAL_SECRET_KEYS": MASTER_KEY,
+        "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
+        "PORTAL_CA_BUNDLE": str(one_authority(folder)),
+        **(settings or {}),
+    }
+    with _an_app(is_reusable="PORTAL_SANDBOX" not in environment) as (app, clock):
+        process: Process = app.extensions["auth_portal_process"]
+        services = process.start(environment)
+        database = Database(database_url)
+        try:
+            yield World(app, services, database, clock, receiver)
+        finally:
+            process.stop()
+            database.close()
+
+
+def one_authority(folder: Path) -> Path:
+    """Write a file with a single authority: OpenSSL takes longer to load all of the usual ones than a test takes."""
+    path = folder / "authority.pem"
+    path.write_bytes(_authority())
+    return path
+
+
+@cache
+def _authority() -> bytes:
+    return trustme.CA().cert_pem.bytes()
+
+
+_IDLE_APPS: list[tuple[Flask, FakeClock]] = []
+
+
+@contextmanager
+def _an_app(*, is_reusable: bool) -> Iterator[tuple[Flask, FakeClock]]:
+    """An app and its clock for the time of a block.
+
+    Wiring routes and compiling templates costs far more than most tests, and a process that stops leaves neither
+    services nor settings behind, so the app of one world serves the next one. A sandbox stays with its app for good.
+    """
+    if is_reusable and _IDLE_APPS:
+        app, clock = _IDLE_APPS.pop()
+    else:
+        clock = FakeClock()
+        app = create_app(clock=clock)
+        share_templates(app)
+    clock.now = FakeClock.START
     try:
-        yield World(app, services, database, clock, receiver)
+        yield app, clock
     finally:
-        process.stop()
-        database.close()
+        if is_reusable:
+            _IDLE_APPS.append((app, clock))
 
 
 class Browser:
-    """One browser: cookies, the page it is on, and its forms."""
+    """One browser: cookies, the page it is on, and its forms. ``root`` is what stands before the customer's paths."""
+
+    root = ""
 
     def __init__(self, world: World, address: str = "203.0.113.7", base_url: str = "http://127.0.0.1:8000") -> None:
         self.world = world
         self.client: FlaskClient = world.app.test_client()
-        self.client.environ_base["REMOTE_ADDR"] = address
+        self.client.environ_base |= {"REMOTE_ADDR": address, "SERVER_SOFTWARE": "gunicorn/27"}
         self.base_url = base_url
         self.page: TestResponse
 
@@ -330,7 +390,7 @@ class Browser:
 
     def prove(self, code: str, **kwargs: Any) -> TestResponse:
         field = "password" if 'name="password"' in self.page.text else "code"
-        return self.post("/verify", **{field: code}, **kwargs)
+        return self.post(f"{self.root}/verify", **{field: code}, **kwargs)
 
     def _followed(self) -> TestResponse:
         for _ in range(5):

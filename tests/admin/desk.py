@@ -7,10 +7,11 @@ from typing import Any
 import pyotp
 from werkzeug.test import TestResponse
 
-from auth_portal.services.access.admins import Joining
+from auth_portal.services.access.admins import JoinForm
 from tests.world import Browser, World
 
 ADMIN_PASSWORD = "seven kudus dance slowly"
+REASON = "the customer called"
 ADMIN_ADDRESS = "198.51.100.4"
 MAIL_OF = {role: f"{role}@example.com" for role in ("owner", "support", "auditor")}
 
@@ -32,6 +33,11 @@ class Desk(Browser):
         given = {"email": self.email, "password": ADMIN_PASSWORD, "code": self.second_factor(), **fields}
         return self.post("/admin/sign-in", **given)
 
+    def post(self, path: str, follow: Any = True, headers: Any = None, **fields: Any) -> TestResponse:
+        """Post a form; what is done to a customer has a reason, unless the test gives another."""
+        reason = {"reason": REASON} if path.startswith("/admin/customers/") else {}
+        return super().post(path, follow, headers, **{**reason, **fields})
+
     def submit(self, action: str, **fields: Any) -> TestResponse:
         """Posts a form of this page with the values that its fields have, changed by ``fields``."""
         return self.post(action, **fields)
@@ -43,10 +49,10 @@ def signed_in(world: World, role: str = "owner") -> Desk:
     token = admins.invite(role, email=MAIL_OF[role])
     desk = Desk(world, ADMIN_ADDRESS)
     desk.seed, desk.email = admins.invitation(token).seed, MAIL_OF[role]
-    joining = Joining(f"Ada {role.capitalize()}", desk.email, ADMIN_PASSWORD, ADMIN_PASSWORD, desk.second_factor())
+    joining = JoinForm(f"Ada {role.capitalize()}", desk.email, ADMIN_PASSWORD, ADMIN_PASSWORD, desk.second_factor())
     assert admins.faults_of(admins.invitation(token), joining) == {}
     desk.admin_id = admins.join(token, joining)
-    admins.keep_recovery_codes(desk.admin_id)
+    admins.hide_recovery_codes(desk.admin_id)
     assert desk.sign_in().status_code == 200
     assert desk.path == "/admin/", desk.page.text
     return desk

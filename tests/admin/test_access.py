@@ -7,7 +7,7 @@ import re
 import pyotp
 import pytest
 
-from auth_portal.services.access.admins import Joining
+from auth_portal.services.access.admins import JoinForm
 from auth_portal.store.models import Admin, AdminSession, AuditEvent, RecoveryCode
 from tests.admin.desk import ADMIN_PASSWORD, Desk, signed_in
 from tests.receiver import wait_for
@@ -68,14 +68,14 @@ def test_a_link_works_once(small_world: World) -> None:
 @pytest.mark.parametrize(
     ("field", "typed", "said"),
     [
-        ("name", "", "Please type your name."),
-        ("email", "ada@", "This is no e-mail address."),
-        ("password", "kudu", "it needs 8 at least"),
-        ("password", "password1", "Others would try this among the first"),
-        ("password", "ada@example.com", "Others would try this among the first"),
-        ("repeated", "something else", "The two are not the same."),
-        ("code", "123456", "This is not the code that the app shows."),
-        ("code", "１２３４５６", "This is not the code that the app shows."),
+        ("name", "", "Enter your name."),
+        ("email", "ada@", "an email address."),
+        ("password", "kudu", "It needs at least 8"),
+        ("password", "password1", "This is too easy to guess"),
+        ("password", "ada@example.com", "This is too easy to guess"),
+        ("repeated", "something else", "The two passwords are different."),
+        ("code", "123456", "the code your app shows now."),
+        ("code", "１２３４５６", "the code your app shows now."),
     ],
 )
 def test_what_was_typed_is_kept_but_the_password(small_world: World, field: str, typed: str, said: str) -> None:
@@ -95,7 +95,7 @@ def test_two_links_do_not_make_one_address_two_admins(small_world: World) -> Non
     joined(small_world)
     again = joined(small_world, email="ADA@example.com")
     assert again.page.status_code == 422
-    assert "Another admin has this e-mail address." in again.page.text
+    assert "Another admin already has this email address." in again.page.text
     assert len(small_world.rows(Admin)) == 1
 
 
@@ -104,7 +104,7 @@ def test_r26_a_session_ends_on_the_server(small_world: World, owner: Desk) -> No
     assert cookie is not None
     owner.get("/admin/")
     owner.post("/admin/sign-out")
-    assert "You are signed out." in owner.page.text
+    assert "You&#39;ve signed out." in owner.page.text
     thief = Browser(small_world)
     thief.client.set_cookie("admin", cookie.value, domain="127.0.0.1")
     assert thief.get("/admin/admins").request.path == "/admin/sign-in"
@@ -129,7 +129,7 @@ def test_r26_idle_for_15_minutes_and_8_hours_at_most(small_world: World, owner: 
     small_world.clock.advance(15 * 60 + 1)
     owner.post("/admin/channels/_new", kind="smtp", name="late")
     assert owner.page.status_code == 403
-    assert "so what you sent was not saved." in owner.page.text
+    assert "weren't saved" in owner.page.text
     owner.post("/admin/sign-in", email=owner.email, password=ADMIN_PASSWORD, code=owner.second_factor())
     for _number in range(8 * 6):
         assert owner.get("/admin/").request.path == "/admin/"
@@ -159,9 +159,9 @@ def test_r26_a_new_password_ends_the_other_sessions(small_world: World, owner: D
     new = "eleven slow giraffes"
     owner.post("/admin/account/password", present="wrong", password=new, repeated=new)
     assert owner.page.status_code == 422
-    assert "This is not your present password." in owner.page.text
+    assert "This isn't your current password." in owner.page.text
     owner.post("/admin/account/password", present=ADMIN_PASSWORD, password=new, repeated=new)
-    assert "Your password is changed." in owner.page.text
+    assert "Your password was changed." in owner.page.text
     assert other.get("/admin/").request.path == "/admin/sign-in"
     assert other.sign_in().status_code == 422
     assert other.sign_in(password=new).request.path == "/admin/"
@@ -173,7 +173,7 @@ def test_r40_nobody_learns_which_of_the_three_was_wrong(small_world: World, owne
     owner.post("/admin/sign-out")
     page = owner.sign_in(**wrong)
     assert page.status_code == 422
-    assert "These three do not fit together." in page.text
+    assert "We couldn't sign you in." in page.text
     assert [row.kind for row in small_world.rows(AuditEvent)].count("admin_sign_in_failed") == 1
 
 
@@ -229,9 +229,9 @@ def test_r40_a_new_password_ends_what_was_guessed_behind_the_old_one(small_world
     else:
         token = small_world.services.admins.reset(owner.admin_id)
         owner.seed = small_world.services.admins.invitation(token).seed
-        joining = Joining("", "", fresh, fresh, owner.second_factor())
+        joining = JoinForm("", "", fresh, fresh, owner.second_factor())
         small_world.services.admins.join(token, joining)
-        small_world.services.admins.keep_recovery_codes(owner.admin_id)
+        small_world.services.admins.hide_recovery_codes(owner.admin_id)
     elsewhere = Desk(small_world, "192.0.2.77")
     elsewhere.email, elsewhere.seed = owner.email, owner.seed
     assert elsewhere.sign_in(password=fresh).request.path == "/admin/"
@@ -347,10 +347,10 @@ def test_a_reset_ends_sessions_and_gives_a_new_sign_in(small_world: World, owner
     owner.post(f"/admin/admins/{support.admin_id}/reset")
     link = re.search(r"/admin/join/[\w-]+", owner.page.text)
     assert link
-    assert "open nothing any more" in owner.page.text
+    assert "no longer work: they can sign in again only" in owner.page.text
     assert support.get("/admin/").request.path == "/admin/sign-in"
     assert support.sign_in().status_code == 422, "neither the old password nor the old app"
-    assert "waits for the link" in owner.get("/admin/admins").text
+    assert "link not used yet" in owner.get("/admin/admins").text
     support.get(link.group())
     seed = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', support.page.text)
     assert seed
@@ -439,7 +439,7 @@ def test_r30_another_sites_sign_in_is_refused(owner: Desk) -> None:
     owner.get("/admin/account")
     answer = owner.post("/admin/sign-out", follow=False, headers={"Sec-Fetch-Site": "cross-site"})
     assert answer.status_code == 400
-    assert "another website" in answer.text
+    assert "Another website" in answer.text
     assert owner.get("/admin/").request.path == "/admin/"
 
 

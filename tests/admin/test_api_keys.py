@@ -55,7 +55,7 @@ def test_what_is_wrong_is_said_and_what_was_typed_is_kept(owner: Desk) -> None:
     owner.get(f"{PATH}/new")
     owner.post(PATH, name="", days="7")
     assert owner.page.status_code == 422
-    for reason in ("Say which program", "Choose what the program may do", "Choose one of the times"):
+    for reason in ("Say which program", "Choose at least one thing", "Choose one of the times"):
         assert reason in owner.page.text
     assert not owner.world.rows(ApiKeyRow)
 
@@ -65,11 +65,11 @@ def test_revoking_says_what_it_does_first(owner: Desk) -> None:
     caller.get("/customers")
     (row,) = owner.world.rows(ApiKeyRow)
     page = owner.get(f"{PATH}/{row.id}/revoke").text
-    assert "is refused from this moment on" in page
+    assert "stops working immediately" in page
     assert caller.get("/customers").status_code == 200
     owner.post(f"{PATH}/{row.id}/revoke")
     assert owner.path == PATH
-    assert "The key is revoked" in owner.page.text
+    assert "The key was revoked" in owner.page.text
     problem(caller.get("/customers"), 401, "key_wrong")
     event = next(event for event in owner.world.rows(AuditEvent) if event.kind == "api_key_revoked")
     assert event.admin_id == owner.admin_id

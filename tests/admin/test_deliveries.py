@@ -15,18 +15,18 @@ def test_d6_one_is_sent_again_with_a_reason(small_world: World, support: Desk) -
     delivery = refused(small_world)
     text = support.get(f"{PATH}/{delivery.id}").text
     assert "HTTP 400" in text
-    assert "refused for good" in text
+    assert "refused permanently" in text
     page = support.post(f"{PATH}/{delivery.id}/retry", reason="")
     assert page.status_code == 422
-    assert "Please say why" in page.text
+    assert "Give a reason for the audit trail" in page.text
     support.post(f"{PATH}/{delivery.id}/retry", reason="the flow was off")
-    assert "under way again" in support.page.text
+    assert "being sent again" in support.page.text
     wait_for(lambda: len(small_world.receiver.callbacks) == 2)
     assert ended(small_world).state == "accepted"
     event = next(row for row in small_world.rows(AuditEvent) if row.kind == "delivery_retried")
     assert (event.admin_id, event.facts["reason"]) == (support.admin_id, "the flow was off")
     text = support.get(f"{PATH}/{delivery.id}").text
-    assert "This cannot be sent again. It was accepted." in text
+    assert "retry this. It was accepted." in text
 
 
 def test_d6_past_the_clock_it_wants_a_word(small_world: World, owner: Desk) -> None:
@@ -37,7 +37,7 @@ def test_d6_past_the_clock_it_wants_a_word(small_world: World, owner: Desk) -> N
     assert "Flow will probably refuse it" in owner.page.text
     page = owner.post(f"{PATH}/{delivery.id}/retry", reason="all the same")
     assert page.status_code == 422
-    assert "Confirm that it should be sent" in page.text
+    assert "Confirm that you want to send it" in page.text
     assert 'value="all the same"' in page.text
     owner.post(f"{PATH}/{delivery.id}/retry", reason="all the same", confirmed="1")
     wait_for(lambda: len(small_world.receiver.callbacks) == 2)
@@ -48,7 +48,7 @@ def test_d6_verified_past_the_clock_cannot_be_sent_at_all(small_world: World, ow
     small_world.clock.advance(3600)
     owner.sign_in()
     text = owner.get(f"{PATH}/{delivery.id}").text
-    assert "The chat is over, and this says that somebody was verified" in text
+    assert "The chat has ended, and this result says that a customer was verified" in text
     assert f'action="{PATH}/{delivery.id}/retry"' not in text
 
 
@@ -59,12 +59,12 @@ def test_d6_many_are_sent_again_and_each_is_told(small_world: World, owner: Desk
     owner.sign_in()
     owner.get(f"{PATH}?state=failed")
     owner.post(f"{PATH}/retry", reason="flow was down", id=[first.id, second.id])
-    assert "under way again" in owner.page.text
-    assert "The chat is over by the clock" in owner.page.text
+    assert "sending again" in owner.page.text
+    assert "The chat has ended, so Flow will probably refuse it" in owner.page.text
     wait_for(lambda: len(small_world.receiver.callbacks) == 3)
     owner.post(f"{PATH}/retry", reason="flow was down", id=[first.id], confirmed="1")
     wait_for(lambda: len(small_world.receiver.callbacks) == 4)
-    assert "1 delivery is under way again" in owner.page.text
+    assert "1 delivery is being sent again" in owner.page.text
 
 
 def test_many_need_a_reason_and_something_ticked(small_world: World, owner: Desk) -> None:
@@ -76,12 +76,12 @@ def test_many_need_a_reason_and_something_ticked(small_world: World, owner: Desk
     owner.get(PATH)
     page = owner.post(f"{PATH}/retry", reason="why not", id=[])
     assert page.status_code == 422
-    assert "Please tick" in page.text
+    assert "Select the deliveries" in page.text
 
 
 def test_the_auditor_sees_no_button(small_world: World, auditor: Desk) -> None:
     delivery = refused(small_world)
-    assert "Owners and support can send it again" in auditor.get(f"{PATH}/{delivery.id}").text
+    assert "Owners and support can retry it" in auditor.get(f"{PATH}/{delivery.id}").text
     assert "checkbox" not in auditor.get(PATH).text
     (row,) = small_world.rows(Delivery)
     assert row.state == "refused"
@@ -90,6 +90,6 @@ def test_the_auditor_sees_no_button(small_world: World, auditor: Desk) -> None:
 def test_filters(small_world: World, owner: Desk) -> None:
     refused(small_world)
     assert 'data-label="State"' in owner.get(f"{PATH}?state=refused&kind=callback").text
-    assert "no deliveries like this" in owner.get(f"{PATH}?state=refused&kind=message").text
-    assert "no deliveries like this" in owner.get(f"{PATH}?state=refused&target=sms").text
+    assert "No deliveries match" in owner.get(f"{PATH}?state=refused&kind=message").text
+    assert "No deliveries match" in owner.get(f"{PATH}?state=refused&target=sms").text
     assert owner.get(f"{PATH}?until=nonsense").status_code == 422

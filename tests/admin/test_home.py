@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from auth_portal.services.stories.overview import duration
+from auth_portal.services.history.overview import duration
 from auth_portal.store.models import Delivery
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver, wait_for
@@ -40,12 +40,12 @@ def test_the_funnel_counts_how_far_people_got(world: World) -> None:
     page = desk.get("/admin/?period=hour").text
     assert row_of(page, "app") == [3, 3, 0, 1, 1]
     assert row_of(page, "balance") == [1, 1, 1, 0, 0]
-    assert "4 began, 1 proved who they are, of 1 Flow was told" in page
+    assert "4 begun, 1 proved, 1 where the chat has the answer" in page
     assert "authenticator app: 1" in page
     world.clock.advance(3601)
     signed = signed_in(world, "auditor")
-    world.services.overview._kept.clear()
-    assert "Nobody has begun a verification in this time." in signed.get("/admin/?period=hour").text
+    world.services.overview._cache.clear()
+    assert "No verification in this period." in signed.get("/admin/?period=hour").text
     assert row_of(signed.get("/admin/?period=day").text, "app") == [3, 3, 0, 1, 1]
 
 
@@ -58,7 +58,7 @@ def test_a_locked_customer_needs_attention(tmp_path: Path, sqlite_url: str, rece
     with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
         owner = signed_in(world)
         deliver(world)
-        assert "Nothing just now." in owner.get("/admin/").text
+        assert "Nothing needs attention." in owner.get("/admin/").text
         for number in range(3):
             browser = world.browser()
             browser.begin(f"ref-{number}", "app")
@@ -100,7 +100,7 @@ def test_the_locked_are_found_by_their_index(small_world: World, owner: Desk) ->
     """Of a million people who once mistyped, the few who are locked are asked for on each look at the page."""
     with small_world.statements() as seen:
         owner.get("/admin/")
-    (statement,) = [text for text in seen if "FROM tries" in text]
+    (statement,) = [text for text in seen if "JOIN tries" in text]
     with small_world.database.read() as connection:
         parameters = tuple([small_world.clock.now] + [1] * (statement.count("?") - 1))
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()

@@ -130,8 +130,8 @@ def test_ways_to_prove_and_their_order_outlive_the_form(owner: Desk) -> None:
     send(owner, "/admin/journeys/loans/edit", act="save", name="Other")
     config = owner.world.services.journey_history.journey("loans").config
     assert config.name == "Other"
-    assert config.first_step.by == ("phone", "customer_id")
-    assert config.verify_steps[0].any_of == ("totp", "support_code", "sms_code")
+    assert config.identifiers == ("phone", "customer_id")
+    assert config.verify_steps[0].methods == ("totp", "support_code", "sms_code")
 
 
 def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None:
@@ -151,14 +151,14 @@ def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None
 
 def test_a_method_without_a_channel_is_refused_at_its_step(owner: Desk) -> None:
     page = edit(owner, **{"step1": ["email_code"], "channel.mail": ""})
-    assert "Step 2: has e-mail code, but none of the journey" in page.text
+    assert "Step 2: has email code, but none of the journey" in page.text
 
 
 def test_a_step_can_be_added_without_script(owner: Desk) -> None:
     page = edit(owner, act="add_step", name="Typed and not saved")
     assert "Step 2: they prove it with" in page.text
     send(owner, EDIT, act="save", step2=["totp"], second_factor=owner.second_factor())
-    assert [step.any_of for step in owner.world.services.journey_history.journey("balance").config.verify_steps] == [
+    assert [step.methods for step in owner.world.services.journey_history.journey("balance").config.verify_steps] == [
         ("sms_code",), ("totp",)
     ]  # fmt: skip
     assert owner.world.services.journey_history.journey("balance").config.name == "Typed and not saved"
@@ -206,9 +206,9 @@ def _mails(world: World, words: str) -> list[Any]:
     return [message for message in world.receiver.messages if words in message["text"]]
 
 
-def test_a_name_alone_needs_no_second_factor(owner: Desk) -> None:
+def test_a_colour_alone_needs_no_second_factor(owner: Desk) -> None:
     owner.world.clock.advance(700)
-    edit(owner, name="My balance")
+    edit(owner, colour="#0b4a8f")
     assert owner.path == "/admin/journeys/balance"
 
 
@@ -229,9 +229,9 @@ def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
     owner.page = owner.client.post(EDIT, data=stale, base_url=owner.base_url)
     assert owner.page.status_code == 409
     text = owner.page.text
-    assert "Ada Owner made version 2" in text
+    assert "Ada Owner saved version 2" in text
     assert "flows were slow" in text
-    told = text[text.index("What you changed") : text.index("Saving now writes")]
+    told = text[text.index("What you changed") : text.index("If you save now")]
     assert told.count('<th scope="row"') == 1  # the name alone: what the form leaves to defaults is no difference
     assert "<span>600</span>" in text
     assert "<span>900</span>" in text
@@ -258,7 +258,7 @@ def test_a_copy_is_off_until_it_is_switched_on(owner: Desk) -> None:
     owner.get("/admin/journeys/balance/copy")
     send(owner, "/admin/journeys/balance/copy", slug="balance", name="Taken")
     assert owner.page.status_code == 422
-    assert "is the name of another journey already" in owner.page.text
+    assert "is already the name of another journey" in owner.page.text
     send(owner, "/admin/journeys/balance/copy", slug="balance-2", name="Second")
     assert owner.path == "/admin/journeys/balance-2"
     assert not owner.world.services.journey_history.journey("balance-2").config.active
@@ -281,7 +281,7 @@ def test_a_journey_that_is_off_is_closed_and_answers_unavailable(world: World) -
     assert live(world, "balance", active=False)
     browser = world.browser()
     browser.open("closed-now")
-    assert "Closed at the moment" in browser.page.text
+    assert "We can't verify you right now" in browser.page.text
     assert 'name="identifier"' not in browser.page.text
     browser.post("/")
     assert browser.path == "/done"
@@ -289,8 +289,8 @@ def test_a_journey_that_is_off_is_closed_and_answers_unavailable(world: World) -
 
 
 def test_the_threat_is_named_where_there_is_no_defence(owner: Desk) -> None:
-    assert "The chat of the attacker is then taken for the customer" in owner.get("/admin/journeys/balance").text
-    assert "taken for the customer" not in owner.get("/admin/journeys/code-back").text
+    assert "the attacker's chat is verified as the customer" in owner.get("/admin/journeys/balance").text
+    assert "verified as the customer" not in owner.get("/admin/journeys/code-back").text
 
 
 def test_a_chat_code_brings_its_own_result_and_variable(owner: Desk) -> None:
@@ -307,7 +307,7 @@ def test_r35_the_weaker_of_two_that_share_a_result_is_named(owner: Desk) -> None
     assert live(world, "weak", shares_result=True)
     assert "which asks for less" in owner.get("/admin/journeys/strong").text
     assert "which asks for less" not in owner.get("/admin/journeys/weak").text
-    assert "Your chat takes the answer of “Weak” as well" in world.browser().open("shared", "strong").text
+    assert "Your chat also accepts “Weak”" in world.browser().open("shared", "strong").text
     assert "as well" not in world.browser().open("shared", "weak").text
 
 
@@ -323,7 +323,7 @@ def begun(world: World, reference: str) -> Any:
 def test_a_deleted_journey_ends_what_was_begun_and_closes_its_links(world: World) -> None:
     owner, browser = signed_in(world), begun(world, "under-way")
     owner.get("/admin/journeys/balance/delete")
-    assert "One verification is under way" in owner.page.text
+    assert "1 verification is under way" in owner.page.text
     send(owner, "/admin/journeys/balance/delete")
     assert owner.path == "/admin/journeys"
     wait_for(lambda: "balance" not in world.services.journeys.current().journeys, seconds=LIVE_SECONDS)
@@ -331,7 +331,7 @@ def test_a_deleted_journey_ends_what_was_begun_and_closes_its_links(world: World
     assert wait_for(lambda: world.receiver.callbacks)[0].body["result"] == "verified"
     late = world.browser()
     late.open("sent-before")
-    assert "Closed at the moment" in late.page.text
+    assert "We can't verify you right now" in late.page.text
     late.post("/")
     told = wait_for(lambda: [sent for sent in world.receiver.callbacks if sent.header == "sent-before"])[0]
     assert told.body["data"]["outcome"] == "unavailable"
@@ -377,7 +377,7 @@ def test_words_colour_and_logo_are_on_the_customer_s_pages(owner: Desk) -> None:
     token = fields(owner, "/admin/journeys/balance/logo")
     data = {**token, "logo": (BytesIO(PNG), "logo.png", "text/html")}
     owner.page = owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
-    assert "The logo is changed" in owner._followed().text
+    assert "The logo was changed" in owner._followed().text
     digest = world.services.journey_history.journey("balance").config.logo
     assert live(world, "balance", logo=digest)
     browser = world.browser()

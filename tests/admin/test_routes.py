@@ -25,10 +25,17 @@ TABLE: dict[str, set[str]] = {
     "access_join": PUBLIC,
     "access_recovery_codes": ALL,
     "access_keep_codes": ALL,
-    "account_account": ALL,
-    "account_change_password": ALL,
-    "account_renew_codes": ALL,
-    "account_end_session": ALL,
+    "access_account": ALL,
+    "access_change_password": ALL,
+    "access_renew_codes": ALL,
+    "access_end_session": ALL,
+    "access_sign_in_options": PUBLIC,
+    "access_sign_in_by_passkey": PUBLIC,
+    "access_confirm_options": ALL,
+    "access_passkey_options": ALL,
+    "access_name_passkey": ALL,
+    "access_create_passkey": ALL,
+    "access_remove_passkey": ALL,
     # admins
     "admins_people": {OWNER},
     "admins_invite": {OWNER},
@@ -96,12 +103,12 @@ TABLE: dict[str, set[str]] = {
     "customers_confirm_erase": {OWNER, SUPPORT},
     "customers_erase": {OWNER, SUPPORT},
     "customers_export": {OWNER, SUPPORT},
-    "credentials_renew": {OWNER, SUPPORT},
-    "credentials_credential": {OWNER, SUPPORT},
-    "credentials_make_link": {OWNER, SUPPORT},
-    "credentials_reset": {OWNER, SUPPORT},
-    "credentials_support_code": {OWNER, SUPPORT},
-    "credentials_issue_support_code": {OWNER, SUPPORT},
+    "customers_renew": {OWNER, SUPPORT},
+    "customers_credential": {OWNER, SUPPORT},
+    "customers_make_link": {OWNER, SUPPORT},
+    "customers_reset": {OWNER, SUPPORT},
+    "customers_support_code": {OWNER, SUPPORT},
+    "customers_issue_support_code": {OWNER, SUPPORT},
     # channels
     "channels_channels": ALL,
     "channels_new": {OWNER},
@@ -169,7 +176,7 @@ def test_r40_every_route_for_every_role_and_nobody(small_world: World, desks: di
             else:
                 assert status != 403, (endpoint, method, role, status)
                 assert status < 500, (endpoint, method, role, status)
-            small_world.services.admins.keep_recovery_codes(desk.admin_id)
+            small_world.services.admins.hide_recovery_codes(desk.admin_id)
             if endpoint == "access_sign_out":
                 desk.sign_in()
         nobody = Browser(small_world)
@@ -179,6 +186,35 @@ def test_r40_every_route_for_every_role_and_nobody(small_world: World, desks: di
             assert nobody.page.headers["Location"].startswith("/admin/sign-in")
         else:
             assert status != 303, (endpoint, method, status)
+
+
+def test_an_unknown_path_leads_an_admin_home_and_shows_others_nothing(
+    small_world: World, desks: dict[str, Desk]
+) -> None:
+    for role, desk in desks.items():
+        page = desk.get("/admin/no-such-page")
+        assert page.status_code == 404, role
+        assert "or what it showed was deleted." in page.text
+        assert 'href="/admin/"' in page.text
+        assert "Sign out" in page.text
+        refused = desk.client.get("/admin/sign-out", base_url=desk.base_url)
+        assert refused.status_code == 405, role
+        assert set(refused.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+        assert "be done here." in refused.text
+    stranger = Browser(small_world)
+    unknown = stranger.client.get("/admin/no-such-page", base_url=stranger.base_url)
+    elsewhere = stranger.client.get("/no-such-page", base_url=stranger.base_url)
+    assert (unknown.status_code, unknown.data) == (elsewhere.status_code, elsewhere.data)
+
+
+def test_r41_an_unknown_path_without_a_database_is_a_503(small_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_token: str) -> None:
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(small_world.services.admin_sessions, "signed_in", unreachable)
+    stranger = Browser(small_world)
+    page = stranger.client.get("/admin/no-such-page", base_url=stranger.base_url)
+    assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
 
 
 def answer(browser: Browser, method: str, path: str) -> int:

@@ -63,7 +63,7 @@ def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(d
     for key, value in FORM.items():
         if value and key not in ("alerts.email", "time_zone"):
             assert re.search(rf'name="{re.escape(key)}"[^>]*value="{re.escape(value)}"', page.text), key
-    assert "no other language yet" in page.text
+    assert "No other language is available yet" in page.text
     before = desk.world.rows(Portal)
     assert save(desk).status_code == 200
     assert desk.world.rows(Portal) == before
@@ -73,12 +73,14 @@ def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(d
 def test_a_change_is_live_audited_and_what_an_attacker_would_change_is_mailed(desk: Desk) -> None:
     save(desk, name="Beta Bank")
     deliver(desk.world)
-    assert not [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
+    (mail,) = [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
+    assert "name: Acme Bank -> Beta Bank" in mail["text"]
+    desk.world.receiver.messages.clear()
     save(desk, name="Beta Bank", **{"limits.begins_per_minute": "100000"})
     deliver(desk.world)
     (mail,) = [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
     assert "limits.begins_per_minute: 300 -&gt; 100000" in mail["text"] or "300 -> 100000" in mail["text"]
-    assert desk.world.services.journeys.renewed().portal.name == "Beta Bank"
+    assert desk.world.services.journeys.renew().portal.name == "Beta Bank"
     first, _second = events(desk.world, "settings_changed")
     assert first.admin_id == desk.admin_id
     assert first.facts["changes"] == {"portal": {"name": ["Acme Bank", "Beta Bank"]}}
@@ -135,12 +137,12 @@ def test_the_secret_of_the_webhook_is_shown_once_and_audited(desk: Desk, httpser
     assert "webhook-secret" not in desk.get("/admin/settings").text
     save(desk, **{"alerts.webhook": httpserver.url_for("/hook")})
     page = desk.get("/admin/settings")
-    assert "Make the secret" in page.text
+    assert "Create the secret" in page.text
     page = desk.post("/admin/settings/webhook-secret")
     secret = re.search(r"whsec_[A-Za-z0-9+/=]+", page.text)
     assert secret
     assert secret.group(0) not in desk.get("/admin/settings").text
-    assert "Make a new secret" in desk.page.text
+    assert "Create a new secret" in desk.page.text
     assert [event.admin_id for event in events(desk.world, "webhook_secret_renewed")] == [desk.admin_id]
     assert secret.group(0).encode() not in desk.world.rows(WebhookSecret)[0].secret_sealed
     desk.world.clock.advance(601)
@@ -166,12 +168,12 @@ def test_the_second_of_two_is_shown_what_differs_and_decides(desk: Desk) -> None
     save(other, name="Beta Bank", **{"retention.codes_hours": "48"})
     page = desk.post("/admin/settings", **{**FORM, "limits.begins_per_minute": "200"})
     assert page.status_code == 409
-    assert "Somebody else has saved this since you opened it" in page.text
+    assert "Another admin saved this after you opened it" in page.text
     assert "Ada Support, " in page.text
-    told = re.sub(r"<[^>]+>|\s+", " ", page.text[page.text.index("This is what differs") :])
+    told = re.sub(r"<[^>]+>|\s+", " ", page.text[page.text.index("These are the differences") :])
     assert re.search(r"Name +Beta Bank +Acme Bank", told)
     assert re.search(r"Codes, in hours +48 +24", told)
-    assert re.search(r"Verifications begun in a minute +300 +200", told)
+    assert re.search(r"Verifications begun per minute +300 +200", told)
     assert 'name="limits.begins_per_minute" type="text" value="200"' in page.text, "what was typed is kept"
     assert settings(desk.world)["name"] == "Beta Bank"
     assert desk.post("/admin/settings", **{**FORM, "limits.begins_per_minute": "200"}).status_code == 200
@@ -229,7 +231,7 @@ def test_the_export_comes_back_as_nothing_to_change(desk: Desk) -> None:
     assert document["portal"]["retention"] == {"codes_hours": 24, "verifications_days": 30, "audit_days": 396}
     assert document["portal"]["alerts"] == {"email": True, "webhook": ""}
     page = show(desk, response.text)
-    assert "Nothing: everything is as the file says already." in page.text
+    assert "The file changes nothing: the portal already has these settings." in page.text
 
 
 def test_a_file_is_shown_key_by_key_and_applied_as_shown(desk: Desk) -> None:
@@ -246,7 +248,7 @@ def test_a_file_is_shown_key_by_key_and_applied_as_shown(desk: Desk) -> None:
     assert page.status_code == 200
     assert "portal: changed; channel sms: changed" in page.text
     assert settings(desk.world)["name"] == "Delta Bank"
-    assert desk.world.services.journeys.renewed().channels["sms"].daily_cap == 9
+    assert desk.world.services.journeys.renew().channels["sms"].daily_cap == 9
     (event,) = events(desk.world, "configuration_imported")[-1:]
     assert event.admin_id == desk.admin_id
     assert "brand-new-key" not in json.dumps(event.facts)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from auth_portal.services.setup import census
+from auth_portal.services.reach import census
 from auth_portal.store.models import CustomerRow, table_of
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver, wait_for
@@ -42,19 +42,19 @@ def test_the_panel_of_a_chat_code_has_its_compare_node(owner: Desk) -> None:
     assert copied["value-1"] == "check_code_code-back"
     assert (copied["chat-code"], copied["typed"]) == ("chat_code", "typed_code")
     owner.get("/admin/journeys/balance/setup")
-    assert "no defence against a link that is sent on" in owner.page.text
+    assert "no link protection" in owner.page.text
 
 
 def test_the_panel_of_a_waiting_node_says_how_the_link_is_sent(owner: Desk) -> None:
     owner.get("/admin/journeys/waiting/setup")
     assert fields(owner)["url"] == "http://127.0.0.1:8000/j/waiting?reference="
-    assert "That is longer than 540" in owner.page.text
+    assert "This is longer than 540" in owner.page.text
     owner.get("/admin/journeys/balance/setup")
-    assert "longer than" not in owner.page.text
+    assert "This is longer than" not in owner.page.text
 
 
 def test_a_clock_longer_than_the_waiting_node_is_said_on_the_page_and_at_import(owner: Desk) -> None:
-    expected = "chat clock (chat_seconds) is 600, but a Wait for Callback node stops a minute before the chat ends"
+    expected = "chat clock (chat_seconds) is 600, but a Wait for Callback node stops waiting a minute before the chat"
     assert expected in owner.get("/admin/journeys/waiting").text
     assert expected not in owner.get("/admin/journeys/app").text
     too_long, fitting = (
@@ -62,7 +62,7 @@ def test_a_clock_longer_than_the_waiting_node_is_said_on_the_page_and_at_import(
     )
     assert any("is 541, but a Wait" in text for text in imported(owner, too_long))
     assert not any("Wait for Callback" in text for text in imported(owner, fitting))
-    assert "longer than" not in owner.get("/admin/journeys/waiting/setup").text
+    assert "This is longer than" not in owner.get("/admin/journeys/waiting/setup").text
 
 
 def imported(owner: Desk, config: str) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def test_the_panel_of_phone_match_has_its_nodes_in_their_order(
                 content_type=copied["ticket-type"].partition(": ")[2],
             )  # fmt: skip
             assert answer.status_code == 201, answer.text
-        assert "We cannot verify you in this chat." in copied["no-ticket"]
+        assert "We can't verify you in this chat." in copied["no-ticket"]
         assert (copied["phone-match"], copied["phone-match-value"]) == ("phone_match", "yes")
 
 
@@ -119,23 +119,23 @@ def test_the_checker_says_what_is_missing_and_misspelt(owner: Desk) -> None:
     owner.get("/admin/journeys/app/setup")
     owner.post("/admin/journeys/app/setup#check", values="verifed_app\nsomething else")
     assert owner.page.status_code == 200
-    assert "“verified_app” has no branch: nobody gets through" in owner.page.text
+    assert "“verified_app” has no branch: customers who are verified" in owner.page.text
     assert "“failed” has no branch" in owner.page.text
-    assert "“verifed_app” is misspelt. Is it meant to be “verified_app”?" in owner.page.text
-    assert "“something else” never arrives from this journey" in owner.page.text
-    assert "verifed_app\nsomething else</textarea>" in owner.page.text, "what was typed is kept"
+    assert "“verifed_app” is misspelled. Do you mean “verified_app”?" in owner.page.text
+    assert "This journey never sends “something else”" in owner.page.text
+    assert "verifed_app\nsomething else</textarea>" in owner.page.text, "what was typed stays"
     owner.post("/admin/journeys/app/setup#check", values="verified_app, failed")
-    assert "Everything is there and nothing is misspelt" in owner.page.text
+    assert "All values are there and spelled correctly" in owner.page.text
 
 
 def test_the_checker_asks_for_values_and_escapes_what_is_pasted(owner: Desk) -> None:
     owner.get("/admin/journeys/app/setup")
     owner.post("/admin/journeys/app/setup#check", values=" ")
     assert owner.page.status_code == 422
-    assert "Please paste the values first" in owner.page.text
+    assert "Paste the values first" in owner.page.text
     owner.post("/admin/journeys/app/setup#check", values="<b>x</b>")
     assert "<b>x" not in owner.page.text
-    assert "“&lt;b&gt;x&lt;/b&gt;” never arrives" in owner.page.text
+    assert "This journey never sends “&lt;b&gt;x&lt;/b&gt;”" in owner.page.text
 
 
 def look(desk: Desk, page: str) -> str:
@@ -148,24 +148,24 @@ def test_reach_counts_and_leads_to_those_who_cannot(world: World) -> None:
     desk = signed_in(world, "auditor")
     page = look(desk, "/admin/journeys/mail/reach")
     assert "3 of 4 can pass" in page
-    assert "no e-mail address on file" in page
+    assert "no email address on file" in page
     assert "ask an owner to change the journey’s steps" in page
     assert "/edit" not in page, "an auditor changes nothing"
     page = look(desk, "/admin/journeys/mail/reach/people?why=2-email_code.no_email")
     listed = re.findall(r'href="/admin/customers/([^"]+)">([^<]+)<', page)
     (row,) = [row for row in world.rows(CustomerRow) if row.customer_id == "C-1002"]
     assert listed == [(row.id, "C-1002")]
-    assert "no e-mail address" in page
-    assert "Nobody, for this reason" in look(desk, "/admin/journeys/mail/reach/people?why=2-email_code.locked")
+    assert "no email address" in page
+    assert "No customer, for this reason" in look(desk, "/admin/journeys/mail/reach/people?why=2-email_code.locked")
 
 
 def test_reach_leads_to_what_helps(small_world: World) -> None:
     desk = signed_in(small_world)
     for number, phone in enumerate(("+264811234567", "+447400123456", "+447400123457")):
-        small_world.services.people.create({"customer_id": f"N-{number}", "phone": phone})
+        small_world.services.customers.create({"customer_id": f"N-{number}", "phone": phone})
     page = look(desk, "/admin/journeys/balance/reach")
     assert "4 of 7 can pass" in page
-    assert "a phone in a country that the SMS channel does not send to" in page
+    assert "a phone in a country that the SMS channel doesn't send to" in page
     assert "GB: 2, NA: 1." in " ".join(page.split())
     assert "/admin/channels/sms/edit" in page
     page = look(desk, "/admin/journeys/mail/reach")
@@ -177,7 +177,7 @@ def test_reach_says_while_it_counts_and_looks_again(small_world: World, monkeypa
     desk, go_on, real = signed_in(small_world), threading.Event(), census.count
 
     def count(*given: Any, **named: Any) -> census.Census:
-        go_on.wait(60)
+        go_on.wait()
         return real(*given, **named)
 
     monkeypatch.setattr(census, "count", count)
@@ -197,7 +197,7 @@ def test_reach_of_nobody_says_what_to_do(small_world: World) -> None:
     desk = signed_in(small_world)
     with small_world.database.write() as connection:
         connection.execute(table_of(CustomerRow).delete())
-    assert "There are no customers yet" in look(desk, "/admin/journeys/balance/reach")
+    assert "No customer yet" in look(desk, "/admin/journeys/balance/reach")
 
 
 def test_those_who_cannot_are_paged_by_key(small_world: World) -> None:

@@ -6,9 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from auth_portal.services.outbox import CALLBACK
-from auth_portal.store.models import Delivery, Verification
-from auth_portal.web.reference import pasted
+from auth_portal.services.verification.references import pasted
+from auth_portal.store.models import CALLBACK, Delivery, Verification
 from tests.admin.desk import Desk
 from tests.receiver import wait_for
 from tests.web.test_way import sent, verified
@@ -48,7 +47,7 @@ def test_finds_a_link_however_it_was_pasted(auditor: Desk, proved: Verification,
     text = find(auditor, wanted)
     assert auditor.path == f"{PATH}/{proved.id}"
     assert "Began 12:0" in text
-    assert "chat told in" in text
+    assert "chat informed in" in text
     assert REFERENCE not in text
 
 
@@ -62,7 +61,7 @@ def test_pasted_reads_what_an_app_added() -> None:
 def test_finds_a_person_and_names_nobody_in_the_address(support: Desk, proved: Verification, wanted: str) -> None:
     text = find(support, wanted)
     assert f'href="{PATH}/{proved.id}"' in text
-    assert "wherever C-1001 was named" in text
+    assert "every verification of C-1001" in text
     query = support.page.request.query_string.decode()
     assert not [secret for secret in ("1001", "4567", "thandi") if secret in query]
 
@@ -70,7 +69,7 @@ def test_finds_a_person_and_names_nobody_in_the_address(support: Desk, proved: V
 def test_finds_tries_of_somebody_who_is_not_in_the_directory(small_world: World, support: Desk) -> None:
     small_world.browser().begin("ref", "app", identifier="0829999999")
     text = find(support, "+27 82 999 9999")
-    assert "Nobody in the directory goes by what you typed" in text
+    assert "No customer matches" in text
     assert PATH + "/0" in text
 
 
@@ -85,7 +84,7 @@ def test_a_bad_time_is_named_and_kept(owner: Desk) -> None:
     page = owner.get(f"{PATH}?since=yesterday")
     assert page.status_code == 422
     assert 'value="yesterday"' in page.text
-    assert "Please write a date and time" in page.text
+    assert "Enter a date and time" in page.text
 
 
 def test_several_verifications_of_one_link_make_a_list(small_world: World, owner: Desk) -> None:
@@ -114,7 +113,7 @@ def test_filters_and_pages_by_key(small_world: World, owner: Desk) -> None:
     text = owner.get(more).text
     assert text.count('data-label="Journey">App') == 2
     assert 'rel="next"' not in text
-    assert "Back to the beginning" in text
+    assert "Back to the start" in text
     assert owner.get(f"{PATH}?outcome=live").text.count('data-label="Journey">Balance') == 1
 
 
@@ -129,7 +128,7 @@ def test_the_story_escapes_what_was_typed(small_world: World, owner: Desk) -> No
 def test_a_verification_that_is_gone(owner: Desk) -> None:
     page = owner.get(f"{PATH}/{'0' * 32}")
     assert page.status_code == 404
-    assert "There is no such verification" in page.text
+    assert "This verification doesn&#39;t exist" in page.text
 
 
 def test_a_live_one_is_told_while_it_lasts(small_world: World, owner: Desk) -> None:

@@ -14,7 +14,7 @@ from openapi_core.testing import MockRequest, MockResponse
 from werkzeug.test import TestResponse
 
 from auth_portal.services.access.api_keys import SCOPES
-from auth_portal.web.api.document import FILE
+from auth_portal.web.api.frame import DOCUMENT_FILE
 from tests.world import World
 
 ADDRESS = "192.0.2.77"
@@ -24,7 +24,7 @@ ORIGIN = "http://127.0.0.1:8000"
 @cache
 def document() -> OpenAPI:
     config = Config(extra_media_type_deserializers={"application/problem+json": json.loads})
-    return OpenAPI.from_dict(json.loads(FILE.read_text()), config=config)
+    return OpenAPI.from_dict(json.loads(DOCUMENT_FILE.read_text()), config=config)
 
 
 @dataclass

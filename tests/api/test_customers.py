@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from sqlalchemy import select
+from werkzeug.test import TestResponse
 
 from auth_portal.store.models import AuditEvent, CustomerRow, Delivery
-from tests.api.program import Program, problem
-from tests.world import MAIL, PASSWORD, PHONE, TOTP_SECRET
+from tests.api.program import Program, problem, program
+from tests.receiver import wait_for
+from tests.world import MAIL, PASSWORD, PHONE, TOTP_SECRET, World
 
 
 def test_a_customer_is_made_read_changed_and_deleted(both: Program) -> None:
@@ -75,7 +77,7 @@ def test_what_cannot_be_used_is_named_with_its_place(caller: Program) -> None:
         caller.post("/customers", {"customer_id": "X", "phone": "12", "password": "short"}), 422, "body_invalid"
     )
     assert {error["pointer"]: error["detail"] for error in found["errors"]} == {
-        "/phone": "is no phone number (numbers without + are read as of ZA)",
+        "/phone": "is not a phone number (numbers without + are read as numbers in ZA)",
         "/password": "is shorter than 8 characters",
     }
     assert "short'" not in str(found)
@@ -112,6 +114,69 @@ def test_many_are_saved_in_one_act(both: Program) -> None:
     assert event.facts["api_key"]
 
 
+def test_r46_a_bulk_write_is_audited_and_notified_as_single_changes(both: Program) -> None:
+    """A bulk of one used to move a person's phone, and set their password, without a trace or a notice."""
+    same = {"phone": "+27829998877", "password": "another battery staple horse", "active": False}
+    body = {"customers": [{"customer_id": "C-1001", **same}, {"customer_id": "N-1", "email": "n@example.com"}]}
+    assert both.post("/customers/bulk", body).status_code == 200
+    rows = {row.customer_id: row for row in both.world.rows(CustomerRow)}
+    (key,) = both.world.services.api_keys.recent()
+    found = {}
+    for event in both.world.rows(AuditEvent):
+        if event.subject_id in (rows["C-1001"].subject_id, rows["N-1"].subject_id) and event.facts.get("api_key"):
+            assert event.facts["api_key"] == key.id
+            found[(event.kind, event.subject_id)] = event.facts.get("fields")
+    assert found == {
+        ("customer_changed", rows["C-1001"].subject_id): ["password", "phone"],
+        ("customer_disabled", rows["C-1001"].subject_id): None,
+        ("customer_created", rows["N-1"].subject_id): ["customer_id", "email"],
+    }
+    wait_for(lambda: len(both.world.receiver.messages) == 4)
+    sent = [(message["to"], message.get("subject", "") + message["text"]) for message in both.world.receiver.messages]
+    notices = {(to, kind) for to, text in sent for kind in ("phone number", "password") if kind in text}
+    assert notices == {
+        (PHONE, "phone number"),
+        ("+27829998877", "phone number"),
+        (PHONE, "password"),
+        (MAIL, "password"),
+    }
+    assert both.post("/customers/bulk", body).json == {"created": 0, "changed": 0, "equal": 2}
+    assert len([event for event in both.world.rows(AuditEvent) if event.kind == "customer_changed"]) == 1
+
+
+def test_r46_credentials_need_a_scope_of_their_own(small_world: World) -> None:
+    """An older key that wrote them is refused in words that name the scope, and nothing is written."""
+    older, newer = (
+        program(small_world, "customers:write"),
+        program(small_world, "customers:write", "customers:credentials"),
+    )
+    values: tuple[dict[str, str | None], ...] = (
+        {"password": "another battery staple horse"},
+        {"password": None},
+        {"totp_secret": TOTP_SECRET},
+    )
+    for number, one in enumerate(values):
+
+        def calls(who: Program, number: int = number, one: dict[str, str | None] = one) -> list[TestResponse]:
+            many = [{"customer_id": f"M-{number}"}, {"customer_id": "C-1003", **one}]
+            return [
+                who.post("/customers", {"customer_id": f"N-{number}", **one}),
+                who.patch("/customers/C-1002", one),
+                who.post("/customers/bulk", {"customers": many}),
+            ]
+
+        before = small_world.rows(CustomerRow)
+        for refused in calls(older):
+            assert "customers:credentials" in problem(refused, 403, "scope_missing")["detail"]
+            assert refused.headers["WWW-Authenticate"].endswith('scope="customers:credentials"')
+        assert small_world.rows(CustomerRow) == before
+        for answer in calls(newer):
+            assert answer.status_code in (200, 201), answer.text
+    alone = program(small_world, "customers:credentials")
+    problem(alone.patch("/customers/C-1002", {"password": None}), 403, "scope_missing")
+    assert older.patch("/customers/C-1002", {"phone": None}).status_code == 200
+
+
 def test_one_that_cannot_be_used_stops_all(caller: Program) -> None:
     body = {"customers": [{"customer_id": "N-1"}, {"customer_id": "N-2", "phone": "1"}, {"customer_id": "n-1"}]}
     found = problem(caller.post("/customers/bulk", body), 422, "body_invalid")
@@ -133,7 +198,7 @@ def test_who_acted_is_in_the_audit(caller: Program) -> None:
     caller.post("/customers", {"customer_id": "N-1"})
     caller.patch("/customers/N-1", {"name": "Neo", "active": False})
     caller.delete("/customers/N-1")
-    (key,) = caller.world.services.api_keys.listed()
+    (key,) = caller.world.services.api_keys.recent()
     with caller.world.database.read() as connection:
         kinds = connection.execute(select(AuditEvent.kind, AuditEvent.facts).order_by(AuditEvent.id)).all()
     whose = {kind: facts.get("api_key") for kind, facts in kinds}

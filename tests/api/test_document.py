@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 from schemathesis import checks
 from schemathesis.generation.case import Case
 
-from auth_portal.web.api.document import FILE
+from auth_portal.web.api.frame import DOCUMENT_FILE
 from tests.api.program import ADDRESS, program
 from tests.receiver import Receiver
 from tests.world import World, open_world
@@ -62,12 +62,12 @@ def key(portal: Slowly) -> str:
 
 
 def operations(but: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    paths = json.loads(FILE.read_text())["paths"]
+    paths = json.loads(DOCUMENT_FILE.read_text())["paths"]
     return [(path, method) for path, methods in paths.items() if path not in but for method in methods]
 
 
 def test_the_document_is_openapi_3_1() -> None:
-    document = json.loads(FILE.read_text())
+    document = json.loads(DOCUMENT_FILE.read_text())
     assert document["openapi"].startswith("3.1.")
     validate(document)
 

@@ -1,4 +1,4 @@
-"""docs/api.md tells the truth: its curl commands are carried out, and answer the status that stands above them."""
+"""docs/api.md: run its curl commands and compare each status with the one written above the command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from auth_portal.services.access.api_keys import REQUESTS_PER_MINUTE, SCOPES, WRONG_PER_MINUTE
-from auth_portal.services.directory.customer_bulk import MOST, PLAIN_PASSWORDS
+from auth_portal.services.imports.bulk import MOST, PLAIN_PASSWORDS
 from auth_portal.web.api.frame import MOST_OF_PAGE, PAGE
 from tests.api.program import Program
 
@@ -51,9 +51,9 @@ def test_its_shown_answers_have_the_members_that_are_answered(caller: Program) -
 
 def test_its_numbers_are_the_portals() -> None:
     for words in (
-        f"At most {MOST} in one request, {PLAIN_PASSWORDS} of them with a plain password",
-        f"`limit` is 1 to {MOST_OF_PAGE}, {PAGE} unless",
-        f"more than {REQUESTS_PER_MINUTE} requests of a key in a minute, or {WRONG_PER_MINUTE} wrong keys",
+        f"One request holds at most {MOST} customers, {PLAIN_PASSWORDS} of them with a plain password",
+        f"`limit` is 1 to {MOST_OF_PAGE}, by default {PAGE}.",
+        f"more than {REQUESTS_PER_MINUTE} requests per key or {WRONG_PER_MINUTE} wrong keys per address in a minute",
     ):
         assert words in GUIDE
     for scope, allowed in SCOPES.items():

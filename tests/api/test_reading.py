@@ -83,7 +83,7 @@ def test_d6_a_retry_that_must_not_be_is_a_conflict_with_its_reason(both: Program
     path = f"/deliveries/{delivery.id}/retry"
     both.world.clock.advance(541)
     found = problem(both.post(path, {"reason": "lost", "confirmed": True}), 409, "retry_chat_over")
-    assert "The chat is over" in found["detail"]
+    assert "The chat has ended" in found["detail"]
     assert len(both.world.receiver.callbacks) == 1
     found = problem(both.post(path, {"confirmed": "yes", "why": "lost"}), 422, "body_invalid")
     assert {error["pointer"] for error in found["errors"]} == {"/reason", "/confirmed", "/why"}

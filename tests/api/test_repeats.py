@@ -11,7 +11,7 @@ import pytest
 
 from auth_portal.crypto import token_hash
 from auth_portal.errors import UnderWay
-from auth_portal.services.access.api_answers import LEASE, Answer, ApiAnswers, Claim
+from auth_portal.services.access.api_answers import LEASE, ApiAnswers, ApiResponse, WriteClaim
 from auth_portal.store.models import ApiAnswer, AuditEvent, TicketRow
 from tests.api.program import Program, problem, program
 from tests.world import MAIL, PHONE
@@ -24,9 +24,9 @@ def made(caller: Program) -> int:
     return sum(event.kind == "customer_created" for event in caller.world.rows(AuditEvent))
 
 
-def claim_as_if_killed(caller: Program) -> Claim:
+def claim_as_if_killed(caller: Program) -> WriteClaim:
     """What the table holds once a process died between taking a write on and carrying it out."""
-    (key,) = caller.world.services.api_keys.listed()
+    (key,) = caller.world.services.api_keys.recent()
     asked = "\0".join(("POST", "/api/v1/customers?", "application/json", json.dumps(NEW)))
     return caller.world.services.api_answers.claim(key.id, ONCE["Idempotency-Key"], asked)
 
@@ -115,9 +115,9 @@ def test_a_holder_that_comes_too_late_undoes_its_work(both: Program) -> None:
     late = claim_as_if_killed(both)
     both.world.clock.advance(LEASE.total_seconds() + 1)
     assert both.post("/customers", NEW, headers=ONCE).status_code == 201
-    row = both.world.services.people.row_of("N-1")
+    row = both.world.services.customers.row_of("N-1")
     with pytest.raises(UnderWay):
-        both.world.services.erasure.erase(row, also=lambda it: answers.keep(it, late, Answer(204, "")))
+        both.world.services.erasure.erase(row, along_with=lambda work: answers.store(work, late, ApiResponse(204, "")))
     assert both.get("/customers/N-1").status_code == 200
 
 
@@ -157,7 +157,7 @@ def test_a_change_is_one_act_whatever_dies_after_it(both: Program, monkeypatch: 
     """Fields, the switch, their events and the answer: all or nothing, and not twice."""
     body = {"name": "Thandi Dlamini", "active": False}
     with monkeypatch.context() as dying:
-        dying.setattr("auth_portal.services.directory.people._switched", _killed)  # between the two halves
+        dying.setattr("auth_portal.services.directory.customers._switch_kind", _killed)  # between the two halves
         assert both.patch("/customers/C-1001", body, headers=ONCE, is_described=False).status_code == 500
     before = both.get("/customers/C-1001").json
     assert before is not None

@@ -28,7 +28,7 @@ def test_a_ticket_leads_to_a_verification(both: Program) -> None:
     (found,) = both.get("/verifications").json["data"]  # type: ignore[index]
     assert (found["outcome"], found["customer_id"]) == ("verified", "C-1001")
     event = next(event for event in both.world.rows(AuditEvent) if event.kind == "ticket_registered")
-    (key,) = both.world.services.api_keys.listed()
+    (key,) = both.world.services.api_keys.recent()
     assert event.facts["api_key"] == key.id
 
 

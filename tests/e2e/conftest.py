@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from auth_portal.clock import system_clock
 from auth_portal.services.operations.demo import load_demo
 from auth_portal.services.operations.installation import initialise
-from auth_portal.services.operations.opening import opened
+from auth_portal.services.serving import build
 from auth_portal.settings import read_settings
-from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, WITHIN_SECONDS, Person, Phone
+from tests.e2e.phone import ARGUMENTS, CHROMIUM, HEIGHT, MISSING, Person, Phone
+from tests.receiver import GIVE_UP_SECONDS
 from tests.serving import Server, free_port
 
 BLOCKED = 2  # as the browser's preferences write it
@@ -26,22 +28,28 @@ SCREEN: dict[str, Any] = {"viewport": {"width": 360, "height": HEIGHT}, "is_mobi
 class Portal(Server):
     """A server with the demo; nothing private is allowed but what the sandbox needs."""
 
-    def __init__(self, folder: Path, *, app: str = "app:app") -> None:
-        settings = {"PORTAL_SANDBOX": "1", "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0"}
-        super().__init__(folder, "", server="granian", settings=settings, app=app, port=free_port())
+    def __init__(self, folder: Path, *, app: str = "app:app", host: str = "127.0.0.1") -> None:
+        port = free_port()
+        settings = {
+            "PORTAL_SANDBOX": "1",
+            "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0",
+            "PORTAL_PUBLIC_URL": f"http://{host}:{port}",
+        }
+        super().__init__(folder, "", server="gunicorn-preload", settings=settings, app=app, port=port)
+        self.url = settings["PORTAL_PUBLIC_URL"]
         names = ("PORTAL_INSTANCE", "PORTAL_SECRET_KEYS", "PORTAL_PUBLIC_URL", "PORTAL_SANDBOX")
         self._settings = read_settings({name: self._environment[name] for name in names})
         self._numbers = itertools.count(1)
         initialise(self._settings, system_clock)
-        with opened(self._settings, system_clock) as portal:
-            load_demo(portal)
+        with closing(build(self._settings, system_clock)) as portal:
+            load_demo(portal.settings, portal.configuration, portal.command_import, portal.api_keys)
 
     def new_person(self) -> Person:
         """Somebody whom no other test has spent a limit of."""
         person = Person.with_number(next(self._numbers))
         text = f"{','.join(Person.COLUMNS)}\n{','.join(getattr(person, name) for name in Person.COLUMNS)}\n"
-        with opened(self._settings, system_clock) as portal:
-            report = portal.directory.import_csv(text.encode(), default_region="ZA", dry_run=False)
+        with closing(build(self._settings, system_clock)) as portal:
+            report = portal.command_import.import_csv(text.encode(), default_region="ZA", dry_run=False)
         assert not report.errors, report.errors
         return person
 
@@ -66,7 +74,7 @@ def person(portal: Portal) -> Person:
 def playwright() -> Iterator[Playwright]:
     if not Path(CHROMIUM).exists():
         pytest.fail(MISSING.format(path=CHROMIUM), pytrace=False)
-    expect.set_options(timeout=1000 * WITHIN_SECONDS)
+    expect.set_options(timeout=1000 * GIVE_UP_SECONDS)
     with sync_playwright() as started:
         yield started
 

@@ -9,6 +9,8 @@ from typing import Any
 import pyotp
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response
 
+from tests.receiver import GIVE_UP_SECONDS
+
 PASSWORD = "seven kudus dance slowly"
 STEP_SECONDS = 30
 
@@ -25,7 +27,7 @@ class Office:
     _last_step: int = 0
 
     def __post_init__(self) -> None:
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(GIVE_UP_SECONDS * 1000)
         self.page: Page = self.context.new_page()
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.faults.append(f"script fault: {error}"))
@@ -53,13 +55,13 @@ class Office:
         page.goto(link)
         self.seed = page.input_value("#key").replace(" ", "")
         page.get_by_label("Your name").fill("Ada Owner")
-        page.get_by_label("Your e-mail address").fill(self.email)
+        page.get_by_label("Your email address").fill(self.email)
         page.get_by_label("Password", exact=True).fill(PASSWORD)
-        page.get_by_label("The same again").fill(PASSWORD)
-        page.get_by_label("The code that the app shows now").fill(self.second_factor())
-        self.press("Finish")
+        page.get_by_label("Password again").fill(PASSWORD)
+        page.get_by_label("Code in your app").fill(self.second_factor())
+        self.press("Set up my sign-in")
         page.get_by_label("I have printed or saved them").check()
-        self.press("Go on")
+        self.press("Go to the home page")
 
     def open(self, path: str) -> Page:
         """Goes to a page."""

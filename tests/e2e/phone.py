@@ -15,6 +15,7 @@ import pyotp
 import requests
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Response
 
+from tests.receiver import GIVE_UP_SECONDS
 from tests.serving import Server
 
 WIDTHS = (320, 360)
@@ -28,7 +29,6 @@ MISSING = (
     "The browser tests need Chromium, and {path} is not there. "
     "Install it (Debian, Ubuntu: apt-get install chromium), or run `make test`, which does."
 )
-WITHIN_SECONDS = 20
 CODE = re.compile(r"\b\d{6,10}\b")
 
 RULES = r"""() => {
@@ -110,7 +110,9 @@ class Chat:
     reference: str
 
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = requests.get(f"{self.url}/sandbox/conversations/{self.id}", timeout=10).json()
+        found: dict[str, Any] = requests.get(
+            f"{self.url}/sandbox/conversations/{self.id}", timeout=GIVE_UP_SECONDS
+        ).json()
         return found
 
     def answered(self, *, round_: int = 1) -> dict[str, Any]:
@@ -136,7 +138,7 @@ class Phone:
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.context.set_default_timeout(WITHIN_SECONDS * 1000)
+        self.context.set_default_timeout(GIVE_UP_SECONDS * 1000)
         self.context.on("page", self._watch)
 
     def _watch(self, page: Page) -> None:
@@ -174,7 +176,7 @@ class Phone:
     def begin(self, journey: str = "balance", style: str = "encoded", **fields: str) -> Chat:
         """A chat that has just been sent its link."""
         answer = requests.post(
-            f"{self.server.url}/sandbox/conversations", timeout=10,
+            f"{self.server.url}/sandbox/conversations", timeout=GIVE_UP_SECONDS,
             json={"journey": journey, "reference_style": style, **fields},
         ).json()  # fmt: skip
         return Chat(self.server.url, answer["id"], answer["link"], answer["reference"])
@@ -192,7 +194,9 @@ class Phone:
         if number:
             home.get_by_label("Whose phone is the chat on").select_option(number)
         press(home, home.get_by_role("button", name="Start the chat"))
-        found = requests.get(f"{self.server.url}/sandbox/conversations/{_last_part(home.url)}", timeout=10).json()
+        found = requests.get(
+            f"{self.server.url}/sandbox/conversations/{_last_part(home.url)}", timeout=GIVE_UP_SECONDS
+        ).json()
         return Chat(self.server.url, found["id"], found["link"], found["reference"]), home
 
     def tap_link(self, chat_page: Page) -> Page:
@@ -214,7 +218,7 @@ class Phone:
 
     def messages_to(self, address: str) -> list[dict[str, str]]:
         """What a phone or mailbox got so far, the newest first."""
-        answer = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=10)
+        answer = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=GIVE_UP_SECONDS)
         found: list[dict[str, str]] = answer.json()["messages"]
         return found
 
@@ -253,7 +257,7 @@ def press(page: Page, button: Locator) -> None:
 
 def waited(look: Callable[[], Any]) -> Any:
     """What ``look`` finds in the end."""
-    until = time.monotonic() + WITHIN_SECONDS
+    until = time.monotonic() + GIVE_UP_SECONDS
     while not (found := look()):
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.05)

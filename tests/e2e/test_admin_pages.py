@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
 import html5lib
@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 
 from auth_portal.bootstrap import create_app
 from auth_portal.clock import system_clock
-from auth_portal.services.operations.opening import opened
+from auth_portal.services.serving import build
 from tests.e2e.conftest import Portal
 from tests.e2e.office import Office
 from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone, waited
@@ -26,7 +26,16 @@ from tests.e2e.test_pages import axe_findings
 
 WIDTHS = (360, 1440)
 PER_ENDPOINT = 2  # pages of one kind that are looked at: the first and another
-NOT_PAGES = ("_export", "_download", "_faults_csv", ".csv", ".json", "_logo", "_theme")  # files, or parts of a page
+NOT_PAGES = (
+    "_export",
+    "_download",
+    "_faults_csv",
+    ".csv",
+    ".json",
+    "_logo",
+    "_theme",
+    "_options",
+)  # files, or parts of a page
 _URLS = create_app().url_map.bind("localhost")
 
 
@@ -52,7 +61,7 @@ ALL_PAGES = {
 @pytest.fixture
 def office(portal: Portal, chromium: Browser) -> Iterator[Office]:
     """A new owner's browser."""
-    with opened(portal._settings, system_clock) as installed:
+    with closing(build(portal._settings, system_clock)) as installed:
         token = installed.admins.invite("owner")
     context = chromium.new_context(viewport={"width": 1440, "height": HEIGHT})
     made = Office(context, portal.url, email=f"owner-{token[:8].lower().strip('-_')}@example.com")
@@ -96,7 +105,7 @@ def looked_at(page: Page, path: str) -> list[str]:
     return found + axe_findings(page)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_every_page_is_reached_by_links_and_keeps_the_rules(office: Office, phone: Phone, portal: Portal) -> None:
     something_happened(phone, portal)
     drive, trial = something_was_made(office), a_channel_was_tried(office)
@@ -145,11 +154,11 @@ def something_was_made(office: Office) -> str:
     """A key, a second version of a journey, and a test drive, whose path is given."""
     office.open("/admin/api-keys/new").get_by_label("Program").fill("Chat Flow")
     office.page.locator("input[name=scopes]").first.check()
-    office.press("Make the key")
-    office.open("/admin/journeys/app/edit").get_by_label("Name that customers read").fill("Use an app")
+    office.press("Create the key")
+    office.open("/admin/journeys/app/edit").get_by_label("Name customers see").fill("Use an app")
     office.press("Save")
     office.open("/admin/journeys/app/drive")
-    office.press("Begin the test drive")
+    office.press("Start the test drive")
     office.page.wait_for_url("**live=1")
     return urlsplit(office.page.url).path + "?live=1"
 
@@ -159,12 +168,12 @@ def a_channel_was_tried(office: Office) -> str:
     office.open("/admin/channels").locator("main th a").first.click()
     office.page.get_by_label("Your mobile number").fill("082 123 4567")
     office.press("Send the test")
-    office.page.get_by_text("The provider took the message").wait_for()  # the page looks again by itself
+    office.page.get_by_text("The provider accepted the message").wait_for()  # the page looks again by itself
     return urlsplit(office.page.url).path
 
 
 def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Browser) -> None:
-    with opened(portal._settings, system_clock) as installed:
+    with closing(build(portal._settings, system_clock)) as installed:
         token = installed.admins.invite("auditor", email="new@example.com")
     context = chromium.new_context(viewport={"width": 360, "height": HEIGHT})
     page = context.new_page()

@@ -22,9 +22,9 @@ METHODS = {
     "totp": ("app", False),
     "password": ("password", False),
 }
-VERIFIED = "You are verified"
+VERIFIED = "Done. Go back to your chat"
 DONE = re.compile(r"/done(\?looked=\d+)?$")
-TIME_IS_UP = "The time is up"
+TIME_IS_UP = "You ran out of time"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -58,7 +58,7 @@ def test_verified_by_each_method_and_the_chat_goes_on(any_phone: Phone, person: 
         expect(variables.locator("tr", has=chat_page.get_by_text(key, exact=True))).to_contain_text(value)
     expect(chat_page.locator("#branches .taken code")).to_have_text(success)
     phone.look_at(chat_page)
-    expect(page.locator("p.lead")).to_contain_text("knows")  # it looks again by itself
+    expect(page.locator("p.chat-state")).to_contain_text("has your answer")  # it looks again by itself
     phone.look_at(page)
 
 
@@ -97,7 +97,7 @@ def test_the_code_of_the_page_is_typed_into_the_chat(any_phone: Phone, person: P
     phone.look_at(chat_page)
     chat_page.fill("#text", "000000" if code != "000000" else "111111")
     press(chat_page, chat_page.get_by_role("button", name="Send"))
-    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("not the code")
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("isn't the code")
     chat_page.fill("#text", code)
     press(chat_page, chat_page.get_by_role("button", name="Send"))
     expect(chat_page.locator("#log .bubble.business").last).to_contain_text(person.customer_id)
@@ -122,7 +122,7 @@ def test_a_raw_reference_without_script_is_cut_and_the_page_says_so(
     phone = new_phone(has_script=False)
     chat = phone.begin("app", "raw")
     page = phone.open(chat.link)
-    expect(page.locator("noscript p")).to_contain_text("a part of it may have been lost")
+    expect(page.locator("noscript p")).to_contain_text("If your link contains #")
     phone.look_at(page)
     phone.name(page, person)
     phone.prove(page, "totp", person)
@@ -132,7 +132,7 @@ def test_a_raw_reference_without_script_is_cut_and_the_page_says_so(
     waited(lambda: home.reload() and found.count())
     assert found.first.inner_text() == cut
     assert chat.state()["state"] == "waiting"
-    expect(page.get_by_role("heading", level=1)).to_have_text("Your chat has ended")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Please start again in your chat")
     phone.look_at(page)
 
 
@@ -224,7 +224,7 @@ def test_a_browser_that_keeps_no_cookies_is_told_where_to_go(phone_without_cooki
     assert page.input_value("#identifier") == person.customer_id
     phone.look_at(page)
     press(page, page.locator("form.main-form button.main"))
-    expect(page.get_by_role("heading", level=1)).to_have_text("This browser keeps no cookies")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Open this page in Chrome or Safari")
     phone.look_at(page)
     link = page.input_value("#link")
     assert "#" not in link, "another browser need not have script"
@@ -284,12 +284,12 @@ def test_start_again_answers_the_second_question(any_phone: Phone, person: Perso
     page = phone.tap_link(chat_page)
     press(page, page.locator("button[name=decline]"))
     assert chat.answered()["data"]["outcome"] == "not_me"
-    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("could not verify")
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("couldn't verify")
 
     press(chat_page, chat_page.get_by_role("button", name="Ask again"))
     again = phone.tap_link(chat_page)
     phone.name(again, person)
-    expect(again.get_by_role("heading", level=1)).to_have_text("This link has been used")
+    expect(again.get_by_role("heading", level=1)).to_have_text("Already done. Go back to your chat")
     phone.look_at(again)
     press(again, again.get_by_role("button", name="Start again"))
     phone.prove(again, "totp", person)

@@ -120,7 +120,7 @@ def told(page: Page) -> Page:
     """Opens the last page anew once it has stopped looking by itself."""
     page.goto(page.url.partition("/done")[0] + "/done?looked=10")
     for _ in range(100):
-        if not page.get_by_role("link", name="Look again").count():
+        if not page.get_by_role("link", name="Refresh").count():
             return page
         page.wait_for_timeout(100)
         page.reload()
@@ -177,7 +177,7 @@ PAGES: dict[str, dict[str, Way]] = {
     "proving": {
         "choosing": choosing,
         "SMS code": sms_code,
-        "e-mail code": email_code,
+        "email code": email_code,
         "wrong code": wrong_code,
         "authenticator app": totp,
         "wrong password": wrong_password,

@@ -55,7 +55,7 @@ def test_a_chat_on_a_strangers_phone_gets_no_link(any_phone: Phone) -> None:
     phone = any_phone
     chat, chat_page = phone.begin_by_hand("pay", STRANGER)
     expect(chat_page.get_by_role("heading", level=1)).to_have_text("The flow stopped before it sent a link")
-    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("We cannot verify you in this chat")
+    expect(chat_page.locator("#log .bubble.business").last).to_contain_text("We can't verify you in this chat")
     expect(chat_page.locator("a.link-card")).to_have_count(0)
     expect(chat_page.locator("details[open]")).to_contain_text("ticket_nobody")
     phone.look_at(chat_page)
@@ -92,5 +92,5 @@ def test_the_attack_is_played_against_each_defence(phone: Phone, journey: str, m
     phone.look_at(home)
     assert len(phone.messages_to(hers)) == before + (journey != "pay")
     assert phone.messages_to(SIPHO) if journey == "pay" else True
-    state = requests.get(home.url.partition("?")[0].replace("/chat/", "/conversations/"), timeout=10).json()
+    state = requests.get(home.url.partition("?")[0].replace("/chat/", "/conversations/"), timeout=100).json()
     assert state["stage"] == {"balance": "thanked", "code-back": "code", "pay": "waiting"}[journey]

@@ -19,8 +19,10 @@ import pytest
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from auth_portal.gateways.outbound import NetworkPolicy, Outbound
+from auth_portal.gateways.addresses import NetworkPolicy
+from auth_portal.gateways.outbound import Outbound
 
+pytest.register_assert_rewrite("tests.gateways.channel_contract")
 LOCAL = "127.0.0.1"
 
 
@@ -70,7 +72,7 @@ class Peer:
         self.received = data
         return data
 
-    def drip(self, connection: socket.socket, data: bytes, *, pause_seconds: float = 0.02) -> None:
+    def drip(self, connection: socket.socket, data: bytes, *, pause_seconds: float = 0.01) -> None:
         """Sends one byte at a time until the data or the test ends."""
         for byte in data:
             connection.sendall(bytes([byte]))
@@ -221,7 +223,7 @@ class MailServer:
         self._server = self._call(self._loop.create_server(protocol, sock=listener, ssl=tls))
 
     def _call(self, what: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(60)
 
     async def _end(self) -> None:
         self._server.close()

@@ -13,8 +13,9 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.flow import REACHABLE, Answer, Fate, FlowGateway, fate_of, retry_after
-from auth_portal.gateways.outbound import NetworkPolicy, Outbound
+from auth_portal.gateways.addresses import NetworkPolicy
+from auth_portal.gateways.flow import REACHABLE, CallbackAnswer, Fate, FlowGateway, fate_of, retry_after
+from auth_portal.gateways.outbound import Outbound
 
 LOCAL = "127.0.0.1"
 NOW = datetime(2026, 11, 22, 19, 5, tzinfo=UTC)
@@ -27,7 +28,7 @@ def flow(outbound: Outbound) -> FlowGateway:
     return FlowGateway(outbound, sandbox_url="http://127.0.0.1:8000/sandbox")
 
 
-def send(flow: FlowGateway, server: str, *, now: datetime | None = NOW) -> Answer:
+def send(flow: FlowGateway, server: str, *, now: datetime | None = NOW) -> CallbackAnswer:
     return flow.send(server, "external_link", REFERENCE, BODY, now=now)
 
 
@@ -70,7 +71,7 @@ class TestWhere:
     ) -> None:
         peer = serve.answering(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
         answer = flow.send(peer.url + slash, contract, REFERENCE, BODY, now=NOW)
-        assert answer == Answer(Fate.ACCEPTED, 202, "HTTP 202", None)
+        assert answer == CallbackAnswer(Fate.ACCEPTED, 202, "HTTP 202", None)
         head, _, body = peer.received.partition(b"\r\n\r\n")
         assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
         assert f"\r\nreference: {REFERENCE}\r\n".encode() in head + b"\r\n"

@@ -15,6 +15,7 @@ from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from auth_portal.sandbox import DemoPerson, JourneyCard, blueprint
+from tests.compiled import share_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_URL = "http://127.0.0.1:8000"
@@ -22,9 +23,9 @@ FAILED = dict.fromkeys(("wrong", "expired", "cancelled", "not_me", "no_code", "u
 DATA = ("outcome", "journey", "customer_id", "method", "verified_at")
 JOURNEYS = (
     JourneyCard("card", "Block my card", results={"verified": "check_code_card", **FAILED}, data=(*DATA, "chat_code"),
-                relay_defence="chat_code", compares="chat_code", methods_text="SMS or e-mail code"),
+                relay_defence="chat_code", compares="chat_code", methods_text="SMS or email code"),
     JourneyCard("balance", "Check my balance", is_default=True, results={"verified": "verified", **FAILED}, data=DATA,
-                methods_text="Password, then SMS, e-mail or authenticator code"),
+                methods_text="Password, then SMS, email or authenticator code"),
     JourneyCard("limit", "Raise my limit", contract="wait_for_callback",
                 results={"verified": "verified_limit", **FAILED},
                 data=DATA, methods_text="Authenticator code"),
@@ -82,6 +83,7 @@ class Chat:
 
 def make_app(instance: Path, clock: Callable[[], datetime], waits: list[float], *, is_public: bool = False) -> Flask:
     app = Flask("sandbox_alone", template_folder=str(ROOT / "templates"), static_folder=str(ROOT / "static"))
+    share_templates(app)
     app.jinja_env.globals.update(static_url=lambda name: f"/static/{name}", csrf_token=lambda: "token")
     app.register_blueprint(
         blueprint(

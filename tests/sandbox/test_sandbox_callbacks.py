@@ -169,12 +169,12 @@ def test_the_connection_is_cut_without_an_answer(
     chat = start(fault=fault)
     body = json.dumps({"result": "verified", "reference": chat.reference})
     headers = {"reference": chat.reference, "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", served, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", served, timeout=100)
     connection.request("POST", "/sandbox/callback", body, headers)
     with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
         connection.getresponse()
     assert chat.state()["state"] == first_state
-    again = http.client.HTTPConnection("127.0.0.1", served, timeout=5)
+    again = http.client.HTTPConnection("127.0.0.1", served, timeout=100)
     again.request("POST", "/sandbox/callback", body, headers)
     assert again.getresponse().status == second
     again.close()

@@ -7,8 +7,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 
-from auth_portal.sandbox.contract import JourneyCard, ReferenceStyle
-from auth_portal.sandbox.references import address_of, link_for, new_reference
+from auth_portal.sandbox.facts import JourneyCard, ReferenceStyle, address_of, link_for, new_reference
 
 ADDED_BY_APPS = re.compile(r"&(fbclid|gclid|igshid|mibextid|msclkid|utm_\w+)=[^&]*$")
 

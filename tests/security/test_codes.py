@@ -63,7 +63,7 @@ def test_r02_a_code_is_good_until_its_time_and_not_a_second_more(still: World) -
     still.clock.advance(2)
     page = late.prove(late_code)
     assert page.status_code == 422
-    assert "no longer valid" in page.text
+    assert "That code expired" in page.text
     assert results(still) == ["verified"]
     assert not still.rows(Tries) or all(row.total == 0 for row in still.rows(Tries))
 
@@ -320,17 +320,42 @@ def test_r17_one_step_in_parallel_passes_once(still: World) -> None:
     assert results(still) == ["verified_app"]
 
 
-def test_r18_only_ascii_digits_are_digits(small_still: World) -> None:
+@pytest.mark.parametrize("zero", ["\uff10", "\u0660", "\u06f0", "\u0966", "\u1040", "\U0001d7ce"])
+def test_r18_digits_of_any_script_count(small_still: World, zero: str) -> None:
+    """Full-width, Arabic, Persian, Devanagari, Burmese, mathematical; a wrong one of them costs its try."""
+    browser = small_still.browser()
+    browser.begin("one", "app")
+    written = [
+        "".join(chr(ord(zero) + int(digit)) for digit in code) for code in (wrong_totp(small_still), small_still.totp())
+    ]
+    assert "4 tries" in browser.prove(written[0]).text
+    browser.prove(f"\u202b{written[1]}\u202c")
+    assert browser.path == "/done"
+
+
+def test_r18_what_is_no_code_costs_no_try(small_still: World) -> None:
     browser = small_still.browser()
     browser.begin("one", "app")
     code = small_still.totp()
-    for zero in ("\uff10", "\u0660", "\u0966", "\U0001d7ce"):  # full-width, Arabic, Devanagari, mathematical
-        page = browser.prove("".join(chr(ord(zero) + int(digit)) for digit in code))
-        assert page.status_code == 422
+    two = f"Your codes are {code} and {wrong_totp(small_still)}"
+    inside = f"Your order 12{code} is on its way, sum {code}.50"
+    for typed in (f"+{code}", f"{code}.0", f"0x{code}", f"{code}\0", f"{code}\n1", two, inside, "x" * 2000 + code):
+        page = browser.prove(typed)
+        assert page.status_code == 422, typed
         assert "5 tries" in page.text
-    for typed in (f"{code}\u200b", f"+{code}", f"{code}.0", f"0x{code}", f"{code}\0", f"{code}\n1"):
-        assert browser.prove(typed).status_code == 422
     assert not results(small_still)
+
+
+def test_r18_a_whole_message_may_be_pasted(still: World) -> None:
+    """Our SMS has the code twice, and both its validity and the host may have digits."""
+    for number, wrap in enumerate(("{}", "\u2068{}\u2069", "WhatsApp 22:41\n{}")):
+        browser = still.browser()
+        browser.begin(f"reference-{number}")
+        code_for(still, PHONE)
+        message = still.receiver.messages[-1]["text"]
+        browser.prove(wrap.format(message))
+        assert browser.path == "/done", message
+        still.clock.advance(3600)
 
 
 def test_r18_blanks_and_dashes_are_dropped(small_still: World) -> None:

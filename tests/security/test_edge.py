@@ -14,9 +14,11 @@ import pytest
 from flask import Flask
 
 from auth_portal.bootstrap import create_app
+from auth_portal.services import limits
+from auth_portal.services.verification.references import read_query
+from auth_portal.services.verification.tickets import TicketRequest
 from auth_portal.store.models import Base, Verification
 from auth_portal.web.edge import HEADERS
-from auth_portal.web.reference import read_query
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver, logged, results
 from tests.world import Browser, World, open_world
@@ -57,13 +59,15 @@ def routes(app: Flask, method: str) -> list[str]:
 
 
 VERIFY = ["/verify", "/verify/cancel", "/verify/change", "/verify/method", "/verify/resend"]
-POSTS = ["/", "/credentials/balance", "/j/balance", "/j/balance/t/balance", *VERIFY]
+BEGIN = ["/", "/j/balance", "/j/balance/t/balance"]
+DRIVE = [f"/drive/balance{path}" for path in (*BEGIN, *VERIFY)]  # the same pages for a test drive of a signed-in admin
+POSTS = sorted([*BEGIN, "/credentials/balance", *VERIFY, *DRIVE])
 
 
 def real_posts(world: World) -> list[str]:
     """The same with a one-time link and a ticket that are good, so that nothing but what is tried stands in the way."""
-    ticket = world.services.tickets.register(journey="app", customer_id="C-1001").path
-    row = world.services.people.row_of("C-1002")
+    ticket = world.services.tickets.register(TicketRequest("app", customer_id="C-1001")).path
+    row = world.services.customers.row_of("C-1002")
     link = world.services.credential_links.make(row, "password", "hand", admin_id="a").link
     return ["/", f"/credentials/{link.rpartition('/')[2]}", "/j/balance", ticket, *VERIFY]
 
@@ -114,6 +118,18 @@ def test_r30_no_post_without_its_token(small_still: World, token: str | None, *,
         assert everything(small_still) == before, path
         if not with_cookie:
             browser.client.delete_cookie("csrf", domain="127.0.0.1")
+
+
+@pytest.mark.parametrize("path", DRIVE)
+def test_r30_no_post_to_a_drive_without_its_token_and_its_admin(small_still: World, path: str) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "app")
+    fields = {**browser.hidden("/verify"), "code": small_still.totp(), "identifier": "C-1002", "reference": "two"}
+    before = everything(small_still)
+    without_token = browser.client.post(path, data={**fields, "csrf_token": ""}, base_url=browser.base_url)
+    assert without_token.status_code == 410, "refused unread, before its token is looked at"
+    assert browser.client.post(path, data=fields, base_url=browser.base_url).status_code == 410, "no admin, no drive"
+    assert everything(small_still) == before
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -287,6 +303,41 @@ def test_r32_every_answer_has_every_header(tls: World) -> None:
         assert answer.headers["Strict-Transport-Security"].startswith("max-age=63072000")
         assert "Server" not in answer.headers
         assert "Content-Encoding" not in answer.headers
+        assert not any(name.lower().startswith("access-control-") for name, _value in answer.headers), "no CORS"
+
+
+def test_no_route_takes_trace_and_no_folder_is_listed(small_still: World) -> None:
+    client = small_still.app.test_client()
+    for rule in small_still.app.url_map.iter_rules():
+        assert "TRACE" not in (rule.methods or ()), rule
+    for path in ("/static", "/static/", "/static/icons/", "/logo/", "/theme/"):
+        assert client.get(path, base_url="http://127.0.0.1:8000").status_code == 404, path
+    answer = client.open("/verify", method="TRACE", base_url="http://127.0.0.1:8000", headers={"X-Secret": "s3cret"})
+    assert answer.status_code == 405
+    assert "s3cret" not in answer.text
+
+
+def test_a_signed_field_counts_for_its_own_purpose_alone(small_still: World) -> None:
+    """The moment at which a page was opened is signed for that page's journey."""
+    browser = small_still.browser()
+    browser.open("one", "app")
+    opened = browser.hidden("/j/app")["opened"]
+    browser.open("two", "balance")
+    form = {**browser.hidden("/j/balance"), "identifier": "C-1001"}
+    wrong = browser.client.post("/j/balance", data={**form, "opened": opened}, base_url=browser.base_url)
+    assert wrong.status_code == 400
+    assert not small_still.rows(Verification)
+    assert browser.client.post("/j/balance", data=form, base_url=browser.base_url).status_code == 303
+
+
+def test_a_password_field_hides_what_is_typed_and_helps_managers(small_still: World) -> None:
+    browser = small_still.browser()
+    page = browser.begin("one", "password").text
+    field = re.search(r'<input id="password"[^>]*>', page)
+    assert field
+    assert 'type="password"' in field[0]
+    assert 'autocomplete="current-password"' in field[0]
+    assert not re.search(r"onpaste|autocomplete=.off|maxlength", field[0])
 
 
 def test_r32_the_policy_allows_nothing_inline(small_still: World) -> None:
@@ -417,11 +468,77 @@ HOPS = [
     (1, PROXY, ["unknown"], None),
     (1, PROXY, [f"{CLIENT},"], None),
     (1, PROXY, [f"{CLIENT}, evil"], None),
-    (1, PROXY, [f"{CLIENT}:4711"], None),
+    (1, PROXY, [f"{CLIENT}:4711"], CLIENT),  # Azure Application Gateway
+    (1, PROXY, [f"{SPOOF}:1, {CLIENT}:65535"], CLIENT),
+    (1, PROXY, ["[2001:db8:1:2::77]:4711"], "2001:db8:1:2::1"),
+    (1, PROXY, ["[2001:db8:1:2::77]"], "2001:db8:1:2::1"),
+    (1, PROXY, ["fe80::1%eth0"], "fe80::1"),
+    (1, PROXY, ["[fe80::1%eth0]:80"], "fe80::1"),
+    (1, PROXY, [f"::ffff:{CLIENT}"], CLIENT),
+    (1, PROXY, [f"[::ffff:{CLIENT}]:4711"], CLIENT),
+    (0, f"::ffff:{CLIENT}", [], CLIENT),  # a socket that serves both kinds
+    (2, PROXY, [f"{CLIENT}:4711, 10.0.0.2:80"], CLIENT),
+    (1, PROXY, [f"{CLIENT}:"], None),
+    (1, PROXY, [f"{CLIENT}:65536"], None),
+    (1, PROXY, [f"{CLIENT}:80:80"], None),
+    (1, PROXY, [f"{CLIENT}:８０"], None),
+    (1, PROXY, [f"[{CLIENT}]:80"], None),
+    (1, PROXY, [f"{CLIENT}%eth0"], None),
+    (1, PROXY, ["[2001:db8::1"], None),
+    (1, PROXY, ["[2001:db8::1]:"], None),
+    (1, PROXY, ["[2001:db8::1]x"], None),
+    (1, PROXY, ["_hidden"], None),
+    (1, PROXY, [f"for={CLIENT}"], None),
     (1, PROXY, ["999.1.1.1"], None),
     (2, PROXY, [CLIENT], None),
     (2, PROXY, ["", "10.0.0.2"], None),
 ]
+
+
+FORWARDED = [
+    (1, f"for={CLIENT}", True),
+    (1, f"for={SPOOF}, for={CLIENT}", True),
+    (1, f'for={SPOOF};x=", for={CLIENT}', True),  # a quote that the client left open
+    (1, f'for={SPOOF};x=", by=10.0.0.1; For="{CLIENT}:4711" ;proto=https', True),
+    (1, f'for="[::ffff:{CLIENT}]:4711"', True),
+    (2, f"for={SPOOF},for={CLIENT},for=10.0.0.2", True),
+    (1, f"for={CLIENT};for={SPOOF}", False),
+    (1, "for=unknown", False),
+    (1, 'for="_hidden"', False),
+    (1, "by=10.0.0.1", False),
+    (1, CLIENT, False),
+    (1, "", False),
+    (2, f"for={CLIENT}", False),
+]
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_r51_the_address_in_forwarded(tmp_path: Path, sqlite_url: str, receiver: Receiver, hops: int) -> None:
+    """RFC 7239's header has no hyphen, so no other name becomes the same one in the environment of WSGI."""
+    settings = {**STILL, "PORTAL_TRUSTED_PROXIES": str(hops), "PORTAL_PROXY_HEADER": "forwarded"}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        for number, (_, value, is_read) in enumerate(case for case in FORWARDED if case[0] == hops):
+            browser = Browser(world, PROXY)
+            browser.client.environ_base |= {"HTTP_FORWARDED": value, "HTTP_X_FORWARDED_FOR": SPOOF}
+            browser.client.environ_base["SERVER_SOFTWARE"] = "Granian"
+            answer = browser.client.get("/j/app?reference=a", base_url=browser.base_url)
+            assert answer.status_code == (200 if is_read else 503), value
+            if is_read:
+                browser.begin(f"forwarded-{number}", "app")
+        keys = {row.address_key for row in world.rows(Verification)}
+        assert keys == {limits.address_key(CLIENT, world.services.keyring)}
+
+
+@pytest.mark.parametrize("server", ["Granian", "", None, "uWSGI", "gunicorn", "not gunicorn/27"])
+def test_r51_a_server_that_confuses_headers_is_refused(tls: World, server: str | None) -> None:
+    client = tls.app.test_client()
+    client.environ_base |= {"HTTP_X_FORWARDED_FOR": SPOOF}
+    if server is not None:
+        client.environ_base["SERVER_SOFTWARE"] = server
+    with logged() as text:
+        answer = client.get("/?reference=a", base_url="https://verify.example.com")
+    assert answer.status_code == 503
+    assert "server_unsafe" in text.getvalue()
 
 
 @pytest.mark.parametrize("hops", [0, 1, 2])
@@ -443,7 +560,22 @@ def test_r38_the_address_is_what_the_trusted_hop_says(
 def test_r38_a_probe_needs_no_proxy_and_no_host(tls: World) -> None:
     client = tls.app.test_client()
     assert client.get("/healthz", base_url="http://10.1.2.3:8000").status_code == 200
-    assert client.get("/readyz", base_url="http://10.1.2.3:8000").status_code in (400, 503)
+    assert client.get("/readyz", base_url="http://10.1.2.3:8000").status_code == 200
+
+
+def test_d11_a_probe_writes_nothing_and_may_have_any_host(small_still: World) -> None:
+    before = everything(small_still)
+    for host in ("10.1.2.3:8000", "evil.example", "[::1]", ""):
+        for path in ("/healthz", "/readyz"):
+            assert small_still.app.test_client().get(path, headers={"Host": host}).status_code == 200, host
+    assert everything(small_still) == before
+
+
+def test_d11_tables_of_an_earlier_release_are_a_fault(small_still: World) -> None:
+    with small_still.database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    answer = small_still.app.test_client().get("/readyz")
+    assert (answer.status_code, answer.get_json()["faults"][0][:38]) == (503, "migrations: the database is at 0001, t")
 
 
 # -- faults -----------------------------------------------------------------------------------------------------

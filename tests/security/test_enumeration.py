@@ -32,7 +32,7 @@ KNOWN = [
     "C-1003",
     "C-1005",
     "C-1006",
-]  # all, no e-mail, no password and shared contacts, disabled, none
+]  # all, no email, no password and shared contacts, disabled, none
 
 Seen = list[tuple[Any, tuple[str, ...]]]
 
@@ -112,7 +112,7 @@ class Walk:
 def walked(world: World, slug: str, typed: str, reference: str) -> Seen:
     before = world.clock.now
     world.services.journeys.current()
-    world.services.journeys._looked_at = float("inf")  # no look at the version in between
+    world.services.journeys._read_at = float("inf")  # no look at the version in between
     seen = Walk(world, slug, typed, reference).all()
     world.clock.now = before
     return seen
@@ -192,14 +192,14 @@ def test_r24_a_number_that_cannot_be_reached_does_not_show(small_town: World) ->
 
 
 def test_r24_trouble_of_a_channel_is_told_to_all_alike(small_town: World) -> None:
-    small_town.receiver.sms_answers = [500] * 50
+    small_town.receiver.sms_answers = [503] * 50
     pages = {}
     for number, typed in enumerate(("C-1002", "C-1001", STRANGER)):
         browser = small_town.browser()
         browser.begin(f"R-{number}", "", typed)
         deliver(small_town)
         pages[typed] = face(browser.get("/verify"), typed)
-    assert "slow or down" in pages["C-1001"][2]
+    assert "having trouble sending" in pages["C-1001"][2]
     assert pages["C-1001"] == pages[STRANGER]
 
 
@@ -228,9 +228,9 @@ def test_r24_methods_narrow_only_after_a_first_proof(small_town: World) -> None:
 def test_r24_the_stranger_is_audited_and_ends_like_anyone(small_town: World) -> None:
     kinds = {}
     for typed in ("C-1001", STRANGER):
-        before = len(small_town.rows(AuditEvent))
+        before = {event.id for event in small_town.rows(AuditEvent)}  # each walk starts at the same time
         walked(small_town, "", typed, f"R-{typed}")
-        kinds[typed] = [event.kind for event in small_town.rows(AuditEvent)[before:]]
+        kinds[typed] = [event.kind for event in small_town.rows(AuditEvent) if event.id not in before]
     assert sorted(kinds["C-1001"]) == sorted(kinds[STRANGER])
 
 

@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from auth_portal.crypto import KeyFault
-from auth_portal.store.models import AuditEvent, Base, ChannelRow, CustomerRow, Delivery, Verification, Visit
+from auth_portal.crypto import KeyFault, SealedColumn
+from auth_portal.store.models import (
+    CHANNEL_SECRETS,
+    AuditEvent,
+    Base,
+    ChannelRow,
+    CustomerRow,
+    Delivery,
+    Verification,
+    Visit,
+)
 from auth_portal.telemetry import log_event
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire, logged, results, wrong
@@ -209,8 +218,7 @@ def test_e1_a_contact_copied_to_another_person_gets_no_code(two: tuple[World, st
     world, thandi, sipho = two
     copy_cell(world, CustomerRow, "phone_sealed", thandi, sipho)
     world.browser().begin("one", "", "C-1002")
-    with pytest.raises(KeyFault):
-        deliver(world)
+    deliver(world)
     assert not world.receiver.messages
 
 
@@ -284,11 +292,11 @@ body = '{{"to": "{{to}}", "text": "{{text}}"}}'
         (row,) = [row for row in world.rows(ChannelRow) if row.name == "sealed"]
         keyring = world.services.keyring
         with pytest.raises(KeyFault):
-            keyring.open(row.secrets_sealed, "channels", "0" * 32, "secrets")
+            keyring.open(row.secrets_sealed, CHANNEL_SECRETS, "0" * 32)
         with pytest.raises(KeyFault):
-            keyring.open(row.secrets_sealed, "customers", row.id, "secrets")
+            keyring.open(row.secrets_sealed, SealedColumn("customers", "secrets"), row.id)
         with pytest.raises(KeyFault):
-            keyring.open(row.secrets_sealed[:-1] + bytes([row.secrets_sealed[-1] ^ 1]), "channels", row.id, "secrets")
+            keyring.open(row.secrets_sealed[:-1] + bytes([row.secrets_sealed[-1] ^ 1]), CHANNEL_SECRETS, row.id)
 
 
 def test_e1_equal_contacts_do_not_look_equal(still: World) -> None:

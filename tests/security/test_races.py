@@ -11,7 +11,7 @@ import pytest
 
 from auth_portal.store.db import Database
 from auth_portal.store.models import AuditEvent, Base, Delivery, Tries, Verification, table_of
-from tests.receiver import Receiver, wait_for
+from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.serving import Server, Visitor, serving
 from tests.world import CONFIG, PHONE, STANDARD, configure
 
@@ -101,7 +101,7 @@ def test_r03_one_form_sent_forty_times(server: Server, database_url: str, receiv
             import requests
 
             return requests.post(
-                f"{server.url}/verify", data=fields, cookies=cookies, timeout=30, allow_redirects=False
+                f"{server.url}/verify", data=fields, cookies=cookies, timeout=GIVE_UP_SECONDS, allow_redirects=False
             ).status_code
 
         assert set(together(CODES, send)) == {303}

@@ -95,7 +95,7 @@ def test_with_a_chat_code_the_attackers_chat_stops(world: World) -> None:
     chat.hear()
     code, _ = chat.expected
     assert code in page  # she alone is shown it,
-    assert "Never give the code to anyone" in page  # and told what for
+    assert "Never share it with a person" in page  # and told what for
     assert code not in his.get("/done").text
     again = world.browser("198.51.100.67")
     again.get(chat.link())
@@ -109,11 +109,11 @@ def test_with_a_chat_code_the_attackers_chat_stops(world: World) -> None:
 def test_with_phone_match_the_victim_never_gets_a_code(world: World) -> None:
     chat = Chat(world, ATTACKERS_PHONE, "attackers-chat", "phone_match")
     page = obey(world, chat.link())
-    assert "••• 567" in page or "registered" in page
+    assert "••• 567" in page or "on file" in page
     chat.hear()
     assert chat.customer_id == ""
     assert not [message for message in world.receiver.messages if message["to"] == VICTIMS_PHONE]
-    # Nor does she where she presses Continue as the page is: the code goes to the chat's own number, his.
+    # Nor does she where she presses the button as the page is: the code goes to the chat's own number, his.
     opened(world, chat.link().partition("?")[0], chat.reference, "192.0.2.10")
     deliver(world)
     assert {message["to"] for message in world.receiver.messages} <= {ATTACKERS_PHONE}

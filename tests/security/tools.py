@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
-from auth_portal.services.outbox import CALLBACK, MESSAGE
-from auth_portal.store.models import CustomerRow
+from auth_portal.store.models import CALLBACK, MESSAGE, CustomerRow
 from auth_portal.telemetry import JsonLines, set_up_logging
 from tests.world import Browser, World
 
@@ -23,12 +22,11 @@ VARYING = {"X-Request-Id", "Date"}
 
 def deliver(world: World, kinds: tuple[str, ...] = (CALLBACK, MESSAGE), most: int = 50) -> int:
     """Delivers all that is due, in this thread, so that a test with a clock that stands is exact."""
-    lane = world.services.dispatcher._lanes[0]
     count = 0
-    for kind in kinds:
-        while claimed := lane._outbox.claim(kind, most):
+    for lane in world.services.dispatcher.lanes:
+        while lane.kind in kinds and (claimed := lane.outbox.claim(lane.kind, most)):
             for delivery in claimed:
-                lane._deliverer.deliver(delivery)
+                lane.deliver(delivery)
             count += len(claimed)
     return count
 
@@ -65,6 +63,7 @@ def disable(world: World, customer_id: str) -> None:
     """Switches a customer off, as support would."""
     with world.database.write() as connection:
         connection.execute(update(CustomerRow).where(CustomerRow.customer_id == customer_id).values(is_active=False))
+    world.accept()
 
 
 @contextmanager

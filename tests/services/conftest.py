@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import update
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, Passwords
-from auth_portal.services.directory.directory import Directory
-from auth_portal.services.directory.erasure import Erasure
-from auth_portal.store.db import Database
+from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.imports.imports import CommandImport
+from auth_portal.services.operations.personal_data import Erasure
+from auth_portal.store.db import Database, Transactions
+from auth_portal.store.models import Portal
 
 NOW = datetime(2026, 11, 22, 19, 5, tzinfo=UTC)
 
@@ -21,6 +25,18 @@ def clock() -> Clock:
     return lambda: NOW
 
 
+def choose_country(database: Database, region: str = "ZA") -> None:
+    """Choose the default country, as an owner does first of all."""
+    with database.write() as connection:
+        connection.execute(update(Portal).values(settings={"default_region": region}))
+
+
+@pytest.fixture
+def transactions(database: Database, keyring: Keyring, clock: Clock) -> Transactions:
+    """The database with its keys and a clock that stands still."""
+    return Transactions(database, keyring, clock)
+
+
 @pytest.fixture(scope="session")
 def passwords() -> Passwords:
     """Real argon2id; making it hashes once."""
@@ -28,12 +44,14 @@ def passwords() -> Passwords:
 
 
 @pytest.fixture
-def directory(database: Database, keyring: Keyring, passwords: Passwords, clock: Clock) -> Directory:
+def directory(transactions: Transactions, passwords: Passwords) -> CommandImport:
     """The directory's upkeep, on SQLite and on PostgreSQL."""
-    return Directory(database, keyring, passwords, clock)
+    return CommandImport(
+        transactions, passwords, Notices(Journeys(transactions, has_sandbox=False), "http://127.0.0.1:8000")
+    )
 
 
 @pytest.fixture
-def erasure(database: Database, keyring: Keyring, clock: Clock) -> Erasure:
+def erasure(transactions: Transactions) -> Erasure:
     """The erasing of people."""
-    return Erasure(database, keyring, clock)
+    return Erasure(transactions)

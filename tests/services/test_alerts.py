@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
+from sqlalchemy import update
 
-from auth_portal.services.alerts.alerts import EVERY_SECONDS, Alert, Alerts
+from auth_portal.gateways.way_out import DeadEnd
+from auth_portal.services.alerts import EVERY_SECONDS, Alert, Alerts
 from auth_portal.services.config.configuration import Configuration
-from auth_portal.services.journeys import Journeys
+from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.limits import SPENT_CREDENTIALS_ALARM
 from auth_portal.services.operations.retention import prune
-from auth_portal.store.models import AlertRow, ChannelState, Delivery, table_of
+from auth_portal.store.db import Transactions
+from auth_portal.store.models import AlertRow, AuditChain, ChannelState, Delivery, table_of
 from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver, spend_tries
@@ -35,9 +38,14 @@ def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[Wor
 
 def load(world: World, toml: str) -> None:
     keyring = world.services.keyring
-    file = Configuration(world.database, keyring, world.clock, has_sandbox=False, check_origin=lambda _url: None)
+    file = Configuration(
+        Transactions(world.database, keyring, world.clock),
+        has_sandbox=False,
+        way_out=DeadEnd(lambda _taken: 200),
+        notify_owners=lambda *_: None,
+    )
     file.import_toml(toml, file_name="test.toml")
-    world.services.journeys._looked_at = 0.0
+    world.services.journeys._read_at = 0.0
 
 
 def end_some(world: World, first: int, count: int, answer: int | str = 200) -> None:
@@ -51,8 +59,10 @@ def end_some(world: World, first: int, count: int, answer: int | str = 200) -> N
     world.receiver.answers = []
 
 
-def look(world: World) -> list[Alert]:
+def look(world: World, *, seals: bool = True) -> list[Alert]:
     """What is open after the next evaluation."""
+    while seals and world.services.dispatcher.seal():
+        pass
     world.clock.advance(EVERY_SECONDS + 1)
     world.services.alerts.evaluate()
     return world.services.alerts.open(world.clock())
@@ -116,7 +126,7 @@ def test_a_channel_out_of_funds_raises_an_alert_at_once_and_others_after_three(s
     fail(still, "sms", 1, needs_admin=True)
     (alert,) = look(still)
     assert (alert.kind, alert.subject, alert.link) == ("channel", "sms", "/admin/channels/sms")
-    assert "Only you can mend this" in alert.text
+    assert "Only you can fix this" in alert.text
     fail(still, "sms", 0)
     assert look(still) == []
     assert [subject.split(": ", 1)[1] for subject in mails(still)] == [
@@ -147,7 +157,7 @@ def test_a_channel_that_was_switched_off_is_no_news(still: World) -> None:
     with still.database.write() as connection:
         connection.exec_driver_sql("UPDATE channels SET is_active = false WHERE name = 'stray'")
         connection.exec_driver_sql("UPDATE portal SET version = version + 1")
-    still.services.journeys._looked_at = 0.0
+    still.services.journeys._read_at = 0.0
     assert look(still) == []
     assert [subject for subject in mails(still) if "Over" in subject] == []
 
@@ -195,10 +205,46 @@ def test_r06_many_spent_credentials_are_an_alert(tmp_path: Path, sqlite_url: str
         for number in range(SPENT_CREDENTIALS_ALARM):
             spend_tries(world, "", f"reference-{number}", 5, f"C-{number}")
         assert look(world) == []
+        deliver(world)
         spend_tries(world, "", "one-more", 5, "C-1001")
         assert [alert.kind for alert in look(world)] == ["spent_credentials"]
+        deliver(world)
         world.clock.advance(3600)
         assert look(world) == []
+
+
+def test_e4_a_broken_chain_of_the_audit_trail_is_an_alert(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        assert look(world) == []
+        with world.database.write() as connection:
+            connection.execute(update(AuditChain).values(last_number=7))
+        (alert,) = look(world, seals=False)
+        assert (alert.kind, alert.link) == ("audit", "/admin/audit/check")
+        assert "its row in the table audit_chain was changed" in alert.text
+
+
+def test_e4_events_that_no_process_seals_are_an_alert(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        signed_in(world)
+        assert look(world) == []
+        with Transactions(world.database, world.services.keyring, world.clock).write() as work:
+            work.record("tried")
+        world.clock.advance(50)
+        (alert,) = look(world, seals=False)
+        assert (alert.kind, alert.link) == ("audit", "/admin/audit/check")
+        assert alert.text.startswith("Audit events have waited 66 s to be sealed")
+        assert look(world) == []
+
+
+def test_an_alert_of_a_newer_version_is_shown_and_left_alone(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        row = {"id": "0" * 32, "kind": "to_come", "subject": "x", "words": "Look.", "since": world.clock()}
+        with world.database.write() as connection:
+            connection.execute(table_of(AlertRow).insert().values(row))
+        (alert,) = look(world)
+        assert (alert.kind, alert.link) == ("to_come", "/admin/")
 
 
 def test_two_processes_tell_of_it_once(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
@@ -211,7 +257,7 @@ def test_two_processes_tell_of_it_once(tmp_path: Path, database_url: str, receiv
 
         def together(alerts: Alerts) -> None:
             start.wait()
-            alerts._look(world.clock())
+            alerts.look()
 
         threads = [threading.Thread(target=together, args=(alerts,)) for alerts in others]
         for thread in threads:
@@ -224,19 +270,34 @@ def test_two_processes_tell_of_it_once(tmp_path: Path, database_url: str, receiv
         with world.statements() as seen:
             for alerts in others:
                 alerts.evaluate()
-        looked = [statement for statement in seen if "FROM deliveries" in statement]
+        looked = [statement for statement in seen if "sum(CASE" in statement]
         assert len(looked) == 1, "one of them looked"
 
 
 def _another(world: World) -> Alerts:
     """The alerts of another process on the same database."""
     services = world.services
-    journeys = Journeys(services.verifications._database, services.keyring, has_sandbox=False)
-    alerts = services.alerts
-    return type(alerts)(
-        services.verifications._database, services.keyring, world.clock, journeys, services.notices, services.webhooks,
-        public_url="http://127.0.0.1:8000",
-    )  # fmt: skip
+    alerts, transactions = services.alerts, world.transactions
+    journeys = Journeys(transactions, has_sandbox=False)
+    return type(alerts)(transactions, journeys, services.notices, services.webhooks, public_url="http://127.0.0.1:8000")
+
+
+def test_d5_an_owner_hears_of_a_queue_and_of_its_end(still: World) -> None:
+    browser = still.browser()
+    browser.open("reference-2")
+    browser.post("/", decline="not_me", identifier="")
+    assert look(still) == []
+    still.clock.advance(15)
+    (alert,) = look(still)
+    assert (alert.kind, alert.subject) == ("queue", still.receiver.origin)
+    assert "has waited 47 s" in alert.text
+    assert "PORTAL_CALLBACK_THREADS" in alert.text
+    deliver(still)
+    assert look(still) == []
+    assert [subject.split(": ", 1)[1][:32] for subject in mails(still)] == [
+        "Alert: deliveries wait too long ",
+        "Over: deliveries wait too long (",
+    ]
 
 
 def test_a_webhook_is_signed_and_tells_of_both_ends(still: World, httpserver: HTTPServer) -> None:
@@ -299,8 +360,55 @@ def test_e3_an_alert_that_is_over_is_kept_for_as_long_as_deliveries(still: World
     fail(still, "sms", 0)
     look(still)
     still.clock.advance(86_400)
-    prune(still.database, still.clock)
+    prune(still.transactions)
     assert len(still.rows(AlertRow)) == 1
     still.clock.advance(2 * 86_400)
-    prune(still.database, still.clock)
+    prune(still.transactions)
     assert still.rows(AlertRow) == []
+
+
+def subjects(world: World) -> list[str]:
+    """The subjects of the mails about alerts that have left, without sending any."""
+    found = [message["subject"].split(": ", 1)[1] for message in world.receiver.messages if message["kind"] == "mail"]
+    return [subject for subject in found if subject.startswith(("Alert:", "Over:"))]
+
+
+def test_a_server_reports_dispatchers_that_are_dead_and_sends_the_alert_itself(still: World) -> None:
+    server = still.services.dispatcher  # of a process that only serves, as this whole world does
+    server.look_out()
+    still.services.alerts.evaluate()  # a dispatcher of another process, alive for now
+    still.clock.advance(40)
+    server.look_out()
+    assert still.services.alerts.open(still.clock()) == []
+    still.browser().begin("reference-1")
+    for _ in range(3):
+        still.clock.advance(EVERY_SECONDS + 1)
+        server.look_out()
+    (alert, *_) = [one for one in still.services.alerts.open(still.clock()) if one.kind == "dispatcher"]
+    assert "PORTAL_DISPATCH" in alert.text
+    assert [subject for subject in subjects(still) if "nothing is sent" in subject] == ["Alert: nothing is sent (all)"]
+    assert {message["kind"] for message in still.receiver.messages} == {"mail"}, "codes are a dispatcher's work"
+    still.clock.advance(EVERY_SECONDS + 1)
+    still.services.alerts.evaluate()
+    assert "dispatcher" not in {one.kind for one in still.services.alerts.open(still.clock())}
+
+
+def test_a_server_that_has_just_started_waits_for_a_dispatcher(still: World) -> None:
+    for _ in range(2):
+        still.services.dispatcher.look_out()
+        still.clock.advance(14)
+    assert still.services.alerts.open(still.clock()) == []
+
+
+def test_the_only_machine_sends_the_alert_about_its_own_clock(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        signed_in(world)
+        world.services.alerts.note_clock("db-1", "clock: it is 60 s ahead of the database's")
+        world.services.dispatcher.send_alerts()
+        assert subjects(world) == [], "for ten seconds it is left to the dispatchers"
+        world.clock.advance(11)
+        for _ in range(2):
+            world.services.dispatcher.send_alerts()
+            assert subjects(world) == ["Alert: the clock of a server is wrong (db-1)"]

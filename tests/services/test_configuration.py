@@ -12,11 +12,13 @@ from sqlalchemy import select
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.outbound import NetworkPolicy, Outbound
+from auth_portal.gateways.addresses import NetworkPolicy
+from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.way_out import DeadEnd
 from auth_portal.services.config.configuration import Configuration, ImportSummary
 from auth_portal.services.config.file import BadConfig
-from auth_portal.services.journeys import Journeys, Snapshot
-from auth_portal.store.db import Database
+from auth_portal.services.config.snapshot import Journeys, Snapshot
+from auth_portal.store.db import Database, Transactions
 from auth_portal.store.models import AuditEvent, ChannelRow, Journey, JourneyVersion, Portal
 
 SMS = """
@@ -96,13 +98,14 @@ class Portals:
 
     def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self.database = database
-        self.keyring = keyring
-        self.clock = clock
+        self.transactions = Transactions(database, keyring, clock)
 
     def open(self, *, has_sandbox: bool = False) -> Configuration:
-        outbound = Outbound(NetworkPolicy())
         return Configuration(
-            self.database, self.keyring, self.clock, has_sandbox=has_sandbox, check_origin=outbound.check_origin
+            self.transactions,
+            has_sandbox=has_sandbox,
+            way_out=Outbound(NetworkPolicy()),
+            notify_owners=lambda *_: None,
         )
 
     def load(self, text: str, *, prune: bool = False, has_sandbox: bool = False) -> ImportSummary:
@@ -126,7 +129,7 @@ class Portals:
 
     @property
     def snapshot(self) -> Snapshot:
-        return Journeys(self.database, self.keyring, has_sandbox=False).current()
+        return Journeys(self.transactions, has_sandbox=False).current()
 
     @property
     def version(self) -> int:
@@ -239,7 +242,7 @@ class TestImport:
         first = '[journeys.results]\nverified = "yes"'
         portals.load(journey("one", extra="default = true", tail=first))
         summary = portals.load(journey("two", extra="default = true"))
-        assert set(summary.lines) == {"journey two: added", "journey one: is the default no more"}
+        assert set(summary.lines) == {"journey two: added", "journey one: is no longer the default"}
         assert portals.snapshot.default is not None
         assert portals.snapshot.default.config.slug == "two"
         assert not portals.snapshot.journeys["one"].config.default
@@ -255,7 +258,7 @@ class TestImport:
         )
         assert [warning.partition(";")[0] for warning in summary.warnings] == [
             "journey sms: SMS is the only proof",
-            "journey mail: a code by e-mail shows that somebody can open the mailbox, not that they hold a device",
+            "journey mail: a code by email proves access to the mailbox, not possession of a device",
             "journey app: relay_defence is none",
         ]
 
@@ -336,14 +339,14 @@ class TestKeep:
     def test_d4_it_must_be_given_again(self, portals: Portals, old: str, new: str) -> None:
         portals.load(MAIL)
         assert portals.faults(KEEPING_MAIL.replace(old, new)) == [
-            'acme.toml: channels[1] "mail" password: is "keep", but kind, host, port or security differ from what is '
-            "stored; give it again"
+            'acme.toml: channels[1] "mail" password: must be entered again: a stored secret is only used with the kind, '
+            "host and port that it was entered for, and with no less security"
         ]
 
     def test_d4_another_kind_keeps_nothing(self, portals: Portals) -> None:
         portals.load(SMS)
         (fault,) = portals.faults(HTTP.replace('"gateway"', '"sms"').replace("Bearer the-real-token", "keep"))
-        assert 'channels[1] "sms" headers: is "keep"' in fault
+        assert 'channels[1] "sms" headers: must be entered again' in fault
 
     def test_a_url_of_another_origin_keeps_nothing(self, portals: Portals) -> None:
         portals.load(HTTP)
@@ -355,11 +358,11 @@ class TestKeep:
 
     def test_there_must_be_something_to_keep(self, portals: Portals) -> None:
         assert portals.faults(KEEPING_MAIL) == [
-            'acme.toml: channels[1] "mail" password: is "keep", but nothing is stored for this channel; give it'
+            'acme.toml: channels[1] "mail" password: is "keep", but nothing is stored for it; enter it'
         ]
         portals.load(HTTP)
         assert portals.faults(HTTP.replace("Accept =", "X-Key =").replace('"text/plain"', '"keep"')) == [
-            'acme.toml: channels[1] "gateway" headers.X-Key: is "keep", but nothing is stored for it; give it'
+            'acme.toml: channels[1] "gateway" headers.X-Key: is "keep", but nothing is stored for it; enter it'
         ]
 
 
@@ -426,9 +429,9 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("[portal]\nname = Acme\n", "is no TOML: Invalid value (at line 2, column 8)"),
-            ('[portal]\nname = "a"\nname = "b"\n', "is no TOML: Cannot overwrite a value (at line 3, column 11)"),
-            ("x = " + "[" * 2000, "is no TOML: "),
+            ("[portal]\nname = Acme\n", "is not TOML: Invalid value (at line 2, column 8)"),
+            ('[portal]\nname = "a"\nname = "b"\n', "is not TOML: Cannot overwrite a value (at line 3, column 11)"),
+            ("x = " + "[" * 2000, "is not TOML: "),
             ("portal = 1\n", "portal: must be written as [portal]"),
             ("channels = 1\n", "channels: must be written as [[channels]]"),
             ('[journeys]\nslug = "a"\n', "journeys: must be written as [[journeys]]"),
@@ -507,12 +510,16 @@ class TestFaults:
         )
         assert set(portals.snapshot.channels) == {"a", "b"}
 
-    def test_the_operators_own_check_of_channels_is_asked(self, portals: Portals, clock: Clock) -> None:
-        def refuse(_channel: object) -> None:
-            raise Misconfigured("not this one")
+    def test_the_operators_own_check_of_channels_is_asked(self, portals: Portals) -> None:
+        class Strict(DeadEnd):
+            def check_mail_host(self, host: str, port: int) -> None:
+                raise Misconfigured("not this one")
 
         configuration = Configuration(
-            portals.database, portals.keyring, clock, has_sandbox=False, check_origin=print, check_channel=refuse
+            portals.transactions,
+            has_sandbox=False,
+            way_out=Strict(lambda _taken: 200),
+            notify_owners=lambda *_: None,
         )
         with pytest.raises(BadConfig, match='channels\\[1\\] "mail": not this one'):
             configuration.import_toml(MAIL, file_name="acme.toml")

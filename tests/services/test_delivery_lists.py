@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from auth_portal.errors import NotFound
-from auth_portal.services import delivery_lists
-from auth_portal.services.delivery_lists import FAILED, DeliveryFilter
+from auth_portal.services.delivery.retry import RETRY_SECONDS
+from auth_portal.services.history.delivery_lists import FAILED, DeliveryFilter
 from auth_portal.store.models import Attempt, AuditEvent, Delivery
 from tests.receiver import wait_for
 from tests.web.test_way import sent
@@ -39,7 +39,7 @@ def refused(world: World, reference: str = "again", outcome: str = "verified") -
 
 
 def retry(world: World, delivery: Delivery, *, is_confirmed: bool = False) -> str:
-    (retried,) = world.services.delivery_lists.retry(
+    (retried,) = world.services.retries.retry(
         [delivery.id], reason="Flow was down, says 082 123 4567", is_confirmed=is_confirmed, admin_id="a" * 32
     )
     return retried.refusal
@@ -97,7 +97,7 @@ def test_a_retry_that_fails_again_is_given_up_again(world: World) -> None:
     world.receiver.answers = [503, 503]
     assert retry(world, delivery, is_confirmed=True) == ""
     (row,) = world.rows(Delivery)
-    assert (row.give_up_at - world.clock.now).total_seconds() == delivery_lists.RETRY_SECONDS
+    assert (row.give_up_at - world.clock.now).total_seconds() == RETRY_SECONDS
     assert (row.state, row.attempts, row.ended_at) == ("pending", 1, None)
     assert len(world.rows(Attempt)) == 1  # what was tried stays on record
 
@@ -169,6 +169,6 @@ def test_lists_by_state_kind_target_and_time(world: World) -> None:
 def test_an_unknown_delivery(small_world: World) -> None:
     with pytest.raises(NotFound):
         small_world.services.delivery_lists.get("0" * 32)
-    (retried,) = small_world.services.delivery_lists.retry(["0" * 32], reason="")
+    (retried,) = small_world.services.retries.retry(["0" * 32], reason="")
     assert retried.refusal == "unknown"
     assert "no such" in retried.text

@@ -16,14 +16,14 @@ from sqlalchemy import insert, select, update
 
 from auth_portal.crypto import Keyring, Passwords, normal_password
 from auth_portal.errors import Misconfigured, NotFound
-from auth_portal.services import audit
-from auth_portal.services.directory import customers
-from auth_portal.services.directory.customer_fields import FIELDS
-from auth_portal.services.directory.directory import Directory, ImportReport
-from auth_portal.services.directory.erasure import Erasure
-from auth_portal.services.imports.customers_csv import NOT_A_VALUE, Reading, read_header, read_rows
-from auth_portal.store.db import Database, new_id
+from auth_portal.services.directory.fields import FIELDS
+from auth_portal.services.directory.person import Person, find_person, read_identifier, row_of
+from auth_portal.services.imports.csv import NOT_A_VALUE, CsvFindings, read_header, read_rows
+from auth_portal.services.imports.imports import CommandImport, ImportReport
+from auth_portal.services.operations.personal_data import Erasure
+from auth_portal.store.db import Database, canonical_event, new_id
 from auth_portal.store.models import (
+    VISIT_IDENTIFIER,
     AuditEvent,
     Challenge,
     CustomerRow,
@@ -42,21 +42,21 @@ HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 PHC = HASHER.hash("a password from elsewhere", salt=b"the salt is fixed")  # xdist: the same in every worker
 
 
-def load(directory: Directory, text: str | bytes, *, dry_run: bool = False, region: str = "ZA") -> ImportReport:
+def load(directory: CommandImport, text: str | bytes, *, dry_run: bool = False, region: str = "ZA") -> ImportReport:
     content = text.encode() if isinstance(text, str) else text
     return directory.import_csv(content, default_region=region, dry_run=dry_run)
 
 
-def person(database: Database, keyring: Keyring, customer_id: str) -> customers.Person:
-    named = customers.read_identifier(customer_id, ["customer_id"], "ZA", keyring)
+def person(database: Database, keyring: Keyring, customer_id: str) -> Person:
+    named = read_identifier(customer_id, ["customer_id"], "ZA", keyring)
     assert named is not None
     with database.read() as connection:
-        return customers.find(connection, named)
+        return find_person(connection, named)
 
 
-def row_of(database: Database, customer_id: str) -> str:
+def row(database: Database, customer_id: str) -> str:
     with database.read() as connection:
-        return customers.row_of(connection, customer_id)
+        return row_of(connection, customer_id)
 
 
 def rows(database: Database) -> list[Any]:
@@ -74,7 +74,7 @@ def faults(text: str | bytes, region: str = "ZA") -> list[str]:
 
 
 def test_everything_imported_opens_again_in_its_one_form(
-    directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+    directory: CommandImport, database: Database, keyring: Keyring, passwords: Passwords
 ) -> None:
     report = load(
         directory,
@@ -96,15 +96,15 @@ def test_everything_imported_opens_again_in_its_one_form(
 
 
 def test_a_contact_finds_its_customer_and_a_shared_one_nobody(
-    directory: Directory, database: Database, keyring: Keyring
+    directory: CommandImport, database: Database, keyring: Keyring
 ) -> None:
     load(directory, "customer_id,phone\nC-1,0821234567\nC-2,+27821234567\nC-3,0821234568\n")
 
     def found(phone: str) -> str | None:
-        named = customers.read_identifier(phone, ["phone"], "ZA", keyring)
+        named = read_identifier(phone, ["phone"], "ZA", keyring)
         assert named is not None
         with database.read() as connection:
-            return customers.find(connection, named).customer_id or None
+            return find_person(connection, named).customer_id or None
 
     assert found("082 123 4568") == "C-3"
     assert found("082 123 4567") is None
@@ -112,7 +112,7 @@ def test_a_contact_finds_its_customer_and_a_shared_one_nobody(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_r42_nothing_personal_is_readable_in_the_database(
-    directory: Directory, sqlite_url: str, keyring: Keyring, database: Database
+    directory: CommandImport, sqlite_url: str, keyring: Keyring, database: Database
 ) -> None:
     load(
         directory,
@@ -125,7 +125,7 @@ def test_r42_nothing_personal_is_readable_in_the_database(
 
 
 def test_a_missing_column_and_an_empty_cell_leave_what_is_stored(
-    directory: Directory, database: Database, keyring: Keyring
+    directory: CommandImport, database: Database, keyring: Keyring
 ) -> None:
     load(directory, f"customer_id,name,phone,email,totp_secret\nC,Thandi,0821234567,t@example.com,{SEED}\n")
     report = load(directory, "customer_id,email,name\nC, ,Thandi Nkosi\n")
@@ -137,7 +137,7 @@ def test_a_missing_column_and_an_empty_cell_leave_what_is_stored(
     assert found.totp_seed(keyring) == SEED
 
 
-def test_a_dash_clears(directory: Directory, database: Database, keyring: Keyring) -> None:
+def test_a_dash_clears(directory: CommandImport, database: Database, keyring: Keyring) -> None:
     text = "customer_id,name,phone,email,locale,password,totp_secret\nC,{}\n"
     load(directory, text.format(f"Thandi,0821234567,t@example.com,en,correct horse battery,{SEED}"))
     report = load(directory, text.format("-,-,-, - ,-,-"))
@@ -152,7 +152,7 @@ def test_a_dash_clears(directory: Directory, database: Database, keyring: Keyrin
     assert load(directory, text.format("-,-,-,-,-,-")).equal == 1
 
 
-def test_importing_the_same_file_again_changes_nothing(directory: Directory, database: Database) -> None:
+def test_importing_the_same_file_again_changes_nothing(directory: CommandImport, database: Database) -> None:
     text = (
         "customer_id,name,phone,email,locale,password,totp_secret\n"
         f"C-1,Thandi,0821234567,t@example.com,en,correct horse battery,{SEED}\n"
@@ -172,20 +172,20 @@ def count_events(database: Database) -> int:
         return len(connection.execute(select(AuditEvent.id)).all())
 
 
-def test_nobody_is_deleted(directory: Directory, database: Database) -> None:
+def test_nobody_is_deleted(directory: CommandImport, database: Database) -> None:
     load(directory, "customer_id\nC-1\nC-2\n")
     load(directory, "customer_id\nC-3\n")
     assert count(database) == 3
 
 
-def test_the_customer_id_is_one_without_regard_to_case_and_blanks(directory: Directory, database: Database) -> None:
+def test_the_customer_id_is_one_without_regard_to_case_and_blanks(directory: CommandImport, database: Database) -> None:
     load(directory, "customer_id,locale\nc 1001,en\n")
     report = load(directory, "customer_id,locale\nC1001,en\n")
     assert (report.new, report.changed) == (0, 1)
     assert [row["customer_id"] for row in rows(database)] == ["C1001"]
 
 
-def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(directory: Directory, database: Database) -> None:
+def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(directory: CommandImport, database: Database) -> None:
     load(directory, "customer_id,phone,locale,password\nC-1,0821234567,en,correct horse\nC-2,,af,\nC-4,,en,\n")
     text = (
         "customer_id,phone,locale,password\n"
@@ -207,7 +207,7 @@ def test_a_dry_run_counts_as_the_import_does_and_writes_nothing(directory: Direc
 
 
 def test_one_broken_row_and_nothing_is_imported_and_all_faults_are_told(
-    directory: Directory, database: Database
+    directory: CommandImport, database: Database
 ) -> None:
     report = load(
         directory,
@@ -249,10 +249,10 @@ def test_commas_semicolons_bom_and_line_ends(text: str, bom: bytes, newline: str
         ("name\nThandi\n", "row 1, customer_id: is missing"),
         ("customer_id,mobile\nC,1\n", "row 1, column 2: is not known"),
         ("customer_id,\nC,\n", "row 1, column 2: is not known"),
-        ("customer_id,name,Name\nC,a,b\n", "row 1, name: is there twice"),
+        ("customer_id,name,Name\nC,a,b\n", "row 1, name: is given twice"),
         ("customer_id,name\nC\n", "row 2: has 1 cells, the header has 2"),
-        ("customer_id,phone\nC,82123456.0\n", "row 2, phone: is no phone number but a calculated one"),
-        ("customer_id;phone\n1,23E+05;\n", "row 2, customer_id: is no customer ID: the spreadsheet shortened it"),
+        ("customer_id,phone\nC,82123456.0\n", "row 2, phone: is a calculated number"),
+        ("customer_id;phone\n1,23E+05;\n", "row 2, customer_id: is not a customer ID: the spreadsheet shortened it"),
         ("customer_id,name\nC,#N/A\n", f"row 2, name: {NOT_A_VALUE}"),
         ("sep=,\ncustomer_id,name\n,\nC,#REF!\n", f"row 3, name: {NOT_A_VALUE}"),
         ("\n,,\ncustomer_id,name\nC,a,b\n", "row 4: has 3 cells, the header has 2"),
@@ -261,9 +261,9 @@ def test_commas_semicolons_bom_and_line_ends(text: str, bom: bytes, newline: str
         ('customer_id,name\nC,"a\n', "row 2: cannot be read"),
         ('customer_id,name\nC,"a"b\n', "row 2: cannot be read"),
         (f'customer_id,name\nC,"{"a" * 200_000}"\n', "row 2: cannot be read"),
-        ('customer_id,name\nC,"a\nb"\n', "row 2, name: has a line break"),
-        ("customer_id,name\nC,a\x00b\n", "row 2, name: has a line break or another control"),
-        ("customer_id,name\nC,a\u202eb\n", "row 2, name: has a line break or another control"),
+        ('customer_id,name\nC,"a\nb"\n', "row 2, name: contains a line break"),
+        ("customer_id,name\nC,a\x00b\n", "row 2, name: contains a line break or another control"),
+        ("customer_id,name\nC,a\u202eb\n", "row 2, name: contains a line break or another control"),
         ("customer_id\n-\n", None),
         ("customer_id,name\n-,a\n", "row 2, customer_id: is missing"),
         (f"customer_id\n{'C' * 129}\n", "row 2, customer_id: is longer than 128"),
@@ -271,10 +271,10 @@ def test_commas_semicolons_bom_and_line_ends(text: str, bom: bytes, newline: str
         (f"customer_id,password\nC,{'p' * 257}\n", "row 2, password: is longer than 256"),
         ("customer_id,password\nC,1234567\n", "row 2, password: is shorter than 8"),
         (f"customer_id,totp_secret\nC,{SEED[:24]}\n", "row 2, totp_secret: is shorter than 128 bits"),
-        (f"customer_id,totp_secret\nC,{SEED[:26]}X\n", "row 2, totp_secret: is no Base32"),
+        (f"customer_id,totp_secret\nC,{SEED[:26]}X\n", "row 2, totp_secret: is not Base32"),
         (f"customer_id,totp_secret\nC,{SEED * 5}\n", "row 2, totp_secret: is longer than 128"),
-        ("customer_id,phone\nC,2.78E+10\n", "row 2, phone: is no phone number: the spreadsheet shortened it"),
-        ("customer_id,email\nC,mıke@example.com\n", "row 2, email: is no e-mail address"),
+        ("customer_id,phone\nC,2.78E+10\n", "row 2, phone: is not a phone number: the spreadsheet shortened it"),
+        ("customer_id,email\nC,mıke@example.com\n", "row 2, email: is not an email address"),
     ],
 )
 def test_what_is_refused(text: str, fault: str | None) -> None:
@@ -286,7 +286,7 @@ def test_what_is_refused(text: str, fault: str | None) -> None:
 
 def test_r25_a_spreadsheets_blank_rows_hint_and_line_break_in_a_header_are_no_fault() -> None:
     text = 'sep=;\r\n;;;\r\n"customer_\r\nid";name;;\r\n\r\nC;Thandi\r\n;;;\r\nD;Sipho;;\r\n'
-    reading = Reading()
+    reading = CsvFindings()
     rows = list(read_rows(text.encode(), reading, region="ZA", columns=("customer_id", "name", "", "")))
     assert (rows, reading.faults) == ([4, 6], [])
     assert [entry.customer_id for entry in reading.entries] == ["C", "D"]
@@ -300,7 +300,7 @@ def test_another_encoding_is_said(content: bytes) -> None:
 
 def test_blank_rows_are_passed_over_and_counted_as_a_spreadsheet_does() -> None:
     assert faults("customer_id,phone\n\n,\nC,1\n") == [
-        "row 4, phone: is no phone number (numbers without + are read as of ZA)"
+        "row 4, phone: is not a phone number (numbers without + are read as numbers in ZA)"
     ]
 
 
@@ -308,7 +308,9 @@ def test_cells_beyond_the_header_are_forgiven_while_they_are_empty() -> None:
     assert faults("customer_id,name\nC,a,,\n") == []
 
 
-def test_national_numbers_are_of_the_default_region(directory: Directory, database: Database, keyring: Keyring) -> None:
+def test_national_numbers_are_of_the_default_region(
+    directory: CommandImport, database: Database, keyring: Keyring
+) -> None:
     load(directory, "customer_id,phone\nC,020 7946 0958\n", region="GB")
     assert person(database, keyring, "C").contact("sms", keyring) == "+442079460958"
 
@@ -318,7 +320,7 @@ def test_faults_are_all_counted_and_a_thousand_told() -> None:
     assert (len(reading.faults), reading.fault_count) == (1000, 2999)  # all but the first also name a customer again
 
 
-def test_a_path_and_a_stream_are_read_alike(directory: Directory, database: Database, tmp_path: Path) -> None:
+def test_a_path_and_a_stream_are_read_alike(directory: CommandImport, database: Database, tmp_path: Path) -> None:
     path = tmp_path / "customers.csv"
     path.write_bytes(b"customer_id\nC-1\n")
     assert directory.import_csv(path, default_region="ZA", dry_run=False).new == 1
@@ -331,12 +333,14 @@ def test_a_path_and_a_stream_are_read_alike(directory: Directory, database: Data
 class TestPasswords:
     """Plain ones, hashes from elsewhere, and what may not be either."""
 
-    def test_r21_it_is_remembered_whether_a_password_is_long(self, directory: Directory, database: Database) -> None:
+    def test_r21_it_is_remembered_whether_a_password_is_long(
+        self, directory: CommandImport, database: Database
+    ) -> None:
         load(directory, f'customer_id,password\nC-1,{"p" * 14}\nC-2,{"p" * 15}\nC-3,"{PHC}"\n')
         assert [row["password_is_long"] for row in rows(database)] == [False, True, False]
 
     def test_a_hash_from_elsewhere_is_kept_as_it_is(
-        self, directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+        self, directory: CommandImport, database: Database, keyring: Keyring, passwords: Passwords
     ) -> None:
         load(directory, f'customer_id,password\nC,"{PHC}"\n')
         stored = person(database, keyring, "C").password_hash(keyring, alone=False)
@@ -344,7 +348,7 @@ class TestPasswords:
         assert passwords.matches(stored, "a password from elsewhere")
 
     def test_nfc_and_nfd_are_one_password(
-        self, directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+        self, directory: CommandImport, database: Database, keyring: Keyring, passwords: Passwords
     ) -> None:
         load(directory, "customer_id,password\nC,Zoe\u0308 Zoe\u0308 Zoe\u0308\n")
         stored = person(database, keyring, "C").password_hash(keyring, alone=False)
@@ -352,13 +356,13 @@ class TestPasswords:
         assert load(directory, "customer_id,password\nC,Zoë Zoë Zoë\n").equal == 1
 
     def test_blanks_of_a_password_are_its_own(
-        self, directory: Directory, database: Database, keyring: Keyring, passwords: Passwords
+        self, directory: CommandImport, database: Database, keyring: Keyring, passwords: Passwords
     ) -> None:
         load(directory, 'customer_id,password\nC," correct horse "\n')
         assert passwords.matches(person(database, keyring, "C").password_hash(keyring, alone=False), " correct horse ")
 
     def test_the_plain_password_of_an_imported_hash_tells_how_long_it_is(
-        self, directory: Directory, database: Database
+        self, directory: CommandImport, database: Database
     ) -> None:
         load(directory, f'customer_id,password\nC,"{PHC}"\n')
         assert load(directory, "customer_id,password\nC,a password from elsewhere\n").changed == 1
@@ -401,12 +405,12 @@ class TestPasswords:
     )
     def test_a_hash_that_nothing_can_match_is_refused(self, broken: str) -> None:
         assert faults(f'customer_id,password\nC,"{broken}"\n') == [
-            "row 2, password: begins like an argon2id string and is none"
+            "row 2, password: begins like an argon2id string but is not one"
         ]
 
 
 def test_a_new_seed_forgets_the_spent_steps_and_the_same_one_keeps_them(
-    directory: Directory, database: Database
+    directory: CommandImport, database: Database
 ) -> None:
     load(directory, f"customer_id,totp_secret\nC,{SEED}\n")
     with database.write() as connection:
@@ -418,15 +422,15 @@ def test_a_new_seed_forgets_the_spent_steps_and_the_same_one_keeps_them(
 
 
 def test_the_import_is_audited_without_anybodys_data(
-    directory: Directory, database: Database, keyring: Keyring
+    directory: CommandImport, database: Database, keyring: Keyring
 ) -> None:
     load(directory, "customer_id,name\nC-1001,Thandi\n")
     with database.read() as connection:
         (event,) = connection.execute(select(AuditEvent)).mappings()
     assert (event["kind"], event["facts"]) == ("customers_imported", {"new": 1, "changed": 0, "equal": 0})
-    assert event["mac"] == keyring.audit_mac(audit.canonical(dict(event)))
+    assert event["mac"] == keyring.audit_mac(canonical_event(dict(event)))
     edited = {**event, "facts": {"new": 2, "changed": 0, "equal": 0}}
-    assert event["mac"] != keyring.audit_mac(audit.canonical(edited))
+    assert event["mac"] != keyring.audit_mac(canonical_event(edited))
 
 
 class Overtaken(io.BytesIO):
@@ -444,7 +448,7 @@ class Overtaken(io.BytesIO):
 
 @pytest.mark.parametrize("before", ["", "customer_id,name\nC,Amahle\n"], ids=["new", "changed"])
 def test_somebody_elses_change_meanwhile_is_told_and_not_overwritten(
-    directory: Directory, database: Database, keyring: Keyring, before: str
+    directory: CommandImport, database: Database, keyring: Keyring, before: str
 ) -> None:
     if before:
         load(directory, before)
@@ -452,13 +456,13 @@ def test_somebody_elses_change_meanwhile_is_told_and_not_overwritten(
     file = Overtaken(
         f"customer_id,name\nB,Sipho\nC,Thandi\n{rows_enough}", lambda: load(directory, "customer_id,name\nC,Pieter\n")
     )
-    with pytest.raises(Misconfigured, match="import the file again"):
+    with pytest.raises(Misconfigured, match="Import the file again"):
         directory.import_csv(file, default_region="ZA", dry_run=False)
     assert [row["customer_id"] for row in rows(database)] == ["C"]
     assert person(database, keyring, "C").name(keyring) == "Pieter"
 
 
-def test_ten_thousand_rows(directory: Directory, database: Database) -> None:
+def test_ten_thousand_rows(directory: CommandImport, database: Database) -> None:
     text = "customer_id,name,locale\n" + "".join(f"C-{number},Somebody,en\n" for number in range(10_000))
     assert load(directory, text).new == 10_000
     report = load(directory, text.replace("Somebody,en\nC-77,", "Somebody,af\nC-77,"))
@@ -469,7 +473,7 @@ class TestErase:
     """One person, and every trace that identifies them."""
 
     @pytest.fixture
-    def traces(self, directory: Directory, database: Database, keyring: Keyring) -> str:
+    def traces(self, directory: CommandImport, database: Database, keyring: Keyring) -> str:
         """A customer who was verified once, and is at it again."""
         load(directory, "customer_id,name\nC-1001,Thandi\nC-1002,Pieter\n")
         row_id = next(row["id"] for row in rows(database) if row["customer_id"] == "C-1001")
@@ -478,7 +482,7 @@ class TestErase:
         return row_id
 
     def test_e3_nothing_points_to_the_person_any_more(self, erasure: Erasure, database: Database, traces: str) -> None:
-        erased = erasure.erase(row_of(database, "c- 1001"))
+        erased = erasure.erase(row(database, "c- 1001"))
         assert (erased.visits, erased.verifications) == (2, 1)
         assert [row["customer_id"] for row in rows(database)] == ["C-1002"]
         with database.read() as connection:
@@ -502,16 +506,16 @@ class TestErase:
 
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
     def test_e3_the_files_hold_no_byte_of_it(
-        self, directory: Directory, erasure: Erasure, database: Database, sqlite_url: str
+        self, directory: CommandImport, erasure: Erasure, database: Database, sqlite_url: str
     ) -> None:
         load(directory, "customer_id\nerase-me-entirely\n")
         folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
-        erasure.erase(row_of(database, "erase-me-entirely"))
+        erasure.erase(row(database, "erase-me-entirely"))
         assert all(b"erase-me-entirely" not in path.read_bytes() for path in folder.glob("portal.db*"))
 
     def test_somebody_unknown(self, erasure: Erasure, database: Database) -> None:
         with pytest.raises(NotFound):
-            row_of(database, "C-9999")
+            row(database, "C-9999")
         with pytest.raises(NotFound):
             erasure.erase("C-9999")
 
@@ -546,7 +550,7 @@ def _lay_verification(
     connection.execute(
         insert(Visit).values(
             id=visit, token_hash=visit.encode(), verification_id=verification, created_at=NOW, prompt="p", step=1,
-            method="sms_code", identifier_sealed=keyring.seal("C-1001", "visits", visit, "identifier"),
+            method="sms_code", identifier_sealed=keyring.seal("C-1001", VISIT_IDENTIFIER, visit),
             identifier_key="k", person_key=row_id, customer_row=row_id, proved="password",
         )
     )  # fmt: skip
@@ -580,7 +584,7 @@ def _lay_verification(
         ).map(lambda cell: f'customer_id,{cell[0]}\nC,"{cell[1]}"\n'.encode()),
     )
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_nonsense_gives_a_report_and_never_anything_else(content: bytes) -> None:
     reading = read_customers(content, region="ZA")
     assert all(fault.reason for fault in reading.faults)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.setup.flow_setup import EXAMPLES, Finding, check_logic, logic_values, setup_of
+from auth_portal.services.rehearsal.flow_setup import EXAMPLES, Finding, check_logic, logic_values, setup_of
 
 
 def journey(**values: object) -> JourneyConfig:

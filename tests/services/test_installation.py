@@ -14,11 +14,11 @@ from sqlalchemy import select, update
 from auth_portal.clock import Clock
 from auth_portal.crypto import PURPOSES, MasterKeys
 from auth_portal.errors import Misconfigured
-from auth_portal.services.operations.installation import initialise, schema_faults, upgrade
-from auth_portal.services.operations.keys import load_keyring, rotate_keys
+from auth_portal.services.operations.installation import initialise, rotate_keys, schema_faults, upgrade
 from auth_portal.settings import KEYS_FILE, Settings
 from auth_portal.store.db import Database
-from auth_portal.store.models import AuditEvent, DataKeyRow, Portal
+from auth_portal.store.keys import load_keyring
+from auth_portal.store.models import CUSTOMER_NAME, AuditEvent, DataKeyRow, Portal
 from tests.postgres import MASTER_KEY
 
 OTHER_KEY = "another-master-key-for-tests-and-nothing-else"
@@ -98,7 +98,7 @@ def test_a_database_that_is_away_is_one_line(tmp_path: Path, clock: Clock) -> No
     (line,) = refused.value.faults
     assert "\n" not in line
     with pytest.raises(Misconfigured):
-        upgrade(settings)
+        upgrade(settings, clock)
 
 
 def test_several_machines_at_once_agree_on_one_set_of_keys(settings: Settings, clock: Clock) -> None:
@@ -128,12 +128,12 @@ class TestKeys:
 
     def test_e2_rotation_wraps_everything_anew_and_loses_nothing(self, database: Database, clock: Clock) -> None:
         old = load_keyring(database, MasterKeys((MASTER_KEY,)))
-        sealed = old.seal("Thandi", "customers", "row", "name")
+        sealed = old.seal("Thandi", CUSTOMER_NAME, "row")
         both = MasterKeys((OTHER_KEY, MASTER_KEY))
         assert rotate_keys(database, both, clock) == len(PURPOSES)
         assert rotate_keys(database, both, clock) == 0
         new = load_keyring(database, MasterKeys((OTHER_KEY,)))
-        assert new.open(sealed, "customers", "row", "name") == "Thandi"
+        assert new.open(sealed, CUSTOMER_NAME, "row") == "Thandi"
         assert new.index("phone", "+27821234567") == old.index("phone", "+27821234567")
         with pytest.raises(Misconfigured):
             load_keyring(database, MasterKeys((MASTER_KEY,)))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from auth_portal.services.delivery_lists import FAILED, DeliveryFilter
-from auth_portal.services.stories import lists
-from auth_portal.services.stories.audit_trail import AuditFilter
-from auth_portal.services.stories.stories import LIVE, StoryFilter
+from auth_portal.services.history import lists
+from auth_portal.services.history.audit_trail import AuditFilter
+from auth_portal.services.history.delivery_lists import FAILED, DeliveryFilter
+from auth_portal.services.history.stories import LIVE, StoryFilter
 from tests.world import World
 
 DELIVERIES, STORIES, AUDIT = "delivery_lists", "stories", "audit_trail"
@@ -55,7 +55,7 @@ def plans_of(world: World, act: Any) -> list[list[str]]:
     """How SQLite would go about each statement of an act."""
     world.services.dispatcher.stop()  # its own statements are none of a list's
     seen: list[tuple[str, Any]] = []
-    engine = world.services.verifications._database.engine
+    engine = world.services.transactions.database.engine
 
     def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
         if statement.startswith("SELECT"):

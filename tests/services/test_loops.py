@@ -7,21 +7,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from auth_portal.services.loops import Loop
-from tests.receiver import wait_for
+from auth_portal.services.operations.dispatcher import Loop
+from tests.receiver import GIVE_UP_SECONDS, wait_for
 from tests.security.tools import logged
 
 NEVER = 3600.0
 
 
 @contextmanager
-def running(work: Callable[[], bool], **times: float) -> Iterator[Loop]:
-    loop = Loop("rounds", work, **{"every_seconds": NEVER, "rest_seconds": NEVER, **times}, fault="rounds_fault")
+def running(work: Callable[[], bool], *, every_seconds: float = NEVER, rest_seconds: float = NEVER) -> Iterator[Loop]:
+    loop = Loop("rounds", work, every_seconds=every_seconds, rest_seconds=rest_seconds, fault="rounds_fault")
     loop.start()
     try:
         yield loop
     finally:
-        loop.stop(10)
+        loop.stop(GIVE_UP_SECONDS)
 
 
 def thread_of(loop: Loop) -> threading.Thread:
@@ -42,7 +42,7 @@ class Rounds:
         self.count += 1
         if self._holds:
             self.is_held.set()
-            assert self.let_go.wait(10)
+            assert self.let_go.wait(GIVE_UP_SECONDS)
         answer = self._answers.pop(0) if self._answers else False
         if isinstance(answer, Exception):
             raise answer
@@ -69,7 +69,7 @@ def test_a_wake_during_a_round_is_not_lost() -> None:
     rounds = Rounds(holds=True)
     with running(rounds) as loop:
         loop.wake()
-        assert rounds.is_held.wait(10)
+        assert rounds.is_held.wait(GIVE_UP_SECONDS)
         loop.wake()
         rounds.let_go.set()
         wait_for(lambda: rounds.count == 2)
@@ -79,12 +79,12 @@ def test_a_stop_waits_for_the_round_that_is_under_way_and_begins_no_other() -> N
     rounds = Rounds([True] * 10, holds=True)
     with running(rounds) as loop:
         loop.wake()
-        assert rounds.is_held.wait(10)
+        assert rounds.is_held.wait(GIVE_UP_SECONDS)
         loop.stop(0.001)
         assert thread_of(loop).is_alive(), "the round goes on, longer than the caller would wait"
         assert loop.is_stopping()
         rounds.let_go.set()
-        loop.stop(10)
+        loop.stop(GIVE_UP_SECONDS)
         assert not thread_of(loop).is_alive()
     assert rounds.count == 1
 
@@ -92,7 +92,7 @@ def test_a_stop_waits_for_the_round_that_is_under_way_and_begins_no_other() -> N
 def test_a_loop_that_was_never_started_can_be_stopped() -> None:
     rounds = Rounds()
     loop = Loop("rounds", rounds, every_seconds=0.001, fault="rounds_fault")
-    loop.stop(10)
+    loop.stop(GIVE_UP_SECONDS)
     assert rounds.count == 0
     assert loop.is_stopping()
 
@@ -113,5 +113,5 @@ def test_a_stop_does_not_wait_for_the_rest_after_a_fault() -> None:
     with running(rounds, rest_seconds=NEVER) as loop:
         loop.wake()
         wait_for(lambda: rounds.count == 1)
-        loop.stop(10)
+        loop.stop(GIVE_UP_SECONDS)
         assert not thread_of(loop).is_alive()

@@ -14,21 +14,23 @@ import pytest
 from sqlalchemy import insert, update
 
 from auth_portal.errors import NotFound, Problem
-from auth_portal.services import limits
-from auth_portal.services.cases import can_prove
-from auth_portal.services.channel_usage import cap_key
-from auth_portal.services.config.journey import JourneyConfig, without_mail
-from auth_portal.services.directory import customers
-from auth_portal.services.directory.customers import (
+from auth_portal.services.config.channel import cap_key
+from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.config.relay import phone_only
+from auth_portal.services.directory.person import (
     PERSON_COLUMNS,
     Person,
     country_of,
+    find_person,
     person_from,
     read_identifier,
 )
-from auth_portal.services.setup import census
-from auth_portal.services.setup.census import Census
-from auth_portal.services.setup.reach import PAGE_SIZE, Reach, Reaches, Unreached
+from auth_portal.services.reach import census
+from auth_portal.services.reach.census import Census
+from auth_portal.services.reach.reach import PAGE_SIZE, Reach, Reaches, Unreached
+from auth_portal.services.verification import tries
+from auth_portal.services.verification.case import can_prove
+from auth_portal.services.verification.tickets import TicketRequest
 from auth_portal.store.db import Database
 from auth_portal.store.models import ChannelRow, ChannelState, Counter, CustomerRow, Delivery, Portal, Tries
 from tests.receiver import Receiver, wait_for
@@ -74,6 +76,7 @@ def crowded(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[W
         disabled = CustomerRow.customer_id.in_([f"N-{number:05d}" for number in range(0, 160, 11)])
         with world.database.write() as connection:
             connection.execute(update(CustomerRow).where(disabled).values(is_active=False))
+        world.accept()
         rows = [row for row in world.rows(CustomerRow) if int(row.customer_id[2:]) % 9 == 0]
         for number, row in enumerate(sorted(rows, key=lambda row: row.customer_id)):
             spend(world, row.id, ("sms_code", "totp", "password")[number % 3], day=number % 2 == 0, ticketed=number > 9)
@@ -96,7 +99,7 @@ def spend(world: World, row: str, method: str, *, day: bool, ticketed: bool = Fa
 
 
 def reaches(world: World) -> Reaches:
-    return Reaches(world.database, world.clock, world.services.journeys)
+    return Reaches(world.services.transactions, world.services.journeys)
 
 
 def counted(of: Reaches, slug: str) -> Reach:
@@ -108,7 +111,7 @@ def counted(of: Reaches, slug: str) -> Reach:
 def passes(world: World, config: JourneyConfig, person: Person) -> bool:
     """By the rules of a visit: found by what is typed or by a ticket, and a method of its own for each step."""
     alone, is_matched = len(config.verify_steps) == 1, config.relay_defence == "phone_match"
-    steps = [without_mail(step.any_of) if is_matched else step.any_of for step in config.verify_steps]
+    steps = [phone_only(step.methods) if is_matched else step.methods for step in config.verify_steps]
     ways = [[m for m in step if can_prove(person, m, alone=alone) and _may(world, config, person, m)] for step in steps]
     return _is_found(world, config, person) and any(
         len(set(chosen)) == len(chosen) for chosen in itertools.product(*ways)
@@ -119,11 +122,8 @@ def _may(world: World, config: JourneyConfig, person: Person, method: str) -> bo
     if method == "sms_code" and country_of(person.contact("sms", world.services.keyring)) != "ZA":
         return False
     bounds, is_ticketed = config.limits, config.relay_defence == "phone_match"
-    with world.database.read() as connection:
-        return not limits.is_spent(
-            connection, world.clock(), person.key, method, per_day=bounds.credential_tries_day,
-            in_total=bounds.credential_tries_total, is_ticketed=is_ticketed,
-        )  # fmt: skip
+    with world.transactions.read() as work:
+        return not tries.person_has_spent(work, person.key, method, bounds, is_ticketed=is_ticketed)
 
 
 def _is_found(world: World, config: JourneyConfig, person: Person) -> bool:
@@ -135,14 +135,14 @@ def _is_found(world: World, config: JourneyConfig, person: Person) -> bool:
     }
     if config.relay_defence == "phone_match":
         try:
-            if world.services.tickets.register(journey=config.slug, msisdn=typed["phone"] or "-").names_customer:
+            if world.services.tickets.register(TicketRequest(config.slug, msisdn=typed["phone"] or "-")).names_customer:
                 return True
         except Problem:
             return False
     with world.database.read() as connection:
-        for kind in config.first_step.by:
-            named = read_identifier(typed[kind], config.first_step.by, "ZA", keyring)
-            if named is not None and customers.find(connection, named).row == person.row:
+        for kind in config.identifiers:
+            named = read_identifier(typed[kind], config.identifiers, "ZA", keyring)
+            if named is not None and find_person(connection, named).row == person.row:
                 return True
     return False
 
@@ -215,9 +215,9 @@ def test_a_page_that_looks_in_vain_is_short_and_goes_on(crowded: World, monkeypa
     of = reaches(crowded)
     whole = {slug: sorted(person.row for person in all_unreached(of, slug)) for slug in SLUGS}
     for size in (2, 3, 7):
-        monkeypatch.setattr("auth_portal.services.setup.walk.CHUNK", size)
-        monkeypatch.setattr("auth_portal.services.setup.walk.WINDOW", size)
-        monkeypatch.setattr("auth_portal.services.setup.reach.SEARCHES", 2)
+        monkeypatch.setattr("auth_portal.services.reach.census.CHUNK", size)
+        monkeypatch.setattr("auth_portal.services.reach.census.WINDOW", size)
+        monkeypatch.setattr("auth_portal.services.reach.reach.SEARCHES", 2)
         for slug in ("by-phone", "by-contact", "matched-mail"):
             assert sorted(person.row for person in all_unreached(of, slug)) == whole[slug], (slug, size)
 
@@ -276,7 +276,7 @@ def test_a_phone_that_was_sent_enough_is_told_with_its_end(small_world: World) -
     for number in range(6):
         small_world.browser().begin(f"r-{number}")
         wait_for(lambda: [row.state for row in small_world.rows(Delivery)].count("pending") == 0)
-    of, row = reaches(small_world), small_world.services.people.row_of("C-1001")
+    of, row = reaches(small_world), small_world.services.customers.row_of("C-1001")
     passages = {passage.slug: passage for passage in of.passages(row)}
     until = small_world.clock() + timedelta(hours=1)
     assert [(rest.method, rest.until) for rest in passages["balance"].rests] == [("sms_code", until)]
@@ -289,14 +289,15 @@ def test_a_phone_that_was_sent_enough_is_told_with_its_end(small_world: World) -
 def test_a_method_that_no_channel_carries_lets_nobody_pass(small_world: World) -> None:
     of = reaches(small_world)
     assert counted(of, "balance").passing == 4
-    assert counted(of, "balance").closed_ways == {}
+    assert counted(of, "balance").closed_methods == {}
     with small_world.database.write() as connection:
         connection.execute(update(ChannelRow).where(ChannelRow.name == "sms").values(is_active=False))
         connection.execute(update(Portal).values(version=Portal.version + 1))
+    small_world.accept()
     small_world.services.journeys.renew()
     reach = counted(of, "balance")
     assert (reach.total, reach.passing, reach.is_open) == (4, 0, False)
-    assert reach.closed_ways == {"sms_code": ("sms",)}
+    assert reach.closed_methods == {"sms_code": ("sms",)}
     assert {person.obstacle.key for person in all_unreached(of, "balance")} == {"2-sms_code.no_channel"}
 
 
@@ -322,6 +323,7 @@ def test_a_cap_below_the_number_of_customers_is_told(small_world: World) -> None
         now = small_world.clock()
         used = {"key": cap_key("sms", "ZA", now), "events": 2, "ends_at": now + timedelta(days=1)}
         connection.execute(insert(Counter).values(used))
+    small_world.accept()
     small_world.services.journeys.renew()
     (cap,) = counted(of, "balance").caps
     assert (cap.channel, cap.country, cap.a_day, cap.used, cap.people) == ("sms", "ZA", 2, 2, 4)
@@ -332,6 +334,7 @@ def test_a_count_is_kept_for_a_minute_and_an_old_one_is_said_to_be_old(small_wor
     assert counted(of, "balance").passing == 4
     with small_world.database.write() as connection:
         connection.execute(update(CustomerRow).values(is_active=False))
+    small_world.accept()
     assert of.reach("balance").passing == 4
     small_world.clock.advance(61)
     found = of.reach("balance")
@@ -340,7 +343,7 @@ def test_a_count_is_kept_for_a_minute_and_an_old_one_is_said_to_be_old(small_wor
 
 
 def test_no_page_waits_for_a_count_that_takes_long(small_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth_portal.services.setup.reach.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("auth_portal.services.reach.reach.PATIENCE_SECONDS", 0)
     has_looked, real = threading.Event(), census.count
 
     def count(*given: Any, **named: Any) -> Census:
@@ -348,7 +351,7 @@ def test_no_page_waits_for_a_count_that_takes_long(small_world: World, monkeypat
         return real(*given, **named)
 
     of = reaches(small_world)
-    monkeypatch.setattr("auth_portal.services.setup.reach.census.count", count)
+    monkeypatch.setattr("auth_portal.services.reach.reach.census.count", count)
     found, listed = of.reach("balance"), of.unreached("balance")
     assert (found.counted_at, found.total, listed.is_counted) == (None, 0, False)
     monkeypatch.undo()

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring
-from auth_portal.services import audit
+from auth_portal.services.audit_chain import Sealer
 from auth_portal.services.operations import retention
-from auth_portal.services.operations.housekeeping import Housekeeping
-from auth_portal.services.operations.retention import prune
-from auth_portal.store.db import Database, new_id
+from auth_portal.services.operations.retention import Housekeeping, prune
+from auth_portal.store.db import Database, Transactions, Work, new_id
 from auth_portal.store.models import (
     Attempt,
     AuditEvent,
@@ -30,6 +28,7 @@ from auth_portal.store.models import (
     Verification,
     Visit,
 )
+from tests.receiver import wait_for
 from tests.services.conftest import NOW
 from tests.world import World
 
@@ -95,34 +94,38 @@ WHOLE = (Verification, Visit, Delivery, Attempt)
 
 
 def test_e3_a_verification_goes_after_30_days_with_all_that_hangs_on_it(
-    database: Database, clock: Clock, version: str
+    database: Database, transactions: Transactions, version: str
 ) -> None:
     kept = lay(database, version, 30 * DAY - HOUR)
     lay(database, version, 30 * DAY + HOUR)
-    assert prune(database, clock)["verifications"] == 1
+    assert prune(transactions)["verifications"] == 1
     assert counts(database, *WHOLE) == [1, 1, 1, 1]
     with database.read() as connection:
         assert connection.execute(select(Verification.id)).scalar_one() == kept
 
 
-def test_a_verification_that_has_not_ended_stays(database: Database, clock: Clock, version: str) -> None:
+def test_a_verification_that_has_not_ended_stays(database: Database, transactions: Transactions, version: str) -> None:
     lay(database, version, 90 * DAY, outcome=None)
-    prune(database, clock)
+    prune(transactions)
     assert counts(database, Verification, Visit) == [1, 1]
 
 
-def test_e3_codes_go_after_a_day(database: Database, clock: Clock, version: str) -> None:
+def test_e3_codes_go_after_a_day(database: Database, transactions: Transactions, version: str) -> None:
     lay(database, version, DAY - HOUR)
     lay(database, version, DAY + HOUR)
-    assert prune(database, clock)["codes"] == 1
+    assert prune(transactions)["codes"] == 1
     assert counts(database, Challenge, Verification) == [1, 2]
 
 
-def test_e3_audit_events_go_after_thirteen_months(database: Database, clock: Clock, keyring: Keyring) -> None:
-    with database.write() as connection:
-        for age in (395 * DAY, 397 * DAY):
-            audit.record(connection, keyring, NOW - age, "tried")
-    assert prune(database, clock)["audit events"] == 1
+def test_e3_audit_events_go_after_thirteen_months(
+    database: Database, transactions: Transactions, keyring: Keyring
+) -> None:
+    sealer = Sealer(transactions)
+    for age in (397 * DAY, 395 * DAY):
+        with database.write() as connection:
+            Work(connection, NOW - age, keyring).record("tried")
+        sealer.seal()
+    assert prune(transactions)["audit events"] == 1
     assert counts(database, AuditEvent) == [1]
 
 
@@ -131,46 +134,48 @@ def delete_journey(database: Database, age: timedelta) -> None:
         connection.execute(update(Journey).values(deleted_at=NOW - age))
 
 
-def test_e3_a_deleted_journey_goes_when_nothing_refers_to_it(database: Database, clock: Clock, version: str) -> None:
+def test_e3_a_deleted_journey_goes_when_nothing_refers_to_it(
+    database: Database, transactions: Transactions, version: str
+) -> None:
     delete_journey(database, 31 * DAY)
     lay(database, version, 29 * DAY)
-    assert prune(database, clock)["deleted journeys"] == 0
+    assert prune(transactions)["deleted journeys"] == 0
     later = NOW + 2 * DAY
     with database.read() as connection:
         before = connection.execute(select(Portal.version)).scalar_one()
-    assert prune(database, lambda: later)["deleted journeys"] == 1
+    assert prune(Transactions(database, transactions.keyring, lambda: later))["deleted journeys"] == 1
     assert counts(database, Journey, JourneyVersion) == [0, 0]
     with database.read() as connection:
         assert connection.execute(select(Portal.version)).scalar_one() == before + 1  # servers forget it
 
 
 def test_e3_a_journey_that_was_deleted_lately_and_one_that_was_not_stay(
-    database: Database, clock: Clock, version: str
+    database: Database, transactions: Transactions, version: str
 ) -> None:
-    assert prune(database, clock)["deleted journeys"] == 0
+    assert prune(transactions)["deleted journeys"] == 0
     delete_journey(database, 29 * DAY)
-    assert prune(database, clock)["deleted journeys"] == 0
+    assert prune(transactions)["deleted journeys"] == 0
 
 
-def test_a_logo_goes_when_no_version_names_it(database: Database, clock: Clock, version: str) -> None:
+def test_a_logo_goes_when_no_version_names_it(database: Database, transactions: Transactions, version: str) -> None:
     with database.write() as connection:
         for digest, age in (("named", 31 * DAY), ("nobody's", 31 * DAY), ("new", 29 * DAY)):
             row = {"digest": digest, "media_type": "image/png", "content": b"x", "created_at": NOW - age}
             connection.execute(insert(Logo).values(row))
         connection.execute(update(JourneyVersion).values(document={"logo": "named"}))
-    assert prune(database, clock)["logos"] == 1
+    assert prune(transactions)["logos"] == 1
     assert counts(database, Logo) == [2]
 
 
-def test_counters_go_when_their_window_is_over(database: Database, clock: Clock) -> None:
+def test_counters_go_when_their_window_is_over(database: Database, transactions: Transactions) -> None:
     with database.write() as connection:
         connection.execute(insert(Counter).values(key="over", events=1, ends_at=NOW - HOUR))
         connection.execute(insert(Counter).values(key="running", events=1, ends_at=NOW + HOUR))
-    assert prune(database, clock)["counters"] == 1
+    assert prune(transactions)["counters"] == 1
     assert counts(database, Counter) == [1]
 
 
-def test_r7_the_count_of_a_customer_stays_and_a_strangers_goes(database: Database, clock: Clock) -> None:
+def test_r7_the_count_of_a_customer_stays_and_a_strangers_goes(database: Database, transactions: Transactions) -> None:
     then = NOW - 31 * DAY
     with database.write() as connection:
         connection.execute(
@@ -191,13 +196,13 @@ def test_r7_the_count_of_a_customer_stays_and_a_strangers_goes(database: Databas
                     person_key=person, method="totp", is_ticketed=False, total=9, day_count=9, day_ends_at=ends_at
                 )
             )
-    assert prune(database, clock)["counts of strangers"] == 1
+    assert prune(transactions)["counts of strangers"] == 1
     with database.read() as connection:
         assert set(connection.execute(select(Tries.person_key)).scalars()) == {"customer", "another"}
 
 
 def test_it_goes_on_until_nothing_is_left(
-    database: Database, clock: Clock, version: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, transactions: Transactions, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
@@ -205,22 +210,23 @@ def test_it_goes_on_until_nothing_is_left(
     with database.write() as connection:
         for number in range(5):
             connection.execute(insert(Counter).values(key=str(number), events=1, ends_at=NOW - HOUR))
-    removed = prune(database, clock)
+    removed = prune(transactions)
     assert (removed["verifications"], removed["counters"], removed["codes"]) == (5, 5, 5)
     assert counts(database, *WHOLE, Challenge, Counter) == [0] * 6
-    assert not any(prune(database, clock).values())
+    assert not any(prune(transactions).values())
 
 
 def test_e3_it_is_removed_without_anybody_asking_once_an_hour(world: World) -> None:
-    housekeeping = Housekeeping(world.database, world.services.keyring, world.clock)
+    housekeeping = Housekeeping(world.transactions)
     browser = world.browser()
     browser.begin("ref-1", "app")
     browser.prove(world.totp())
+    wait_for(lambda: [row.state for row in world.rows(Delivery)] == ["accepted"])
     world.clock.advance(31 * 86_400)
     housekeeping.tidy()
     assert world.rows(Verification) == []
     browser.begin("ref-2", "app")
     browser.prove(world.totp())
     world.clock.advance(3599)
-    Housekeeping(world.database, world.services.keyring, world.clock).tidy()
+    Housekeeping(world.transactions).tidy()
     assert len(world.rows(Verification)) == 1, "another process finds the hour's turn taken"

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from auth_portal.errors import NotFound
-from auth_portal.services.audit import MOST_OF_ONE
-from auth_portal.services.stories.moments import span
-from auth_portal.services.stories.stories import LIVE, Stories, Story, StoryFilter
+from auth_portal.services.history.stories import LIVE, Stories, Story, StoryFilter
+from auth_portal.services.history.words import span
+from auth_portal.services.verification.case import MOST_EVENTS
 from auth_portal.store.models import COMMON_KINDS, AuditEvent, CustomerRow, Delivery, Verification
 from tests.receiver import Receiver, wait_for
 from tests.security.tools import STILL, deliver
@@ -45,6 +45,7 @@ def text_of(told: Story) -> str:
 def disable(world: World, customer_id: str = "C-1001") -> None:
     with world.database.write() as connection:
         connection.execute(update(CustomerRow).where(CustomerRow.customer_id == customer_id).values(is_active=False))
+    world.accept()
 
 
 def wrong(code: str, by: int = 1) -> str:
@@ -64,16 +65,16 @@ def test_the_whole_way_in_one_sentence(world: World) -> None:
     found = story(world)
     pattern = (
         r"Began 12:00:00, SMS handed to channel “sms” in \d\.\d s, two wrong codes, verified 12:02:05, "
-        r"chat told in \d\.\d s with 6 min 55 s left\."
+        r"chat informed in \d\.\d s with 6 min 55 s left\."
     )
     assert re.fullmatch(pattern, found.headline), found.headline
     assert (found.customer_id, found.outcome, found.journey) == ("C-1001", "verified", "Balance")
     texts = [moment.text for moment in found.moments]
-    assert "Named C-•••01: customer C-1001." in texts
+    assert "Typed C-•••01: customer C-1001." in texts
     assert any("to ••• 567 in" in text for text in texts)
     assert "Two wrong codes (SMS code)." in texts
     assert "Verified with SMS code." in texts
-    assert any("The chat was told “verified”" in text for text in texts)
+    assert any("The chat received “verified”" in text for text in texts)
     assert [moment.at for moment in found.moments] == sorted(moment.at for moment in found.moments)
 
 
@@ -95,8 +96,8 @@ def test_r42_no_story_shows_a_code_a_whole_reference_or_a_contact(world: World) 
         assert secret not in shown
     assert "t•••@example.com" in shown
     assert "Chose: SMS code." in shown
-    assert "Went back to say anew who they are.\n" in shown
-    assert "Another name was given. Named ••• 567: customer C-1001." in shown
+    assert "Went back to change who they are.\n" in shown
+    assert "Another name was given. Typed ••• 567: customer C-1001." in shown
 
 
 def events(world: World) -> list[tuple[str, dict[str, Any]]]:
@@ -141,13 +142,13 @@ def test_r42_every_move_has_an_event_and_the_story_tells_it(world: World) -> Non
     ]
     texts = [moment.text for moment in story(world).moments]
     for expected in (
-        "Named •••: customer C-1001.",
+        "Typed •••: customer C-1001.",
         "Chose: SMS code.",
-        "Asked for the code again: it is the same code once more.",
-        "Another name was given. Named •••: customer C-1002.",
-        "The same name was given again. Named C-•••02: customer C-1002.",
+        "Asked for the code again: the same code was sent once more.",
+        "Another name was given. Typed •••: customer C-1002.",
+        "The same name was given again. Typed C-•••02: customer C-1002.",
         "The same browser sent its first form again, as a double tap does; it went on where it was.",
-        "The link was opened again. Named C-•••01: customer C-1001.",
+        "The link was opened again. Typed C-•••01: customer C-1001.",
     ):
         assert expected in texts, (expected, texts)
     subjects = {row.customer_id: row.subject_id for row in world.rows(CustomerRow)}
@@ -170,23 +171,23 @@ def test_a_verification_from_before_its_moves_had_events_is_told(world: World) -
     with world.database.write() as connection:
         connection.execute(delete(AuditEvent).where(AuditEvent.kind.not_in(["verification_began"])))
     texts = [moment.text for moment in story(world).moments]
-    assert "Named C-•••02: customer C-1002." in texts
-    assert "The link was opened again. Named C-•••01: customer C-1001." in texts
-    assert "Somebody else was named afterwards: two times. Shown is who was named last." in texts
+    assert "Typed C-•••02: customer C-1002." in texts
+    assert "The link was opened again. Typed C-•••01: customer C-1001." in texts
+    assert "The name was changed afterwards: two times. The last one is shown." in texts
 
 
 def test_a_name_that_was_taken_back_and_no_other_given_is_told(world: World) -> None:
     browser = verified(world, "app")
     browser.post("/verify/change")
     found = story(world)
-    assert "went back and named nobody" in found.headline
+    assert "went back and gave no name" in found.headline
 
 
 def test_a_customer_who_was_named_and_erased_since_is_told(world: World) -> None:
     every_move(world, "C-1001")
-    world.services.erasure.erase(world.services.people.row_of("C-1002"))
+    world.services.erasure.erase(world.services.customers.row_of("C-1002"))
     texts = [moment.text for moment in story(world).moments]
-    assert "Another name was given. Named a customer who has been erased since." in texts
+    assert "Another name was given. That was a customer who has been erased since." in texts
 
 
 def test_why_no_code_came_is_told(world: World) -> None:
@@ -201,8 +202,8 @@ def test_why_no_code_came_is_told(world: World) -> None:
     again.post("/verify/method", method="email_code")
     found = story(world)
     texts = [moment.text for moment in found.moments]
-    assert "Chose: SMS code. The code that was sent before still counted, so no other one was sent." in texts
-    assert any(text.startswith("Chose: e-mail code. No code was sent: this chat had used up") for text in texts), texts
+    assert "Chose: SMS code. The code sent before was still valid, so no other one was sent." in texts
+    assert any(text.startswith("Chose: email code. No code was sent: this chat had used up") for text in texts), texts
     assert "no code sent: all messages used up" in found.headline
 
 
@@ -218,9 +219,11 @@ def test_each_hard_case_says_what_support_can_do(small_world: World) -> None:
     assert advised(world).count("What helps: compare what was typed with what is on file") == 1
     world.clock.advance(1)
     world.browser().begin("shared", identifier="0845551234")
-    assert "What helps: let them go back by “Not right? Change” and give their customer ID." in advised(world)
+    assert "What helps: ask them to tap “Change” under “Not your details?” and to give their customer ID." in advised(
+        world
+    )
     world.clock.advance(1)
-    world.services.people.change(world.services.people.row_of("C-1002"), {"phone": "+447911123456"})
+    world.services.customers.change(world.services.customers.row_of("C-1002"), {"phone": "+447911123456"})
     world.browser().begin("abroad", identifier="C-1002")
     assert "an owner can add the country on the page of the channel" in advised(world)
     world.clock.advance(1)
@@ -231,14 +234,14 @@ def test_each_hard_case_says_what_support_can_do(small_world: World) -> None:
     browser = verified(world, "app", "refused-answer")
     world.receiver.answers = [400]
     browser.prove(world.totp())
-    assert "What helps: ask whether the chat went on." in advised(world)
+    assert "What helps: ask whether the chat continued." in advised(world)
     world.clock.advance(1)
     verified(world, "app", "late")
     configuration_off(world, "app")
-    assert "The journey has been switched off since; whoever had begun may finish." in advised(world)
+    assert "The journey has been switched off since; a verification that had begun may finish." in advised(world)
     world.clock.advance(500)
     world.services.verifications.endings.expire_due()
-    assert "What helps: whoever still wants it asks for a new link in the chat." in advised(world)
+    assert "What helps: a customer who still wants it asks for a new link in the chat." in advised(world)
 
 
 def test_r42_a_right_proof_after_which_nothing_is_left_is_recorded_and_told(
@@ -254,7 +257,7 @@ def test_r42_a_right_proof_after_which_nothing_is_left_is_recorded_and_told(
         found = story(world)
         assert [kind for kind, _facts in events(world)].count("step_passed") == 1
     assert "SMS code proved, nothing on file for the next step" in found.headline
-    assert "What helps: what is missing can be set up from the customer's page" in " ".join(
+    assert "What helps: set up what is missing on the customer's page" in " ".join(
         moment.text for moment in found.moments
     )
 
@@ -290,12 +293,12 @@ def test_moves_without_end_do_not_fill_the_audit(small_world: World) -> None:
     browser = verified(small_world, "either")
     for number in range(60):
         browser.post("/verify/method", method="totp" if number % 2 else "email_code")
-    assert len(events(small_world)) == MOST_OF_ONE
+    assert len(events(small_world)) == MOST_EVENTS
     for guess in range(5):
         browser.prove(wrong(small_world.totp(), guess + 1))
     kinds = [kind for kind, _facts in events(small_world)]
     assert (kinds.count("proof_failed"), kinds.count("verification_ended")) == (5, 1)
-    assert any("not every move was noted" in moment.text for moment in story(small_world).moments)
+    assert any("Not every move was recorded" in moment.text for moment in story(small_world).moments)
 
 
 def test_a_short_reference_is_not_shown_at_all(small_world: World) -> None:
@@ -312,7 +315,7 @@ def test_the_password_and_then_a_code(world: World) -> None:
     browser.prove(world.totp())
     told(world)
     found = story(world)
-    assert "one wrong password, password proved, verified 12:00:01, chat told in" in found.headline
+    assert "one wrong password, password proved, verified 12:00:01, chat informed in" in found.headline
     assert "Verified with password and authenticator app." in [moment.text for moment in found.moments]
 
 
@@ -321,11 +324,11 @@ def test_r24_a_stranger_is_told_to_the_admin(world: World) -> None:
     browser.begin(REFERENCE, identifier="C-9999")
     browser.prove("123456")
     found = story(world)
-    assert "named somebody who is not in the directory" in found.headline
-    assert "no SMS sent: nobody in the directory goes by what was typed" in found.headline
+    assert "typed what matches no customer" in found.headline
+    assert "no SMS sent: no customer matches what was typed" in found.headline
     assert "one wrong code" in found.headline
     texts = " ".join(moment.text for moment in found.moments)
-    assert "Named C-•••99: nobody in the directory goes by that. The page does not tell." in texts
+    assert "Typed C-•••99: no customer matches. The page does not show that." in texts
     assert "It could not be right" in texts
     assert found.customer_id == ""
 
@@ -333,13 +336,13 @@ def test_r24_a_stranger_is_told_to_the_admin(world: World) -> None:
 def test_r24_a_contact_that_several_share_is_told(world: World) -> None:
     world.browser().begin(REFERENCE, identifier="0845551234")
     texts = " ".join(moment.text for moment in story(world).moments)
-    assert "Named ••• 234, which several customers share" in texts
+    assert "Typed ••• 234, which several customers share" in texts
     assert "No SMS was sent: several customers share what was typed" in texts
 
 
 def test_r24_a_missing_contact_is_told(world: World) -> None:
     world.browser().begin(REFERENCE, "mail", identifier="C-1002")
-    assert "no e-mail sent: customer C-1002 has no e-mail address on file" in story(world).headline
+    assert "no email sent: customer C-1002 has no email address on file" in story(world).headline
 
 
 def test_r24_a_missing_credential_is_told(world: World) -> None:
@@ -365,7 +368,7 @@ def test_r6_spent_tries_are_told(world: World) -> None:
     browser = verified(world, "app", "at-last")
     browser.prove(world.totp())
     found = story(world)
-    assert "one wrong code (tries spent before)" in found.headline
+    assert "one wrong code (tries used up before)" in found.headline
     assert "It counted as wrong whatever it was" in " ".join(moment.text for moment in found.moments)
 
 
@@ -377,7 +380,7 @@ def test_spent_tries_send_nothing_and_the_story_says_so(world: World) -> None:
             browser.prove(wrong(code, guess + 1))
     world.clock.advance(1)
     verified(world, "balance", "at-last")
-    assert "no SMS sent: the customer's tries with this method are spent" in story(world).headline
+    assert "no SMS sent: the customer's tries with this method are used up" in story(world).headline
 
 
 def test_the_destination_limit_is_told(world: World) -> None:
@@ -386,7 +389,7 @@ def test_the_destination_limit_is_told(world: World) -> None:
         wait_for(lambda: len(world.receiver.messages) == number + 1)  # noqa: B023
     world.clock.advance(1)
     verified(world, "balance", "one-more")
-    assert "no SMS sent: as many as this contact may be sent in an hour or a day" in story(world).headline
+    assert "no SMS sent: this contact had got as many messages as one may in an hour or a day" in story(world).headline
 
 
 def test_all_tries_wrong(world: World) -> None:
@@ -394,7 +397,7 @@ def test_all_tries_wrong(world: World) -> None:
     for guess in range(5):
         browser.prove(wrong(world.totp(), guess + 1))
     told(world)
-    assert "five wrong codes, all tries were wrong 12:00:00, chat told in" in story(world).headline
+    assert "five wrong codes, all tries were wrong 12:00:00, chat informed in" in story(world).headline
 
 
 @pytest.mark.parametrize(
@@ -412,7 +415,7 @@ def test_expired_by_the_clock(world: World) -> None:
     world.clock.advance(496)
     world.services.verifications.endings.expire_due()
     told(world)
-    assert "time ran out 12:08:16, chat told in" in story(world).headline
+    assert "time ran out 12:08:16, chat informed in" in story(world).headline
 
 
 def test_still_under_way(world: World) -> None:
@@ -427,16 +430,16 @@ def test_a_journey_that_is_off_could_not_begin(world: World) -> None:
     verified(world, "app")
     told(world)
     found = story(world)
-    assert "could not be done (journey off) 12:00:00, chat told" in found.headline
+    assert "not possible (journey off) 12:00:00, chat informed" in found.headline
     assert any("The journey was switched off." in moment.text for moment in found.moments)
 
 
 def configuration_off(world: World, slug: str) -> None:
-
     with world.database.write() as connection:
         connection.execute(text("UPDATE journeys SET is_active = false WHERE slug = :slug"), {"slug": slug})
         connection.execute(text("UPDATE portal SET version = version + 1"))
-    world.services.journeys._looked_at = 0.0
+    world.accept()
+    world.services.journeys._read_at = 0.0
 
 
 def test_a_callback_that_flow_refuses(world: World) -> None:
@@ -444,8 +447,8 @@ def test_a_callback_that_flow_refuses(world: World) -> None:
     browser = verified(world, "app")
     browser.prove(world.totp())
     found = story(world)
-    assert "verified 12:00:00, chat refused the answer (HTTP 400)" in found.headline
-    assert "Flow knew no waiting chat for this link" in " ".join(moment.text for moment in found.moments)
+    assert "verified 12:00:00, chat refused the result (HTTP 400)" in found.headline
+    assert "Flow had no waiting chat for this link" in " ".join(moment.text for moment in found.moments)
     assert found.callback_id
 
 
@@ -455,20 +458,20 @@ def test_a_callback_that_is_tried_again(world: World) -> None:
     browser.prove(world.totp())
     settled(world)
     texts = [moment.text for moment in story(world).moments]
-    assert any("at the 2. try, with" in text for text in texts), texts
+    assert any("on try 2, with" in text for text in texts), texts
 
 
 def test_an_answer_that_was_withdrawn(world: World) -> None:
     world.services.dispatcher.stop()
     browser = verified(world, "app")
     browser.post("/verify/cancel", reason="cancelled")
-    assert "chat not told yet (no answer yet)" in story_now(world).headline
+    assert "chat not informed yet (no response yet)" in story_now(world).headline
     world.clock.advance(1)
     browser.begin(REFERENCE, "app")
     browser.post("/j/app", again="1", identifier="C-1001")
     first = min(world.rows(Verification), key=lambda row: row.began_at)
     found = world.services.stories.get(first.id)
-    assert "answer withdrawn because the link was begun again" in found.headline
+    assert "result withdrawn because the link was opened again" in found.headline
     assert found.has_others
 
 
@@ -479,7 +482,7 @@ def story_now(world: World) -> Story:
 def test_a_message_that_the_channel_refuses(world: World) -> None:
     world.receiver.sms_answers = [403]
     verified(world)
-    assert "SMS not taken by channel “sms”" in story(world).headline
+    assert "SMS not accepted by channel “sms”" in story(world).headline
 
 
 def test_a_resent_code(world: World) -> None:
@@ -504,10 +507,10 @@ def test_a_retry_by_an_admin_is_told(world: World) -> None:
     browser = verified(world, "app")
     browser.prove(world.totp())
     found = story(world)
-    world.services.delivery_lists.retry([found.callback_id], reason="Flow was down")
+    world.services.retries.retry([found.callback_id], reason="Flow was down")
     wait_for(lambda: len(world.receiver.callbacks) == 2)
     texts = [moment.text for moment in story(world).moments]
-    assert "the API had the answer sent again: Flow was down" in texts
+    assert "the API had the result sent again: Flow was down" in texts
 
 
 def test_an_altered_reference_keeps_the_rest_of_the_story(world: World) -> None:
@@ -549,9 +552,9 @@ def test_r24_somebody_whom_the_ticket_is_not_for_is_told(ticketed: World) -> Non
     browser.get(link(ticket(ticketed, msisdn=SHARED).path, "abc"))
     browser.name("C-1001")
     found = story(ticketed)
-    assert "named somebody whom the ticket is not for" in found.headline
-    assert "no SMS sent: who was named is not whom the ticket is for" in found.headline
-    assert "nobody in the directory" not in text_of(found)
+    assert "not the customer of the ticket" in found.headline
+    assert "no SMS sent: what was typed is not the customer of the ticket" in found.headline
+    assert "no customer matches" not in text_of(found)
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------
@@ -604,7 +607,7 @@ def test_finds_a_customer_by_every_name_and_a_stranger_by_what_was_typed(world: 
     stories = played(world)
 
     def of(typed: str) -> list[str]:
-        named = stories.named(typed)
+        named = stories.people_called(typed)
         assert named is not None
         return found(stories, customers=named.customers, names=named.names)
 
@@ -612,12 +615,12 @@ def test_finds_a_customer_by_every_name_and_a_stranger_by_what_was_typed(world: 
         assert of(typed) == ["waiting", "app"], typed
     assert of("0829999999") == ["password"]
     assert of("C-1002") == []
-    assert stories.named("  ") is None
+    assert stories.people_called("  ") is None
 
 
 def test_a_page_of_one_person_goes_on_by_key(world: World) -> None:
     stories = played(world)
-    named = stories.named("C-1001")
+    named = stories.people_called("C-1001")
     assert named is not None
     wanted = StoryFilter(customers=named.customers, names=named.names)
     first = stories.page(wanted, most=1)

@@ -9,7 +9,7 @@ from html import unescape
 import pyotp
 import pytest
 
-from auth_portal.services.directory.customers import row_of
+from auth_portal.services.directory.person import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink
 from tests.receiver import wait_for
 from tests.world import MAIL, PHONE, Browser, World, journey, open_world
@@ -60,7 +60,7 @@ def test_r31_looking_uses_nothing_up_and_following_does(world: World) -> None:
         followed(world, path)
         world.browser().client.head(path, base_url="http://127.0.0.1:8000")
     browser = followed(world, path)
-    assert "Your password is set" in browser.post(path, password=GOOD, repeated=GOOD).text
+    assert "Your password is ready to use" in browser.post(path, password=GOOD, repeated=GOOD).text
     assert browser.get(path).status_code == 410
     assert proves(world, "password", GOOD, "with-the-new-one")
     assert [event.kind for event in world.rows(AuditEvent)].count("credential_set_by_link") == 1
@@ -69,13 +69,13 @@ def test_r31_looking_uses_nothing_up_and_following_does(world: World) -> None:
 def test_r21_the_rules_of_a_new_password(small_world: World) -> None:
     path = link(small_world, "password")
     browser = followed(small_world, path)
-    assert "15 characters at least" in browser.page.text  # a journey takes the password alone
+    assert "At least 15 characters" in browser.page.text  # a journey takes the password alone
     for password, reason in (
-        ("", "Please type a password"),
-        ("fourteen chars", "14 characters; it needs 15"),
+        ("", "Enter a password"),
+        ("fourteen chars", "14 characters. It needs at least 15"),
         ("x" * 257, "longer than 256"),
-        ("aaaaaaaaaaaaaaaaaaaa", "among the first"),
-        ("thandi@example.com", "among the first"),
+        ("aaaaaaaaaaaaaaaaaaaa", "too easy to guess"),
+        ("thandi@example.com", "too easy to guess"),
     ):
         page = browser.post(path, password=password, repeated=password)
         assert (page.status_code, reason in page.text) == (422, True), (password, page.text)
@@ -93,7 +93,7 @@ def test_r21_eight_are_enough_where_no_journey_takes_it_alone(
         browser = followed(world, path)
         assert browser.post(path, password="kzqm-vw", repeated="kzqm-vw").status_code == 422
         assert browser.post(path, password="kzqm-vwx", repeated="kzqm-vwx").status_code == 200
-        assert not world.services.people.opened(row(world)).password_is_long
+        assert not world.services.customers.get(row(world)).password_is_long
 
 
 def test_r15_an_app_is_enrolled_by_its_own_code(world: World) -> None:
@@ -106,10 +106,10 @@ def test_r15_an_app_is_enrolled_by_its_own_code(world: World) -> None:
     assert seed_of(followed(world, path)) == seed  # opening it twice spoils nothing
     for wrong in ("", "000000", "12345", pyotp.TOTP(seed).at(world.clock.now.timestamp() + 120)):
         page = browser.post(path, code=wrong)
-        assert (page.status_code, "not the code that the app shows" in page.text) == (422, True)
+        assert (page.status_code, "the code your app shows now" in page.text) == (422, True)
     code = pyotp.TOTP(seed).at(world.clock.now.timestamp())
-    assert "Your app is set up" in browser.post(path, code=f"{code[:3]} {code[3:]}").text
-    assert world.services.people.opened(row(world, "C-1002")).has_totp
+    assert "Your app is ready to use" in browser.post(path, code=f"{code[:3]} {code[3:]}").text
+    assert world.services.customers.get(row(world, "C-1002")).has_totp
     spent = world.browser()
     spent.begin("spent", "app", "C-1002")
     spent.prove(code)
@@ -124,7 +124,7 @@ def test_a_link_is_over_after_a_day_and_when_a_newer_one_is_made(small_world: Wo
     second = link(small_world, "password")
     browser = small_world.browser()
     assert browser.get(first).status_code == 410
-    assert "Please ask for a new one" in browser.page.text
+    assert "Ask for a new one" in browser.page.text
     assert browser.get(app).status_code == 200
     assert browser.get("/credentials/never-made").status_code == 410
     browser = followed(small_world, second)
@@ -141,7 +141,7 @@ def test_a_link_is_used_once_by_two_browsers(small_world: World) -> None:
 
 def test_a_person_switched_off_or_erased_has_no_link(small_world: World) -> None:
     off, gone = link(small_world, "password"), link(small_world, "totp", "C-1002")
-    small_world.services.people.set_active(row(small_world), is_active=False)
+    small_world.services.customers.set_active(row(small_world), is_active=False)
     small_world.services.erasure.erase(row(small_world, "C-1002"))
     for path in (off, gone):
         assert small_world.browser().get(path).status_code == 410
@@ -153,7 +153,7 @@ def test_r13_a_link_goes_one_way_and_the_others_are_told(small_world: World) -> 
     made = small_world.services.credential_links.make(row(small_world), "password", "sms", admin_id=ADMIN)
     assert (made.link, made.fault) == ("", "")
     wait_for(lambda: told(small_world, PHONE, "http://127.0.0.1:8000/credentials/"))
-    wait_for(lambda: told(small_world, MAIL, "A link to set your password was made"))
+    wait_for(lambda: told(small_world, MAIL, "We created a link to set your password"))
     assert not told(small_world, MAIL, "/credentials/")
     text = next(sent["text"] for sent in small_world.receiver.messages if "/credentials/" in sent["text"])
     path = re.search(r"/credentials/[\w-]+", text)
@@ -166,7 +166,7 @@ def test_r13_a_link_goes_one_way_and_the_others_are_told(small_world: World) -> 
 def test_a_handed_over_link_is_in_no_message(small_world: World) -> None:
     path = link(small_world, "totp")
     for contact in (PHONE, MAIL):
-        wait_for(partial(told, small_world, contact, "A link to set your authenticator app was made"))
+        wait_for(partial(told, small_world, contact, "We created a link to set your authenticator app"))
     assert not any(path in sent["text"] for sent in small_world.receiver.messages)
 
 
@@ -195,7 +195,7 @@ def test_r30_a_form_without_its_cookie_comes_again(small_world: World) -> None:
     browser = followed(small_world, path)
     browser.client.delete_cookie("csrf", domain="127.0.0.1")
     page = browser.post(path, password=GOOD, repeated=GOOD)
-    assert (page.status_code, "did not send back" in page.text) == (400, True)
+    assert (page.status_code, "didn't send our cookie" in page.text) == (400, True)
     assert browser.post(path, password=GOOD, repeated=GOOD).status_code == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +14,17 @@ from sqlalchemy import event
 
 from auth_portal.store.models import Attempt, CustomerRow, Delivery, Verification
 from tests.postgres import MASTER_KEY
+from tests.programs import ROOT
 from tests.receiver import wait_for
 from tests.security.test_races import rows
-from tests.serving import ROOT
+from tests.security.tools import logged
 from tests.web.test_way import told
 from tests.world import World
 
 
 def test_a_full_disk_is_one_page_and_loses_nothing(small_world: World) -> None:
     """SQLite's own limit on pages gives the error that a full disk gives, at the same place."""
-    engine = small_world.services.verifications._database.engine
+    engine = small_world.services.transactions.database.engine
     is_full = True
 
     def fill(connection: Any, *_: object) -> None:
@@ -48,6 +50,30 @@ def test_a_full_disk_is_one_page_and_loses_nothing(small_world: World) -> None:
     wait_for(lambda: any(call.header == "after" for call in small_world.receiver.callbacks))
 
 
+def test_d12_a_commit_that_fails_is_not_in_the_log(small_world: World) -> None:
+    """As many ``verification_ended`` lines as rows, whichever commits the disk refused."""
+    engine = small_world.transactions.database.engine
+    refusals = iter([True, True, False] * 10)
+
+    def refuse(_connection: object) -> None:
+        if next(refusals, False):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    browsers = [small_world.browser() for _ in range(9)]
+    for number, browser in enumerate(browsers):
+        browser.open(f"r{number}")
+    event.listen(engine, "commit", refuse)
+    with logged() as log:
+        statuses = [
+            browser.post("/", follow=False, decline="not_me", identifier="").status_code for browser in browsers
+        ]
+        event.remove(engine, "commit", refuse)
+    ended = [row for row in small_world.rows(Verification) if row.outcome]
+    assert 0 < len(ended) < len(browsers)
+    assert statuses.count(303) == len(ended)
+    assert log.getvalue().count('"verification_ended"') == len(ended)
+
+
 def test_an_import_on_a_full_disk_is_one_line_and_changes_nothing(tmp_path: Path, sqlite_url: str) -> None:
     file = tmp_path / "many.csv"
     file.write_text("customer_id,name\n" + "\n".join(f"C-{n},{'x' * 100}" for n in range(20_000)))
@@ -64,7 +90,7 @@ def test_an_import_on_a_full_disk_is_one_line_and_changes_nothing(tmp_path: Path
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from auth_portal.services.messages import SMS_LENGTH, CodeMessage, gsm, sms_text
+from auth_portal.services.delivery.messages import SMS_LENGTH, CodeMessage, gsm, sms_text
 from auth_portal.store.models import Attempt, ChannelState, Delivery
 from tests.receiver import Receiver, wait_for
 from tests.serving import free_port
@@ -76,7 +76,7 @@ def test_a_code_by_smtp(tmp_path: Path, sqlite_url: str, receiver: Receiver, mai
             assert code in text
             assert "Acme Bank" in text
             assert "5 minutes" in text
-            assert "Never tell anyone this code" in text
+            assert "Never share this code" in text
         browser.prove(code)
         wait_for(lambda: receiver.callbacks)
         assert receiver.callbacks[0].body["data"]["method"] == "email_code"
@@ -105,13 +105,13 @@ def test_an_unreachable_mail_server_is_told_to_everybody_alike(
         browser.begin("abc")
         browser.post("/verify/method", method="email_code")
         wait_for(lambda: [row for row in world.rows(ChannelState) if row.failures_in_row >= 2])
-        assert "slow or down" in browser.get("/verify").text
+        assert "having trouble sending" in browser.get("/verify").text
         stranger = world.browser()
         stranger.begin("def", identifier="C-404")
         stranger.post("/verify/method", method="email_code")
-        assert "slow or down" in stranger.page.text
+        assert "having trouble sending" in stranger.page.text
         (message,) = [
-            row for row in world.rows(Delivery) if row.kind == "message" and row.reason != "nobody to send to"
+            row for row in world.rows(Delivery) if row.kind == "message" and row.reason != "no contact to send to"
         ]
         told = [row.detail for row in world.rows(Attempt) if row.delivery_id == message.id]
         assert message.target == "mail"
@@ -135,7 +135,6 @@ def test_a_message_lives_no_longer_than_its_code(small_world: World) -> None:
     wait_for(has_ended)
     message = next(row for row in small_world.rows(Delivery) if row.kind == "message")
     assert message.state == "given_up"
-    assert message.attempts <= 5
 
 
 @pytest.mark.parametrize(
@@ -149,6 +148,6 @@ def test_an_sms_is_one_message_with_the_line_that_fills_itself_in(portal: str, n
     assert text == gsm(text)
     assert text.splitlines()[-1] == f"@{host} #1234567890"
     assert text.startswith("1234567890 ")
-    assert "Never tell anyone this code" in text
+    assert "Never share this code" in text
     assert "5 min" in text
     assert portal[:4] in text or not portal.isascii()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from auth_portal.errors import Problem
-from auth_portal.web.reference import completed, read_query
+from auth_portal.services.verification.references import completed, read_query
 from tests.receiver import wait_for
 from tests.world import World
 
@@ -82,7 +82,7 @@ def test_r34_refused_before_anything(small_world: World, query: str) -> None:
         read_query(query)
     page = small_world.browser().get(f"/?{query}")
     assert page.status_code == 400
-    assert "go back to the chat" in page.text
+    assert "Open it again from your chat" in page.text
 
 
 @pytest.mark.parametrize("tail", ["#a\0b", "#" + "a" * 5000, "#\r\nX: y"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auth_portal.services.directory.customers import row_of
+from auth_portal.services.directory.person import row_of
 from auth_portal.store.models import AuditEvent
 from tests.receiver import wait_for
 from tests.world import World

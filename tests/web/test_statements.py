@@ -16,7 +16,7 @@ def test_landing_needs_none(world: World) -> None:
     browser = world.browser()
     browser.open("warm")
     settled(world)
-    world.services.journeys._looked_at = float("inf")
+    world.services.journeys._read_at = float("inf")
     with world.statements() as seen:
         browser.open("abc")
     assert seen == []
@@ -26,7 +26,7 @@ def test_begin_needs_nine(world: World) -> None:
     browser = world.browser()
     browser.open("abc")
     settled(world)
-    world.services.journeys._looked_at = float("inf")
+    world.services.journeys._read_at = float("inf")
     with world.statements() as seen:
         browser.post("/", follow=False, identifier="C-1001")
     assert len(seen) <= 9, "\n".join(seen)
@@ -37,7 +37,7 @@ def test_a_code_check_needs_six_and_done_one(world: World) -> None:
     browser.begin("abc")
     code = sent(world, PHONE)
     settled(world)
-    world.services.journeys._looked_at = float("inf")
+    world.services.journeys._read_at = float("inf")
     with world.statements() as seen:
         browser.prove(code, follow=False)
     assert len(seen) <= 6, "\n".join(seen)
@@ -50,7 +50,7 @@ def test_a_wrong_code_needs_six(world: World) -> None:
     browser = world.browser()
     browser.begin("abc", "app")
     settled(world)
-    world.services.journeys._looked_at = float("inf")
+    world.services.journeys._read_at = float("inf")
     with world.statements() as seen:
         browser.prove("000000", follow=False)
     assert len(seen) <= 6, "\n".join(seen)
@@ -60,7 +60,7 @@ def test_totp_needs_six(world: World) -> None:
     browser = world.browser()
     browser.begin("abc", "app")
     settled(world)
-    world.services.journeys._looked_at = float("inf")
+    world.services.journeys._read_at = float("inf")
     with world.statements() as seen:
         browser.prove(world.totp(), follow=False)
     assert len(seen) <= 6, "\n".join(seen)
@@ -68,7 +68,7 @@ def test_totp_needs_six(world: World) -> None:
 
 
 def test_the_first_try_starts_at_once_not_at_the_next_poll(small_world: World) -> None:
-    small_world.services.dispatcher._lanes[0]._loop._every_seconds = 60.0
+    small_world.services.dispatcher.lanes[0].loop._every_seconds = 60.0
     small_world.clock.advance(1)
     browser = small_world.browser()
     browser.begin("abc", "app")

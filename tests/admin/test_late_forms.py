@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.store.models import Admin, AuditEvent, ChannelRow, CustomerRow, Journey, JourneyVersion, Portal
-from auth_portal.web.admin.kept_form import MOST_BYTES, SECRET
+from auth_portal.web.admin.frame import LATE_FORM_BYTES, SECRET_FIELDS
 from tests.admin.desk import ADMIN_PASSWORD, Desk, signed_in
 from tests.world import Browser, World
 
@@ -59,7 +59,7 @@ def too_late(desk: Desk, page: str, path: str, fields: dict[str, Any]) -> str:
     desk.world.clock.advance(LUNCH)
     answer = desk.post(path, follow=False, **fields)
     assert answer.status_code == 403, answer.text
-    assert "It is kept." in answer.text
+    assert "the form comes back as you typed it" in answer.text
     return answer.text
 
 
@@ -74,7 +74,7 @@ def test_r26_a_long_form_comes_back_as_it_was_typed_and_nothing_is_saved(small_w
     too_late(owner, "/admin/journeys/_new", "/admin/journeys/_new", {**JOURNEY, "act": "save"})
     page = sign_in(owner)
     assert page.status_code == 200
-    assert "Nothing of this is saved yet." in page.text
+    assert "These changes aren't saved yet." in page.text
     for name, value in JOURNEY.items():
         shown = sent(page.text, name)
         if name == "data_key":
@@ -106,7 +106,7 @@ def test_two_at_once_are_still_told_after_lunch(small_world: World, owner: Desk)
     assert sent(sign_in(owner).text, "name") == ["Typed before lunch"]
     conflict = owner.post(path, **(multi(owner.page.text) | {"act": "save"}))
     assert conflict.status_code == 409
-    assert "Somebody else has saved this journey" in conflict.text
+    assert "Another admin saved this journey" in conflict.text
 
 
 def signed_in_as(desk: Desk) -> Desk:
@@ -151,9 +151,9 @@ def test_every_longer_form_comes_back(
     late = too_late(owner, page, path, fields)
     shown = sign_in(owner)
     assert shown.status_code == 200, shown.text
-    assert "Nothing of this is saved yet." in shown.text
+    assert "These changes aren't saved yet." in shown.text
     for name, value in fields.items():
-        wanted = [""] if name in SECRET else value if isinstance(value, list) else [value]
+        wanted = [""] if name in SECRET_FIELDS else value if isinstance(value, list) else [value]
         assert sent(shown.text, name) == wanted, name
     assert "hunter2" not in late + shown.text
     assert stored(small_world) == before
@@ -170,7 +170,7 @@ def test_no_field_that_hides_what_is_typed_is_ever_kept(owner: Desk) -> None:
         for tag in re.findall(r"<input\b[^>]*>", owner.get(page).text):
             if 'type="password"' in tag or "one-time-code" in tag or "csrf_token" in tag:
                 hidden |= set(re.findall(r'\bname="([^"]+)"', tag))
-    assert hidden <= SECRET
+    assert hidden <= SECRET_FIELDS
     assert {"api_key", "password", "second_factor", "present"} <= hidden
 
 
@@ -200,11 +200,11 @@ def test_a_customer_who_was_changed_meanwhile_is_told_of_at_once(small_world: Wo
     path = f"/admin/customers/{row}/edit"
     owner.get(path)
     small_world.clock.advance(1)
-    small_world.services.people.set_active(row, is_active=False, admin_id=owner.admin_id)
+    small_world.services.customers.set_active(row, is_active=False, admin_id=owner.admin_id)
     small_world.clock.advance(LUNCH)
     owner.post(path, follow=False, customer_id="C-1001", name="Typed")
     shown = sign_in(owner)
-    assert "Somebody else changed this customer" in shown.text
+    assert "Another admin changed this customer" in shown.text
     assert sent(shown.text, "name") == ["Typed"]
 
 
@@ -239,7 +239,7 @@ def test_whoever_has_no_session_that_ran_out_is_kept_nothing(owner: Desk, end: C
     page = owner.post("/admin/settings", **SETTINGS)
     assert owner.path == "/admin/sign-in"
     assert 'name="kept"' not in page.text
-    assert "What you sent was not saved." in page.text
+    assert "Your changes weren't saved." in page.text
 
 
 def test_another_admin_does_not_see_it(small_world: World, owner: Desk, support: Desk) -> None:
@@ -248,14 +248,14 @@ def test_another_admin_does_not_see_it(small_world: World, owner: Desk, support:
     page = owner.post("/admin/sign-in", **given)
     assert owner.path == "/admin/settings"
     assert "Lunch Bank" not in page.text
-    assert "was not saved, and is gone" in page.text
+    assert "It was discarded" in page.text
 
 
 def test_it_waits_through_wrong_codes_but_not_for_long(small_world: World, owner: Desk) -> None:
     too_late(owner, "/admin/settings", "/admin/settings", SETTINGS)
     wrong = sign_in(owner, code="000000")
     assert wrong.status_code == 422
-    assert "It is kept." in wrong.text
+    assert "the form comes back as you typed it" in wrong.text
     assert sent(sign_in(owner).text, "name") == ["Lunch Bank"]
     too_late(owner, "/admin/settings", "/admin/settings", SETTINGS)
     small_world.clock.advance(30 * 60)
@@ -267,6 +267,7 @@ def test_the_role_is_asked_anew(small_world: World, owner: Desk) -> None:
     too_late(owner, "/admin/settings", "/admin/settings", SETTINGS)
     with small_world.database.write() as connection:  # on the page this would end the session, and so keep nothing
         connection.execute(update(Admin).values(role="support"))
+    small_world.accept()
     page = sign_in(owner)
     assert page.status_code == 403
     assert "Lunch Bank" not in page.text
@@ -292,13 +293,13 @@ def test_an_altered_one_or_too_large_a_one_is_nothing(small_world: World, owner:
     assert "Lunch Bank" not in page.text
     owner.get("/admin/settings")
     small_world.clock.advance(LUNCH)
-    owner.post("/admin/settings", **{**SETTINGS, "name": "x" * MOST_BYTES})
+    owner.post("/admin/settings", **{**SETTINGS, "name": "x" * LATE_FORM_BYTES})
     assert 'name="kept"' not in owner.page.text
-    assert "What you sent was not saved." in owner.page.text
+    assert "Your changes weren't saved." in owner.page.text
 
 
 def test_the_largest_one_still_fits_through_the_sign_in_form(small_world: World, owner: Desk) -> None:
-    long = "x" * (MOST_BYTES - 200)
+    long = "x" * (LATE_FORM_BYTES - 200)
     too_late(owner, "/admin/settings", "/admin/settings", {"name": long})
     assert sent(sign_in(owner).text, "name") == [long]
 
@@ -315,5 +316,70 @@ def test_r31_a_get_keeps_nothing_and_a_button_is_only_told_of(small_world: World
     small_world.clock.advance(LUNCH)
     owner.post("/admin/journeys/app/active", active="0")
     assert 'name="kept"' not in owner.page.text
-    assert "What you sent was not saved." in owner.page.text
+    assert "Your changes weren't saved." in owner.page.text
     assert 'name="kept"' not in Browser(small_world).get("/admin/journeys/_new").text
+
+
+# --- A form belongs to the session that it was made for (R53)
+
+
+def _token(desk: Desk) -> str:
+    return desk.hidden("/admin/account/password")["csrf_token"]
+
+
+def _renew_codes(desk: Desk, token: str) -> int:
+    """Post a form with this token, in this browser. Return the status."""
+    path = "/admin/account/recovery-codes"
+    answer = desk.client.post(path, data={"csrf_token": token}, base_url=desk.base_url)
+    return answer.status_code
+
+
+def test_r53_a_token_of_another_session_is_refused(small_world: World) -> None:
+    desk, other = signed_in(small_world), signed_in(small_world, "support")
+    desk.get("/admin/account")
+    other.get("/admin/account")
+    # Everything of the other browser except its session, as someone who can plant a cookie would have it.
+    cookie = other.client.get_cookie("csrf", domain="127.0.0.1")
+    assert cookie is not None
+    assert _renew_codes(desk, _token(other)) == 400
+    mine = desk.client.get_cookie("csrf", domain="127.0.0.1")
+    assert mine is not None
+    desk.client.set_cookie("csrf", cookie.value, domain="127.0.0.1")
+    assert _renew_codes(desk, _token(other)) == 400
+    desk.client.set_cookie("csrf", mine.value, domain="127.0.0.1")
+    assert _renew_codes(desk, _token(desk)) == 303
+
+
+def test_r53_a_token_from_before_the_sign_in_is_refused(owner: Desk) -> None:
+    owner.get("/admin/account")
+    old = _token(owner)
+    owner.post("/admin/sign-out")
+    owner.get("/admin/sign-in")
+    before = owner.hidden("/admin/sign-in")["csrf_token"]
+    owner.sign_in()
+    owner.get("/admin/account")
+    for token in (old, before, "", "x"):
+        answer = owner.client.post("/admin/account/recovery-codes", data={"csrf_token": token}, base_url=owner.base_url)
+        assert answer.status_code == 400
+        assert "This page was open too long, or you signed in again elsewhere." in answer.text
+    assert _renew_codes(owner, _token(owner)) == 303
+
+
+def test_r53_signing_in_works_from_any_page_that_shows_the_form(owner: Desk) -> None:
+    owner.get("/admin/account")
+    stale = _token(owner)
+    owner.post("/admin/sign-out")
+    owner.get("/admin/sign-in")
+    second = owner.hidden("/admin/sign-in")["csrf_token"]
+    assert owner.sign_in().status_code == 200
+    given = {"email": owner.email, "password": ADMIN_PASSWORD, "code": owner.second_factor(), "csrf_token": second}
+    again = owner.client.post("/admin/sign-in", data=given, base_url=owner.base_url)  # of the other tab
+    assert again.status_code == 303
+    owner.get("/admin/account")
+    wrong = {**given, "code": "000000"}
+    page = owner.client.post("/admin/sign-in", data=wrong, base_url=owner.base_url)  # refused, while signed in
+    assert page.status_code == 422
+    owner.page = page
+    right = {**given, **owner.hidden("/admin/sign-in"), "code": owner.second_factor()}
+    assert owner.client.post("/admin/sign-in", data=right, base_url=owner.base_url).status_code == 303
+    assert _renew_codes(owner, stale) == 400
