@@ -1,14 +1,15 @@
-# Two commands are all the set-up there is: `make run` and `make test`.
+# `make run` and `make test` install everything they need.
 PORT ?= 8000
 WORKERS ?= 2
 THREADS ?= 4
 PYTHON ?= python3
 BIN := .venv/bin
 export FLASK_APP := app
+unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test check bench help screenshots format
+.PHONY: run test check bench soak help screenshots format
 
-help: ## Shows this
+help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 .venv/.run: requirements.txt $(wildcard static/*.css static/*.js)
@@ -22,25 +23,35 @@ help: ## Shows this
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-run: .venv/.run ## The portal with its demo and sandbox on http://127.0.0.1:8000 (PORT= changes it)
-	@PORT=$(PORT) WORKERS=$(WORKERS) THREADS=$(THREADS) ./deploy/run
+run: .venv/.run ## Serve the portal with its demo and sandbox on http://localhost:8000 (another port: PORT=)
+	@PORT=$(PORT) WORKERS=$(WORKERS) THREADS=$(THREADS) ./deploy/demo
 
-test: .venv/.test ## Everything: checks and tests; installs the system packages it needs where it may
+test: .venv/.test ## Run all checks and tests; installs missing system packages where it may
 	@./deploy/system-packages
-	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n $${JOBS:-4}
-
-check: .venv/.test ## Lint, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/bandit -q -ll -r auth_portal app.py migrations 2>/dev/null
+	@$(BIN)/python -m tests.advisories
+	@types=$$(mktemp); $(BIN)/mypy >$$types 2>&1 & mypy=$$!; \
+	$(BIN)/python -m pytest -n $${JOBS:-3}; tests=$$?; \
+	wait $$mypy; typed=$$?; cat $$types; rm $$types; test $$tests = 0 -a $$typed = 0
+
+check: .venv/.test ## Check lint, format, types and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/bandit -q -ll -r auth_portal app.py migrations 2>/dev/null
+	@$(BIN)/python -m tests.advisories
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n 0 tests/test_layers.py
 
-format: .venv/.test ## Formats the code
+format: .venv/.test ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-bench: .venv/.test ## What is fast and how fast, measured here
+bench: .venv/.test ## Measure how fast it is on this machine
 	@$(BIN)/python -m bench
 
-screenshots: .venv/.test ## Takes the README's pictures from the running product
+soak: .venv/.test ## Play faults in random combination for MINUTES (60) and check that nothing is lost
+	@$(BIN)/python -m tests.faults.campaign --minutes $${MINUTES:-60} $${SEED:+--seed $$SEED}
+
+screenshots: .venv/.test ## Take the pictures for the documents from the running product
 	@$(BIN)/python -m docs.screenshots

@@ -1,7 +1,7 @@
-"""Takes the README's pictures from the running product: ``make screenshots`` or ``python -m docs.screenshots``.
+"""Take the pictures for the documents from the running product: ``make screenshots``.
 
-It serves the demo on a free port with an instance folder of its own, goes the customer's way and then the admin's in
-Chromium, and keeps what a phone of 360 px or a desk shows at each stop.
+Serves the demo on a free port with a temporary instance folder, plays first the customer and then the admin in
+Chromium, and stores what a phone of 360 px or a desktop shows at each stop.
 """
 
 from __future__ import annotations
@@ -26,23 +26,30 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = (
-    "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-quic", "--no-first-run", "--hide-scrollbars",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--no-first-run",
+    "--hide-scrollbars",
+)
 PHONE: ViewportSize = {"width": 360, "height": 700}
 WIDE: ViewportSize = {"width": 1040, "height": 800}
 DESK: ViewportSize = {"width": 1040, "height": 640}
 LARGEST = 120_000  # bytes of a picture
 START_SECONDS = 60
 SETTLE_MILLISECONDS = 400
-WORDS = "seven kudus dance slowly"  # of an owner who is gone with the demo
+WORDS = "seven kudus dance slowly"  # the password of an owner who exists only in this demo
 _INSTANCE: dict[str, str] = {}
 
 
 def main() -> None:
-    """Takes every picture, and says how large each is."""
+    """Take every picture and print its size. Exit with 1 if one is too large."""
     if not Path(CHROMIUM).exists():
-        sys.exit(f"The pictures need Chromium, and {CHROMIUM} is not there (Debian, Ubuntu: apt-get install chromium).")
+        sys.exit(
+            f"The pictures need Chromium, but {CHROMIUM} does not exist (Debian, Ubuntu: apt-get install chromium)."
+        )
     IMAGES.mkdir(exist_ok=True)
     with demo() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
@@ -59,7 +66,7 @@ def main() -> None:
 
 @contextmanager
 def demo() -> Iterator[str]:
-    """The demo, as ``make run`` serves it."""
+    """Serve the demo as ``make run`` does, and yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,7 +76,7 @@ def demo() -> Iterator[str]:
         _INSTANCE["PORTAL_INSTANCE"] = folder
         environment |= {"PORT": str(port), "WORKERS": "1", **_INSTANCE}
         running = subprocess.Popen(  # noqa: S603 -- our own script
-            [ROOT / "deploy" / "run"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+            [ROOT / "deploy" / "demo"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
         try:
             wait_for(f"{url}/healthz")
@@ -80,7 +87,7 @@ def demo() -> Iterator[str]:
 
 
 def wait_for(url: str) -> None:
-    """Waits until the demo answers."""
+    """Wait until the demo answers."""
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         try:
@@ -92,7 +99,7 @@ def wait_for(url: str) -> None:
 
 
 def take_phone(browser: Browser, url: str) -> None:
-    """The customer's way on a phone."""
+    """Take the customer's pages on a phone."""
     context = browser.new_context(viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=1.5)
     chat = context.new_page()
     chat.goto(f"{url}/sandbox/")
@@ -102,7 +109,7 @@ def take_phone(browser: Browser, url: str) -> None:
         chat.locator("a.link-card").click()
     page = opened.value
     page.locator("#identifier").wait_for()
-    keep(page, "landing")
+    take(page, "landing")
     page.fill("#identifier", "082 123 4567")
     page.locator("form.main-form button.main").click()
     page.locator("button[name=method][value=sms_code]").click()
@@ -110,48 +117,47 @@ def take_phone(browser: Browser, url: str) -> None:
     inbox = context.new_page()
     inbox.goto(f"{url}/sandbox/inbox")
     code = inbox.locator("strong.code").first.inner_text()
-    keep(inbox, "inbox", height=520)
-    keep(page, "code")
+    take(page, "code")
     page.fill("#code", re.sub(r"\D", "", code))
     page.locator("form.main-form button.main").click()
-    page.get_by_text("Your chat with").wait_for()
-    keep(page, "done")
+    page.get_by_text("Your chat has your answer").wait_for()
+    take(page, "done")
     chat.bring_to_front()
     chat.locator("#log .bubble.business", has_text="Thank you").wait_for()
     chat.locator(".scroller").evaluate("log => log.scrollTo(0, log.scrollHeight)")
-    keep(chat, "chat")
+    take(chat, "chat")
     context.close()
 
 
 def take_wide(browser: Browser, url: str) -> None:
-    """The sandbox on a desk: the chat, and what Flow received."""
+    """Take the sandbox on a desktop: the chat, and what Flow received."""
     page = browser.new_page(viewport=WIDE)
     page.goto(f"{url}/sandbox/")
     page.locator(".rows a").first.click()
     page.locator("#answer table").wait_for()
     page.locator(".scroller").evaluate("log => log.scrollTo(0, log.scrollHeight)")
-    keep(page, "sandbox", **WIDE)
+    take(page, "sandbox", **WIDE)
 
 
 def take_desk(browser: Browser, url: str) -> None:
-    """The configuration page, after somebody was verified in the sandbox."""
+    """Take the configuration page, after a customer was verified in the sandbox."""
     page = browser.new_page(viewport=WIDE)
     join(page, owner_link(url))
     page.goto(f"{url}/admin/?period=hour")
-    keep(page, "admin-home", **DESK)
+    take(page, "admin-home", **DESK)
     page.goto(f"{url}/admin/journeys/balance")
-    keep(page, "admin-journey", **DESK)
+    take(page, "admin-journey", **DESK)
     page.goto(f"{url}/admin/journeys/balance/setup")
-    keep(page, "admin-setup", **DESK)
+    take(page, "admin-setup", **DESK)
     page.goto(f"{url}/admin/verifications")
     page.locator("main a[href^='/admin/verifications/']").first.click()
-    keep(page, "admin-story", **DESK)
+    take(page, "admin-story", **DESK)
     page.goto(f"{url}/admin/journeys")
-    keep(page, "admin-phone")
+    take(page, "admin-phone")
 
 
 def owner_link(url: str) -> str:
-    """The one-time link of a new owner, as the command prints it."""
+    """Return the one-time link for a new owner, as the command prints it."""
     environment = {**os.environ, **_INSTANCE, "PORTAL_PUBLIC_URL": url, "PORTAL_SANDBOX": "1"}
     command = [str(Path(sys.executable).parent / "flask"), "--app", "app", "admin", "create"]
     made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
@@ -159,19 +165,19 @@ def owner_link(url: str) -> str:
 
 
 def join(page: Page, link: str) -> None:
-    """Becomes an owner."""
+    """Become an owner through a one-time link."""
     page.goto(link)
     seed = page.input_value("#key").replace(" ", "")
     for field, text in (("name", "Ada Owner"), ("email", "ada@acme.example"), ("password", WORDS), ("repeated", WORDS)):
         page.fill(f"#{field}", text)
     page.fill("#code", pyotp.TOTP(seed).now())
-    page.get_by_role("button", name="Finish").click()
+    page.get_by_role("button", name="Set up my sign-in").click()
     page.get_by_label("I have printed or saved them").check()
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Go to the home page").click()
 
 
-def keep(page: Page, name: str, width: int = PHONE["width"], height: int = PHONE["height"]) -> None:
-    """Takes one picture of what the screen shows."""
+def take(page: Page, name: str, width: int = PHONE["width"], height: int = PHONE["height"]) -> None:
+    """Store a picture of what the screen shows."""
     page.bring_to_front()
     page.set_viewport_size({"width": width, "height": height})
     page.evaluate("document.activeElement && document.activeElement.blur()")
