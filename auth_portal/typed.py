@@ -19,7 +19,7 @@ JOINERS = "\u200c\u200d"  # the invisible characters that some scripts cannot be
 _INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
 _IS_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
 _DASHES = "\u2043\u207b\u208b\u2212"  # bullet, raised, lowered, minus; all others are of category Pd
-_FULL_WIDTH = range(0xFF01, 0xFF5F)  # ASCII as East Asian keyboards write it
+_FULL_WIDTH = range(0xFF01, 0xFF5F)  # ASCII as East Asian keyboards write it; letters stay, as in any other script
 _FULL_WIDTH_OFFSET = 0xFEE0
 _NAMED = re.compile(r"[^<>]*<([^<>]+)>[^\w<>]*")  # Thandi Nkosi <thandi@example.com>
 _SCHEME = re.compile(r"(mailto|tel|sms|smsto|callto):/{0,2}", re.IGNORECASE)
@@ -38,7 +38,7 @@ def visible_text(text: str, stays: str = "") -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return text as ``visible_text`` does, with every dash as ``-`` and the digits of any script as ASCII."""
+    """Return text as ``visible_text`` does, with every dash as ``-``; digits of any script and wide signs as ASCII."""
     return text.replace("\t", " ") if text.isascii() else "".join(map(_plain_character, text))
 
 
@@ -72,6 +72,6 @@ def _plain_character(character: str) -> str:
         return str(unicodedata.decimal(character))
     if kind == "Pd" or character in _DASHES:
         return "-"
-    if ord(character) in _FULL_WIDTH:
+    if ord(character) in _FULL_WIDTH and kind not in ("Lu", "Ll"):
         return chr(ord(character) - _FULL_WIDTH_OFFSET)
     return _visible_character(character)

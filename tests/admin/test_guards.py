@@ -417,7 +417,9 @@ def _store(world: World, slug: str, **changes: Any) -> None:
     with world.database.write() as connection:
         row = next(row for row in world.rows(JourneyVersion) if row.document["slug"] == slug)
         document = {**row.document, **{key: {**row.document[key], **value} for key, value in changes.items()}}
-        connection.execute(update(JourneyVersion).where(JourneyVersion.id == row.id).values(document=document))
+        values = {"id": row.id, "journey_id": row.journey_id, "number": row.number, "document": document}
+        signed = world.transactions.keyring.signed("journey_versions", values)
+        connection.execute(update(JourneyVersion).where(JourneyVersion.id == row.id).values(signed))
         connection.execute(update(Portal).values(version=Portal.version + 1))
     world.services.journeys.renew()
 

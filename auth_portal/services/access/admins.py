@@ -8,6 +8,7 @@ reset nor switched off, and keeps the role. Every owner is notified of what chan
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -443,7 +444,8 @@ def email_name(email: str) -> str:
 
 def recovery_key(keyring: Keyring, admin_id: str, typed: str) -> str:
     """Return what is stored of a recovery code: a keyed hash of its one form (74 random bits need no slow hash)."""
-    return keyring.index(f"recovery {admin_id}", "".join(plain_text(typed).lower().split()).replace("-", ""))
+    plain = plain_text(unicodedata.normalize("NFKC", typed)).lower()
+    return keyring.index(f"recovery {admin_id}", "".join(plain.split()).replace("-", ""))
 
 
 def right_step(seed: str, code: str, now: datetime, last_step: int = 0) -> int | None:

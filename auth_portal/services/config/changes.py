@@ -49,12 +49,14 @@ HARMLESS: Mapping[str, Mapping[str, str]] = {
         "made_by": "recorded by the portal",
         "created_at": "recorded by the portal",
         "used_at": "recorded by the portal",
+        "mac": "made by the portal from the other columns",
     },
     "admin": {
         "id": "made by the portal",
         "totp_last_step": "recorded by the portal when a code is used",
         "created_at": "recorded by the portal",
         "changed_at": "recorded by the portal",
+        "mac": "made by the portal from the other columns",
     },
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -248,7 +249,7 @@ def is_hash(password: str) -> bool:
 
 
 def _seed(cell: str) -> str:
-    text = plain_text(cell).translate(_FORGIVEN_IN_SEEDS).rstrip("=").upper()
+    text = plain_text(unicodedata.normalize("NFKC", cell)).translate(_FORGIVEN_IN_SEEDS).rstrip("=").upper()
     try:
         raw = base64.b32decode(text + "=" * (-len(text) % 8))
     except (binascii.Error, ValueError):
