@@ -103,9 +103,14 @@ def _build() -> Build:
 
 
 @contextmanager
-def _portal() -> Iterator[Services]:
-    """Yield the services of this installation and close them. Raise Misconfigured if it cannot be used."""
+def _portal(*, only_reads: bool = False) -> Iterator[Services]:
+    """Yield the services of this installation and close them. Raise Misconfigured if it cannot be used.
+
+    Nothing is written by a clock that differs from the database's (D8).
+    """
     with closing(_build()(read_settings())) as services:
+        if not only_reads and (fault := services.health.clock_fault()):
+            raise Misconfigured(f"{fault}; set this machine's clock and run the command again")
         yield services
 
 
@@ -280,7 +285,7 @@ def import_config(ctx: click.Context, file: Path, is_pruning: bool) -> None:
 @click.argument("file", type=FILE, required=False)
 def export_config(file: Path | None) -> None:
     """Write everything in use, secrets as "keep", to FILE or to the screen."""
-    with _portal() as portal:
+    with _portal(only_reads=True) as portal:
         text = portal.configuration.export_toml()
     if file is None:
         click.echo(text, nl=False)
@@ -334,7 +339,7 @@ def reset_admin(email: str) -> None:
 def verify_audit(ctx: click.Context, heads: Path | None) -> None:
     """Check every event and every block; exit with 1 and name what was edited, deleted, added or moved."""
     count, blocks, faults, last = 0, 0, 0, AuditCheck()
-    with _portal() as portal:
+    with _portal(only_reads=True) as portal:
         for last in portal.audit_checks.check_all():
             count, blocks = count + last.count, blocks + last.blocks
             faults += _complain(last.faults, faults)
@@ -378,7 +383,7 @@ def seal_macs(again: bool) -> None:
 @click.option("--newest", is_flag=True, help="Only the newest one, which stands for everything before it.")
 def audit_heads(newest: bool) -> None:
     """Print the number and head of each block. Store them where no one who can write the database can write."""
-    with _portal() as portal:
+    with _portal(only_reads=True) as portal:
         _say(portal.audit_checks.heads(only_newest=newest))
 
 

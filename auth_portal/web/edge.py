@@ -54,6 +54,7 @@ HTTP_CODES = {
     415: "media_type",
 }
 EVERY_HOST = frozenset({"ops.healthz", "ops.readyz"})
+JUDGE_TIME = frozenset({"visitor", "credentials"})  # blueprints whose pages say that something has expired
 DEFAULT_CHAT_SECONDS = 600
 SERVER = "gunicorn/"  # drops every header whose name contains an underscore
 LAST_PORT = 65535
@@ -171,7 +172,9 @@ def enter_request() -> Response | None:
         raise Problem("bad_host", status=400)
     if "\0" in request.path:
         raise Problem("not_found", status=404)  # PostgreSQL cannot store it, so nothing can have such a name
-    if request.method not in ("GET", "HEAD", "OPTIONS", "TRACE"):
+    is_safe = request.method in ("GET", "HEAD", "OPTIONS", "TRACE")
+    _check_clock(is_safe=is_safe)
+    if not is_safe:
         large = large_requests.get(request.endpoint or "")
         if large is not None and large.is_allowed():
             request.max_content_length = large.most_bytes
@@ -183,6 +186,13 @@ def enter_request() -> Response | None:
             if not is_api() and request.endpoint and all(may_send[n]() for n in request.blueprints if n in may_send):
                 _protect()
     return None
+
+
+def _check_clock(*, is_safe: bool) -> None:
+    """Refuse what would be judged by a clock that is wrong (D8). Raise Problem."""
+    judges = not is_safe or not JUDGE_TIME.isdisjoint(request.blueprints)
+    if judges and not current_app.extensions[EXTENSION].health.may_judge_time():
+        raise Problem("unavailable", status=503)
 
 
 def _protect() -> None:

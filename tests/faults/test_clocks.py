@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import requests
 from auth_portal.store.models import AlertRow, Delivery, Verification
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.test_races import rows
-from tests.serving import Server, Visitor, serving
+from tests.serving import ROOT, Server, Visitor, serving
 from tests.world import CONFIG, TOTP_SECRET, configure, journey
 
 SHORT = journey("short", "totp", default=True, chat_seconds=60)
@@ -73,3 +75,60 @@ def test_d08_a_node_whose_clock_is_wrong_ends_and_sends_nothing(
         assert ready(wrong)["ready"]
     assert receiver.callbacks[0].body["result"] == "verified"
     assert {row.state for row in rows(postgres_url, Delivery) if row.kind == "callback"} == {"accepted"}
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600, 3])
+def test_d08_a_node_whose_clock_is_wrong_accepts_nothing(
+    tmp_path: Path, web: Server, postgres_url: str, receiver: Receiver, ahead: int
+) -> None:
+    """What it wrote would wait for an hour, and what others began would have expired."""
+    visitor = Visitor(web.url)
+    visitor.begin("moved-between-machines")
+    with serving(node(tmp_path / "wrong", postgres_url, ahead)) as wrong:
+        wait_for(lambda: "clock_is_wrong" in wrong.log.read_text())
+        moved = Visitor(wrong.url)
+        moved.session.cookies.update(visitor.session.cookies)
+        for path in ("/verify", "/?reference=begun-there", "/done"):
+            assert moved.get(path).status_code == 503, path
+        assert "try again" in moved.page.text.lower()
+        assert moved.page.headers["Retry-After"]
+        answer = requests.post(f"{wrong.url}/verify", {"code": "1"}, timeout=GIVE_UP_SECONDS)
+        assert answer.status_code == 503
+        assert requests.get(f"{wrong.url}/admin/sign-in", timeout=GIVE_UP_SECONDS).status_code == 200
+        posted = requests.post(f"{wrong.url}/admin/sign-in", {"email": "a@example.com"}, timeout=GIVE_UP_SECONDS)
+        assert posted.status_code == 503
+        assert requests.post(f"{wrong.url}/api/v1/tickets", json={}, timeout=GIVE_UP_SECONDS).status_code == 503
+        visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+        assert [row.outcome for row in rows(postgres_url, Verification)] == ["verified"]
+        (wrong.folder / "clock").write_text("system")
+        wait_for(lambda: receiver.callbacks)  # it is the only one that sends
+    assert receiver.callbacks[0].body["result"] == "verified"
+
+
+def test_d08_a_clock_that_jumps_is_noticed_by_the_next_request(web: Server, receiver: Receiver) -> None:
+    visitor = Visitor(web.url)
+    visitor.begin("under-way")
+    (web.folder / "clock").write_text("system+3600")
+    visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+    assert visitor.page.status_code == 503
+    (web.folder / "clock").write_text("system")
+    visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+    assert visitor.page.status_code == 303
+
+
+def test_d08_a_command_that_writes_refuses_to_run_with_a_wrong_clock(web: Server) -> None:
+    (web.folder / "clock").write_text("system+90")
+
+    def flask(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "flask"), "--app", "tests.clocked_app", *command],
+            cwd=ROOT, env=web._environment, capture_output=True, text=True, timeout=GIVE_UP_SECONDS, check=False,
+        )  # fmt: skip
+
+    refused = flask("prune")
+    assert refused.returncode == 1, refused
+    assert "90 s ahead of the database's" in refused.stderr
+    assert "set this machine's clock" in refused.stderr
+    assert flask("config", "export").returncode == 0
+    (web.folder / "clock").write_text("system")
+    assert flask("prune").returncode == 0

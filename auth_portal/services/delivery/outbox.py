@@ -360,7 +360,9 @@ class Outbox:
 
         A report that comes after the next claim changes nothing but its own attempt, unless it is an acceptance.
         """
-        state, next_at = what_follows(delivery, report, work.now)
+        # Within its lease, whatever the clock says now: one that has jumped since would end or delay the result (D8).
+        now = min(work.now, delivery.began_at + timedelta(seconds=LEASE_SECONDS))
+        state, next_at = what_follows(delivery, report, now)
         # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
         is_over = state is DeliveryState.ACCEPTED or (
             delivery.contract == AS_WAS and state is not DeliveryState.PENDING
@@ -382,7 +384,7 @@ class Outbox:
             )
             .returning(Delivery.state)
         )
-        lease: dict[str, Any] = {"leased_until": None, "is_unclear": report.is_unclear, "next_at": next_at or work.now}
+        lease: dict[str, Any] = {"leased_until": None, "is_unclear": report.is_unclear, "next_at": next_at or now}
         if report.fate == NOT_SENT:
             lease["attempts"] = delivery.number - 1  # it does not count: the next attempt is made in its place
         held = write.where(Delivery.attempts == delivery.number).values(lease)

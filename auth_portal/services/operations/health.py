@@ -48,8 +48,9 @@ class ClockCheck:
     """Compare the clock of the machine, whatever clock the portal was given, with the database's (D8).
 
     Several machines serve one database, and every deadline is judged by the clock of the machine that looks at it. One
-    that is a minute ahead would end every verification of the others as expired. So all compare themselves with the
-    only clock that they share, and one that differs judges nothing in the background until it is right again.
+    that is an hour ahead would end every verification of the others as expired, and have what it writes wait for an
+    hour. So all compare themselves with the only clock that they share. One that differs ends and sends nothing,
+    accepts nothing and shows customers nothing until it is right again.
     """
 
     def __init__(self, database: Database) -> None:
@@ -74,8 +75,8 @@ class ClockCheck:
         # The answer was made at some moment between question and arrival: only what goes beyond that is certain.
         return math.copysign(max(0.0, abs(ahead) - took / 2), ahead)
 
-    def is_right(self) -> bool:
-        """Report whether time may be judged now. Asks the database at most every CHECK_SECONDS, or after a jump.
+    def is_right(self, known_for: float = CHECK_SECONDS) -> bool:
+        """Report whether time may be judged now. Asks the database after ``known_for`` seconds, or after a jump.
 
         Raise SQLAlchemyError while the database is away.
         """
@@ -83,7 +84,7 @@ class ClockCheck:
             now = time.monotonic()
             started_at = machine_clock() - now
             has_jumped = abs(started_at - self._started_at) > MOST_SECONDS_APART / 2
-            if self._checked_at is None or now - self._checked_at >= CHECK_SECONDS or has_jumped:
+            if self._checked_at is None or now - self._checked_at >= known_for or has_jumped:
                 was_right = self._is_right
                 self._ahead = self.seconds_ahead()
                 self._checked_at, self._started_at = now, started_at
@@ -98,7 +99,7 @@ class ClockCheck:
         if self.is_right():
             return ""
         side = "ahead of" if self._ahead > 0 else "behind"
-        return f"clock: it is {abs(self._ahead):.0f} s {side} the database's; nothing is sent or ended from here"
+        return f"clock: it is {abs(self._ahead):.0f} s {side} the database's; nothing is sent, ended or accepted here"
 
 
 class Health:
@@ -125,6 +126,7 @@ class Health:
         try:
             with self._transactions.write() as work:
                 limits.take(work, [Limit(f"heartbeat:{gethostname()}", sys.maxsize, 60)])
+            self._clock.is_right()
         except Exception as error:
             self._why_no_beat = reason_of(error) or type(error).__name__
             raise
@@ -190,6 +192,17 @@ class Health:
     def last_warnings(self) -> list[str]:
         """Return the warnings that ``faults`` has just found."""
         return _warnings(self._overdue_seconds)
+
+    def may_judge_time(self) -> bool:
+        """Report whether a request may be answered by this machine's clock (D8). Raise SQLAlchemyError.
+
+        The heartbeat has asked the database; a request asks only if the clock has jumped since, or nothing beats.
+        """
+        return self._clock.is_right(SILENT_BEAT_SECONDS)
+
+    def clock_fault(self) -> str:
+        """Return why a command must not judge time here, or an empty text. Raise SQLAlchemyError."""
+        return self._clock.fault()
 
     def clock_ahead_seconds(self) -> float:
         """Return by how much this machine's clock is ahead of the database's; negative if it is behind."""
