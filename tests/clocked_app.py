@@ -19,7 +19,7 @@ from auth_portal.gateways.flow import CallbackAnswer, FlowGateway
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import Outbox
 from auth_portal.services.imports import notify, staging, work
-from auth_portal.services.operations import health
+from auth_portal.store import db
 from auth_portal.web import server
 from tests.compiled import share_templates
 
@@ -44,7 +44,7 @@ def _machine_clock() -> float:
     return clock().timestamp() if _CLOCK.read_text().startswith("system") else time.time()
 
 
-health.machine_clock = _machine_clock
+db.machine_clock = _machine_clock
 if _PATIENCE := float(os.environ.get("PATIENCE_OF_TEST", "0")):  # seconds in place of the worker's own deadlines
     server.SILENCE_SECONDS = server.TOTAL_SECONDS = _PATIENCE  # type: ignore[assignment]
     server.LOOK_SECONDS = _PATIENCE / 4

@@ -49,7 +49,7 @@ from auth_portal.services.imports.bulk import BulkSave
 from auth_portal.services.imports.imports import CommandImport, Imports
 from auth_portal.services.imports.work import ImportWork
 from auth_portal.services.operations.dispatcher import INLINE_POLL_SECONDS, Dispatcher, Lanes, Loop
-from auth_portal.services.operations.health import BEAT_SECONDS, ClockCheck, Health
+from auth_portal.services.operations.health import BEAT_SECONDS, Health
 from auth_portal.services.operations.personal_data import Erasure, PersonExport
 from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.reach.reach import Reaches
@@ -262,9 +262,8 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
         host=on.settings.host,
         sandbox_url=on.settings.sandbox_url,
     )
-    clock_check = ClockCheck(on.transactions.database)
     threads = on.settings.delivery_threads
-    lanes = Lanes(outbox, callbacks, messages, clock_check, threads=threads, poll_seconds=poll_seconds)
+    lanes = Lanes(outbox, callbacks, messages, on.transactions.machine, threads=threads, poll_seconds=poll_seconds)
     methods = all_methods(on.passwords)
     verifications = Verifications.build(on.transactions, on.journeys, methods, on.passwords, lanes.wake)
     alerts = Alerts(on.transactions, on.journeys, on.notices, on.webhooks, public_url=on.settings.public_url)
@@ -272,7 +271,7 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     housekeeping = Housekeeping(on.transactions)
     sealer = Sealer(on.transactions)
     dispatcher = Dispatcher(lanes, verifications.endings, alerts, import_work, housekeeping, sealer.seal)
-    return Core(methods, verifications, alerts, dispatcher, lanes.wake, Health(on.transactions, clock_check))
+    return Core(methods, verifications, alerts, dispatcher, lanes.wake, Health(on.transactions))
 
 
 def _build_services(on: Foundation, core: Core) -> Services:

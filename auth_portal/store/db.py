@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import secrets
 import threading
@@ -34,7 +35,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn
-from auth_portal.errors import DatabaseAway, Misconfigured
+from auth_portal.errors import DatabaseAway, Misconfigured, Problem
 from auth_portal.telemetry import Origin, log_event, origin
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
@@ -48,6 +49,12 @@ SILENCE_SECONDS = 5  # of a connection that was sent something
 STATEMENT_SECONDS = 20
 IDLE_SECONDS = 10  # in a transaction: a process that is suspended inside one must not hold its rows for ever
 SENDER_CONNECTIONS = 6  # of a pool of 20: at most so many senders use the database at the same time (D5)
+# The clock of the machine and the database's (D8).
+machine_clock = time.time  # seconds since 1970; what the portal is given as its clock is compared nowhere else
+MOST_SECONDS_APART = 2.0
+RIGHT_SECONDS_APART = 1.0  # a clock that was wrong is right again from here on, so that one around 2 s does not flutter
+CHECK_SECONDS = 5.0  # how long an answer of the database counts
+KNOWN_SECONDS = 15.0  # and for a request: meanwhile the background has asked again
 MODE = "portal_mode"
 # Starts anywhere in the lower half, so that an id does not reveal how many there are; the upper half lasts centuries.
 _numbers = count(secrets.randbits(39))
@@ -425,17 +432,89 @@ def canonical_event(event: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
+class ClockCheck:
+    """Compare the clock of the machine, whatever clock the portal was given, with the database's (D8).
+
+    Several machines serve one database, and every deadline is judged by the clock of the machine that looks at it. One
+    that is an hour ahead would end every verification of the others as expired, and have what it writes wait for an
+    hour. So all compare themselves with the only clock that they share. One that differs ends and sends nothing,
+    accepts nothing and shows customers nothing until it is right again.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._ahead = 0.0
+        self._is_right = True
+        self._checked_at: float | None = None  # by the time.monotonic() of the last check
+        self._started_at = 0.0  # when time.monotonic() was 0, by the machine's clock at the last check
+
+    def seconds_ahead(self) -> float:
+        """Ask the database, and return by how much the machine's clock is ahead of its clock; negative if behind.
+
+        It is 0 for SQLite, which has no clock but the machine's. Raise SQLAlchemyError.
+        """
+        asked_at, asked = time.monotonic(), machine_clock()
+        there = self._database.now()
+        took = time.monotonic() - asked_at
+        if there is None:
+            return 0.0
+        ahead = asked - there.timestamp() + took / 2
+        # The answer was made at some moment between question and arrival: only what goes beyond that is certain.
+        return math.copysign(max(0.0, abs(ahead) - took / 2), ahead)
+
+    def is_right(self, known_for: float = CHECK_SECONDS) -> bool:
+        """Report whether time may be judged now. Asks the database after ``known_for`` seconds, or after a jump.
+
+        Raise SQLAlchemyError while the database is away.
+        """
+        with self._lock:
+            now = time.monotonic()
+            started_at = machine_clock() - now
+            has_jumped = abs(started_at - self._started_at) > MOST_SECONDS_APART / 2
+            if self._checked_at is None or now - self._checked_at >= known_for or has_jumped:
+                was_right = self._is_right
+                self._ahead = self.seconds_ahead()
+                self._checked_at, self._started_at = now, started_at
+                self._is_right = abs(self._ahead) <= (MOST_SECONDS_APART if was_right else RIGHT_SECONDS_APART)
+                if was_right != self._is_right:
+                    event = "clock_is_wrong" if was_right else "clock_is_right"
+                    log_event(event, level=logging.ERROR if was_right else logging.INFO, ahead=round(self._ahead, 1))
+            return self._is_right
+
+    def may_answer(self) -> bool:
+        """Report whether a request may be judged now, by what the background knows if it has asked lately.
+
+        Raise SQLAlchemyError while the database is away.
+        """
+        return self.is_right(KNOWN_SECONDS)
+
+    def fault(self) -> str:
+        """Return why this machine must not judge time, or an empty text. Raise SQLAlchemyError."""
+        if self.is_right():
+            return ""
+        side = "ahead of" if self._ahead > 0 else "behind"
+        return f"clock: it is {abs(self._ahead):.0f} s {side} the database's; nothing is sent, ended or accepted here"
+
+
 class Transactions:
-    """The database of a portal together with its clock and its keys."""
+    """The database of a portal together with its clock and its keys; ``machine`` tells whether the clock is right."""
 
     def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self.database = database
         self.keyring = keyring
         self.clock = clock
+        self.machine = ClockCheck(database)
+
+    def _check_clock(self) -> None:
+        """Refuse a request that would be judged by a clock that is wrong (D8). Raise Problem."""
+        if origin.get().is_judged and not self.machine.may_answer():
+            raise Problem("unavailable", status=503)
 
     @contextmanager
     def read(self) -> Iterator[Work]:
-        """Yield a connection on which each statement stands alone, and which must not write."""
+        """Yield a connection on which each statement stands alone, and which must not write. Raise Problem."""
+        self._check_clock()
         with self.database.read() as connection:
             work = Work(connection, self.clock(), self.keyring)
             yield work
@@ -444,7 +523,11 @@ class Transactions:
 
     @contextmanager
     def write(self) -> Iterator[Work]:
-        """Yield one writing transaction, committed at the end of the block and rolled back if it raises."""
+        """Yield one writing transaction, committed at the end of the block and rolled back if it raises.
+
+        Raise Problem in a request that would be judged by a clock that is wrong (D8).
+        """
+        self._check_clock()
         with self.database.write() as connection:
             work = Work(connection, self.clock(), self.keyring)
             yield work

@@ -167,13 +167,12 @@ def enter_request() -> Response | None:
         raise Problem("unavailable", status=503)
     settings: Settings = current_app.extensions[EXTENSION].settings
     g.address = client_address(settings.trusted_proxies or 0, settings.proxy_header)
-    origin.set(Origin(address=g.address))
+    is_safe = request.method in ("GET", "HEAD", "OPTIONS", "TRACE")
+    origin.set(Origin(address=g.address, is_judged=not (is_safe and JUDGE_TIME.isdisjoint(request.blueprints))))
     if not _is_our_host(settings):
         raise Problem("bad_host", status=400)
     if "\0" in request.path:
         raise Problem("not_found", status=404)  # PostgreSQL cannot store it, so nothing can have such a name
-    is_safe = request.method in ("GET", "HEAD", "OPTIONS", "TRACE")
-    _check_clock(is_safe=is_safe)
     if not is_safe:
         large = large_requests.get(request.endpoint or "")
         if large is not None and large.is_allowed():
@@ -186,13 +185,6 @@ def enter_request() -> Response | None:
             if not is_api() and request.endpoint and all(may_send[n]() for n in request.blueprints if n in may_send):
                 _protect()
     return None
-
-
-def _check_clock(*, is_safe: bool) -> None:
-    """Refuse what would be judged by a clock that is wrong (D8). Raise Problem."""
-    judges = not is_safe or not JUDGE_TIME.isdisjoint(request.blueprints)
-    if judges and not current_app.extensions[EXTENSION].health.may_judge_time():
-        raise Problem("unavailable", status=503)
 
 
 def _protect() -> None:

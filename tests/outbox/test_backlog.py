@@ -15,7 +15,6 @@ from sqlalchemy import LargeBinary, Text, case, cast, event, insert, literal, li
 from auth_portal.services.delivery.outbox import LEASE_SECONDS, ClaimedDelivery, Outbox
 from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.operations.dispatcher import Lane
-from auth_portal.services.operations.health import ClockCheck
 from auth_portal.store.db import Database, Transactions
 from auth_portal.store.models import CALLBACK, Delivery, DeliveryState, table_of
 from tests.receiver import GIVE_UP_SECONDS
@@ -201,7 +200,7 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
         return DeliveryState.PENDING
 
     outbox = Outbox(transactions)
-    clock = ClockCheck(transactions.database)
+    clock = transactions.machine
     lane = Lane(CALLBACK, outbox, deliver, clock, threads=64, poll_seconds=1)
     lane.start()
     try:

@@ -120,12 +120,12 @@ def test_r34_header_equals_body_equals_what_was_received(small_world: World) -> 
 def test_the_documented_example_raw_and_cut(small_world: World) -> None:
     """Without script the tail is lost, and the chat is answered under what arrived; with script it is whole."""
     query, tail = as_a_browser_cuts(f"/?reference={DOCUMENTED}")
-    for with_script in (False, True):
+    for number, with_script in enumerate((False, True), 1):
         browser = small_world.browser()
         browser.get(query)
         assert "noscript" in browser.page.text
         browser.post("/", decline="not_me", identifier="", reference_tail=tail if with_script else "")
-    wait_for(lambda: len(small_world.receiver.callbacks) == 2)
+        wait_for(lambda: len(small_world.receiver.callbacks) == number)  # noqa: B023 -- waits here
     assert [call.header for call in small_world.receiver.callbacks] == ["f7_4hn5=8f&%", DOCUMENTED]
 
 

@@ -23,10 +23,9 @@ from auth_portal.services.delivery.messages import MessageDelivery
 from auth_portal.services.delivery.outbox import ClaimedDelivery, Deliver, Outbox
 from auth_portal.services.imports.store import LostLease
 from auth_portal.services.imports.work import ImportWork, WorkerStop
-from auth_portal.services.operations.health import CHECK_SECONDS, ClockCheck
 from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.verification.end import Endings
-from auth_portal.store.db import share_connections
+from auth_portal.store.db import CHECK_SECONDS, ClockCheck, share_connections
 from auth_portal.store.models import CALLBACK, MESSAGE
 from auth_portal.telemetry import log_event, logger
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import shutil
 import sys
 import threading
@@ -19,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from auth_portal.services import limits
 from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.limits import Limit
-from auth_portal.store.db import Database, Transactions, expected_revision, revision_of
+from auth_portal.store.db import Transactions, expected_revision, revision_of
 from auth_portal.store.keys import has_data_keys
 from auth_portal.store.models import (
     CALLBACK,
@@ -31,75 +29,13 @@ from auth_portal.store.models import (
     Delivery,
     Verification,
 )
-from auth_portal.telemetry import log_event, logger, reason_of
+from auth_portal.telemetry import logger, reason_of
 
-machine_clock = time.time  # seconds since 1970; what the portal is given as its clock is compared nowhere else
-MOST_SECONDS_APART = 2.0
-RIGHT_SECONDS_APART = 1.0  # a clock that was wrong is right again from here on, so that one around 2 s does not flutter
-CHECK_SECONDS = 5.0  # how long an answer of the database counts
 LOOK_SECONDS = 1.5  # that a probe waits for the database; load balancers mostly wait 2 s
 BEAT_SECONDS = 5.0  # between two small writes
 SILENT_BEAT_SECONDS = 15  # without one
 LOWEST_DISK = 64 * 2**20  # free bytes for SQLite: its log alone may grow to some of that
 SILENT_SECONDS = 30  # a delivery that has been due for this long shows that no dispatcher is at work
-
-
-class ClockCheck:
-    """Compare the clock of the machine, whatever clock the portal was given, with the database's (D8).
-
-    Several machines serve one database, and every deadline is judged by the clock of the machine that looks at it. One
-    that is an hour ahead would end every verification of the others as expired, and have what it writes wait for an
-    hour. So all compare themselves with the only clock that they share. One that differs ends and sends nothing,
-    accepts nothing and shows customers nothing until it is right again.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._lock = threading.Lock()
-        self._ahead = 0.0
-        self._is_right = True
-        self._checked_at: float | None = None  # by the time.monotonic() of the last check
-        self._started_at = 0.0  # when time.monotonic() was 0, by the machine's clock at the last check
-
-    def seconds_ahead(self) -> float:
-        """Ask the database, and return by how much the machine's clock is ahead of its clock; negative if behind.
-
-        It is 0 for SQLite, which has no clock but the machine's. Raise SQLAlchemyError.
-        """
-        asked_at, asked = time.monotonic(), machine_clock()
-        there = self._database.now()
-        took = time.monotonic() - asked_at
-        if there is None:
-            return 0.0
-        ahead = asked - there.timestamp() + took / 2
-        # The answer was made at some moment between question and arrival: only what goes beyond that is certain.
-        return math.copysign(max(0.0, abs(ahead) - took / 2), ahead)
-
-    def is_right(self, known_for: float = CHECK_SECONDS) -> bool:
-        """Report whether time may be judged now. Asks the database after ``known_for`` seconds, or after a jump.
-
-        Raise SQLAlchemyError while the database is away.
-        """
-        with self._lock:
-            now = time.monotonic()
-            started_at = machine_clock() - now
-            has_jumped = abs(started_at - self._started_at) > MOST_SECONDS_APART / 2
-            if self._checked_at is None or now - self._checked_at >= known_for or has_jumped:
-                was_right = self._is_right
-                self._ahead = self.seconds_ahead()
-                self._checked_at, self._started_at = now, started_at
-                self._is_right = abs(self._ahead) <= (MOST_SECONDS_APART if was_right else RIGHT_SECONDS_APART)
-                if was_right != self._is_right:
-                    event = "clock_is_wrong" if was_right else "clock_is_right"
-                    log_event(event, level=logging.ERROR if was_right else logging.INFO, ahead=round(self._ahead, 1))
-            return self._is_right
-
-    def fault(self) -> str:
-        """Return why this machine must not judge time, or an empty text. Raise SQLAlchemyError."""
-        if self.is_right():
-            return ""
-        side = "ahead of" if self._ahead > 0 else "behind"
-        return f"clock: it is {abs(self._ahead):.0f} s {side} the database's; nothing is sent, ended or accepted here"
 
 
 class Health:
@@ -108,9 +44,8 @@ class Health:
     What only a write can show, such as a full disk, is known from a small one that ``beat`` makes in the background.
     """
 
-    def __init__(self, transactions: Transactions, clock: ClockCheck) -> None:
+    def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
-        self._clock = clock
         self._lock = threading.Lock()
         self._look: Future[list[str]] | None = None
         self._look_ends_at = 0.0  # by time.monotonic(): a probe that joins it waits no longer than the first
@@ -126,7 +61,7 @@ class Health:
         try:
             with self._transactions.write() as work:
                 limits.take(work, [Limit(f"heartbeat:{gethostname()}", sys.maxsize, 60)])
-            self._clock.is_right()
+            self._transactions.machine.is_right()
         except Exception as error:
             self._why_no_beat = reason_of(error) or type(error).__name__
             raise
@@ -161,7 +96,7 @@ class Health:
                 found = revision_of(work.connection)
                 has_keys = has_data_keys(work.connection)
             self._overdue_seconds = self.oldest_due_seconds()
-            fault = self._clock.fault()
+            fault = self._transactions.machine.fault()
         except (SQLAlchemyError, OSError) as error:
             return [f"database: {reason_of(error)}"]
         if found < expected_revision():
@@ -193,20 +128,13 @@ class Health:
         """Return the warnings that ``faults`` has just found."""
         return _warnings(self._overdue_seconds)
 
-    def may_judge_time(self) -> bool:
-        """Report whether a request may be answered by this machine's clock (D8). Raise SQLAlchemyError.
-
-        The heartbeat has asked the database; a request asks only if the clock has jumped since, or nothing beats.
-        """
-        return self._clock.is_right(SILENT_BEAT_SECONDS)
-
     def clock_fault(self) -> str:
         """Return why a command must not judge time here, or an empty text. Raise SQLAlchemyError."""
-        return self._clock.fault()
+        return self._transactions.machine.fault()
 
     def clock_ahead_seconds(self) -> float:
         """Return by how much this machine's clock is ahead of the database's; negative if it is behind."""
-        return self._clock.seconds_ahead()
+        return self._transactions.machine.seconds_ahead()
 
     def oldest_due_seconds(self) -> float:
         """Return how long the oldest due delivery has waited."""
