@@ -2,4 +2,14 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import alembic.command
+import flask.cli
+import gunicorn.app.wsgiapp
+import gunicorn.workers.gthread
+
+import auth_portal.bootstrap
+import auth_portal.cli
+import auth_portal.web.server
+
+# Named, so that nobody takes the imports for unused ones and removes them.
+__all__ = ["alembic", "auth_portal", "flask", "gunicorn"]
