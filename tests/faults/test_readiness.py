@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
+import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import psutil
@@ -18,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from auth_portal.services.operations import health
 from tests.faults.relay import Relay
+from tests.programs import ROOT
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.test_slow_clients import connected, head
 from tests.security.tools import logged
@@ -104,6 +108,40 @@ def test_d11_a_process_that_was_asked_to_stop_drains(tmp_path: Path, sqlite_url:
         assert requests.get(f"{server.url}/?reference=abc", timeout=GIVE_UP_SECONDS).status_code == 200
         for process in psutil.Process(server.process.pid).children():
             process.kill()
+
+
+def test_d11_a_server_that_drains_is_reached_by_its_unix_socket_too(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    """As nginx reaches it; and it starts again although the socket is still there."""
+    settings = {"PORTAL_DRAIN_SECONDS": "300", "PORTAL_TRUSTED_PROXIES": "1"}
+    server = configured(tmp_path, sqlite_url, receiver, settings=settings)
+    path = tmp_path / "portal.sock"
+    server._command += ["--bind", f"unix:{path}"]
+
+    def ask(target: str) -> int:
+        with closing(HTTPConnection("127.0.0.1", server.port)) as connection, socket.socket(socket.AF_UNIX) as way:
+            way.connect(str(path))
+            connection.sock = way
+            connection.request("GET", target, headers={"X-Forwarded-For": "192.0.2.1"})
+            return connection.getresponse().status
+
+    for _start in range(2):
+        with serving(server):
+            assert ask("/readyz") == 200
+            os.kill(server.process.pid, signal.SIGTERM)
+            wait_for(lambda: ask("/readyz") == 503)
+            assert ask("/?reference=abc") == 200
+            server.kill()
+        assert path.is_socket()
+
+
+def test_draining_comes_before_the_time_in_which_gunicorn_waits_for_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seconds, limit in (("", 30), ("0", 30), ("120", 150), ("nonsense", 30)):  # the last one prevents the start
+        monkeypatch.setenv("PORTAL_DRAIN_SECONDS", seconds)
+        assert runpy.run_path(str(ROOT / "gunicorn.conf.py"))["graceful_timeout"] == limit
 
 
 def test_a_fault_of_the_database_says_why_and_where(small_world: World) -> None:
