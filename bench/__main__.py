@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, imports, lists, sealing, timing
+from bench import backlog, imports, lists, sealing, slow, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -91,10 +91,13 @@ def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float,
 
 
 def main() -> int:
-    """Measures and prints: the portal itself, an import alone, the lists of the configuration page, or R24."""
+    """Measures and prints what was asked for: the portal itself, or one of its parts."""
     options = argparse.ArgumentParser(prog="python -m bench")
     options.add_argument(
-        "what", nargs="?", default="portal", choices=["portal", "imports", "lists", "backlog", "sealing", "timing"]
+        "what",
+        nargs="?",
+        default="portal",
+        choices=["portal", "imports", "lists", "backlog", "sealing", "slow", "timing"],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -104,6 +107,8 @@ def main() -> int:
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
     if chosen.what in ("lists", "backlog", "sealing"):
         return {"lists": lists.main, "backlog": backlog.main, "sealing": sealing.main}[chosen.what](databases)
+    if chosen.what == "slow":
+        return slow.main()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.what == "timing":
