@@ -69,6 +69,11 @@ def new_token() -> str:
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
+def new_seed() -> str:
+    """Return a fresh seed of an authenticator app, as Base32."""
+    return base64.b32encode(os.urandom(SEED_BYTES)).decode()
+
+
 def token_hash(token: str) -> bytes:
     """Return what is stored of a token and finds it again (SHA-256: the token itself is random enough)."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -255,14 +260,6 @@ class Keyring:
     def session_key(self) -> bytes:
         """Return the key that signs the csrf cookie."""
         return hmac.digest(self._key("sign"), b"csrf cookie", "sha256")
-
-    def seed(self, purpose: str, row: str) -> str:
-        """Return the authenticator seed that belongs to a one-time link, as Base32.
-
-        The same link always shows the same seed, so that opening it twice does not invalidate what was scanned.
-        """
-        digest = hmac.digest(self._key("sign"), f"seed {purpose}\0{row}".encode(), "sha256")
-        return base64.b32encode(digest[:SEED_BYTES]).decode()
 
     def code(self, challenge_id: str, digits: int, key_id: int) -> str:
         """Return the one-time code of a challenge: RFC 4226 HOTP under a key derived for this challenge alone.

@@ -381,6 +381,11 @@ class Browser:
                 return {_attribute(tag, "name"): _attribute(tag, "value") for tag in inputs}
         raise AssertionError(f"no form for {path} on this page:\n{self.page.text}")
 
+    def open_link(self, path: str) -> TestResponse:
+        """Opens a one-time link by the button on its first page."""
+        self.get(path)
+        return self.post(path, open="1")
+
     def name(self, identifier: str) -> TestResponse:
         return self.post(self.page.request.path, identifier=identifier)
 

@@ -1,8 +1,8 @@
-"""How a view reaches the services of its process, and the cookie that holds a visit."""
+"""How a view reaches the services of its process, and the cookies that hold a visit and name a browser."""
 
 from __future__ import annotations
 
-from flask import current_app, g, request
+from flask import current_app, g, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.services.access.admin_sessions import REMEMBERED
@@ -11,6 +11,9 @@ from auth_portal.services.serving import Services
 EXTENSION = "auth_portal"
 VISIT_COOKIE = "verification"
 ADMIN_COOKIE = "admin"
+LINK_COOKIE = "link"  # tells the browsers apart that open a one-time link (R47)
+LINK_COOKIE_LENGTH = 64  # characters that are read of it
+LINK_COOKIE_SECONDS = 72 * 3600  # as long as the longest link, which is an admin's
 ADMIN_SECONDS = int(REMEMBERED.total_seconds())  # longer than a session: a late form still belongs to an admin
 
 
@@ -38,11 +41,14 @@ def visit_token() -> str:
 
 def keep_visit(response: BaseResponse, token: str, seconds: int) -> BaseResponse:
     """Give the browser its visit, for as long as the chat clock. Return the response."""
-    is_secure = services().settings.is_https
-    response.set_cookie(
-        _visit_cookie(), token, max_age=seconds, secure=is_secure, httponly=True, samesite="Lax", path="/"
-    )
+    set_cookie(response, _visit_cookie(), token, seconds)
     return response
+
+
+def set_cookie(response: BaseResponse, name: str, value: str, seconds: int) -> None:
+    """Set a cookie by its name here (R27)."""
+    is_secure = services().settings.is_https
+    response.set_cookie(name, value, max_age=seconds, secure=is_secure, httponly=True, samesite="Lax", path="/")
 
 
 def _visit_cookie() -> str:
@@ -52,3 +58,15 @@ def _visit_cookie() -> str:
 def admin_token() -> str:
     """Return the token of this browser's admin session, or ""."""
     return request.cookies.get(cookie_name(ADMIN_COOKIE), "")
+
+
+def link_browser() -> str:
+    """Return what tells this browser from others that open a one-time link, or "" if it has opened none yet."""
+    return request.cookies.get(cookie_name(LINK_COOKIE), "")[:LINK_COOKIE_LENGTH]
+
+
+def opened_here(browser: str) -> BaseResponse:
+    """Show the page of a link again, which is open in this browser now, and let the browser be known again."""
+    response = redirect(request.path, 303)
+    set_cookie(response, cookie_name(LINK_COOKIE), browser, LINK_COOKIE_SECONDS)
+    return response

@@ -1,5 +1,8 @@
 """Where a customer follows a one-time link: a new password, or an authenticator app. GET uses nothing up (R31).
 
+The first page of a link has a button that opens it in this browser. Only then is there a form, with a fresh seed for
+each view (R47): what a link preview fetches shows no secret, and a second browser does not go unnoticed.
+
 The QR code that the app scans is drawn on the server. What draws it is loaded by the first page that shows one: most
 workers never do.
 """
@@ -15,15 +18,18 @@ from flask import Blueprint, Response, g, make_response, render_template, reques
 from flask_wtf.csrf import CSRFError
 from markupsafe import Markup
 from pyotp import TOTP
+from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
 from auth_portal.services.directory.links import LinkOffer
-from auth_portal.web.context import services
+from auth_portal.services.directory.person import LinkView
+from auth_portal.web.context import link_browser, opened_here, services
 from auth_portal.web.edge import problem_page
 
 credentials = Blueprint("credentials", __name__)
 FORM_SECONDS = 3600  # how long a form may stay open: choosing a password or finding an app takes time
+WITHOUT_COOKIE = "Your browser didn't send our cookie. Please try again."
 MODULE_PIXELS = 5
 QUIET_ZONE = 4  # modules around the code (ISO/IEC 18004)
 ACCOUNT_LENGTH = 64  # characters of an account: with the longest portal name they fit into a code, in any script
@@ -31,19 +37,26 @@ ACCOUNT_LENGTH = 64  # characters of an account: with the longest portal name th
 
 @credentials.get("/credentials/<token>")
 def offer(token: str) -> Response:
-    """Show what the link is for, and its form."""
-    return _page(services().credential_links.offer(token), {})
+    """Show what the link is for, and its form once the link was opened in this browser."""
+    return _page(services().credential_links.offer(token, link_browser()), {})
 
 
 @credentials.post("/credentials/<token>")
-def follow(token: str) -> Response:
-    """Set the password or the app that the link is for."""
-    links = services().credential_links
-    offered = links.offer(token)
+def follow(token: str) -> BaseResponse:
+    """Open the link in this browser, decline it, or set the password or the app that it is for."""
+    links, browser, form = services().credential_links, link_browser(), request.form
+    if form.get("open"):
+        return opened_here(links.open(token, browser))
+    if form.get("decline"):
+        links.decline(token, browser)
+        return _rendered("visitor/link_declined.html", 200)
+    offered = links.offer(token, browser)
+    if not offered.view.is_open:
+        return _page(offered, {"form": _(WITHOUT_COOKIE)}, status=400)
     if offered.kind == "password":
-        faults = links.set_password(token, request.form.get("password", ""), request.form.get("repeated", ""))
+        faults = links.set_password(token, browser, form.get("password", ""), form.get("repeated", ""))
     else:
-        faults = links.enrol(token, request.form.get("code", ""))
+        faults = links.enrol(token, browser, form.get("seed", ""), form.get("code", ""))
     if faults:
         return _page(offered, faults, status=422)
     return _rendered("visitor/credential_set.html", 200, offer=offered)
@@ -52,18 +65,19 @@ def follow(token: str) -> Response:
 @credentials.errorhandler(CSRFError)
 def without_cookie(_error: CSRFError) -> Response:
     """Show a form that came without its cookie, or with an old one, again with a fresh token."""
-    note = _("Your browser didn't send our cookie. Please try again.")
     try:
-        offered = services().credential_links.offer((request.view_args or {}).get("token", ""))
-        return _page(offered, {"form": note}, status=400)
+        offered = services().credential_links.offer((request.view_args or {}).get("token", ""), link_browser())
+        return _page(offered, {"form": _(WITHOUT_COOKIE)}, status=400)
     except Problem as problem:  # raised in an error handler, nothing else would make it a page
         return problem_page(problem)
 
 
 def _page(offered: LinkOffer, faults: Mapping[str, str], *, status: int = 200) -> Response:
+    if not offered.view.is_open:
+        return _rendered("visitor/open_link.html", status, offer=offered, faults=faults)
     if offered.kind == "password":
         return _rendered("visitor/set_password.html", status, offer=offered, faults=faults)
-    app = enrolment(offered.seed, offered.account)
+    app = enrolment(offered.view, offered.account)
     return _rendered("visitor/enrol_app.html", status, offer=offered, faults=faults, app=app)
 
 
@@ -84,10 +98,14 @@ class Enrolment:
     svg: Markup
     key: str  # in groups of four, for typing
     uri: str
+    sealed: str  # the key, for a hidden field of the form
 
 
-def enrolment(seed: str, account: str) -> Enrolment:
-    """Return how to enrol an app with a seed (Base32) under an account's name."""
+def enrolment(view: LinkView, account: str) -> Enrolment:
+    """Return how to enrol an app under an account's name: with the seed of a form that comes back, or a fresh one."""
+    keyring = services().keyring
+    shown = view.shown_seed(keyring, request.form.get("seed", "")) or view.fresh_seed(keyring)
+    seed = shown.seed
     issuer = services().journeys.current().portal.name
     uri = TOTP(seed).provisioning_uri(name=account[:ACCOUNT_LENGTH] or issuer, issuer_name=issuer)
     drawn = BytesIO()
@@ -107,4 +125,4 @@ def enrolment(seed: str, account: str) -> Enrolment:
         omitsize=False,
     )
     svg = Markup(drawn.getvalue().decode())  # nosec B704  # noqa: S704 -- drawn here, from a seed
-    return Enrolment(svg, " ".join(seed[start : start + 4] for start in range(0, len(seed), 4)), uri)
+    return Enrolment(svg, " ".join(seed[start : start + 4] for start in range(0, len(seed), 4)), uri, shown.sealed)

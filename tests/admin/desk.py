@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyotp
@@ -14,6 +15,13 @@ ADMIN_PASSWORD = "seven kudus dance slowly"
 REASON = "the customer called"
 ADMIN_ADDRESS = "198.51.100.4"
 MAIL_OF = {role: f"{role}@example.com" for role in ("owner", "support", "auditor")}
+
+
+def seed_of(browser: Browser) -> str:
+    """The key that a page shows to set up an authenticator app."""
+    shown = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', browser.page.text)
+    assert shown, browser.page.text
+    return shown.group(1).replace(" ", "")
 
 
 class Desk(Browser):
@@ -43,15 +51,24 @@ class Desk(Browser):
         return self.post(action, **fields)
 
 
+def join(desk: Desk, token: str, password: str, *, name: str = "") -> str:
+    """Follow a link with a fresh app; return the admin's id."""
+    admins = desk.world.services.admins
+    invitation = admins.invitation(token)
+    shown = invitation.view.fresh_seed(desk.world.services.keyring)
+    desk.seed = shown.seed
+    joining = JoinForm(name, desk.email if name else "", password, password, desk.second_factor(), shown)
+    assert admins.faults_of(invitation, joining) == {}
+    return admins.join(invitation, joining)
+
+
 def signed_in(world: World, role: str = "owner") -> Desk:
     """The browser of a new admin of this role who is at the home page."""
     admins = world.services.admins
     token = admins.invite(role, email=MAIL_OF[role])
     desk = Desk(world, ADMIN_ADDRESS)
-    desk.seed, desk.email = admins.invitation(token).seed, MAIL_OF[role]
-    joining = JoinForm(f"Ada {role.capitalize()}", desk.email, ADMIN_PASSWORD, ADMIN_PASSWORD, desk.second_factor())
-    assert admins.faults_of(admins.invitation(token), joining) == {}
-    desk.admin_id = admins.join(token, joining)
+    desk.email = MAIL_OF[role]
+    desk.admin_id = join(desk, token, ADMIN_PASSWORD, name=f"Ada {role.capitalize()}")
     admins.hide_recovery_codes(desk.admin_id)
     assert desk.sign_in().status_code == 200
     assert desk.path == "/admin/", desk.page.text

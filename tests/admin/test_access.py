@@ -7,9 +7,8 @@ import re
 import pyotp
 import pytest
 
-from auth_portal.services.access.admins import JoinForm
 from auth_portal.store.models import Admin, AdminSession, AuditEvent, RecoveryCode
-from tests.admin.desk import ADMIN_PASSWORD, Desk, signed_in
+from tests.admin.desk import ADMIN_PASSWORD, Desk, join, seed_of, signed_in
 from tests.receiver import wait_for
 from tests.world import Browser, World
 
@@ -18,10 +17,8 @@ def joined(world: World, **fields: str) -> Browser:
     """A browser that followed an owner's link with a form; ``fields`` change what is typed."""
     token = world.services.admins.invite("owner")
     browser = Browser(world)
-    browser.get(f"/admin/join/{token}")
-    seed = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', browser.page.text)
-    assert seed
-    browser.seed = seed.group(1).replace(" ", "")  # type: ignore[attr-defined]
+    browser.open_link(f"/admin/join/{token}")
+    browser.seed = seed_of(browser)  # type: ignore[attr-defined]
     typed = {
         "name": "Ada Owner",
         "email": "ada@example.com",
@@ -63,6 +60,45 @@ def test_a_link_works_once(small_world: World) -> None:
     used = small_world.services.admins.invite("owner")
     desk = signed_in(small_world, "support")
     assert desk.get(f"/admin/join/{used}x").status_code == 410
+
+
+def test_r47_each_view_of_an_invitation_has_its_own_seed(small_world: World, owner: Desk) -> None:
+    path = f"/admin/join/{small_world.services.admins.invite('support', made_by=owner.admin_id)}"
+    early = Browser(small_world)
+    assert "secret=" not in early.get(path).text
+    early.open_link(path)
+    browser = Browser(small_world, "192.0.2.9")
+    assert "also opened in another browser" in browser.get(path).text
+    browser.post(path, open="1")
+    seeds = {seed_of(early), seed_of(browser)}
+    browser.get(path)
+    assert len({seed_of(browser), *seeds}) == 3
+    wait_for(lambda: any("in a second browser" in mail["subject"] for mail in small_world.receiver.messages))
+    (mail,) = [mail for mail in small_world.receiver.messages if "second browser" in mail["subject"]]
+    assert mail["to"] == owner.email
+    typed = {"name": "Bo", "email": "bo@example.com", "password": ADMIN_PASSWORD, "repeated": ADMIN_PASSWORD}
+    stolen = browser.post(path, **typed, code=_now(small_world, seed_of(early)))
+    assert (stolen.status_code, "the code your app shows now" in stolen.text) == (422, True)
+    elsewhere = {"seed": early.hidden(path)["seed"], "code": _now(small_world, seed_of(early))}
+    assert browser.post(path, **typed, **elsewhere).status_code == 422
+    browser.post(path, **typed, code=_now(small_world, seed_of(browser)))
+    assert browser.path == "/admin/recovery-codes"
+    assert early.post(path, **typed, code=_now(small_world, seed_of(early))).status_code == 410
+
+
+def _now(world: World, seed: str) -> str:
+    return pyotp.TOTP(seed).at(world.clock.now.timestamp())
+
+
+def test_r47_an_invitation_of_a_command_that_is_declined_ends_and_owners_hear(small_world: World, owner: Desk) -> None:
+    path = f"/admin/join/{small_world.services.admins.invite('support')}"
+    browser = Browser(small_world)
+    browser.get(path)
+    assert "no longer works" in browser.post(path, decline="1").text
+    assert browser.get(path).status_code == 410
+    wait_for(lambda: any("was declined" in mail["subject"] for mail in small_world.receiver.messages))
+    (mail,) = [mail for mail in small_world.receiver.messages if "was declined" in mail["subject"]]
+    assert mail["to"] == owner.email
 
 
 @pytest.mark.parametrize(
@@ -228,9 +264,7 @@ def test_r40_a_new_password_ends_what_was_guessed_behind_the_old_one(small_world
         assert "changed" in owner.post("/admin/account/password", **typed).text
     else:
         token = small_world.services.admins.reset(owner.admin_id)
-        owner.seed = small_world.services.admins.invitation(token).seed
-        joining = JoinForm("", "", fresh, fresh, owner.second_factor())
-        small_world.services.admins.join(token, joining)
+        join(owner, token, fresh)
         small_world.services.admins.hide_recovery_codes(owner.admin_id)
     elsewhere = Desk(small_world, "192.0.2.77")
     elsewhere.email, elsewhere.seed = owner.email, owner.seed
@@ -250,9 +284,8 @@ def test_r40_without_the_password_nobody_spends_an_admins_codes(small_world: Wor
 def test_r26_following_a_link_ends_the_session_that_the_browser_had(small_world: World, owner: Desk) -> None:
     token = small_world.services.admins.invite("support")
     before = {row.id for row in small_world.rows(AdminSession)}
-    owner.get(f"/admin/join/{token}")
-    seed = small_world.services.admins.invitation(token).seed
-    code = pyotp.TOTP(seed).at(small_world.clock.now.timestamp())
+    owner.open_link(f"/admin/join/{token}")
+    code = pyotp.TOTP(seed_of(owner)).at(small_world.clock.now.timestamp())
     typed = {"name": "Bo", "email": "bo@example.com", "password": ADMIN_PASSWORD, "repeated": ADMIN_PASSWORD}
     owner.post(f"/admin/join/{token}", **typed, code=code)
     assert owner.path == "/admin/recovery-codes"
@@ -351,10 +384,8 @@ def test_a_reset_ends_sessions_and_gives_a_new_sign_in(small_world: World, owner
     assert support.get("/admin/").request.path == "/admin/sign-in"
     assert support.sign_in().status_code == 422, "neither the old password nor the old app"
     assert "link not used yet" in owner.get("/admin/admins").text
-    support.get(link.group())
-    seed = re.search(r'id="key"[^>]*value="([A-Z2-7 ]+)"', support.page.text)
-    assert seed
-    support.seed = seed.group(1).replace(" ", "")
+    support.open_link(link.group())
+    support.seed = seed_of(support)
     new = "eleven slow giraffes"
     support.post(link.group(), password=new, repeated=new, code=support.second_factor())
     assert support.path == "/admin/recovery-codes"

@@ -9,12 +9,13 @@ from datetime import timedelta
 from html import unescape
 from pathlib import Path
 
+import pyotp
 import pytest
 from sqlalchemy import insert
 
 from auth_portal.services.directory.person import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Tries
-from tests.admin.desk import Desk, signed_in
+from tests.admin.desk import Desk, seed_of, signed_in
 from tests.receiver import Receiver, wait_for
 from tests.web.test_way import sent
 from tests.world import MAIL, PHONE, STANDARD, World, journey, open_world
@@ -279,6 +280,30 @@ class TestCredentials:
         told(world, PHONE, "/credentials/")
         assert world.browser().get(shown.group(1)).status_code == 410  # a newer one was made
         assert [event.facts["way"] for event in events(world, "credential_link_made")] == ["hand", "sms"]
+
+    def test_r47_by_hand_an_app_is_set_up_from_the_page_and_no_link_is_shown(self, support: Desk) -> None:
+        world, path = support.world, path_of(support.world, "C-1002")
+        support.get(f"{path}/credentials/totp")
+        page = support.post(f"{path}/credentials/totp/link", way="hand")
+        assert "/credentials/" not in page.text.replace(f"{path}/credentials/totp/scan", "")
+        seed, scan = seed_of(support), f"{path}/credentials/totp/scan"
+        fields = support.hidden(scan)
+        (shown,) = world.rows(CredentialLink)
+        outside = world.browser()
+        assert "secret=" not in outside.get(f"/credentials/{fields['token']}").text
+        assert support.post(scan, code="000000").status_code == 422
+        assert seed_of(support) == seed, "a wrong code does not change the picture"
+        code = pyotp.TOTP(seed).at(world.clock.now.timestamp())
+        other = path_of(world, "C-1001")
+        typed = {**fields, "code": code, "reason": "called"}
+        moved = support.client.post(f"{other}/credentials/totp/scan", data=typed, base_url=support.base_url)
+        assert moved.status_code == 404
+        support.post(scan, code=code)
+        assert support.path == path
+        assert world.services.customers.get_masked(path.rpartition("/")[2]).has_totp
+        assert [event.admin_id for event in events(world, "credential_set_in_person")] == [support.admin_id]
+        told(world, "+27831234567", "Your authenticator app was set")
+        assert next(row for row in world.rows(CredentialLink) if row.id == shown.id).used_at
 
     def test_what_is_no_credential_is_not_found(self, owner: Desk) -> None:
         path = path_of(owner.world)

@@ -20,7 +20,7 @@ from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.serving import build
 from auth_portal.store.models import Admin, AdminLink, ApiKeyRow, AuditEvent, JourneyVersion, Portal, table_of
-from tests.admin.desk import ADMIN_ADDRESS, ADMIN_PASSWORD, MAIL_OF, Desk, signed_in
+from tests.admin.desk import ADMIN_ADDRESS, ADMIN_PASSWORD, MAIL_OF, Desk, seed_of, signed_in
 from tests.admin.test_journeys import PNG, send
 from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
@@ -310,8 +310,8 @@ def test_r44_an_owner_who_is_demoted_hears_of_it(small_world: World) -> None:
 
 def test_r44_a_sign_in_set_again_by_a_link_is_mailed(owner: Desk, support: Desk) -> None:
     token = owner.world.services.admins.reset(support.admin_id, made_by=owner.admin_id)
-    support.get(f"/admin/join/{token}")
-    support.seed = owner.world.services.admins.invitation(token).seed
+    support.open_link(f"/admin/join/{token}")
+    support.seed = seed_of(support)
     given = {"password": PASSWORD["password"], "repeated": PASSWORD["password"], "code": support.second_factor()}
     support.post(f"/admin/join/{token}", **given)
     assert support.path == "/admin/recovery-codes"

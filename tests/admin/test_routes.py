@@ -106,6 +106,7 @@ TABLE: dict[str, set[str]] = {
     "customers_renew": {OWNER, SUPPORT},
     "customers_credential": {OWNER, SUPPORT},
     "customers_make_link": {OWNER, SUPPORT},
+    "customers_enrol_here": {OWNER, SUPPORT},
     "customers_reset": {OWNER, SUPPORT},
     "customers_support_code": {OWNER, SUPPORT},
     "customers_issue_support_code": {OWNER, SUPPORT},

@@ -179,6 +179,9 @@ def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Br
     page = context.new_page()
     for path in ("/admin/sign-in", f"/admin/join/{token}"):
         assert looked_at(page, portal.url + path) == [], path
+    page.get_by_role("button", name="Start").click()
+    page.get_by_label("Code in your app").wait_for()
+    assert looked_at(page, page.url) == [], "the form behind the button"
     context.close()
 
 

@@ -175,7 +175,7 @@ def test_a_used_link_stays_on_record(small_still: World) -> None:
     """Only open links end with a contact: one that was followed is a fact."""
     path = link_by_hand(small_still)
     browser = small_still.browser()
-    browser.get(path)
+    browser.open_link(path)
     browser.post(path, password="seven kudus dance slowly", repeated="seven kudus dance slowly")
     row = small_still.services.customers.row_of("C-1001")
     small_still.clock.advance(5)
@@ -192,7 +192,7 @@ def test_r41_a_name_too_long_for_a_qr_code_is_a_fault_of_the_form(small_still: W
     small_still.services.configuration.import_toml(f'[portal]\nname = "{chr(0x1F600) * 60}"\n', file_name="a.toml")
     small_still.services.journeys.renew()
     browser = small_still.browser()
-    browser.get(path)
+    browser.open_link(path)
     assert browser.post(path, name="Ada", email=email, password="x", repeated="x", code="1").status_code == 422
     assert "t an email address." in browser.page.text
 

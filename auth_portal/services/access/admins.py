@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,12 +19,22 @@ from sqlalchemy import delete, func, insert, select, update
 from auth_portal.crypto import Keyring, Passwords, new_token, token_hash
 from auth_portal.errors import Gone, NotFound, Problem
 from auth_portal.i18n import gettext as _
+from auth_portal.i18n import plain
 from auth_portal.methods import Evidence, ProofResult
 from auth_portal.methods.password import SHORT_PASSWORD, password_fault
 from auth_portal.methods.totp import Totp
 from auth_portal.services.access.roles import OWNER, ROLES, Role, role_of
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.directory.person import email_form
+from auth_portal.services.directory.person import (
+    NEW_KEY,
+    SECOND,
+    STALE_CODE,
+    LinkView,
+    ShownSeed,
+    email_form,
+    open_link,
+    view_link,
+)
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import (
     ADMIN_EMAIL,
@@ -45,6 +55,7 @@ LINK_HOURS = 72
 NAME_LENGTH = 80
 RECOVERY_CODES = 10
 RECOVERY_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no letter that looks like another
+_ABOUT = "The link is for %(name)s, role %(role)s."
 RECOVERY_LENGTH = 15  # of 31 letters each: 74 bits, more than the 64 of R20
 
 
@@ -76,8 +87,8 @@ class Invitation:
     email: str
     name: str
     admin_id: str | None
-    seed: str  # of the authenticator app to enrol, Base32
     expires_at: datetime
+    view: LinkView
     made_by: str | None = None
 
     @property
@@ -95,6 +106,7 @@ class JoinForm:
     password: str
     repeated: str
     code: str
+    shown: ShownSeed | None = field(default=None, repr=False)  # that this link showed in this browser
 
 
 class Admins:
@@ -196,8 +208,11 @@ class Admins:
             self._notices.change_to_owners(work, _("An admin's sign-in was reset"), [line], made_by, [page])
         return token
 
-    def invitation(self, token: str) -> Invitation:
-        """Return what a link offers. Raise Gone if it was used, has expired or is unknown."""
+    def invitation(self, token: str, browser: str = "") -> Invitation:
+        """Return what a link offers to a browser, named by its cookie if it has one; changes nothing.
+
+        Raise Gone if the link was used, has expired or is unknown.
+        """
         found = select(AdminLink.__table__, Admin.name, Admin.email_sealed.label("known_email"))
         found = found.outerjoin(Admin, Admin.id == AdminLink.admin_id)
         with self._transactions.read() as work:
@@ -206,13 +221,51 @@ class Admins:
                 raise Gone("admin_link_over")
             if not work.keyring.holds("admin_links", row._mapping):
                 raise Gone("admin_link_over")
+            view = view_link(work, row.id, browser)
         email = self._invited_email(row)
         if row.known_email is not None:
             email = self._keyring.open(row.known_email, ADMIN_EMAIL, row.admin_id)
-        seed = self._keyring.seed("admin link", row.id)
         return Invitation(
-            row.id, ROLES[row.role], email, row.name or "", row.admin_id, seed, row.expires_at, row.made_by
+            row.id, ROLES[row.role], email, row.name or "", row.admin_id, row.expires_at, view, row.made_by
         )
+
+    def open(self, token: str, browser: str) -> str:
+        """Note that a browser opens a link; the admin who created it, or the owners, hear of the second one (R47).
+
+        Return what the browser is known by from now on. Raise Gone.
+        """
+        browser = browser or new_token()
+        invitation = self.invitation(token, browser)
+        with self._transactions.write() as work:
+            number = open_link(work, invitation.view)
+            if 0 < number <= SECOND:
+                work.record("admin_link_opened", role=invitation.role.name, number=number)
+            if number == SECOND:
+                lines = [
+                    plain(_ABOUT, role=invitation.role, name=invitation.name or invitation.email or "a new admin"),
+                    _("It was opened in one browser and then in another, so someone else may have it."),
+                    _("Ask the person. If they opened it only once, withdraw it or reset them again."),
+                ]
+                self._to_issuer(work, invitation, _("An admin's one-time link was opened in a second browser"), lines)
+        return browser
+
+    def decline(self, token: str, browser: str) -> None:
+        """Delete a link that the person who has it did not expect, and notify who created it. Raise Gone."""
+        invitation = self.invitation(token, browser)
+        with self._transactions.write() as work:
+            mine = AdminLink.id == invitation.id, AdminLink.used_at.is_(None)
+            if work.execute(delete(AdminLink).where(*mine)).rowcount != 1:
+                raise Gone("admin_link_over")
+            work.record("admin_link_declined", role=invitation.role.name)
+            lines = [
+                plain(_ABOUT, role=invitation.role, name=invitation.name or invitation.email or "a new admin"),
+                _("The person who opened it says that they didn't expect it, so it no longer works."),
+            ]
+            self._to_issuer(work, invitation, _("An admin's one-time link was declined"), lines)
+
+    def _to_issuer(self, work: Work, invitation: Invitation, subject: str, lines: Sequence[str]) -> None:
+        see = self._notices.page(f"{PAGE}/{invitation.admin_id}" if invitation.is_reset else PAGE)
+        self._notices.to_issuer(work, invitation.made_by, subject, [*lines, "", see])
 
     def open_invitations(self) -> list[Invitation]:
         """Return the links for new admins that are not used yet."""
@@ -223,7 +276,16 @@ class Admins:
                 .order_by(AdminLink.id)
             ).all()
         return [
-            Invitation(row.id, ROLES[row.role], self._invited_email(row), "", None, "", row.expires_at, row.made_by)
+            Invitation(
+                row.id,
+                ROLES[row.role],
+                self._invited_email(row),
+                "",
+                None,
+                row.expires_at,
+                LinkView(row.id),
+                row.made_by,
+            )
             for row in rows
         ]
 
@@ -243,13 +305,13 @@ class Admins:
         """Return what has to be corrected before a link can be followed, by field."""
         email, now = invitation.email if invitation.is_reset else form.email, self._transactions.clock()
         has_name = invitation.is_reset or 0 < len(form.name) <= NAME_LENGTH
-        has_code = right_step(invitation.seed, form.code, now) is not None
+        has_code = form.shown is not None and right_step(form.shown.seed, form.code, now) is not None
         faults = {
             "name": "" if has_name else _("Enter your name."),
             "email": "" if email_form(email) else _("This isn't an email address."),
             "password": self.password_fault(form.password, about=(form.name, email)),
             "repeated": "" if form.password == form.repeated else _("The two passwords are different."),
-            "code": "" if has_code else _("That isn't the code your app shows now."),
+            "code": "" if has_code else _(STALE_CODE if form.shown else NEW_KEY),
         }
         return {name: fault for name, fault in faults.items() if fault}
 
@@ -260,12 +322,13 @@ class Admins:
         """
         return password_fault(password, at_least=SHORT_PASSWORD, about=about)
 
-    def join(self, token: str, form: JoinForm) -> str:
+    def join(self, invitation: Invitation, form: JoinForm) -> str:
         """Follow a link whose form has no faults: create the admin, or set their sign-in again; return their id.
 
         Raise Gone if the link was used in the meantime, and Problem if the email address is another admin's.
         """
-        invitation = self.invitation(token)
+        assert form.shown is not None, "a form without faults has a seed"
+        seed = form.shown.seed
         hashed = self._hash(form.password)
         with self._transactions.write() as work:
             used = update(AdminLink).where(AdminLink.id == invitation.id, AdminLink.used_at.is_(None))
@@ -274,8 +337,8 @@ class Admins:
             admin_id = invitation.admin_id or work.new_id()
             sign_in = {
                 "password_hash": work.seal(hashed, ADMIN_PASSWORD, admin_id),
-                "totp_sealed": work.seal(invitation.seed, ADMIN_TOTP, admin_id),
-                "totp_last_step": right_step(invitation.seed, form.code, work.now) or 0,
+                "totp_sealed": work.seal(seed, ADMIN_TOTP, admin_id),
+                "totp_last_step": right_step(seed, form.code, work.now) or 0,
                 "changed_at": work.now,
             }
             if invitation.is_reset:

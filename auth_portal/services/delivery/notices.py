@@ -69,7 +69,7 @@ class Notices:
             f"By: {name or by or command}",
             f"When: {', '.join(when)}",
             *([f"From: {source.address}"] if source.address else []),
-            *(f"See: {self._public_url}{path}" for path in paths),
+            *(self.page(path) for path in paths),
         ]
         self.to_owners(work, subject, [*lines, "", *facts], changed)
 
@@ -103,6 +103,19 @@ class Notices:
                 _add(work, channel, {**notice, **carried}, contract=AS_WAS)
             if other is not None:
                 _add(work, other, notice, contract=contract)
+
+    def page(self, path: str) -> str:
+        """Return the line of a mail that says where to see what it is about."""
+        return f"See: {self._public_url}{path}"
+
+    def to_issuer(self, work: Work, made_by: str | None, subject: str, lines: Sequence[str]) -> None:
+        """Mail the admin who created a one-time link; the owners if a command did, or that admin is switched off."""
+        found = select(Admin.email_sealed).where(Admin.id == made_by, Admin.is_active)
+        sealed = work.execute(found).scalar_one_or_none() if made_by else None
+        if made_by is None or sealed is None:
+            self.to_owners(work, subject, lines)
+        else:
+            self.to_admin(work, work.open(sealed, ADMIN_EMAIL, made_by), subject, "\n".join(lines))
 
     def to_admin(self, work: Work, address: str, subject: str, text: str) -> None:
         """Mail an admin about their own sign-in."""

@@ -1,13 +1,14 @@
 """One-time links with which a customer sets a password or enrols an authenticator app.
 
 An admin creates one after checking who asks, and chooses how it reaches the customer: in a message to a contact on
-file, or handed over by the admin, but never both. The customer's other contacts are notified that it was created, and
-all of them that it was used. The page behind it shows nothing about the customer, and opening it uses nothing up (R31).
+file, or handed over by the admin, but never both. An app that is set up in the admin's presence takes no link that
+leaves the page: the customer scans the QR code there. The customer's other contacts are notified that it was created,
+and all of them that it was used. The page behind it shows nothing about the customer, and GET uses nothing up (R31).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,13 +25,19 @@ from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.credentials import PersonTries
 from auth_portal.services.directory.fields import column_values
 from auth_portal.services.directory.person import (
+    NEW_KEY,
     PERSON_COLUMNS,
+    SECOND,
+    STALE_CODE,
     CustomerNotices,
+    LinkView,
     Person,
     end_links,
     get_person,
     is_trusted,
+    open_link,
     person_from,
+    view_link,
 )
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import CredentialLink, CustomerRow
@@ -48,6 +55,11 @@ class NewLink:
     expires_at: datetime | None = None
     fault: str = ""
 
+    @property
+    def token(self) -> str:
+        """Return what the link is found by."""
+        return self.link.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class LinkOffer:
@@ -58,8 +70,9 @@ class LinkOffer:
     expires_at: datetime
     at_least: int  # characters of a password
     account: str  # the name of the account in an authenticator app: the end of the customer ID
-    seed: str = field(default="", repr=False)  # Base32, 160 bits (R15)
-    person: Person = field(default=Person(""), repr=False)
+    view: LinkView
+    made_by: str | None
+    person: Person = field(repr=False)
 
 
 class CredentialLinks:
@@ -132,6 +145,8 @@ class CredentialLinks:
             self._notices.to_customer(work, person.key, [sent_to], subject, str(text))
         others = [contact for contact in person.contacts(work.keyring) if contact != sent_to]
         subject = _("We created a link to set your %(what)s", what=method_name(kind))
+        if kind == "totp" and channel == "hand":
+            subject = _("Our support team is setting up an authenticator app with you")
         text = _("If you didn't ask for it, contact us immediately.")
         self._notices.to_customer(work, person.key, others, subject, str(text))
 
@@ -153,13 +168,17 @@ class CredentialLinks:
 
     # --- What the customer does
 
-    def offer(self, token: str) -> LinkOffer:
-        """Return what a link offers; changes nothing. Raise Gone if it was used, has expired or is unknown."""
+    def offer(self, token: str, browser: str = "") -> LinkOffer:
+        """Return what a link offers to a browser, named by its cookie if it has one; changes nothing.
+
+        Raise Gone if the link was used, has expired or is unknown.
+        """
         found = select(
             CredentialLink.id.label("link_id"),
             CredentialLink.kind,
             CredentialLink.expires_at,
             CredentialLink.used_at,
+            CredentialLink.made_by,
             CredentialLink.token_hash,
             CredentialLink.customer_row,
             CredentialLink.mac,
@@ -178,17 +197,63 @@ class CredentialLinks:
                 expires_at=row.expires_at,
                 at_least=self.shortest_password,
                 account=f"••• {row.customer_id[-3:]}",
-                seed=work.keyring.seed("credential link", row.link_id),
+                view=view_link(work, row.link_id, browser),
+                made_by=row.made_by,
                 person=person,
             )
 
-    def set_password(self, token: str, password: str, repeated: str) -> Mapping[str, str]:
+    def open(self, token: str, browser: str) -> str:
+        """Note that a browser opens a link; the admin who created it hears of the second one (R47).
+
+        Return what the browser is known by from now on. Raise Gone.
+        """
+        browser = browser or new_token()
+        offer = self.offer(token, browser)
+        with self._transactions.write() as work:
+            number = open_link(work, offer.view)
+            if 0 < number <= SECOND:
+                facts: dict[str, Any] = {"of": offer.kind, "number": number}
+                work.record("credential_link_opened", subject_id=offer.person.subject_id, **facts)
+            if number == SECOND:
+                subject = _("A customer's one-time link was opened in a second browser")
+                lines = [
+                    _("You created a link to set a customer's %(what)s.", what=method_name(offer.kind)),
+                    _("It was opened in one browser and then in another, so someone else may have it."),
+                    _("Call the customer. If they opened it only once, remove what was set and create a new link."),
+                ]
+                self._to_issuer(work, offer, subject, lines)
+        return browser
+
+    def decline(self, token: str, browser: str) -> None:
+        """End a link that the person who has it did not ask for, and notify its admin. Raise Gone."""
+        offer = self.offer(token, browser)
+        with self._transactions.write() as work:
+            self._use_up(work, offer)
+            work.record("credential_link_declined", subject_id=offer.person.subject_id, of=offer.kind)
+            subject = _("A customer's one-time link was declined")
+            lines = [
+                _("You created a link to set a customer's %(what)s.", what=method_name(offer.kind)),
+                _("The person who opened it says that they didn't ask for it, so it no longer works."),
+                _("Call the customer before you create a new one."),
+            ]
+            self._to_issuer(work, offer, subject, lines)
+
+    def _to_issuer(self, work: Work, offer: LinkOffer, subject: str, lines: Sequence[str]) -> None:
+        see = f"See: {self._public_url}/admin/customers/{offer.person.row}"
+        self._notices.to_issuer(work, offer.made_by, subject, [*lines, "", see])
+
+    def _use_up(self, work: Work, offer: LinkOffer) -> None:
+        unused = (CredentialLink.id == offer.id) & CredentialLink.used_at.is_(None)
+        if work.execute(update(CredentialLink).where(unused).values(used_at=work.now)).rowcount != 1:
+            raise Gone("credential_link_over")
+
+    def set_password(self, token: str, browser: str, password: str, repeated: str) -> Mapping[str, str]:
         """Set the password of a link's customer; return by field what to correct first, or nothing.
 
         Raise Gone as ``offer`` does, also if the link was used at the same moment, and Busy if too many passwords are
         being hashed.
         """
-        offer, keyring = self._offer_of(token, "password"), self._transactions.keyring
+        offer, keyring = self._opened(token, browser, "password"), self._transactions.keyring
         person = offer.person
         email = person.contact("email", keyring) if person.email_sealed is not None else ""
         about = (*person.name(keyring).split(), person.customer_id, email, email.partition("@")[0])
@@ -200,39 +265,53 @@ class CredentialLinks:
             return {name: fault for name, fault in faults.items() if fault}
         with self._passwords.slot():
             hashed = self._passwords.hash(password)
-        self._use(offer, {"password": hashed}, is_long=is_long(password))
+        self._use(offer, {"password": hashed}, {}, is_long=is_long(password))
         return {}
 
-    def enrol(self, token: str, code: str) -> Mapping[str, str]:
-        """Enrol a link's authenticator app if its code is right; return what to correct, or nothing. Raise Gone."""
-        offer, method = self._offer_of(token, "totp"), Totp()
+    def enrol(self, token: str, browser: str, sealed: str, code: str, **by_admin: Any) -> Mapping[str, str]:
+        """Enrol an authenticator app if its code is right; return what to correct, or nothing. Raise Gone.
+
+        ``sealed`` is the seed of the form. One that this link did not show in this browser is not taken. Where the
+        customer is with an admin, ``by_admin`` names the admin and the reason, for the audit event.
+        """
+        offer, method = self._opened(token, browser, "totp"), Totp()
+        shown = offer.view.shown_seed(self._transactions.keyring, sealed)
+        if shown is None:
+            return {"form": _(NEW_KEY)}
         proof = method.parse(code, DIGITS)
-        verdict = method.check(proof, Evidence(self._transactions.clock(), secret=offer.seed)) if proof else None
+        verdict = method.check(proof, Evidence(self._transactions.clock(), secret=shown.seed)) if proof else None
         if verdict is None or verdict.result is not ProofResult.RIGHT:
-            return {"code": _("That isn't the code your app shows now. Wait for the next one.")}
-        self._use(offer, {"totp_secret": offer.seed}, totp_last_step=verdict.used_step)
+            return {"code": _(STALE_CODE)}
+        self._use(offer, {"totp_secret": shown.seed}, by_admin, totp_last_step=verdict.used_step)
         return {}
 
-    def _offer_of(self, token: str, kind: str) -> LinkOffer:
-        offer = self.offer(token)
-        if offer.kind != kind:
+    def _opened(self, token: str, browser: str, kind: str) -> LinkOffer:
+        offer = self.offer(token, browser)
+        if offer.kind != kind or not offer.view.is_open:
             raise Gone("credential_link_over")
         return offer
 
-    def _use(self, offer: LinkOffer, changes: Mapping[str, str], *, is_long: bool = False, **values: Any) -> None:
+    def _use(
+        self,
+        offer: LinkOffer,
+        changes: Mapping[str, str],
+        by_admin: Mapping[str, Any],
+        *,
+        is_long: bool = False,
+        **values: Any,
+    ) -> None:
         """Use the link up and set the credential, once. Earlier wrong tries at it no longer count."""
         person, keyring = offer.person, self._transactions.keyring
         assert person.row is not None, "a link has a customer"
         values = {**column_values(keyring, person.row, changes, is_long=is_long), **values}
         with self._transactions.write() as work:
-            unused = (CredentialLink.id == offer.id) & CredentialLink.used_at.is_(None)
-            if work.execute(update(CredentialLink).where(unused).values(used_at=work.now)).rowcount != 1:
-                raise Gone("credential_link_over")
+            self._use_up(work, offer)
             active = (CustomerRow.id == person.row) & CustomerRow.is_active
             if work.execute(update(CustomerRow).where(active).values(**values, changed_at=work.now)).rowcount != 1:
                 raise Gone("credential_link_over")
             self._tries.clear(work, person.row, offer.kind, is_ticketed=True)
-            work.record("credential_set_by_link", subject_id=person.subject_id, of=offer.kind)
+            kind = "credential_set_in_person" if by_admin else "credential_set_by_link"
+            work.record(kind, subject_id=person.subject_id, of=offer.kind, **by_admin)
             subject = _("Your %(what)s was set", what=method_name(offer.kind))
             text = _("If this wasn't you, contact us immediately.")
             self._notices.to_customer(work, person.key, person.contacts(keyring), subject, str(text))

@@ -5,14 +5,19 @@ regard to case and spaces, phone numbers as E.164, email addresses in lower case
 characters (``typed``). It names a customer, or a stranger that no other module can tell from one. What a proof uses up
 at a person is written here, in the transaction of the proof. ``CustomerNotices`` is what the directory needs in order
 to notify customers.
+
+What one-time links have in common, those of customers and of admins, is at the end (R47): each view has a fresh seed,
+sealed into its form, and a link knows which browsers have opened it by the button on its first page.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -20,16 +25,18 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, literal_column, or_, select, update
 
-from auth_portal.crypto import NO_ROW, Keyring, SealedColumn
+from auth_portal.crypto import NO_ROW, KeyFault, Keyring, SealedColumn, new_seed
 from auth_portal.errors import Conflict, NotFound
 from auth_portal.methods import IssuedCode
 from auth_portal.methods.support_code import DIGITS as SUPPORT_CODE_DIGITS
 from auth_portal.services import limits
+from auth_portal.services.limits import HOUR, Limit
 from auth_portal.store.db import Work
 from auth_portal.store.models import (
     CUSTOMER_NAME,
     CUSTOMER_PASSWORD,
     CUSTOMER_TOTP_SECRET,
+    Counter,
     CredentialLink,
     CustomerRow,
     table_of,
@@ -41,6 +48,14 @@ CUSTOMER_ID_LENGTH = 128
 PHONE_LENGTH = 40  # characters as people type them
 TYPED_LENGTH = 2 * IDENTIFIER_LENGTH  # characters: room for a name around an address and for what no one sees
 OWN = ""  # the ``shared_key`` of a customer whose ID is no other customer's in another spelling
+LONGEST_LINK_SECONDS = 72 * HOUR  # a customer's link or an admin's
+LINK_SEED = SealedColumn("links", "seed")  # of a form, bound to its link and browser as if it were a column of theirs
+NEW_KEY = "This page shows a new key. Add it to your app, then enter its code."
+STALE_CODE = (
+    "That isn't the code your app shows now. Wait for the next one. If you have opened this page again, add its new key"
+    " to your app first."
+)
+SECOND = 2  # the browser of a link whose opening is reported; those after it say nothing new
 _BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
 _BLANKS = re.compile(r"\s+")
 
@@ -193,6 +208,10 @@ class CustomerNotices(Protocol):
 
     def to_customer(self, work: Work, row: str, contacts: Iterable[str], subject: str, text: str) -> int:
         """Send one text to these contacts of a customer; return to how many of them it can be sent."""
+        ...
+
+    def to_issuer(self, work: Work, made_by: str | None, subject: str, lines: Sequence[str]) -> None:
+        """Mail the admin who created a one-time link."""
         ...
 
     def reach(self, contacts: Iterable[str]) -> list[str]:
@@ -459,3 +478,66 @@ def erase_person(work: Work, row: str) -> None:
     """Delete a customer and their one-time links, used ones too."""
     work.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
     work.execute(delete(_CUSTOMERS).where(_CUSTOMERS.c.id == row))
+
+
+# --- One-time links
+
+
+@dataclass(frozen=True)
+class ShownSeed:
+    """The seed of an authenticator app (Base32, 160 bits: R15) that one view of a link shows."""
+
+    seed: str = field(default="", repr=False)
+    sealed: str = field(default="", repr=False)  # for a hidden field of the form
+
+
+@dataclass(frozen=True)
+class LinkView:
+    """A one-time link as one browser sees it (R47)."""
+
+    link_id: str
+    browser: str = field(default="", repr=False)  # a keyed hash
+    is_open: bool = False  # the button on the first page was pressed in this browser
+    is_open_elsewhere: bool = False  # and in another one
+
+    def fresh_seed(self, keyring: Keyring) -> ShownSeed:
+        """Return a seed that no other view has."""
+        seed = new_seed()
+        sealed = keyring.seal(seed, LINK_SEED, f"{self.link_id} {self.browser}")
+        return ShownSeed(seed, base64.urlsafe_b64encode(sealed).decode())
+
+    def shown_seed(self, keyring: Keyring, sealed: str) -> ShownSeed | None:
+        """Return the seed of a form that this link showed in this browser; None for anything else."""
+        try:
+            content = base64.urlsafe_b64decode(sealed)
+            return ShownSeed(keyring.open(content, LINK_SEED, f"{self.link_id} {self.browser}"), sealed)
+        except (KeyFault, binascii.Error, ValueError):
+            return None
+
+
+def view_link(work: Work, link_id: str, browser: str) -> LinkView:
+    """Return a link as a browser sees it, named by its cookie; changes nothing."""
+    key = work.keyring.index("link browser", browser)
+    here, all_browsers = _openings(link_id, key)
+    found = select(Counter.key, Counter.events).where(
+        Counter.key.in_([here.key, all_browsers.key]), Counter.ends_at > work.now
+    )
+    counts = {row.key: row.events for row in work.execute(found)}
+    is_open = here.key in counts
+    return LinkView(link_id, key, is_open, counts.get(all_browsers.key, 0) > is_open)
+
+
+def open_link(work: Work, view: LinkView) -> int:
+    """Note that a link is opened in this browser; return how many have opened it, or 0 if this one did before."""
+    here, all_browsers = _openings(view.link_id, view.browser)
+    (taken,) = limits.take(work, [here])
+    if taken.count > 1:
+        return 0
+    (taken,) = limits.take(work, [all_browsers])
+    return taken.count
+
+
+def _openings(link_id: str, browser: str) -> tuple[Limit, Limit]:
+    """Return what counts the openings of a link in one browser, and the browsers that have opened it."""
+    here = Limit(f"link:{link_id}:{browser}", 1, LONGEST_LINK_SECONDS)
+    return here, Limit(f"link:{link_id}", 1, LONGEST_LINK_SECONDS)

@@ -10,7 +10,7 @@ from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.access.admin_sessions import SignInForm
-from auth_portal.services.access.admins import JoinForm
+from auth_portal.services.access.admins import Invitation, JoinForm
 from auth_portal.web.admin.frame import (
     EVERYONE,
     LATE_FORM,
@@ -30,8 +30,8 @@ from auth_portal.web.admin.frame import (
     shown_again,
     sign_in_page,
 )
-from auth_portal.web.context import services
-from auth_portal.web.credentials import enrolment
+from auth_portal.web.context import link_browser, opened_here, services
+from auth_portal.web.credentials import WITHOUT_COOKIE, enrolment
 
 ACCOUNT = "/admin/account"
 
@@ -118,30 +118,31 @@ def sign_out() -> BaseResponse:
 
 @route("/join/<token>", allow=PUBLIC)
 def join_form(token: str) -> Response:
-    """Show what a one-time link is for, and the QR code of the app to enrol. This does not use the link."""
-    return _join_page(token, JoinForm("", "", "", "", ""), {})
+    """Show what a one-time link is for, and its form once the link was opened in this browser (R47)."""
+    return _join_page(services().admins.invitation(token, link_browser()), JoinForm("", "", "", "", ""), {})
 
 
 @route("/join/<token>", allow=PUBLIC, methods=("POST",))
 def join(token: str) -> BaseResponse:
-    """Follow a one-time link."""
-    form = JoinForm(
-        form_text("name"),
-        form_text("email"),
-        request.form.get("password", ""),
-        request.form.get("repeated", ""),
-        form_text("code"),
-    )
-    admins = services().admins
-    if faults := admins.faults_of(admins.invitation(token), form):
-        return _join_page(token, form, faults, status=422)
+    """Open a one-time link in this browser, decline it, or follow it."""
+    admins, sessions = services().admins, services().admin_sessions
+    if form_text("open"):
+        return opened_here(admins.open(token, link_browser()))
+    if form_text("decline"):
+        admins.decline(token, link_browser())
+        return render("admin/access/join_declined.html")
+    invitation = admins.invitation(token, link_browser())
+    form = _join_form(invitation)
+    if not invitation.view.is_open:
+        return _join_page(invitation, form, {"form": _(WITHOUT_COOKIE)}, status=400)
+    if faults := admins.faults_of(invitation, form):
+        return _join_page(invitation, form, faults, status=422)
     try:
-        admin_id = admins.join(token, form)
+        admin_id = admins.join(invitation, form)
     except Problem as problem:
         if problem.code != "admin_email_taken":
             raise
-        return _join_page(token, form, {"email": error_text(problem.code)}, status=422)
-    sessions = services().admin_sessions
+        return _join_page(invitation, form, {"email": error_text(problem.code)}, status=422)
     token_of_session = sessions.begin(admin_id, g.address, request.headers.get("User-Agent", ""))
     if g.signed_in is not None:
         sessions.end(g.signed_in, g.signed_in.session_id)
@@ -149,18 +150,28 @@ def join(token: str) -> BaseResponse:
     return redirect("/admin/recovery-codes", 303)
 
 
-def _join_page(token: str, form: JoinForm, faults: dict[str, str], *, status: int = 200) -> Response:
-    invitation = services().admins.invitation(token)
-    email = form.email or invitation.email
+def _join_form(invitation: Invitation) -> JoinForm:
+    return JoinForm(
+        form_text("name"),
+        form_text("email"),
+        request.form.get("password", ""),
+        request.form.get("repeated", ""),
+        form_text("code"),
+        invitation.view.shown_seed(services().keyring, form_text("seed")),
+    )
+
+
+def _join_page(invitation: Invitation, form: JoinForm, faults: dict[str, str], *, status: int = 200) -> Response:
+    email, view = form.email or invitation.email, invitation.view
     return render(
-        "admin/access/join.html",
+        "admin/access/join.html" if view.is_open else "admin/access/join_first.html",
         status=status,
         invitation=invitation,
         form=form,
         email=email,
         faults=faults,
         path=request.path,
-        app=enrolment(invitation.seed, email),
+        app=enrolment(view, email) if view.is_open else None,
     )
 
 

@@ -21,6 +21,7 @@ from auth_portal.services.directory.customers import Customer, CustomerSave
 from auth_portal.services.directory.links import CHANNELS, KINDS
 from auth_portal.web.admin.frame import EVERYONE, WRITERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.context import services
+from auth_portal.web.credentials import enrolment
 
 PATH = "/admin/customers"
 FIELDS = ("customer_id", "name", "phone", "email", "locale")
@@ -291,7 +292,40 @@ def make_link(row: str, kind: str) -> BaseResponse:
         return _credential(row, kind, {"way": _fault(made.fault)}, status=422)
     if not made.link:
         return done(f"{PATH}/{row}", _("The link is being sent. It works once, within 24 hours."))
+    if kind == "totp":
+        services().credential_links.open(made.token, me().session_id)
+        return _scan(row, made.token, {})
     return render("admin/customers/link.html", customer=services().customers.get_masked(row), kind=kind, made=made)
+
+
+def _scan(row: str, token: str, faults: Mapping[str, str], *, status: int = 200) -> Response:
+    """Show the QR code that a customer scans who is with the admin: no link leaves this page (R47)."""
+    offered = services().credential_links.offer(token, me().session_id)
+    return render(
+        "admin/customers/scan.html",
+        status=status,
+        customer=services().customers.get_masked(row),
+        app=enrolment(offered.view, offered.account),
+        token=token,
+        reason=form_text("reason"),
+        faults=faults,
+    )
+
+
+@route("/customers/<row>/credentials/totp/scan", allow=WRITERS, methods=("POST",))
+def enrol_here(row: str) -> BaseResponse:
+    """Set up the app whose QR code the customer has scanned from the admin's page."""
+    token, links = form_text("token"), services().credential_links
+    if links.offer(token, me().session_id).person.row != row:
+        abort(404)
+    by_admin = {"admin_id": me().admin_id, "reason": _reason()}
+    faults = _grounds_faults() or links.enrol(token, me().session_id, form_text("seed"), form_text("code"), **by_admin)
+    if faults:
+        if "code" in faults:
+            wrong = _("That isn't the code of this picture. Have them scan it, wait for the next code and enter that.")
+            faults = {"code": wrong}
+        return _scan(row, token, faults, status=422)
+    return done(f"{PATH}/{row}", _("The app is set up. The customer is notified."))
 
 
 @route("/customers/<row>/credentials/<kind>/reset", allow=WRITERS, methods=("POST",))

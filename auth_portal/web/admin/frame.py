@@ -30,7 +30,15 @@ from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.access.admin_sessions import SignedInAdmin
 from auth_portal.services.access.roles import ROLES, Role
-from auth_portal.web.context import ADMIN_COOKIE, ADMIN_SECONDS, EXTENSION, admin_token, cookie_name, services
+from auth_portal.web.context import (
+    ADMIN_COOKIE,
+    ADMIN_SECONDS,
+    EXTENSION,
+    admin_token,
+    cookie_name,
+    services,
+    set_cookie,
+)
 from auth_portal.web.edge import HTTP_CODES, fault_page, http_page, may_send, session_csrf_token, session_forms
 from auth_portal.web.edge import problem_page as edge_problem_page
 
@@ -262,10 +270,7 @@ def forget_session(response: BaseResponse) -> BaseResponse:
 
 
 def _set_cookie(response: BaseResponse, name: str, value: str, seconds: int) -> None:
-    is_secure = services().settings.is_https
-    response.set_cookie(
-        cookie_name(name), value, max_age=seconds, secure=is_secure, httponly=True, samesite="Lax", path="/"
-    )
+    set_cookie(response, cookie_name(name), value, seconds)
 
 
 def me() -> SignedInAdmin:
