@@ -159,8 +159,9 @@ def dispatch() -> None:
 def restored(is_sure: bool) -> None:
     """Make a database that came from a backup safe to serve. Run it once, before any server or dispatcher starts."""
     if not is_sure:
-        words = "Live verifications end, results under way are not sent, and every admin is signed out. Are all servers"
-        click.confirm(f"{words} and dispatchers stopped, and is this database a restored one?", abort=True)
+        clock: Clock = current_app.extensions[EXTENSION][1]
+        _say(["What this does:", *(f"- {what}" for what in installation.closings(clock()))])
+        click.confirm("Are all servers and dispatchers stopped, and is this database a restored one?", abort=True)
     with _portal() as portal:
         counts = installation.close_restored(portal.transactions)
     _say(f"{count} {what}." for what, count in counts.items())

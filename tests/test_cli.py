@@ -539,5 +539,7 @@ def test_d14_restored_asks_first_and_prints_what_it_closed(shell: Shell) -> None
     assert asked.exit_code == 1
     assert "are all servers" in asked.output.lower()
     lines = shell.succeeds("restored", "--yes")
+    acts = [line.partition(" ")[2].removesuffix(".") for line in lines]
+    assert [line for line in asked.output.splitlines() if line.startswith("- ")] == [f"- {act}" for act in acts]
     assert lines[:2] == ["0 live verifications ended.", "0 results under way marked as unconfirmed."]
     assert "0 admins signed out." in lines
