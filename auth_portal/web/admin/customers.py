@@ -191,8 +191,10 @@ def _moment(text: str) -> datetime:
 @route("/customers/<row>/active", allow=WRITERS, methods=("POST",))
 def change_active(row: str) -> BaseResponse:
     """Switch a customer off or on."""
+    if faults := _grounds_faults():
+        return _person(services().customers.get_masked(row), of="active", faults=faults)
     is_active = form_text("active") == "1"
-    services().customers.set_active(row, is_active=is_active, admin_id=me().admin_id)
+    services().customers.set_active(row, is_active=is_active, admin_id=me().admin_id, reason=_reason())
     text = _("The customer is switched on again.") if is_active else _("The customer is switched off.")
     return done(f"{PATH}/{row}", text)
 
