@@ -468,18 +468,20 @@ class ClockCheck:
 
         Raise SQLAlchemyError while the database is away.
         """
+        now = time.monotonic()
+        started_at = machine_clock() - now
         with self._lock:
-            now = time.monotonic()
-            started_at = machine_clock() - now
             has_jumped = abs(started_at - self._started_at) > MOST_SECONDS_APART / 2
-            if self._checked_at is None or now - self._checked_at >= known_for or has_jumped:
-                was_right = self._is_right
-                self._ahead = self.seconds_ahead()
-                self._checked_at, self._started_at = now, started_at
-                self._is_right = abs(self._ahead) <= (MOST_SECONDS_APART if was_right else RIGHT_SECONDS_APART)
-                if was_right != self._is_right:
-                    event = "clock_is_wrong" if was_right else "clock_is_right"
-                    log_event(event, level=logging.ERROR if was_right else logging.INFO, ahead=round(self._ahead, 1))
+            if self._checked_at is not None and now - self._checked_at < known_for and not has_jumped:
+                return self._is_right
+        ahead = self.seconds_ahead()  # outside the lock: while the database is silent, all wait at the same time
+        with self._lock:
+            was_right, self._ahead = self._is_right, ahead
+            self._checked_at, self._started_at = now, started_at
+            self._is_right = abs(ahead) <= (MOST_SECONDS_APART if was_right else RIGHT_SECONDS_APART)
+            if was_right != self._is_right:
+                event = "clock_is_wrong" if was_right else "clock_is_right"
+                log_event(event, level=logging.ERROR if was_right else logging.INFO, ahead=round(ahead, 1))
             return self._is_right
 
     def may_answer(self) -> bool:
