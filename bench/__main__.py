@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, imports, lists, sealing, slow, timing
+from bench import backlog, dispatchers, imports, lists, sealing, slow, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -97,7 +97,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "lists", "backlog", "sealing", "slow", "timing"],
+        choices=["portal", "imports", "lists", "backlog", "dispatchers", "sealing", "slow", "timing"],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -105,8 +105,9 @@ def main() -> int:
     options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
     chosen = options.parse_args()
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
-    if chosen.what in ("lists", "backlog", "sealing"):
-        return {"lists": lists.main, "backlog": backlog.main, "sealing": sealing.main}[chosen.what](databases)
+    of_databases = {"lists": lists, "backlog": backlog, "dispatchers": dispatchers, "sealing": sealing}
+    if chosen.what in of_databases:
+        return int(of_databases[chosen.what].main(databases))
     if chosen.what == "slow":
         return slow.main()
     with tempfile.TemporaryDirectory() as name:
