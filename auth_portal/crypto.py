@@ -18,8 +18,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -54,8 +55,44 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "admin_links": {"mac": ("id", "token_hash", "role", "admin_id")},
     "api_keys": {"mac": ("id", "token_hash", "scopes")},
     "credential_links": {"mac": ("id", "token_hash", "kind", "customer_row")},
+    # Of a chat under way: whose it is, what was proved and until when. Counts are not among them.
+    "verifications": {
+        "mac": (
+            *("id", "reference_hash", "server", "version_id", "ticket_id", "proofs_until", "chat_ends_at"),
+            *("outcome", "visit_id", "customer_row", "methods"),
+        )
+    },
+    "visits": {
+        "mac": (
+            *("id", "token_hash", "verification_id", "step", "method"),
+            *("identifier_key", "person_key", "customer_row", "proved"),
+        )
+    },
+    "challenges": {
+        "mac": (
+            *("id", "verification_id", "identifier_key", "customer_row", "destination_key", "step", "method"),
+            *("key_id", "digits", "issued_at", "expires_at"),
+        )
+    },
+    "tickets": {
+        "mac": ("id", "token_hash", "slug", "reference_hash", "customer_row", "phone_key", "proofs_until", "ends_at")
+    },
 }
-_AS_TEXT = json.JSONEncoder(sort_keys=True, default=bytes.hex).encode  # made once: an import needs it for each row
+
+
+class _Wider(Protocol):
+    @property
+    def _mapping(self) -> Mapping[Any, Any]: ...
+
+
+Row = TypeVar("Row", bound=_Wider)
+
+
+def _plain(value: bytes | datetime) -> str:
+    return value.hex() if isinstance(value, bytes) else value.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+_AS_TEXT = json.JSONEncoder(sort_keys=True, default=_plain).encode  # made once: an import needs it for each row
 NO_ROW = "0" * 32  # the row of no one
 VALUE_DIGITS = 6  # of one HOTP value: it has 31 bits, so that many more digits would not be uniform
 
@@ -199,7 +236,7 @@ class Keyring:
         return any(same_text(hmac.digest(key, text.encode(), "sha256").hex(), mac) for key in keys)
 
     def mac(self, kind: str, *values: object) -> str:
-        """Return the MAC of values of a row (hex, 128 bits): texts, numbers, bytes, or what JSON can hold."""
+        """Return the MAC of values of a row (hex, 128 bits): texts, numbers, bytes, times, or what JSON can hold."""
         return self._mac(self._key("sign"), kind, values)
 
     def is_mac(self, mac: str | None, kind: str, *values: object) -> bool:
@@ -216,17 +253,26 @@ class Keyring:
         }
         return {**row, **macs}
 
-    def wrong_macs(self, table: str, row: Mapping[Any, Any]) -> list[str]:
+    def wrong_macs(self, table: str, row: Mapping[Any, Any], prefix: str = "") -> list[str]:
         """Return the MACs of a row that are wrong or missing, required or not."""
         return [
             column
             for column, names in SIGNED[table].items()
-            if not self.is_mac(row[column], f"{table}.{column}", *(row[name] for name in names))
+            if not self.is_mac(
+                row[f"{prefix}{column}"], f"{table}.{column}", *(row[f"{prefix}{name}"] for name in names)
+            )
         ]
 
-    def holds(self, table: str, row: Mapping[Any, Any]) -> bool:
-        """Report whether a row may be used: its MACs are right, or are not required yet."""
-        return not self.requires_macs or not self.wrong_macs(table, row)
+    def holds(self, table: str, row: Mapping[Any, Any], prefix: str = "") -> bool:
+        """Report whether a row may be used: its MACs are right, or are not required yet.
+
+        With a prefix it is part of a wider row, under names that begin so.
+        """
+        return not self.requires_macs or not self.wrong_macs(table, row, prefix)
+
+    def held(self, table: str, rows: Iterable[Row], prefix: str) -> list[Row]:
+        """Return those of these wider rows whose part may be used."""
+        return [row for row in rows if self.holds(table, row._mapping, prefix)]
 
     def vouches(
         self, table: str, row: Mapping[Any, Any], found_by: Iterable[tuple[str, bytes | None, str | None]]

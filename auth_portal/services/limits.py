@@ -219,16 +219,18 @@ def destination_limits(destination_key: str, per_hour: int, per_day: int) -> lis
     ]
 
 
-def note_broken(work: Work, table: str, row: str, *, subject_id: str | None = None) -> None:
+def note_broken(work: Work, table: str, row: str, *, subject_id: str | None = None, is_writing: bool = True) -> None:
     """Put on record that a row was not used because its MAC is wrong (R54); owners get an alert.
 
-    The event names a customer by ``subject_id`` alone, as all events do.
+    The event names a customer by ``subject_id`` alone, as all events do. In a transaction that only reads it is logged.
     """
+    work.log("integrity_broken", level=logging.ERROR, table=table, row=row)
+    if not is_writing:
+        return
     (taken,) = take(work, [Limit(f"{BROKEN_ROWS}{table}", 1, HOUR)])
     if not taken.is_over:  # a customer's page may be opened many times
         named = {"subject_id": subject_id} if subject_id else {"row": row}
         work.record("integrity_broken", table=table, **named)
-    work.log("integrity_broken", level=logging.ERROR, table=table, row=row)
 
 
 def sweep(work: Work, batch: int) -> int:

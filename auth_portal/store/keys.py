@@ -2,11 +2,13 @@
 
 The wrapped keys are the canary: with the wrong master keys nothing starts, rather than write what cannot be read again.
 
-Rows that say who a person is carry a MAC (R54), so that writing the database alone does not change who they are.
+Rows that say who a person is carry a MAC (R54), so that writing the database alone does not change who they are. So do
+those of a chat: its verification, visits, codes and ticket.
 
 A MAC binds a row's id to the columns that count (``crypto.SIGNED``). It is checked where the row is used: one whose MAC
-is wrong is treated as if it did not exist. Columns that are encrypted are bound to their row already, so phone numbers
-and email addresses need none: ``directory.person`` compares what they are found by with what is encrypted.
+is wrong is treated as if it did not exist, and is not signed again when it changes. Columns that are encrypted are
+bound to their row already, so phone numbers and email addresses need none: ``directory.person`` compares what they are
+found by with what is encrypted.
 
 After an upgrade old processes go on writing rows without MACs. Until ``seal_macs`` was run after the last of them,
 missing and wrong MACs pass; from then on they do not. That state is signed too, and without it MACs are required. Only
@@ -16,11 +18,11 @@ until an upgrade that was begun has ended, they pass without a signature, and ``
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, true, update
 from sqlalchemy.exc import DBAPIError
 
 from auth_portal.crypto import (
@@ -43,6 +45,8 @@ from auth_portal.store.models import (
     AdminSession,
     ApiKeyRow,
     AuditEvent,
+    Base,
+    Challenge,
     ChannelRow,
     CredentialLink,
     CustomerRow,
@@ -53,6 +57,10 @@ from auth_portal.store.models import (
     Passkey,
     Portal,
     StagedRow,
+    TicketRow,
+    Verification,
+    Visit,
+    signed_columns,
     table_of,
 )
 
@@ -152,7 +160,23 @@ TABLES = (
     AdminLink,
     ApiKeyRow,
     CredentialLink,
+    Verification,
+    Visit,
+    Challenge,
+    TicketRow,
 )
+
+_LIVE_VERIFICATIONS = select(Verification.id).where(Verification.outcome.is_(None))
+
+
+def _counting(work: Work) -> Mapping[str, ColumnElement[bool]]:
+    """Return which rows of a large table still decide anything; of the others no MAC is looked at again."""
+    return {
+        "verifications": Verification.outcome.is_(None),
+        "visits": Visit.verification_id.in_(_LIVE_VERIFICATIONS),
+        "challenges": Challenge.expires_at > work.now,
+        "tickets": TicketRow.ends_at > work.now,
+    }
 
 
 class BrokenRow(NamedTuple):
@@ -167,24 +191,32 @@ class BrokenRow(NamedTuple):
 
 
 def broken_rows(work: Work) -> Iterator[BrokenRow]:
-    """Yield every row whose MACs are missing or wrong, whether they are required yet or not."""
-    for table in map(table_of, TABLES):
-        after = ""
-        while rows := work.execute(_rows(table, after)).mappings().all():
+    """Yield every row whose MACs are missing or wrong, whether they are required yet or not; of chats, live ones."""
+    for model in TABLES:
+        table, after = table_of(model), ""
+        while rows := work.execute(_rows(work, model, after)).mappings().all():
             for row in rows:
                 if wrong := work.keyring.wrong_macs(table.name, row):
                     yield BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong))
             after = rows[-1]["id"]
 
 
-def _rows(table: Table, after: str) -> Any:
-    columns = dict.fromkeys(column for mac, names in SIGNED[table.name].items() for column in (mac, *names))
-    return (
-        select(*(table.c[column] for column in columns))
-        .where(table.c.id > after)
-        .order_by(table.c.id)
-        .limit(MACS_AT_ONCE)
-    )
+def _rows(work: Work, model: type[Base], after: str) -> Any:
+    table = table_of(model)
+    found = select(*signed_columns(model)).where(table.c.id > after, _counting(work).get(table.name, true()))
+    return found.order_by(table.c.id).limit(MACS_AT_ONCE)
+
+
+def update_signed(work: Work, model: type[Base], ids: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Set these values in rows and sign them again, except those that someone other than the portal has changed."""
+    table = table_of(model)
+    found = select(*signed_columns(model)).where(table.c.id.in_(ids)).with_for_update()
+    for row in work.execute(found).mappings().all():
+        macs = dict.fromkeys(SIGNED[table.name])
+        if work.keyring.holds(table.name, row):
+            signed = work.keyring.signed(table.name, {**row, **values})
+            macs = {mac: signed[mac] for mac in macs}
+        work.execute(update(table).where(table.c.id == row["id"]).values({**values, **macs}))
 
 
 _WAS_SEALED = select(AuditEvent.id).where(AuditEvent.kind == "macs_sealed").limit(1)
@@ -233,11 +265,11 @@ def seal_macs(transactions: Transactions) -> list[BrokenRow]:
     Whatever was changed until now is accepted with it.
     """
     broken: list[BrokenRow] = []
-    for table in map(table_of, TABLES):
+    for model in TABLES:
         after: str | None = ""
         while after is not None:
             with transactions.write() as work:
-                after = _seal_some(work, table, after, broken)
+                after = _seal_some(work, model, after, broken)
     with transactions.write() as work:
         sealed = {"macs": work.keyring.mac(SEALED_MACS), "version": Portal.version + 1}
         work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(sealed))
@@ -246,9 +278,10 @@ def seal_macs(transactions: Transactions) -> list[BrokenRow]:
     return broken
 
 
-def _seal_some(work: Work, table: Table, after: str, broken: list[BrokenRow]) -> str | None:
+def _seal_some(work: Work, model: type[Base], after: str, broken: list[BrokenRow]) -> str | None:
     """Write the missing and wrong MACs of the next rows; return where to go on, None at the end."""
-    rows = work.execute(_rows(table, after).with_for_update()).mappings().all()
+    table = table_of(model)
+    rows = work.execute(_rows(work, model, after).with_for_update()).mappings().all()
     for row in rows:
         if wrong := work.keyring.wrong_macs(table.name, row):
             broken.append(BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong)))

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from auth_portal.crypto import SealedColumn
+from auth_portal.crypto import SIGNED, SealedColumn
 from auth_portal.store.db import UtcDateTime
 
 Id = String(32)
@@ -108,6 +108,16 @@ class Base(DeclarativeBase):
 def table_of(model: type[Base]) -> Table:
     """Return the plain table of a model: statements on it cost a third of what the ORM's own do."""
     return cast("Table", model.__table__)
+
+
+def signed_columns(model: type[Base], prefix: str = "") -> tuple[Any, ...]:
+    """Return a table's MACs and the columns that they are made of (R54).
+
+    With a prefix they are part of a wider row, as ``crypto.Keyring.holds`` reads them there.
+    """
+    table = table_of(model)
+    names = dict.fromkeys(name for mac, signed in SIGNED[table.name].items() for name in (mac, *signed))
+    return tuple(table.c[name].label(f"{prefix}{name}") for name in names)
 
 
 class DataKeyRow(Base):
@@ -233,6 +243,7 @@ class CustomerRow(Base):
     support_code_id: Mapped[str | None] = mapped_column(Id)  # what the temporary code is derived from (R19)
     support_code_key_id: Mapped[int | None]
     support_code_expires_at: Mapped[datetime | None]
+    support_code_mac: Mapped[str | None] = mapped_column(String(32))  # of the row and these three
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
     subject_id: Mapped[str] = mapped_column(Id, unique=True)
     created_at: Mapped[datetime]
@@ -310,6 +321,7 @@ class Verification(Base):
     chat_code_sealed: Mapped[bytes | None]
     methods: Mapped[str] = mapped_column(String(64), server_default="")
     ticket_id: Mapped[str | None] = mapped_column(Id)
+    mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(
             "uq_verifications_live",
@@ -360,6 +372,7 @@ class Visit(Base):
     person_key: Mapped[str | None] = mapped_column(Key)
     customer_row: Mapped[str | None] = mapped_column(Id)
     proved: Mapped[str] = mapped_column(String(64), server_default="")  # methods in order, joined by "+"
+    mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(
             "ix_visits_customer_row",
@@ -395,6 +408,7 @@ class Challenge(Base):
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
     replaced_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (Index("ix_challenges_verification_id", "verification_id", "issued_at"),)
 
 
@@ -642,6 +656,7 @@ class TicketRow(Base):
     proofs_until: Mapped[datetime]
     ends_at: Mapped[datetime]
     bound_at: Mapped[datetime | None]
+    mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (Index("ix_tickets_reference", "reference_hash", "slug", "id"),)
 
 

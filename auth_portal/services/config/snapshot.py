@@ -170,7 +170,10 @@ class Journeys:
 
     def _load_version(self, version_id: str) -> LoadedVersion:
         with self._transactions.read() as work:
-            row = work.execute(select(JourneyVersion.__table__).where(JourneyVersion.id == version_id)).one()
+            found = select(JourneyVersion.__table__).where(JourneyVersion.id == version_id)
+            row = work.execute(found).one_or_none()
+        if row is None:
+            raise NotFound("journey_unknown")
         return LoadedVersion(_config(row.document), work.keyring.holds("journey_versions", row._mapping))
 
 

@@ -44,7 +44,15 @@ from auth_portal.services.directory.credentials import PersonTries
 from auth_portal.services.directory.person import Person, country_of, is_trusted, person_of_row
 from auth_portal.services.limits import DAY, HOUR, Limit
 from auth_portal.store.db import Transactions, Work, dialect_insert
-from auth_portal.store.models import Challenge, ChannelState, DeliveryState, TicketRow, Verification, table_of
+from auth_portal.store.models import (
+    Challenge,
+    ChannelState,
+    DeliveryState,
+    TicketRow,
+    Verification,
+    signed_columns,
+    table_of,
+)
 from auth_portal.telemetry import log_event, reason_of
 
 NOTICE_ATTEMPTS = 60  # about an hour: no customer waits for a notice, and none asks for it again
@@ -173,8 +181,8 @@ class MessageDelivery:
             journey = self._journeys.served_version(challenge.version_id)
             if withheld := _why_withheld(work, challenge, person, journey.limits, self._tries):
                 return _dropped(withheld)
-            if not is_trusted(work.keyring, person):
-                return _dropped("the customer's row was changed by someone other than the portal")
+            if not (work.keyring.holds("challenges", challenge._mapping) and is_trusted(work.keyring, person)):
+                return _dropped("the row of the code or of its customer was changed by someone other than the portal")
         carries, keyring, now = CARRIES[challenge.method], work.keyring, self._transactions.clock()
         to = person.contact(carries, keyring)
         country = country_of(to) if carries == "sms" else ""
@@ -234,13 +242,7 @@ class MessageDelivery:
 # The challenge of a message, with the journey's version, and whether a ticket by phone counts it (R48).
 _CHALLENGE = (
     select(
-        Challenge.id,
-        Challenge.customer_row,
-        Challenge.method,
-        Challenge.destination_key,
-        Challenge.digits,
-        Challenge.key_id,
-        Challenge.expires_at,
+        *signed_columns(Challenge),
         Challenge.used_at,
         Challenge.replaced_at,
         Verification.version_id,

@@ -18,7 +18,14 @@ from auth_portal.errors import NotFound
 from auth_portal.methods import CARRIES, METHOD_NAMES, ON_FILE, OnFile, method_name, support_code
 from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.config.snapshot import Journeys, Snapshot
-from auth_portal.services.directory.person import CustomerNotices, Person, end_links, get_person, mask_contact
+from auth_portal.services.directory.person import (
+    CustomerNotices,
+    Person,
+    end_links,
+    get_person,
+    mask_contact,
+    support_code_values,
+)
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import VERIFIED, CustomerRow, Verification
 
@@ -166,15 +173,15 @@ class Credentials:
             return IssuedSupportCode(fault=fault)
         with self._transactions.write() as work:
             person = get_person(work.connection, row)
-            code_id, key_id = work.new_id(), work.keyring.code_key_id
             until = work.now + timedelta(seconds=support_code.LIFE_SECONDS)
-            values = {"support_code_id": code_id, "support_code_key_id": key_id, "support_code_expires_at": until}
+            values = support_code_values(work, row, until)
             work.execute(update(CustomerRow).where(CustomerRow.id == row).values(**values))
             facts = {"subject_id": person.subject_id, "admin_id": admin_id}
             work.record("support_code_issued", **facts, reason=without_identifiers(reason))
             text = "Our support team created a code to verify you. If you didn't ask for it, contact us immediately."
             contacts = person.contacts(work.keyring)
             self._notices.to_customer(work, person.key, contacts, "A temporary code was issued", text)
+        code_id, key_id = values["support_code_id"], values["support_code_key_id"]
         return IssuedSupportCode(work.keyring.code(code_id, support_code.DIGITS, key_id), until)
 
     def _support_fault(self, person: Person, reason: str) -> str:

@@ -241,6 +241,7 @@ class Person:
     support_code_id: str | None = None
     support_code_key_id: int | None = None
     support_code_expires_at: datetime | None = None
+    support_code_mac: str | None = None
     identity_mac: str | None = None
     active_mac: str | None = None
     customer_key: str = ""
@@ -274,7 +275,9 @@ class Person:
     def support_code(self, keyring: Keyring) -> IssuedCode:
         """Return the temporary code that support issued; without one, an expired code at the same cost (R24)."""
         code_id, key_id, until = self.support_code_id, self.support_code_key_id, self.support_code_expires_at
-        is_issued = self.is_active and code_id is not None and key_id is not None and until is not None
+        bound = self.row or NO_ROW, code_id or NO_ROW, key_id or keyring.code_key_id, until or NEVER
+        is_ours = keyring.is_mac(self.support_code_mac, _SUPPORT_CODE, *bound) or not keyring.requires_macs
+        is_issued = self.is_active and is_ours and code_id is not None and key_id is not None and until is not None
         code = keyring.code(code_id or self.key, SUPPORT_CODE_DIGITS, key_id or keyring.code_key_id)
         return IssuedCode(code, until or NEVER, is_replaced=False, is_used=not is_issued)
 
@@ -293,6 +296,20 @@ class Person:
         """Return every contact on file, also of a person who is switched off: where notices are sent."""
         on_file = {"sms": self.phone_sealed, "email": self.email_sealed}
         return [self.contact(carries, keyring) for carries, sealed in on_file.items() if sealed is not None]
+
+
+_SUPPORT_CODE = "customers.support_code"
+
+
+def support_code_values(work: Work, row: str, until: datetime) -> dict[str, Any]:
+    """Return the columns of a new temporary code, signed so that it is of no use to another customer (R54)."""
+    code_id, key_id = work.new_id(), work.keyring.code_key_id
+    return {
+        "support_code_id": code_id,
+        "support_code_key_id": key_id,
+        "support_code_expires_at": until,
+        "support_code_mac": work.keyring.mac(_SUPPORT_CODE, row, code_id, key_id, until),
+    }
 
 
 def stranger(key: str) -> Person:
@@ -318,6 +335,7 @@ PERSON_COLUMNS = (
     CustomerRow.support_code_id,
     CustomerRow.support_code_key_id,
     CustomerRow.support_code_expires_at,
+    CustomerRow.support_code_mac,
     CustomerRow.identity_mac,
     CustomerRow.active_mac,
     CustomerRow.customer_key,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy import Select, or_, select, update
 
 from auth_portal.clock import iso
 from auth_portal.crypto import SealedColumn, new_token
@@ -23,6 +23,7 @@ from auth_portal.services.directory.person import Person, erase_person, get_pers
 from auth_portal.services.imports.store import forget_customer
 from auth_portal.services.verification import tries
 from auth_portal.store.db import Transactions, Work
+from auth_portal.store.keys import update_signed
 from auth_portal.store.models import (
     CALLBACK,
     DELIVERY_BODY,
@@ -227,28 +228,26 @@ def _forget_in_visits(work: Work, ids: Sequence[str]) -> None:
     emptied = dict.fromkeys(("identifier_sealed", "identifier_key", "person_key", "customer_row", "method"))
     # A visit still under way goes back to its beginning; a form that is open in the browser is out of date.
     beginning = {"step": 0, "proved": "", "prompt": new_token()}
-    work.execute(update(Visit).where(Visit.id.in_(ids)).values(**emptied, **beginning))
+    update_signed(work, Visit, ids, {**emptied, **beginning})
 
 
 def _forget_in_verifications(work: Work, ids: Sequence[str]) -> None:
-    theirs = update(Verification).where(Verification.id.in_(ids))
-    work.execute(theirs.values(customer_row=None, identifier_key=None))
-    serving = select(Verification.ticket_id).where(Verification.id.in_(ids))
-    _forget_tickets(work, TicketRow.id.in_(serving))
+    update_signed(work, Verification, ids, {"customer_row": None, "identifier_key": None})
+    serving = select(Verification.ticket_id).where(Verification.id.in_(ids), Verification.ticket_id.is_not(None))
+    _forget_tickets(work, [str(ticket_id) for ticket_id in work.execute(serving).scalars()])
     # A result that was sent contains the customer ID.
     sent = Delivery.verification_id.in_(ids) & (Delivery.kind == CALLBACK) & Delivery.ended_at.is_not(None)
     work.execute(update(Delivery).where(sent).values(body_sealed=None))
 
 
-def _forget_tickets(work: Work, which: ColumnElement[bool]) -> None:
+def _forget_tickets(work: Work, ids: Sequence[str]) -> None:
     # Its row stays while a verification may look for it: a ticket without a person lets no one through.
-    emptied = dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed"))
-    work.execute(update(TicketRow).where(which).values(**emptied))
+    update_signed(work, TicketRow, ids, dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed")))
 
 
 _FORGETTING: Mapping[Any, Callable[[Work, Sequence[str]], object]] = {
     Visit: _forget_in_visits,
-    Challenge: lambda work, ids: work.execute(update(Challenge).where(Challenge.id.in_(ids)).values(customer_row=None)),
+    Challenge: lambda work, ids: update_signed(work, Challenge, ids, {"customer_row": None}),
     Verification: _forget_in_verifications,
-    TicketRow: lambda work, ids: _forget_tickets(work, TicketRow.id.in_(ids)),
+    TicketRow: _forget_tickets,
 }

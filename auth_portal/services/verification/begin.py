@@ -11,14 +11,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from sqlalchemy import and_, bindparam, select
 
 from auth_portal.crypto import Keyring, token_hash
 from auth_portal.errors import Gone, Problem
-from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.rules import weaker_twins
@@ -30,6 +28,7 @@ from auth_portal.services.verification import codes, tickets
 from auth_portal.services.verification.case import (
     UNVISITED_COLUMNS,
     Case,
+    insert_both,
     insert_visit,
     name_person,
     record_move,
@@ -38,8 +37,8 @@ from auth_portal.services.verification.case import (
 )
 from auth_portal.services.verification.end import Endings
 from auth_portal.services.verification.tickets import FoundTicket, Ticket, TicketFacts, Tickets
-from auth_portal.store.db import Transactions, Work, dialect_insert, new_id
-from auth_portal.store.models import VERIFICATION_REFERENCE, Counter, Portal, TicketRow, Verification, Visit, table_of
+from auth_portal.store.db import Transactions, Work, new_id
+from auth_portal.store.models import VERIFICATION_REFERENCE, Counter, Portal, TicketRow, Verification, Visit
 
 RACES = 3  # how often a beginning looks again when another one was faster
 
@@ -205,7 +204,8 @@ class Beginnings:
             slow_begins = Limit(f"slow-begins:{address}", 1, limits.SLOWED_SECONDS)
             limits.take_or_refuse(work, slow_begins, "too_many_begins")
         if ticket is not None:
-            tickets.bind(work, ticket, request.reference_hash)
+            assert landing.found_ticket is not None, "it is where the ticket comes from"
+            tickets.bind(work, landing.found_ticket, request.reference_hash)
         if row.verification_id is None:
             return self._begin_verification(work, request)
         newest, given = row.ticket_id or "", ticket.id if ticket is not None else ""
@@ -215,6 +215,7 @@ class Beginnings:
         if row.outcome is None:
             is_live = work.now < row.proofs_until
             latest = unvisited_case(work, _locked(work, row.verification_id) if is_live else row, self._journeys)
+            is_live = is_live and not latest.is_broken
             if is_live and not is_new_question:
                 return self._join_verification(work, request, latest)
             self._endings.end(work, latest, "cancelled" if is_live else "expired", why="asked_anew" if is_live else "")
@@ -241,11 +242,13 @@ class Beginnings:
                 is_no_one = case.is_named_by_ticket and not case.ticket.is_by_id and case.person.row is None
                 if is_no_one or not case.offered(landing.snapshot):
                     outcome, why = "unavailable", "ticket_without_way"
-        is_sent = not outcome and case.method in CARRIES
+        is_sent = not outcome and case.needs_message
         if is_sent:  # counted in the row as it is inserted: ``codes.issue`` would need another statement
             case = replace(case, sends=1, sent_at=work.now)
-        _insert_verification(work, request, case)
-        visit_token = insert_visit(work, case)
+        started_at, dropped = request.times.started_at, form.dropped_parameters
+        visit_token = insert_both(work, case, started_at=started_at, dropped=dropped)
+        if visit_token is None:
+            raise LostRace  # the second beginning of a race
         if outcome:
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit_token, is_over=True)
@@ -331,35 +334,6 @@ def _new_case(work: Work, request: BeginRequest) -> Case:
         journey=landing.journey,
         ticket=request.ticket,
     )
-
-
-def _insert_verification(work: Work, request: BeginRequest, case: Case) -> None:
-    values = {
-        "id": case.verification_id,
-        "reference_hash": case.reference_hash,
-        "reference_sealed": case.reference_sealed,
-        "server": case.server,
-        "version_id": case.version_id,
-        "slug": case.journey.slug,
-        "address_key": case.address_key,
-        "began_at": work.now,
-        "chat_started_at": request.times.started_at,
-        "proofs_until": case.proofs_until,
-        "chat_ends_at": case.chat_ends_at,
-        "sends": case.sends,
-        "sent_at": case.sent_at,
-        "identifier_key": case.last_identifier_key,
-        "dropped_parameters": request.form.dropped_parameters,
-        "ticket_id": case.ticket.id if case.ticket is not None else None,
-    }
-    if work.execute(_insert_unless_live(work.connection.dialect.name), values).first() is None:
-        raise LostRace  # the second beginning of a race
-
-
-@cache
-def _insert_unless_live(dialect: str) -> Any:
-    """Return the INSERT that does nothing if a verification of the same reference and server is live."""
-    return dialect_insert(dialect, table_of(Verification)).on_conflict_do_nothing().returning(Verification.id)
 
 
 def _visit_of_browser(work: Work, visit_token: str, case: Case, identifier: Identifier | None) -> str | None:

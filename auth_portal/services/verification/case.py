@@ -3,17 +3,21 @@
 Every move looks at it before it decides. Read without a lock it serves a page. Read inside a writing transaction it
 locks its verification and visit, so that two moves on one verification follow each other on PostgreSQL too (on SQLite
 the write gate sees to that).
+
+Each of these rows carries a MAC of what it says of the person, of the steps proved and of the chat (R54), and whatever
+changes one of those columns signs the row again. A case whose verification or visit was changed by someone other than
+the portal is over: nothing is proved in it, and its page is that of a visit that does not exist. A code that was
+changed does not exist, and a ticket that was changed means no one.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
-from itertools import starmap
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -22,6 +26,7 @@ from sqlalchemy import ClauseElement, ColumnElement, and_, bindparam, func, inse
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Problem, TooMany
 from auth_portal.methods import CARRIES, ON_FILE, Evidence, IssuedCode, OnFile, ProofResult, Verdict
+from auth_portal.services import limits
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.directory.person import (
@@ -35,8 +40,9 @@ from auth_portal.services.directory.person import (
     stranger,
     trusted,
 )
-from auth_portal.services.verification.tickets import CASE_COLUMNS, Ticket, ticket_of
-from auth_portal.store.db import Work
+from auth_portal.services.verification.tickets import CASE_COLUMNS, Ticket, ticket_for_no_one, ticket_of
+from auth_portal.services.verification.tickets import PREFIX as _TICKET
+from auth_portal.store.db import Work, dialect_insert
 from auth_portal.store.models import (
     VISIT_IDENTIFIER,
     AuditEvent,
@@ -45,6 +51,7 @@ from auth_portal.store.models import (
     TicketRow,
     Verification,
     Visit,
+    signed_columns,
     table_of,
 )
 
@@ -114,6 +121,8 @@ class Case:
     method: str | None = None
     identifier_sealed: bytes | None = None
     identifier_key: str | None = None  # of this visit
+    customer_row: str | None = None  # that this visit has named; ``person`` is a stranger if they may not prove here
+    token_hash: bytes = b""  # of this visit, once it has one
     proved: tuple[str, ...] = ()
     wrong_tries: int = 0
     sends: int = 0
@@ -124,11 +133,12 @@ class Case:
     person: Person = field(default=stranger(""), repr=False)
     codes: tuple[SentCode, ...] = ()  # the newest first
     ticket: Ticket | None = None
+    is_broken: bool = False  # someone other than the portal has changed the verification or the visit
 
     @property
     def stage(self) -> Stage:
         """Return where this visit stands."""
-        if self.outcome is not None:
+        if self.outcome is not None or self.is_broken:
             return Stage.ENDED
         if self.step == 0:
             return Stage.NAMING
@@ -158,6 +168,11 @@ class Case:
         return max(0, self.journey.limits.identity_changes - self.identity_changes)
 
     @property
+    def needs_message(self) -> bool:
+        """Report whether the method is proved with a code that is sent."""
+        return self.method in CARRIES
+
+    @property
     def code_digits(self) -> int:
         """Return how many digits a sent code has: those of the newest one, else those of the journey."""
         return self.codes[0].digits if self.codes else self.journey.limits.code_digits
@@ -182,7 +197,7 @@ class Case:
 
     def is_due(self, now: datetime) -> bool:
         """Report whether the time for proofs is over while the verification is still live."""
-        return self.outcome is None and now >= self.proofs_until
+        return self.stage is not Stage.ENDED and now >= self.proofs_until
 
     def valid_code(self, now: datetime) -> SentCode | None:
         """Return the code that would be accepted now, if there is one for this step, method and identifier."""
@@ -288,15 +303,24 @@ _VISIT_COLUMNS = (
     Visit.method,
     Visit.identifier_sealed,
     Visit.identifier_key,
+    Visit.customer_row,
+    Visit.token_hash,
 )
-_CODE_COLUMNS = (Challenge.id.label("challenge_id"), *(getattr(Challenge, name) for name in SentCode._fields[1:]))
-_CODE_OF, _CHALLENGE_OF = attrgetter(*(column.key for column in _CODE_COLUMNS)), attrgetter("challenge_id")
+_CODE = "code__"  # the names of a challenge's columns in a wider row begin so, and likewise of the other two
+_CODE_COLUMNS = (
+    *signed_columns(Challenge, _CODE),
+    *(getattr(Challenge, name).label(f"{_CODE}{name}") for name in ("used_at", "replaced_at")),
+)
+_CODE_OF = attrgetter(*(f"{_CODE}{name}" for name in SentCode._fields))
+_CHALLENGE_OF = attrgetter(f"{_CODE}id")
+_VISIT, _VERIFICATION = "visit__", "verification__"
+_VERIFICATION_SIGNED = signed_columns(Verification, _VERIFICATION)
 _CASE = (
     select(
         *_VISIT_COLUMNS,
-        Visit.person_key,
-        Visit.proved,
+        *signed_columns(Visit, _VISIT),
         *_VERIFICATION_COLUMNS,
+        *_VERIFICATION_SIGNED,
         Verification.ticket_id,
         *CASE_COLUMNS,
         *PERSON_COLUMNS,
@@ -321,36 +345,91 @@ _LOCKED_CASE = _CASE.with_for_update(of=[Visit, Verification])
 
 
 def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool) -> Case:
-    """Return the case of a visit. Raise Problem("no_visit") if no visit of ours has it."""
+    """Return the case of a visit. Raise Problem("no_visit") if no visit of ours has it.
+
+    Raise NotFound if the version of the journey was changed by someone other than the portal.
+    """
     rows = work.execute(_LOCKED_CASE if locked else _CASE, {"token": token_hash(visit_token)}).all()
     if not rows:
         raise Problem("no_visit")
-    row, key = rows[0], rows[0].person_key or ""
-    person, ticket = person_from(row, key), ticket_of(row) if row.ticket_id is not None else None
+    row, key = rows[0], rows[0].visit__person_key or ""
+    person = person_from(row, key)
+    ticket = _ticket(work, row, is_writing=locked) if row.ticket_id is not None else None
     person = person if is_trusted(work.keyring, person) else stranger(key)
     values: dict[str, Any] = {}
     for column in (*_VISIT_COLUMNS, *_VERIFICATION_COLUMNS):
         values[column.key] = getattr(row, column.key)
-    codes = starmap(SentCode, map(_CODE_OF, filter(_CHALLENGE_OF, rows)))
+    whole = work.keyring.held("visits", work.keyring.held("verifications", rows[:1], _VERIFICATION), _VISIT)
+    codes = list(filter(_CHALLENGE_OF, rows))
+    valid = work.keyring.held("challenges", codes, _CODE)
+    if not whole or len(valid) < len(codes):
+        _note_broken(work, row, codes, is_writing=locked)
     return Case(
         **values,
         journey=journeys.served_version(row.version_id),
-        proved=tuple(row.proved.split("+")) if row.proved else (),
+        proved=tuple(row.visit__proved.split("+")) if row.visit__proved else (),
         person=ticket.limited_to(person, key) if ticket is not None else person,
-        codes=tuple(codes),
+        codes=tuple(map(SentCode._make, map(_CODE_OF, valid))),
         ticket=ticket,
+        is_broken=not whole,
     )
 
 
+def _note_broken(work: Work, row: Any, codes: Sequence[Any], *, is_writing: bool) -> None:
+    """Put on record which parts of a case someone other than the portal has changed (R54)."""
+    for table, prefix, rows in (
+        ("visits", _VISIT, [row]),
+        ("verifications", _VERIFICATION, [row]),
+        ("challenges", _CODE, codes),
+    ):
+        for one in rows:
+            _is_whole(work, one, table, prefix, is_writing=is_writing)
+
+
+def _ticket(work: Work, row: Any, *, is_writing: bool) -> Ticket:
+    is_deleted = row._mapping[f"{_TICKET}id"] is None
+    if is_deleted or not _is_whole(work, row, "tickets", _TICKET, is_writing=is_writing):
+        return ticket_for_no_one(row.ticket_id)
+    return ticket_of(row._mapping, _TICKET)
+
+
+def _is_whole(work: Work, row: Any, table: str, prefix: str, *, is_writing: bool) -> bool:
+    """Report whether this part of a wider row is as the portal wrote it; put on record that it is not (R54)."""
+    found = row._mapping
+    if work.keyring.holds(table, found, prefix):
+        return True
+    limits.note_broken(work, table, found[f"{prefix}id"], is_writing=is_writing)
+    return False
+
+
 # A verification without a visit, as part of a statement that joins its ticket.
-UNVISITED_COLUMNS = (*_VERIFICATION_COLUMNS, Verification.ticket_id, *CASE_COLUMNS)
+UNVISITED_COLUMNS = (*_VERIFICATION_COLUMNS, *_VERIFICATION_SIGNED, Verification.ticket_id, *CASE_COLUMNS)
 
 
 def unvisited_case(work: Work, row: Any, journeys: Journeys) -> Case:
-    """Return the case of a row of UNVISITED_COLUMNS: with no person named, and the id of a visit to come."""
-    values = {column.key: getattr(row, column.key) for column in _VERIFICATION_COLUMNS}
-    journey = journeys.served_version(row.version_id)
-    return Case(visit_id=work.new_id(), **values, journey=journey, ticket=ticket_of(row))
+    """Return the case of a row of UNVISITED_COLUMNS: with no person named, and the id of a visit to come.
+
+    Raise NotFound if the version of the journey was changed by someone other than the portal.
+    """
+    return Case(
+        visit_id=work.new_id(),
+        **{column.key: getattr(row, column.key) for column in _VERIFICATION_COLUMNS},
+        journey=journeys.served_version(row.version_id),
+        ticket=_ticket(work, row, is_writing=True) if row.ticket_id is not None else None,
+        is_broken=not _is_whole(work, row, "verifications", _VERIFICATION, is_writing=True),
+    )
+
+
+# An ended verification with one of its visits, as part of a statement that joins its ticket.
+ENDED_COLUMNS = (*signed_columns(Visit, _VISIT), *_VERIFICATION_SIGNED, Verification.ticket_id, *CASE_COLUMNS)
+
+
+def ended_whole(work: Work, row: Any) -> tuple[bool, Ticket | None]:
+    """Report whether a row of ENDED_COLUMNS is as the portal wrote it, and return its ticket, if it has one."""
+    parts = (("visits", _VISIT), ("verifications", _VERIFICATION))
+    if not all(_is_whole(work, row, *part, is_writing=False) for part in parts):
+        return False, None
+    return True, _ticket(work, row, is_writing=False) if row.ticket_id is not None else None
 
 
 def challenged(case: Case) -> ColumnElement[bool]:
@@ -366,7 +445,8 @@ def challenged(case: Case) -> ColumnElement[bool]:
 def with_codes(work: Work, case: Case) -> Case:
     """Return the case with the codes that were sent for its identifier, step and method, perhaps in another visit."""
     found = select(*_CODE_COLUMNS).where(challenged(case)).order_by(Challenge.issued_at.desc())
-    return replace(case, codes=tuple(SentCode._make(row) for row in work.execute(found)))
+    valid = work.keyring.held("challenges", work.execute(found).all(), _CODE)
+    return replace(case, codes=tuple(map(SentCode._make, map(_CODE_OF, valid))))
 
 
 def update_verification(work: Work, case: Case, *only_if: Any, **values: object) -> bool:
@@ -381,6 +461,29 @@ def update_verification(work: Work, case: Case, *only_if: Any, **values: object)
 def _live_update(names: tuple[str, ...]) -> Any:
     live = _VERIFICATIONS.c.id == bindparam("of"), _VERIFICATIONS.c.outcome.is_(None)
     return update(_VERIFICATIONS).where(*live).values({name: bindparam(name) for name in names})
+
+
+def verification_mac(work: Work, case: Case, **decided: object) -> str:
+    """Return the MAC of a case's verification, once these columns are written."""
+    mac: str = work.keyring.signed("verifications", {**_verification_values(case), **decided})["mac"]
+    return mac
+
+
+def _verification_values(case: Case) -> dict[str, object]:
+    """Return the signed columns of a verification that is live."""
+    return {
+        "id": case.verification_id,
+        "reference_hash": case.reference_hash,
+        "server": case.server,
+        "version_id": case.version_id,
+        "ticket_id": case.ticket.id if case.ticket is not None else None,
+        "proofs_until": case.proofs_until,
+        "chat_ends_at": case.chat_ends_at,
+        "outcome": None,
+        "visit_id": None,
+        "customer_row": None,
+        "methods": "",
+    }
 
 
 def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapshot) -> Case:
@@ -410,23 +513,37 @@ def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
         # An ID that no customer has costs the same look-up (R24).
         person = person_of_row(work.connection, ticket.customer_row or "", identifier.key)
     person = trusted(work, person)
+    person = person if ticket is None else ticket.limited_to(person, identifier.key)
     return replace(
         case,
-        person=person if ticket is None else ticket.limited_to(person, identifier.key),
+        person=person,
+        customer_row=person.row,
         identifier_key=identifier.key,
         identifier_sealed=work.keyring.seal(typed, VISIT_IDENTIFIER, case.visit_id) if typed else None,
         proved=(),
     )
 
 
-def update_visit(work: Work, case: Case, **values: object) -> None:
-    """Write these columns of a visit, and its present prompt."""
-    work.execute(_visit_update(tuple(values)), {"of": case.visit_id, "prompt": case.prompt, **values})
+def renew_prompt(work: Work, case: Case) -> None:
+    """Write a visit's present prompt, which alone is not signed."""
+    work.execute(_visit_update(("prompt",)), {"of": case.visit_id, "prompt": case.prompt})
+
+
+def update_visit(work: Work, case: Case) -> None:
+    """Write the visit of a case as it is now, and sign it."""
+    signed = work.keyring.signed("visits", _visit_values(case))
+    work.execute(_visit_update(_CHANGING), {"of": case.visit_id, **{name: signed[name] for name in _CHANGING}})
+
+
+_CHANGING = (
+    *("prompt", "step", "method", "identifier_sealed", "identifier_key"),
+    *("person_key", "customer_row", "proved", "mac"),
+)
 
 
 @cache
 def _visit_update(names: tuple[str, ...]) -> Any:
-    return update(_VISITS).where(_VISITS.c.id == bindparam("of")).values({n: bindparam(n) for n in (*names, "prompt")})
+    return update(_VISITS).where(_VISITS.c.id == bindparam("of")).values({name: bindparam(name) for name in names})
 
 
 _INSERT_VISIT = insert(_VISITS)
@@ -434,27 +551,55 @@ _INSERT_VISIT = insert(_VISITS)
 
 def insert_visit(work: Work, case: Case) -> str:
     """Insert the visit of a case. Return the token that its browser keeps."""
-    values = {
-        **naming_values(case),
-        "id": case.visit_id,
-        "verification_id": case.verification_id,
-        "created_at": work.now,
-        "prompt": case.prompt,
-    }
-    token = new_token()
-    work.execute(_INSERT_VISIT, {**values, "token_hash": token_hash(token)})
+    values, token = _visit_values(case), new_token()
+    visit = work.keyring.signed("visits", {**values, "token_hash": token_hash(token)})
+    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now})
     return token
 
 
-def naming_values(case: Case) -> dict[str, object]:
-    """Return the columns of a visit that change when a person is named."""
+def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str) -> str | None:
+    """Insert the verification of a case, and its first visit. Return the token that its browser keeps.
+
+    Return None, and insert nothing, if a verification of the same reference and server is live. ``started_at`` is when
+    the chat began, ``dropped`` the names of the link's other parameters.
+    """
+    values, visit_values, token = _verification_values(case), _visit_values(case), new_token()
+    visit = work.keyring.signed("visits", {**visit_values, "token_hash": token_hash(token)})
+    verification = {
+        **work.keyring.signed("verifications", values),
+        "reference_sealed": case.reference_sealed,
+        "slug": case.journey.slug,
+        "address_key": case.address_key,
+        "began_at": work.now,
+        "chat_started_at": started_at,
+        "sends": case.sends,
+        "sent_at": case.sent_at,
+        "identifier_key": case.last_identifier_key,
+        "dropped_parameters": dropped,
+    }
+    if work.execute(_insert_unless_live(work.connection.dialect.name), verification).first() is None:
+        return None
+    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now})
+    return token
+
+
+@cache
+def _insert_unless_live(dialect: str) -> Any:
+    return dialect_insert(dialect, _VERIFICATIONS).on_conflict_do_nothing().returning(_VERIFICATIONS.c.id)
+
+
+def _visit_values(case: Case) -> dict[str, object]:
     return {
+        "id": case.visit_id,
+        "token_hash": case.token_hash,
+        "verification_id": case.verification_id,
+        "prompt": case.prompt,
         "step": case.step,
         "method": case.method,
         "identifier_sealed": case.identifier_sealed,
         "identifier_key": case.identifier_key,
         "person_key": case.person.key,
-        "customer_row": case.person.row,
+        "customer_row": case.customer_row,
         "proved": "+".join(case.proved),
     }
 

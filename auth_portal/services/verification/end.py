@@ -1,7 +1,8 @@
 """How a verification ends: one conditional write that also puts the result into the outbox and a fact into the audit.
 
 The request that makes that write decides; every other one finds it ended. ``expired`` comes by itself when the chat
-clock has run out, whether or not a browser is still open.
+clock has run out, whether or not a browser is still open. It is also all that is said of a verification that someone
+other than the portal has changed (R54).
 """
 
 from __future__ import annotations
@@ -11,18 +12,25 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, select, update
 
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
-from auth_portal.errors import Problem
+from auth_portal.errors import NotFound, Problem
 from auth_portal.services.config.journey import result_body
 from auth_portal.services.config.relay import CHAT_CODE, PHONE_MATCH, PURPOSE
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import NewDelivery
-from auth_portal.services.verification.case import UNVISITED_COLUMNS, Case, unvisited_case, update_verification
-from auth_portal.services.verification.tickets import CASE_COLUMNS, ticket_of
+from auth_portal.services.verification.case import (
+    ENDED_COLUMNS,
+    UNVISITED_COLUMNS,
+    Case,
+    ended_whole,
+    unvisited_case,
+    update_verification,
+    verification_mac,
+)
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import (
     CALLBACK,
@@ -34,6 +42,7 @@ from auth_portal.store.models import (
     TicketRow,
     Verification,
     Visit,
+    table_of,
 )
 
 CHAT_CODE_DIGITS = 6
@@ -59,23 +68,18 @@ class Ending:
 
 
 _DONE = (
-    select(
-        Visit.id.label("visit_id"),
-        Verification.id,
-        Verification.version_id,
-        Verification.outcome,
-        Verification.visit_id.label("decided_by"),
-        Verification.chat_code_sealed,
-        Verification.proofs_until,
-        Verification.chat_ends_at,
-        Delivery.state,
-        Verification.ticket_id,
-        *CASE_COLUMNS,
-    )
+    select(*ENDED_COLUMNS, Verification.chat_code_sealed, Delivery.state)
     .join(Verification, Verification.id == Visit.verification_id)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
     .where(Visit.token_hash == bindparam("token"))
+)
+
+_VERIFICATIONS = table_of(Verification)
+_END_SILENTLY = (
+    update(_VERIFICATIONS)
+    .where(_VERIFICATIONS.c.id == bindparam("of"), _VERIFICATIONS.c.outcome.is_(None))
+    .values(outcome="expired", ended_at=bindparam("now"), mac=None)
 )
 
 
@@ -95,14 +99,18 @@ class Endings:
         is_verified, methods, chat_code = outcome == VERIFIED, "+".join(case.proved), ""
         if is_verified and case.journey.defence.makes_chat_code:
             chat_code = f"{secrets.randbelow(10**CHAT_CODE_DIGITS):0{CHAT_CODE_DIGITS}d}"
+        decided = {
+            "outcome": outcome,
+            "visit_id": case.visit_id,
+            "customer_row": case.person.row,
+            "methods": methods,
+        }
         is_decided = update_verification(
             work,
             case,
-            outcome=outcome,
+            **decided,
+            mac=None if case.is_broken else verification_mac(work, case, **decided),
             ended_at=work.now,
-            visit_id=case.visit_id,
-            customer_row=case.person.row,
-            methods=methods,
             chat_code_sealed=work.seal(chat_code, VERIFICATION_CHAT_CODE, case.verification_id) if chat_code else None,
         )
         if not is_decided:
@@ -111,7 +119,7 @@ class Endings:
         body = result_body(case.journey, outcome, reference, _facts(work, case, chat_code) if is_verified else {})
         callback = NewDelivery(
             kind=CALLBACK,
-            target=case.server,
+            target=case.journey.callback.server if case.is_broken else case.server,
             contract=case.journey.callback.contract,
             verification_id=case.verification_id,
             lane=case.reference_hash,
@@ -143,8 +151,12 @@ class Endings:
             for row in rows:
                 try:
                     self.end(work, unvisited_case(work, row, self._journeys), "expired")
-                except KeyFault:  # one altered row must not keep all the others waiting; it has ended, without a result
-                    work.log("reference_unreadable", level=logging.ERROR, verification=row.verification_id)
+                # One altered row must not keep all the others waiting. It ends without a result: its reference, or
+                # what its journey would have said, is not the portal's.
+                except (KeyFault, NotFound) as fault:
+                    work.execute(_END_SILENTLY, {"of": row.verification_id, "now": work.now})
+                    kind = "reference_unreadable" if isinstance(fault, KeyFault) else "journey_changed"
+                    work.log(kind, level=logging.ERROR, verification=row.verification_id)
         self._wake()
         return len(rows)
 
@@ -155,18 +167,18 @@ class Endings:
         """
         with self._transactions.read() as work:
             row = work.execute(_DONE, {"token": token_hash(visit_token)}).one_or_none()
-        if row is None:
+            is_ours, ticket = (False, None) if row is None else ended_whole(work, row)
+        if row is None or not is_ours:
             raise Problem("no_visit")
-        if row.outcome is None and work.now < row.proofs_until:
+        if row.verification__outcome is None and work.now < row.verification__proofs_until:
             return None
         chat_code = ""
-        if row.chat_code_sealed is not None and row.visit_id == row.decided_by:
+        if row.chat_code_sealed is not None and row.visit__id == row.verification__visit_id:
             # Only the browser that proved it sees the code: the sender of a relayed link has a separate visit.
-            chat_code = work.open(row.chat_code_sealed, VERIFICATION_CHAT_CODE, row.id)
-        ticket = ticket_of(row)
-        portal, journey = self._journeys.current().portal, self._journeys.version(row.version_id)
+            chat_code = work.open(row.chat_code_sealed, VERIFICATION_CHAT_CODE, row.verification__id)
+        portal, journey = self._journeys.current().portal, self._journeys.version(row.verification__version_id)
         return Ending(
-            outcome=row.outcome or "expired",  # by the clock already; the sweep writes it within a second
+            outcome=row.verification__outcome or "expired",  # by the clock already; the sweep writes it within a second
             journey=journey.name,
             portal=portal.name,
             support_contact=portal.support_contact,
@@ -176,7 +188,7 @@ class Endings:
             words=journey.texts.done,
             delivery=row.state or DeliveryState.PENDING,
             chat_code=chat_code,
-            is_chat_over=work.now >= row.chat_ends_at,
+            is_chat_over=work.now >= row.verification__chat_ends_at,
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
         )
 

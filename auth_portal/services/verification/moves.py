@@ -25,7 +25,7 @@ from auth_portal.errors import Problem, TooMany
 from auth_portal.methods import Method
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import codes
-from auth_portal.services.verification.case import load_case, new_prompt, record_move, update_visit
+from auth_portal.services.verification.case import Stage, load_case, new_prompt, record_move, update_visit
 from auth_portal.services.verification.end import Endings
 from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, MoveResult, stay
 from auth_portal.services.verification.prove import Gate
@@ -57,7 +57,7 @@ class VisitMoves:
         """Return the current prompt. Change nothing. Raise Problem("no_visit")."""
         with self._transactions.read() as work:
             case = load_case(work, self._journeys, visit_token, locked=False)
-            if case.outcome is not None or case.is_due(work.now):
+            if case.stage is Stage.ENDED or case.is_due(work.now):
                 return OVER
             return stay(work, case, self._journeys.current(), self._methods)
 
@@ -71,7 +71,7 @@ class VisitMoves:
             if method not in case.offered(snapshot):
                 return stay(work, case, snapshot, self._methods, "method_missing")
             case = replace(case, method=method, prompt=new_prompt(), codes=())
-            update_visit(work, case, method=method)
+            update_visit(work, case)
             code = codes.issue(work, case, snapshot)
             record_move(work, case, "method_chosen", method=method, **code)
         self._wake()
@@ -101,7 +101,7 @@ class VisitMoves:
                 return result
             if case.changes_left == 0:
                 return stay(work, case, self._journeys.current(), self._methods, "too_many_changes")
-            update_visit(work, replace(case, prompt=new_prompt()), step=0, method=None, proved="")
+            update_visit(work, replace(case, prompt=new_prompt(), step=0, method=None, proved=()))
             record_move(work, case, "name_taken_back", visit=case.visit_id)
         return CURRENT_PROMPT
 

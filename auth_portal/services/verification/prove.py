@@ -32,7 +32,6 @@ from auth_portal.services.verification.case import (
     Stage,
     load_case,
     name_person,
-    naming_values,
     record_move,
     update_visit,
 )
@@ -124,7 +123,7 @@ class Proofs:
             named = name_person(work, case, identifier, snapshot)
         except TooMany as refused:
             return stay(work, case, snapshot, self._methods, refused.code)
-        update_visit(work, named, **naming_values(named))
+        update_visit(work, named)
         code = codes.issue(work, named, snapshot)
         record_move(
             work,
@@ -202,7 +201,7 @@ class Proofs:
             work.record("step_passed", verification_id=verification_id, subject_id=subject_id, method=method)
             self._endings.end(work, case, "unavailable", why="no_next_step")
             return OVER
-        update_visit(work, following, step=step, method=following.method, proved="+".join(following.proved))
+        update_visit(work, following)
         code = codes.issue(work, following, snapshot)
         work.record("step_passed", verification_id=verification_id, subject_id=subject_id, method=method, **code)
         return CURRENT_PROMPT

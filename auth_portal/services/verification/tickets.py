@@ -3,14 +3,16 @@
 A ticket names the person who may prove their identity under it: by the chat's own number, or by a customer ID. It
 serves the first reference that begins with it, taken in one conditional write, and no other; or it is registered for a
 reference that the flow made, and then the ordinary link finds it. Its chat clock starts when it is registered. What the
-browser sends names no one: any other person who is typed under a ticket is a stranger.
+browser sends names no one: any other person who is typed under a ticket is a stranger. A ticket that was changed by
+someone other than the portal opens nothing, and a chat that began with it means no one (R54).
 """
 
 from __future__ import annotations
 
+import logging
 import unicodedata
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -35,7 +37,7 @@ from auth_portal.services.directory.person import (
 )
 from auth_portal.services.verification import references
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import TICKET_PHONE, TICKET_PURPOSE, TicketRow, table_of
+from auth_portal.store.models import TICKET_PHONE, TICKET_PURPOSE, TicketRow, signed_columns, table_of
 from auth_portal.typed import JOINERS
 
 PURPOSE_LENGTH = 140  # characters: two lines on a phone, read before anything is proved
@@ -129,6 +131,7 @@ class FoundTicket:
     ticket: Ticket
     times: ChatClock
     phone_sealed: bytes | None
+    row: Mapping[str, Any] = field(repr=False)  # its signed columns
 
     def facts(self, keyring: Keyring) -> TicketFacts:
         """Return what the landing page shows of it."""
@@ -140,11 +143,11 @@ class FoundTicket:
 
 _TICKETS = table_of(TicketRow)
 _INSERT = insert(_TICKETS)
-_COLUMNS = (TicketRow.id, TicketRow.phone_key, TicketRow.customer_row, TicketRow.purpose_sealed, TicketRow.locale)
-_WITH_TIMES = (*_COLUMNS, TicketRow.phone_sealed, TicketRow.created_at, TicketRow.proofs_until, TicketRow.ends_at)
-_BY_TOKEN = select(*_WITH_TIMES).where(TicketRow.token_hash == bindparam("token"), TicketRow.slug == bindparam("slug"))
+_UNSIGNED = (TicketRow.purpose_sealed, TicketRow.locale)
+_FOUND = (*signed_columns(TicketRow), *_UNSIGNED, TicketRow.phone_sealed, TicketRow.created_at)
+_BY_TOKEN = select(*_FOUND).where(TicketRow.token_hash == bindparam("token"), TicketRow.slug == bindparam("slug"))
 _BY_REFERENCE = (
-    select(*_WITH_TIMES)
+    select(*_FOUND)
     .where(TicketRow.reference_hash == bindparam("reference"), TicketRow.slug == bindparam("slug"))
     .order_by(TicketRow.id.desc())  # a flow that comes back to its node registers a newer one
     .limit(1)
@@ -155,23 +158,31 @@ _BIND = (
         _TICKETS.c.id == bindparam("of"),
         or_(_TICKETS.c.reference_hash.is_(None), _TICKETS.c.reference_hash == bindparam("reference")),
     )
-    .values(reference_hash=bindparam("reference"), bound_at=bindparam("now"))
+    .values(reference_hash=bindparam("reference"), bound_at=bindparam("now"), mac=bindparam("signature"))
 )
-# As part of a wider row, under separate names.
-CASE_COLUMNS = tuple(column.label(f"ticket_{column.key}") for column in _COLUMNS[1:])
+# As part of a wider row, under names that begin so.
+PREFIX = "ticket__"
+CASE_COLUMNS = (
+    *signed_columns(TicketRow, PREFIX),
+    *(column.label(f"{PREFIX}{column.key}") for column in _UNSIGNED),
+)
 
 
-def ticket_of(row: Any) -> Ticket | None:
-    """Return the ticket of a row with ``ticket_id`` and CASE_COLUMNS; one whose row was deleted means no one."""
-    if row.ticket_id is None:
-        return None
-    values = {column.key: getattr(row, f"ticket_{column.key}") for column in _COLUMNS[1:]}
-    return Ticket(id=row.ticket_id, **{**values, "locale": values["locale"] or ""})
+def ticket_of(row: Mapping[Any, Any], prefix: str = "") -> Ticket:
+    """Return the ticket of a row, or of a wider row with CASE_COLUMNS. The caller has looked at its MAC."""
+    return Ticket(**{name: row[f"{prefix}{name}"] for name in Ticket.__dataclass_fields__})
 
 
-def bind(work: Work, ticket: Ticket, reference: bytes) -> None:
+def ticket_for_no_one(ticket_id: str) -> Ticket:
+    """Return what stands for a ticket that was deleted, or changed by someone other than the portal (R54)."""
+    return Ticket(id=ticket_id, phone_key=None, customer_row=None, purpose_sealed=None, locale="")
+
+
+def bind(work: Work, found: FoundTicket, reference: bytes) -> None:
     """Take a ticket for a reference (its hash), in one conditional write. Raise Gone if another reference has it."""
-    if work.execute(_BIND, {"of": ticket.id, "reference": reference, "now": work.now}).rowcount != 1:
+    mac = work.keyring.signed("tickets", {**found.row, "reference_hash": reference})["mac"]
+    taken = {"of": found.ticket.id, "reference": reference, "now": work.now, "signature": mac}
+    if work.execute(_BIND, taken).rowcount != 1:
         raise Gone("ticket_gone")
 
 
@@ -213,7 +224,7 @@ class Tickets:
                 "proofs_until": times.proofs_until,
                 "ends_at": times.ends_at,
             }
-            work.execute(_INSERT, values)
+            work.execute(_INSERT, work.keyring.signed("tickets", values))
             by = "msisdn" if phone else "customer_id"
             facts = {"ticket": ticket_id, "journey": config.slug, "by": by, "api_key": request.api_key_id}
             work.record("ticket_registered", subject_id=person.subject_id, **facts)
@@ -226,7 +237,7 @@ class Tickets:
     def find(self, slug: str, ticket_token: str, reference: str) -> FoundTicket | None:
         """Return the ticket of a link to a journey: by the token in its path, or without one by its reference.
 
-        Change nothing. Raise Gone for a path's ticket that is unknown here, or past its clock.
+        Change nothing. Raise Gone for a path's ticket that is unknown here, past its clock, or changed by someone else.
         """
         with self._transactions.read() as work:
             if ticket_token:
@@ -234,9 +245,12 @@ class Tickets:
             else:
                 by = {"reference": token_hash(reference), "slug": slug}
                 row = work.execute(_BY_REFERENCE, by).one_or_none()
+            if row is not None and not work.keyring.holds("tickets", row._mapping):
+                work.log("integrity_broken", level=logging.ERROR, table="tickets", row=row.id)
+                row = None
         if row is not None and work.now < row.proofs_until:
-            ticket = Ticket(**{column.key: getattr(row, column.key) for column in _COLUMNS})
-            return FoundTicket(ticket, ChatClock(row.created_at, row.proofs_until, row.ends_at), row.phone_sealed)
+            times = ChatClock(row.created_at, row.proofs_until, row.ends_at)
+            return FoundTicket(ticket_of(row._mapping), times, row.phone_sealed, {**row._mapping})
         if ticket_token:
             raise Gone("ticket_gone")
         return None

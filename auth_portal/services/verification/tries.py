@@ -26,7 +26,7 @@ from auth_portal.services.config.journey import JourneyConfig, JourneyLimits
 from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.directory.credentials import Budget
 from auth_portal.services.limits import DAY, HOUR, Limit
-from auth_portal.services.verification.case import Case, new_prompt, update_verification, update_visit
+from auth_portal.services.verification.case import Case, new_prompt, renew_prompt, update_verification
 from auth_portal.store.db import Work, dialect_insert
 from auth_portal.store.models import MANY_TRIES, CustomerRow, Tries, Verification, table_of
 
@@ -148,7 +148,7 @@ def count_for_verification(work: Work, case: Case) -> Case:
     bound = case.journey.limits.wrong_tries
     count = work.execute(_TAKE_TRY, {"of": case.verification_id, "bound": bound}).scalar_one_or_none()
     case = replace(case, wrong_tries=bound if count is None else count, prompt=new_prompt())
-    update_visit(work, case)
+    renew_prompt(work, case)
     return case
 
 

@@ -1,0 +1,407 @@
+"""Chats under way (R54): verifications, visits, codes and tickets changed by SQL, by someone who is in one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from auth_portal.crypto import OPEN_MACS, SIGNED, token_hash
+from auth_portal.store.keys import broken_rows
+from auth_portal.store.models import (
+    AuditEvent,
+    Base,
+    Challenge,
+    Delivery,
+    Journey,
+    JourneyVersion,
+    Portal,
+    TicketRow,
+    Verification,
+    Visit,
+)
+from tests.receiver import Receiver
+from tests.security.test_macs import command
+from tests.security.tools import STILL, code_for, deliver, expire, results
+from tests.ticketed import JOURNEYS, link, opened, ticket
+from tests.world import PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world
+
+OTHER_PHONE = "+27831234567"  # of C-1002
+CONFIG = JOURNEYS + journey("help", "sms_code|support_code") + journey("two", "password", "sms_code")
+assert STANDARD in CONFIG
+
+
+@pytest.fixture
+def world(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    with open_world(tmp_path, database_url, receiver, config=CONFIG, settings=STILL) as opened_world:
+        yield opened_world
+
+
+def change(world: World, model: type[Base], *where: Any, **values: Any) -> None:
+    """A writer of the database at work."""
+    with world.database.write() as connection:
+        assert connection.execute(update(model).where(*where).values(**values)).rowcount
+
+
+def broken(world: World) -> set[str]:
+    with world.transactions.read() as work:
+        return {row.table for row in broken_rows(work)}
+
+
+def noted(world: World) -> set[str]:
+    return {row.facts["table"] for row in world.rows(AuditEvent) if row.kind == "integrity_broken"}
+
+
+def row_of(world: World, customer_id: str) -> str:
+    return world.services.customers.row_of(customer_id)
+
+
+def is_unknown(browser: Browser) -> bool:
+    """Whether the page is that of a browser which has no visit here."""
+    return browser.page.status_code == 400 and "Tap the link in your chat" in browser.page.text
+
+
+def other(row: Any, column: str) -> Any:
+    """Another value for a column, as a writer might put there."""
+    value = getattr(row, column)
+    if column == "reference_hash":
+        return token_hash("another")
+    if value is None or isinstance(value, str):
+        return f"{(value or '')[:-1]}z"
+    if isinstance(value, bytes):
+        return bytes(reversed(value))
+    return value + (1 if isinstance(value, int) else timedelta(seconds=-60))
+
+
+def signed(table: str) -> list[str]:
+    return [name for name in SIGNED[table]["mac"] if name != "id"]
+
+
+# What makes the row one that is not found at all, or one that ended, is no attack on who is verified.
+UNFOUND = {"outcome", "token_hash"}
+
+
+@pytest.mark.parametrize("column", [*signed("visits"), "mac"])
+def test_r54_a_visit_that_was_changed_proves_nothing(world: World, column: str) -> None:
+    browser = world.browser()
+    browser.begin("r-1", "either")
+    browser.post("/verify/method", method="totp")
+    (row,) = world.rows(Visit)
+    value = other(row, column)
+    if column == "verification_id":
+        world.browser().begin("r-2", "either")
+        value = world.rows(Verification)[1].id
+    elif column == "customer_row":
+        value = row_of(world, "C-1002")
+    elif column == "method":
+        value = "email_code"
+    change(world, Visit, Visit.id == row.id, **{column: value})
+    if column != "token_hash":
+        assert broken(world) == {"visits"}
+    browser.prove(world.totp())
+    assert is_unknown(browser)
+    assert "verified" not in "".join(results(world))
+    assert noted(world) == (set() if column in UNFOUND else {"visits"})
+
+
+@pytest.mark.parametrize("column", [*signed("verifications"), "mac"])
+def test_r54_a_verification_that_was_changed_ends_as_expired(world: World, column: str) -> None:
+    browser = world.browser()
+    browser.begin("r-1", "app")
+    (row,) = world.rows(Verification)
+    value = other(row, column)
+    if column == "version_id":
+        with world.database.read() as connection:
+            value = connection.execute(select(Journey.version_id).where(Journey.slug == "password")).scalar_one()
+    elif column == "outcome":
+        value = "verified"
+    change(world, Verification, **{column: value})
+    browser.prove(world.totp())
+    assert is_unknown(browser)
+    assert noted(world) == {"verifications"}
+    world.clock.advance(500)
+    expire(world)
+    assert results(world) == ([] if column == "outcome" else ["failed"])
+    assert {row.target for row in world.rows(Delivery)} <= {world.receiver.origin}
+    assert "verified" not in {row.outcome for row in world.rows(Verification)} or column == "outcome"
+
+
+@pytest.mark.parametrize("column", [*signed("challenges"), "mac"])
+def test_r54_a_code_that_was_changed_is_none(world: World, column: str) -> None:
+    browser = world.browser()
+    browser.begin("r-1")
+    code = code_for(world, PHONE)
+    (row,) = world.rows(Challenge)
+    value = other(row, column)
+    if column == "verification_id":
+        world.browser().begin("r-2", "app")
+        value = world.rows(Verification)[1].id
+    elif column == "customer_row":
+        value = row_of(world, "C-1002")
+    change(world, Challenge, **{column: value})
+    browser.prove(code, follow=False)
+    assert browser.page.status_code == 422
+    assert results(world) == []
+    # What it is found by no longer finds it; anything else is found, and refused.
+    is_unfound = column in ("verification_id", "identifier_key", "step", "method")
+    assert noted(world) == (set() if is_unfound else {"challenges"})
+
+
+def test_r54_a_code_for_my_phone_is_none_for_the_chat_of_another(world: World) -> None:
+    mine, theirs = world.browser(), world.browser()
+    mine.begin("r-1")
+    code = code_for(world, PHONE)
+    theirs.begin("r-2", identifier="C-1002")
+    own, target = world.rows(Challenge)
+    change(world, Challenge, Challenge.id == target.id, replaced_at=world.clock.now)
+    moved = ("verification_id", "identifier_key", "customer_row", "destination_key", "mac")
+    change(world, Challenge, Challenge.id == own.id, **{name: getattr(target, name) for name in moved})
+    theirs.prove(code, follow=False)
+    assert theirs.page.status_code == 422
+    assert results(world) == []
+
+
+def test_r54_a_code_of_another_is_not_sent_to_me(world: World) -> None:
+    world.browser().begin("r-1", identifier="C-1002")
+    change(world, Challenge, customer_row=row_of(world, "C-1001"))
+    deliver(world)
+    assert world.receiver.messages == []
+    with world.transactions.read() as work:
+        key = work.keyring.index("phone", PHONE)
+    change(world, Challenge, destination_key=key)
+    world.browser().begin("r-2", identifier="C-1002")
+    change(world, Challenge, customer_row=row_of(world, "C-1001"), destination_key=key)
+    deliver(world)
+    assert world.receiver.messages == []
+
+
+def test_r54_what_one_customer_proved_does_not_count_for_another(world: World) -> None:
+    browser = world.browser()
+    browser.begin("r-1", "two")
+    browser.prove(PASSWORD)
+    change(world, Visit, customer_row=row_of(world, "C-1002"), person_key=row_of(world, "C-1002"))
+    change(world, Challenge, customer_row=row_of(world, "C-1002"))
+    deliver(world)
+    browser.get("/verify")
+    assert is_unknown(browser)
+    assert world.receiver.messages == []
+    assert results(world) == []
+
+
+def test_r54_a_step_that_was_not_proved_is_not_skipped(world: World) -> None:
+    browser = world.browser()
+    browser.begin("r-1", "transfer")
+    change(world, Visit, step=2, method="totp", proved="password")
+    browser.prove(world.totp())
+    assert is_unknown(browser)
+    assert results(world) == []
+
+
+def test_r54_a_link_of_my_chat_is_not_answered_by_the_proof_of_another(world: World) -> None:
+    """The writer gives their live verification the reference of a chat that has not begun."""
+    mine, theirs = world.browser(), world.browser()
+    mine.begin("r-mine", "app", "C-1002")
+    change(world, Verification, reference_hash=token_hash("r-theirs"))
+    theirs.begin("r-theirs", "app")
+    theirs.post("/j/app", identifier="C-1001", again="1")
+    theirs.prove(world.totp())
+    assert theirs.path == "/done"
+    told = [(call.body["reference"], call.body["result"]) for call in _told(world)]
+    assert told == [("r-theirs", "verified_app")]
+
+
+def _told(world: World) -> list[Any]:
+    deliver(world)
+    return world.receiver.callbacks
+
+
+def test_r54_a_chat_code_is_shown_to_no_other_browser(world: World) -> None:
+    mine, theirs = world.browser(), world.browser()
+    theirs.begin("r-1", "code-back")
+    mine.begin("r-1", "code-back")
+    theirs.prove(code_for(world, PHONE))
+    assert theirs.path == "/done"
+    visit = max(row.id for row in world.rows(Visit))
+    change(world, Verification, visit_id=visit)
+    mine.get("/done")
+    assert is_unknown(mine)
+
+
+@pytest.mark.parametrize("column", [*signed("tickets"), "mac"])
+def test_r54_a_ticket_that_was_changed_opens_nothing(world: World, column: str) -> None:
+    path = ticket(world, "pay-app").path
+    (row,) = world.rows(TicketRow)
+    value = row_of(world, "C-1002") if column == "customer_row" else other(row, column)
+    change(world, TicketRow, **{column: value})
+    browser = world.browser()
+    browser.get(link(path, "r-1"))
+    assert browser.page.status_code == 410
+    assert not world.rows(Verification)
+
+
+@pytest.mark.parametrize("column", ["customer_row", "phone_key", "mac"])
+def test_r54_a_chat_whose_ticket_was_changed_means_no_one(world: World, column: str) -> None:
+    browser = opened(world, ticket(world, "pay-app").path)
+    (row,) = world.rows(TicketRow)
+    change(world, TicketRow, **{column: None if column == "mac" else other(row, column)})
+    browser.prove(world.totp(), follow=False)
+    assert browser.page.status_code == 422
+    assert noted(world) == {"tickets"}
+    assert results(world) == []
+
+
+def test_r54_a_ticket_of_another_chat_does_not_serve_mine(world: World) -> None:
+    ticket(world, "pay-waiting", reference="r-theirs")
+    change(world, TicketRow, reference_hash=token_hash("r-mine"))
+    browser = world.browser()
+    browser.get(link("/j/pay-waiting", "r-mine"))
+    browser.post("/j/pay-waiting")
+    assert browser.path == "/done"
+    assert results(world) == ["failed"]
+
+
+def test_r54_a_temporary_code_is_of_no_use_to_another_customer(world: World) -> None:
+    issued = world.services.credentials.issue_support_code(row_of(world, "C-1002"), "lost phone", admin_id="0" * 32)
+    copy = "SELECT {0} FROM customers WHERE customer_id = 'C-1002'"
+    names = ("support_code_id", "support_code_key_id", "support_code_expires_at", "support_code_mac")
+    with world.database.write() as connection:
+        for name in names:
+            set_it = f"UPDATE customers SET {name} = ({copy.format(name)}) WHERE customer_id = 'C-1001'"
+            connection.execute(text(set_it))
+    assert _helped(world, "r-1", "C-1001", issued.code) == 422
+    assert _helped(world, "r-2", "C-1002", issued.code) == 303
+
+
+def _helped(world: World, reference: str, identifier: str, code: str) -> int:
+    browser = world.browser()
+    browser.begin(reference, "help", identifier)
+    browser.post("/verify/method", method="support_code")
+    return browser.prove(code, follow=False).status_code
+
+
+def test_r54_a_temporary_code_that_was_prolonged_is_over(world: World) -> None:
+    row = row_of(world, "C-1002")
+    issued = world.services.credentials.issue_support_code(row, "lost phone", admin_id="0" * 32)
+    later = world.clock.now + timedelta(days=1)
+    with world.database.write() as connection:
+        connection.execute(text("UPDATE customers SET support_code_expires_at = :later"), {"later": later})
+    assert _helped(world, "r-1", "C-1002", issued.code) == 422
+
+
+def test_r54_a_journey_that_was_changed_keeps_no_other_chat_from_its_end(world: World) -> None:
+    world.browser().begin("r-1", "app")
+    world.browser().begin("r-2", "password")
+    row = next(row for row in world.rows(JourneyVersion) if row.document["slug"] == "app")
+    change(world, JourneyVersion, JourneyVersion.id == row.id, document={**row.document, "name": "Evil"})
+    change(world, Portal, version=Portal.version + 1)
+    world.services.journeys.renew()
+    world.clock.advance(500)
+    assert expire(world) == 2
+    assert expire(world) == 0
+    assert results(world) == ["failed"]
+
+
+def moved(world: World) -> None:
+    """Every move that writes one of these rows."""
+    browser = world.browser()
+    browser.begin("r-1", "either")
+    assert broken(world) == set()
+    browser.post("/verify/method", method="sms_code")
+    assert broken(world) == set()
+    browser.post("/verify/method", method="email_code")
+    world.clock.advance(150)
+    browser.post("/verify/resend")
+    assert broken(world) == set()
+    browser.post("/verify/change")
+    assert broken(world) == set()
+    browser.name("C-9999")
+    assert broken(world) == set()
+    browser.post("/verify/method", method="totp")
+    browser.prove("000000")
+    assert broken(world) == set()
+    second = world.browser()
+    second.begin("r-1", "either")
+    assert broken(world) == set()
+    two = world.browser()
+    two.begin("r-2", "two")
+    two.prove(PASSWORD)
+    assert broken(world) == set()
+
+
+def ticketed(world: World) -> None:
+    opened(world, ticket(world, "pay-app").path)
+    ticket(world, "balance", customer_id="C-9999")
+    assert len(world.rows(TicketRow)) == 2
+
+
+def erased(world: World) -> None:
+    opened(world, ticket(world, "pay").path)
+    browser = world.browser()
+    browser.begin("r-2", "two")
+    world.services.erasure.erase(row_of(world, "C-1001"))
+    assert all(row.customer_row is None for row in world.rows(Visit))
+    browser.get("/verify")
+    assert browser.page.status_code == 200
+
+
+@pytest.mark.parametrize("writes", [moved, ticketed, erased])
+def test_r54_every_move_signs_what_it_writes(world: World, writes: Any) -> None:
+    writes(world)
+    assert broken(world) == set()
+
+
+def test_r54_what_was_changed_is_not_signed_by_an_erasure(world: World) -> None:
+    world.browser().begin("r-1", "app")
+    change(world, Visit, proved="password")
+    world.services.erasure.erase(row_of(world, "C-1001"))
+    assert broken(world) == {"visits"}
+
+
+def test_r54_a_chat_that_began_before_the_upgrade_ends_after_the_seal(
+    tmp_path: Path, database_url: str, receiver: Receiver
+) -> None:
+    """Old processes write rows without MACs."""
+    with open_world(tmp_path, database_url, receiver, config=CONFIG, settings=STILL) as before:
+        app, balance = before.browser(), before.browser()
+        app.begin("r-app", "app")
+        balance.begin("r-balance", "balance")
+        paid = opened(before, ticket(before, "pay-app").path, "r-paid")
+        code = code_for(before, PHONE)
+        with before.database.write() as connection:
+            for model in (Verification, Visit, Challenge, TicketRow):
+                connection.execute(update(model).values(mac=None))
+            connection.execute(update(Portal).values(macs=before.transactions.keyring.mac(OPEN_MACS)))
+    with open_world(tmp_path, database_url, receiver, config="", base="", settings=STILL) as world:
+        assert world.app is before.app  # the browsers' cookies are for it
+        for browser in (app, balance, paid):
+            browser.get("/verify")
+            assert browser.page.status_code == 200
+        assert broken(world) == {"verifications", "visits", "challenges", "tickets"}
+        assert command(world, tmp_path, "macs", "seal").exit_code == 0
+        assert broken(world) == set()
+        world.services.journeys.renew()
+        assert world.transactions.keyring.requires_macs
+        app.prove(world.totp())
+        balance.prove(code)
+        world.clock.advance(31)
+        paid.prove(world.totp())
+        assert sorted(results(world)) == ["verified", "verified_app", "verified_pay-app"]
+
+
+def test_r54_the_doctor_and_the_audit_name_live_rows_only(world: World, tmp_path: Path) -> None:
+    over, live = world.browser(), world.browser()
+    over.begin("r-1", "app")
+    over.prove(world.totp())
+    live.begin("r-2", "password")
+    ended, under_way = world.rows(Verification)
+    change(world, Verification, customer_row=row_of(world, "C-1002"))
+    named = f"row {under_way.id} of verifications was changed by someone else"
+    doctor = command(world, tmp_path, "doctor").stdout
+    assert named in doctor
+    assert ended.id not in doctor
+    audit = command(world, tmp_path, "audit", "verify")
+    assert (audit.exit_code, named in audit.stderr) == (1, True)
