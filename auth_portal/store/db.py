@@ -26,7 +26,20 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Engine, Table, column, create_engine, event, insert, make_url, table, text
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    column,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    table,
+    text,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Dialect
@@ -367,7 +380,7 @@ class Work:
     What is logged with ``log`` is written once the transaction has committed: the log never reports what was undone.
     """
 
-    __slots__ = ("connection", "execute", "keyring", "logged", "now")
+    __slots__ = ("_collected", "connection", "execute", "keyring", "logged", "now")
 
     def __init__(self, connection: Connection, now: datetime, keyring: Keyring) -> None:
         self.connection = connection
@@ -375,6 +388,23 @@ class Work:
         self.keyring = keyring
         self.execute = connection.execute
         self.logged: list[partial[None]] = []
+        self._collected: dict[Insert, list[dict[str, Any]]] | None = None
+
+    def insert(self, statement: Insert, values: dict[str, Any]) -> None:
+        """Write a row, or collect it inside ``together``."""
+        if self._collected is None:
+            self.execute(statement, values)
+        else:
+            self._collected.setdefault(statement, []).append(values)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write the events and deliveries of a block at its end, all rows of a table at once: for hundreds of them."""
+        self._collected = {}
+        yield
+        collected, self._collected = self._collected, None
+        for statement, rows in collected.items():
+            self.execute(statement, rows)
 
     def new_id(self) -> str:
         """Return the id of a new row, in the order of time."""
@@ -411,7 +441,7 @@ class Work:
             "admin_id": admin_id,
             "facts": facts,
         }
-        self.execute(_INSERT_EVENT, {**event, "mac": self.keyring.audit_mac(canonical_event(event))})
+        self.insert(_INSERT_EVENT, {**event, "mac": self.keyring.audit_mac(canonical_event(event))})
 
     @property
     def origin(self) -> Origin:

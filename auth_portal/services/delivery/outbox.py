@@ -173,7 +173,7 @@ def add(work: Work, new: NewDelivery) -> str:
         "next_at": work.now,
         "give_up_at": new.give_up_at,
     }
-    work.execute(_INSERT, values)
+    work.insert(_INSERT, values)
     return delivery_id
 
 

@@ -114,8 +114,9 @@ class BulkSave:
                     raise Conflict("customer_id_shared")
                 write_rows(work, rows, changes)
                 subjects = {row["customer_key"]: row["subject_id"] for row in rows}
-                for plan in plans:
-                    self._record(work, plan, subjects, facts)
+                with work.together():
+                    for plan in plans:
+                        self._record(work, plan, subjects, facts)
                 work.record("customers_saved", new=new, changed=counts.changed, equal=equal, **facts)
                 if along_with is not None:
                     along_with(work, counts)
