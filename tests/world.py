@@ -292,6 +292,15 @@ def open_world(
     customers: str = CUSTOMERS,
 ) -> Any:
     configure(database_url, receiver, (base or PORTAL) + config, customers)
+    with open_configured(folder, database_url, receiver, settings) as world:
+        yield world
+
+
+@contextmanager
+def open_configured(
+    folder: Path, database_url: str, receiver: Receiver, settings: Mapping[str, str] | None = None
+) -> Iterator[World]:
+    """A portal over a database that has its configuration and customers already."""
     environment = {
         "PORTAL_INSTANCE": str(folder),
         "PORTAL_DATABASE_URL": database_url,
