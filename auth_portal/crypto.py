@@ -240,9 +240,9 @@ class Keyring:
         return self._mac(self._key("sign"), kind, values)
 
     def is_mac(self, mac: str | None, kind: str, *values: object) -> bool:
-        """Report whether values got this MAC, under the key in use or an older one."""
+        """Report whether values got this MAC, under the key in use or an older one. Without one it costs the same."""
         keys = [key for (purpose, _id), key in self._keys.items() if purpose == "sign"]
-        return mac is not None and any(same_text(self._mac(key, kind, values), mac) for key in keys)
+        return any(same_text(self._mac(key, kind, values), mac or NO_ROW) for key in keys) and mac is not None
 
     def signed(self, table: str, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return a row's values with those of its MACs whose columns it has (R54)."""
@@ -288,7 +288,8 @@ class Keyring:
                 text = self.open(sealed or self.decoy(column), column, row["id"] if sealed else NO_ROW)
             except KeyFault:
                 text = ""
-            is_right &= (self.index(name, text) == key) if sealed else key is None
+            is_same = self.index(name, text) == key
+            is_right &= is_same if sealed else key is None
         return is_right
 
     def _mac(self, key: bytes, kind: str, values: tuple[object, ...]) -> str:

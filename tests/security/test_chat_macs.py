@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
 
-from auth_portal.crypto import OPEN_MACS, SIGNED, token_hash
+from auth_portal import crypto
+from auth_portal.crypto import OPEN_MACS, SIGNED, Keyring, token_hash
 from auth_portal.store.keys import broken_rows
 from auth_portal.store.models import (
     AuditEvent,
@@ -352,6 +357,38 @@ def erased(world: World) -> None:
 def test_r54_every_move_signs_what_it_writes(world: World, writes: Any) -> None:
     writes(world)
     assert broken(world) == set()
+
+
+def cryptography(act: Callable[[], object]) -> Counter[str]:
+    """How often each method of the keyring was called, in this thread."""
+    seen: Counter[str] = Counter()
+
+    def note(frame: FrameType, kind: str, _arg: object) -> None:
+        if kind == "call" and frame.f_code.co_filename == crypto.__file__ and hasattr(Keyring, frame.f_code.co_name):
+            seen[frame.f_code.co_name] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+@pytest.mark.parametrize("slug", ["app", "balance"])
+def test_r24_a_customer_costs_the_same_cryptography_as_a_stranger(world: World, slug: str) -> None:
+    """C-1001 has a phone number and an address, C-1002 a phone number, C-9999 is no customer."""
+    costs: list[tuple[Counter[str], Counter[str]]] = []
+    for identifier in ("C-9999", "C-9999", "C-1001", "C-1002"):
+        browser = world.browser()
+        browser.open(f"r-{len(costs)}", slug)
+        begun = cryptography(partial(browser.post, f"/j/{slug}", follow=False, identifier=identifier))
+        browser.get("/verify")
+        costs.append((begun, cryptography(partial(browser.prove, "000000", follow=False))))
+        assert begun["_mac"] >= 4
+    _first, stranger, *customers = costs  # the first one fills caches
+    assert customers == [stranger, stranger]
 
 
 def test_r54_what_was_changed_is_not_signed_by_an_erasure(world: World) -> None:

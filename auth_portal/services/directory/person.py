@@ -267,10 +267,11 @@ class Person:
         return keyring.open(self.password_sealed, CUSTOMER_PASSWORD, self.row)
 
     def totp_seed(self, keyring: Keyring) -> str | None:
-        """Return the Base32 seed of the enrolled app, or None."""
-        if not self.is_active or self.row is None or self.totp_sealed is None:
-            return None
-        return keyring.open(self.totp_sealed, CUSTOMER_TOTP_SECRET, self.row)
+        """Return the Base32 seed of the enrolled app; without one None, at the same cost (R24)."""
+        has_app = self.is_active and self.row is not None and self.totp_sealed is not None
+        sealed = self.totp_sealed if has_app else keyring.decoy(CUSTOMER_TOTP_SECRET)
+        seed = keyring.open(sealed or b"", CUSTOMER_TOTP_SECRET, (self.row if has_app else None) or NO_ROW)
+        return seed if has_app else None
 
     def support_code(self, keyring: Keyring) -> IssuedCode:
         """Return the temporary code that support issued; without one, an expired code at the same cost (R24)."""
@@ -350,17 +351,20 @@ def person_from(row: Any, key: str) -> Person:
     return Person(key=row.row, **{name: getattr(row, name) for name in PERSON_FIELDS})
 
 
+_DECOY_ID = "C-100001"  # of a stranger: what it costs to read
+
+
 def is_trusted(keyring: Keyring, person: Person) -> bool:
     """Report whether a person's row is as the portal wrote it (R54). A stranger costs the same and is (R24).
 
     A MAC binds customer ID and state to the row. What a customer ID is found by must be its one form, and what a
     contact is found by must belong to the contact, which is encrypted for its row.
     """
-    row = person.row or NO_ROW
-    values = {"id": row, "customer_id": person.customer_id, "is_active": person.is_active}
+    row, customer_id = person.row or NO_ROW, person.customer_id or _DECOY_ID
+    values = {"id": row, "customer_id": customer_id, "is_active": person.is_active}
     macs = {"identity_mac": person.identity_mac, "active_mac": person.active_mac}
     contacts = (("phone", person.phone_sealed, person.phone_key), ("email", person.email_sealed, person.email_key))
-    has_key = customer_key(person.customer_id) == person.customer_key or not keyring.requires_macs
+    has_key = customer_key(customer_id) == person.customer_key or not keyring.requires_macs
     return (keyring.vouches("customers", values | macs, contacts) and has_key) or person.row is None
 
 
