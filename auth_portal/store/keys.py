@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, true, update
 from sqlalchemy.exc import DBAPIError
 
 from auth_portal.crypto import (
@@ -51,7 +51,6 @@ from auth_portal.store.models import (
     CredentialLink,
     CustomerRow,
     DataKeyRow,
-    ImportRow,
     Journey,
     JourneyVersion,
     Passkey,
@@ -249,27 +248,19 @@ def are_open(work: Work) -> bool:
     return found in (work.keyring.mac(OPEN_MACS), OLD_MACS)
 
 
-def has_old_import(work: Work) -> bool:
-    """Report whether an import waits that an old version has checked: its new customers would have no MACs."""
-    waits = (
-        select(StagedRow.import_id)
-        .join(ImportRow, ImportRow.id == StagedRow.import_id)
-        .where(StagedRow.is_new, StagedRow.identity_mac.is_(None), ImportRow.ended_at.is_(None))
-    )
-    return work.execute(waits.limit(1)).first() is not None
-
-
 def seal_macs(transactions: Transactions) -> list[BrokenRow]:
     """Write every MAC that is missing or wrong, and require MACs from now on; return the rows that had none or another.
 
     Whatever was changed until now is accepted with it.
     """
     broken: list[BrokenRow] = []
+    _seal_staged(transactions)  # first, or an import that is switched meanwhile brings rows without MACs
     for model in TABLES:
         after: str | None = ""
         while after is not None:
             with transactions.write() as work:
                 after = _seal_some(work, model, after, broken)
+    _seal_staged(transactions)  # again, for those that were compared with a customer who had none
     with transactions.write() as work:
         sealed = {"macs": work.keyring.mac(SEALED_MACS), "version": Portal.version + 1}
         work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(sealed))
@@ -288,3 +279,37 @@ def _seal_some(work: Work, model: type[Base], after: str, broken: list[BrokenRow
             fresh = work.keyring.signed(table.name, row)
             work.execute(update(table).where(table.c.id == row["id"]).values({mac: fresh[mac] for mac in wrong}))
     return rows[-1]["id"] if rows else None
+
+
+_STAGED = table_of(StagedRow).c
+_UNSIGNED = (
+    select(_STAGED.import_id, _STAGED.number, _STAGED.customer_row)
+    .add_columns(_STAGED.is_new, _STAGED.customer_id, _STAGED.old_customer_id)
+    .where(
+        or_(
+            and_(_STAGED.customer_id.is_not(None), _STAGED.identity_mac.is_(None)),
+            and_(_STAGED.is_new, _STAGED.active_mac.is_(None)),
+            and_(_STAGED.old_customer_id.is_not(None), _STAGED.old_identity_mac.is_(None)),
+        )
+    )
+    .limit(MACS_AT_ONCE)
+)
+
+
+def _seal_staged(transactions: Transactions) -> None:
+    """Write the missing MACs of what imports have staged: of what they will write, and of what an undo puts back."""
+    rows: Sequence[Any] = [None]
+    while rows:
+        with transactions.write() as work:
+            rows = work.execute(_UNSIGNED.with_for_update()).all()
+            for row in rows:
+                macs = {}
+                for name, text in (("identity_mac", row.customer_id), ("old_identity_mac", row.old_customer_id)):
+                    if text is not None:
+                        identity = {"id": row.customer_row, "customer_id": text}
+                        macs[name] = work.keyring.signed("customers", identity)["identity_mac"]
+                if row.is_new:
+                    activity = {"id": row.customer_row, "is_active": True}
+                    macs["active_mac"] = work.keyring.signed("customers", activity)["active_mac"]
+                this = _STAGED.import_id == row.import_id, _STAGED.number == row.number
+                work.execute(update(StagedRow).where(*this).values(macs))

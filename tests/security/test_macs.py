@@ -27,6 +27,7 @@ from auth_portal.store.models import (
     ChannelRow,
     JourneyVersion,
     Portal,
+    StagedRow,
     table_of,
 )
 from tests.admin.desk import Desk, signed_in
@@ -311,7 +312,9 @@ def test_r54_everything_that_writes_such_a_row_writes_its_mac(world: World, writ
     assert broken(world) == set()
 
 
-def test_r54_undoing_an_import_leaves_right_macs(world: World) -> None:
+@pytest.mark.parametrize("was_before", [False, True])
+def test_r54_undoing_an_import_leaves_right_macs(world: World, tmp_path: Path, was_before: bool) -> None:
+    """Also one that was made before MACs were required: then what it puts back had none."""
     imports, work = world.services.imports, ImportWork(world.transactions, Passwords(), world.services.notices)
 
     def done() -> str:
@@ -326,9 +329,17 @@ def test_r54_undoing_an_import_leaves_right_macs(world: World) -> None:
     imports.start(import_id, is_partial=False, is_notifying=False, admin_id="0" * 32)
     assert done() == "done"
     assert broken(world) == set()
+    if was_before:
+        with world.database.write() as connection:
+            none = dict.fromkeys(("identity_mac", "active_mac", "old_identity_mac"))
+            connection.execute(update(StagedRow).values(none))
+            connection.execute(update(Portal).values(macs=world.transactions.keyring.mac(OPEN_MACS)))
+        assert command(world, tmp_path, "macs", "seal").exit_code == 0
     imports.undo(import_id, admin_id="0" * 32)
     assert done() == "undone"
     assert broken(world) == set()
+    assert world.services.customers.row_of("C-1001")
+    assert walk(world, "C-1001", "r-1")[1:] == (303, "/done")
 
 
 def test_r54_a_new_portal_requires_macs_and_the_state_cannot_be_unset(world: World, tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ from auth_portal.store.keys import (
     broken_rows,
     furnish,
     has_data_keys,
-    has_old_import,
     load_keyring,
     open_macs,
     seal_macs,
@@ -281,14 +280,11 @@ def restart_audit(transactions: Transactions) -> None:
 def require_macs(transactions: Transactions, *, again: bool) -> list[BrokenRow]:
     """Write all missing MACs and require them from now on; return the rows that had none or a wrong one (R54).
 
-    Raise Misconfigured if they are required already, unless ``again``: then what was changed since is accepted. Also
-    raise it while an import that an old version has checked waits.
+    Raise Misconfigured if they are required already, unless ``again``: then what was changed since is accepted.
     """
     with transactions.read() as work:
         if not again and not are_open(work):
             raise Misconfigured("MACs are required already. To accept rows that were changed, add --again.")
-        if has_old_import(work):
-            raise Misconfigured("An import that the old version checked is waiting. Finish or cancel it first.")
     return seal_macs(transactions)
 
 
