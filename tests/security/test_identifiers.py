@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import insert, update
 from werkzeug.test import TestResponse
 
-from auth_portal.services.directory.batches import read_ids_again
+from auth_portal.services.directory.batches import read_ids_again, untrusted_rows
 from auth_portal.services.directory.fields import new_row
 from auth_portal.services.operations.installation import examine
 from auth_portal.services.serving import build
@@ -27,10 +28,11 @@ PASTED = [*PASTED_PHONES, f"Thandi <{MAIL}>", f"mailto:{MAIL}", "\u2068C–1001\
 ODD = "C\u20111001"  # the ID of C-1001, with a dash that does not break the line
 
 
-def stored_by_an_older_version(world: World, customer_id: str, old_key: str) -> str:
+def stored_by_an_older_version(world: World, customer_id: str, old_key: str, **more: str | None) -> str:
     """A customer as the release before this one would have inserted it, perhaps while both run; return the row."""
     with world.transactions.write() as work:
-        values = new_row(work.keyring, work.now, {"customer_id": customer_id, "name": "Zo\u2010Anne"}, is_long=False)
+        fields = {"customer_id": customer_id, "name": "Zo\u2010Anne", **more}
+        values = new_row(work.keyring, work.now, fields, is_long=False)
         values |= {"customer_key": old_key, "shared_key": None, "name_key": work.keyring.index("name", "zo\u2010anne")}
         work.execute(insert(CustomerRow).values(values))
     return str(values["id"])
@@ -169,6 +171,28 @@ def test_r55_an_id_that_two_customers_share_names_neither_and_the_doctor_names_b
     browser.prove(world.totp())
     assert browser.path == "/done"
     assert odd not in {row.id for row in world.rows(CustomerRow)}
+
+
+def test_r55_customers_who_share_an_id_are_still_named_by_their_contacts(small_still: World) -> None:
+    """Also once MACs are required, though what one of them is found by is not the one form of their ID."""
+    world = small_still
+    stored_by_an_older_version(world, ODD, "c\u20101001", phone="+27841112222")
+    assert upgraded(world) == 1
+    assert world.transactions.keyring.requires_macs
+    assert next(untrusted_rows_of(world), None) is None
+    for contact, customer_id in (("+27841112222", ODD), (PHONE, "C-1001")):
+        browser = world.browser()
+        browser.begin(f"of{contact}", identifier=contact)
+        deliver(world)
+        browser.prove(world.receiver.code_for(contact))
+        assert browser.path == "/done", contact
+        deliver(world)
+        assert world.receiver.callbacks[-1].body["data"]["customer_id"] == customer_id
+
+
+def untrusted_rows_of(world: World) -> Iterator[str]:
+    with world.transactions.read() as work:
+        yield from untrusted_rows(work)
 
 
 def test_r55_the_country_is_asked_for_before_the_first_import(small_world: World) -> None:

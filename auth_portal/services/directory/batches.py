@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, select, update
 
 from auth_portal.crypto import KeyFault, Keyring
 from auth_portal.services.directory.fields import index_of
@@ -77,9 +77,7 @@ def delete_those(work: Work, rows: Sequence[str] | Select[Any]) -> int:
 def untrusted_rows(work: Work) -> Iterator[str]:
     """Yield the row of each customer that is not as the portal wrote it (R54)."""
     after = ""
-    # An ID that several customers share in other spellings names none of them, and is not in its one form.
-    has_own_id = or_(CustomerRow.shared_key.is_(None), CustomerRow.shared_key == OWN)
-    page = select(*PERSON_COLUMNS).where(has_own_id).order_by(CustomerRow.id).limit(BATCH)
+    page = select(*PERSON_COLUMNS).order_by(CustomerRow.id).limit(BATCH)
     while rows := work.execute(page.where(CustomerRow.id > after)).all():
         yield from (row.row for row in rows if not is_trusted(work.keyring, person_from(row, row.row)))
         after = rows[-1].row

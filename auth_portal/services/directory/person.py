@@ -245,6 +245,7 @@ class Person:
     identity_mac: str | None = None
     active_mac: str | None = None
     customer_key: str = ""
+    shared_key: str | None = None
 
     def destination_key(self, carries: str, fallback: str) -> str:
         """Return the key under which messages to this contact are counted; for a stranger the fallback."""
@@ -340,6 +341,7 @@ PERSON_COLUMNS = (
     CustomerRow.identity_mac,
     CustomerRow.active_mac,
     CustomerRow.customer_key,
+    CustomerRow.shared_key,
 )
 PERSON_FIELDS = tuple(column.key for column in PERSON_COLUMNS)
 
@@ -358,13 +360,14 @@ def is_trusted(keyring: Keyring, person: Person) -> bool:
     """Report whether a person's row is as the portal wrote it (R54). A stranger costs the same and is (R24).
 
     A MAC binds customer ID and state to the row. What a customer ID is found by must be its one form, and what a
-    contact is found by must belong to the contact, which is encrypted for its row.
+    contact is found by must belong to the contact, which is encrypted for its row. An ID that several customers share
+    is found by nothing, so there its one form may stand in either column: their contacts still name them (R55).
     """
     row, customer_id = person.row or NO_ROW, person.customer_id or _DECOY_ID
     values = {"id": row, "customer_id": customer_id, "is_active": person.is_active}
     macs = {"identity_mac": person.identity_mac, "active_mac": person.active_mac}
     contacts = (("phone", person.phone_sealed, person.phone_key), ("email", person.email_sealed, person.email_key))
-    has_key = customer_key(customer_id) == person.customer_key or not keyring.requires_macs
+    has_key = customer_key(customer_id) in (person.customer_key, person.shared_key) or not keyring.requires_macs
     return (keyring.vouches("customers", values | macs, contacts) and has_key) or person.row is None
 
 
@@ -377,7 +380,7 @@ def trusted(work: Work, person: Person) -> Person:
 
 
 _FIND = (
-    select(*PERSON_COLUMNS, CustomerRow.shared_key)
+    select(*PERSON_COLUMNS)
     .where(
         or_(
             CustomerRow.customer_key == bindparam("customer_key"),
