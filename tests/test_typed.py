@@ -34,6 +34,14 @@ EVERY_CHARACTER = [chr(code) for code in range(0x110000) if not 0xD800 <= code <
         ("\u00ad082\u00ad1234567", "+27821234567"),
         ("0\u03a82 123 4567", None),
         ("²0821234567", None),
+        ("278A21234567", None),  # libphonenumber would leave the letter out
+        ("082123456A", None),
+        ("C0821234567", None),
+        ("082 123 4567 or so", None),
+        ("Tel: 082 123 4567", "+27821234567"),
+        ("Cell +27 82 123 4567", "+27821234567"),
+        ("082 123 4567 ext. 12", "+27821234567"),
+        ("0821234567x12", "+27821234567"),
     ],
 )
 def test_r55_a_phone_number_however_it_was_pasted(typed: str, number: str | None) -> None:
@@ -72,8 +80,11 @@ def test_r55_a_customer_id_however_it_was_pasted(typed: str) -> None:
 
 
 def test_r55_a_dash_is_part_of_a_customer_id_and_what_is_all_punctuation_stays() -> None:
-    keys = [customer_key(text) for text in ("C-1001", "C1001", "C--1001", "C_1001", "...", "?!", "-", "—", "#1", "#1*")]
-    assert keys == ["c-1001", "c1001", "c--1001", "c_1001", "...", "?!", "-", "-", "#1", "#1*"]
+    keys = [
+        customer_key(text)
+        for text in ("C-1001", "C1001", "C--1001", "C_1001", "...", "?!", "-", "—", "#1", "#1*", "C1.\n")
+    ]
+    assert keys == ["c-1001", "c1001", "c--1001", "c_1001", "...", "?!", "-", "-", "#1", "#1*", "c1"]
 
 
 def test_r55_nothing_invisible_is_left_and_every_space_and_dash_and_digit_is_one() -> None:

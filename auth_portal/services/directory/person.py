@@ -58,6 +58,9 @@ STALE_CODE = (
 SECOND = 2  # the browser of a link whose opening is reported; those after it say nothing new
 _BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
 _BLANKS = re.compile(r"\s+")
+# Such a text is no phone number, but an ID or a mistake: libphonenumber would leave the letter out, or what follows it.
+_LETTER_IN_NUMBER = re.compile(r"[A-Za-z][0-9]|[0-9].*[A-Za-z]")
+_EXTENSION = re.compile(r"(?<=[0-9])[ ,;]*(ext|extension|x)[.:]? ?[0-9]{1,7}$", re.IGNORECASE)
 
 
 def customer_key(customer_id: str) -> str:
@@ -65,7 +68,7 @@ def customer_key(customer_id: str) -> str:
 
     A dash is part of the ID. What would leave nothing, such as an ID of punctuation alone, is not taken away.
     """
-    text = _folded(customer_id)
+    text = _BLANKS.sub(" ", _folded(customer_id))
     return _folded(_BLANKS.sub("", _unpacked(text) or plain_text(text)))
 
 
@@ -89,7 +92,7 @@ def e164(typed: str, region: str) -> str | None:
     ``region`` is that of national forms; without one, only a number with its country code is one.
     """
     text = _unpacked(typed)
-    if not text.isascii() or len(text) > PHONE_LENGTH:
+    if not text.isascii() or len(text) > PHONE_LENGTH or _LETTER_IN_NUMBER.search(_EXTENSION.sub("", text)):
         return None
     if not region and text.startswith("00"):  # how most countries dial abroad
         text = f"+{text[2:]}"
