@@ -25,7 +25,7 @@ class Origin(NamedTuple):
     address: str = ""
     command: str = ""  # such as ``flask config import``
     account: str = ""  # the user and machine
-    is_judged: bool = False  # by this machine's clock: a form, a program's write, a customer's page
+    is_judged: bool = False  # by this machine's clock: a form, a customer's page, what ends or sends in the background
 
 
 origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 -- immutable

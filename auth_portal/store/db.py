@@ -19,7 +19,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
@@ -67,7 +67,7 @@ machine_clock = time.time  # seconds since 1970; what the portal is given as its
 MOST_SECONDS_APART = 2.0
 RIGHT_SECONDS_APART = 1.0  # a clock that was wrong is right again from here on, so that one around 2 s does not flutter
 CHECK_SECONDS = 5.0  # how long an answer of the database counts
-KNOWN_SECONDS = 15.0  # and for a request: meanwhile the background has asked again
+KNOWN_SECONDS = 15.0  # and for a transaction: meanwhile the background has asked again
 MODE = "portal_mode"
 # Starts anywhere in the lower half, so that an id does not reveal how many there are; the upper half lasts centuries.
 _numbers = count(secrets.randbits(39))
@@ -319,15 +319,15 @@ class Database:
         """Return SQLite's file; None for a server."""
         return Path(self.url.database or "") if self.is_sqlite else None
 
-    def now(self) -> datetime | None:
+    def now(self, connection: Connection | None = None) -> datetime | None:
         """Return the time of the server's own clock; None for SQLite, which has only the machine's.
 
         No rule judges by it: it is for comparing clocks.
         """
         if self._gate is not None:
             return None
-        with self.read() as connection:
-            found: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        with nullcontext(connection) if connection is not None else self.read() as asked:
+            found: datetime = asked.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
             return found
 
     def compact(self) -> bool:
@@ -479,13 +479,15 @@ class ClockCheck:
         self._checked_at: float | None = None  # by the time.monotonic() of the last check
         self._started_at = 0.0  # when time.monotonic() was 0, by the machine's clock at the last check
 
-    def seconds_ahead(self) -> float:
+    def seconds_ahead(self, connection: Connection | None = None) -> float:
         """Ask the database, and return by how much the machine's clock is ahead of its clock; negative if behind.
+
+        It is asked on ``connection``, or on one of its own.
 
         It is 0 for SQLite, which has no clock but the machine's. Raise SQLAlchemyError.
         """
         asked_at, asked = time.monotonic(), machine_clock()
-        there = self._database.now()
+        there = self._database.now(connection)
         took = time.monotonic() - asked_at
         if there is None:
             return 0.0
@@ -493,7 +495,7 @@ class ClockCheck:
         # The answer was made at some moment between question and arrival: only what goes beyond that is certain.
         return math.copysign(max(0.0, abs(ahead) - took / 2), ahead)
 
-    def is_right(self, known_for: float = CHECK_SECONDS) -> bool:
+    def is_right(self, known_for: float = CHECK_SECONDS, connection: Connection | None = None) -> bool:
         """Report whether time may be judged now. Asks the database after ``known_for`` seconds, or after a jump.
 
         Raise SQLAlchemyError while the database is away.
@@ -504,7 +506,9 @@ class ClockCheck:
             has_jumped = abs(started_at - self._started_at) > MOST_SECONDS_APART / 2
             if self._checked_at is not None and now - self._checked_at < known_for and not has_jumped:
                 return self._is_right
-        ahead = self.seconds_ahead()  # outside the lock: while the database is silent, all wait at the same time
+        ahead = self.seconds_ahead(
+            connection
+        )  # outside the lock: while the database is silent, all wait at the same time
         with self._lock:
             was_right, self._ahead = self._is_right, ahead
             self._checked_at, self._started_at = now, started_at
@@ -513,13 +517,6 @@ class ClockCheck:
                 event = "clock_is_wrong" if was_right else "clock_is_right"
                 log_event(event, level=logging.ERROR if was_right else logging.INFO, ahead=round(ahead, 1))
             return self._is_right
-
-    def may_answer(self) -> bool:
-        """Report whether a request may be judged now, by what the background knows if it has asked lately.
-
-        Raise SQLAlchemyError while the database is away.
-        """
-        return self.is_right(KNOWN_SECONDS)
 
     def fault(self) -> str:
         """Return why this machine must not judge time, or an empty text. Raise SQLAlchemyError."""
@@ -538,17 +535,21 @@ class Transactions:
         self.clock = clock
         self.machine = ClockCheck(database)
 
-    def _check_clock(self) -> None:
-        """Refuse a request that would be judged by a clock that is wrong (D8). Raise Problem."""
-        if origin.get().is_judged and not self.machine.may_answer():
+    def _work(self, connection: Connection) -> Work:
+        """Return the work of a connection. Raise Problem if it would be judged by a clock that is wrong (D8).
+
+        The time is read first: a clock that jumps after that does not matter any more.
+        """
+        work = Work(connection, self.clock(), self.keyring)
+        if origin.get().is_judged and not self.machine.is_right(KNOWN_SECONDS, connection):
             raise Problem("unavailable", status=503)
+        return work
 
     @contextmanager
     def read(self) -> Iterator[Work]:
         """Yield a connection on which each statement stands alone, and which must not write. Raise Problem."""
-        self._check_clock()
         with self.database.read() as connection:
-            work = Work(connection, self.clock(), self.keyring)
+            work = self._work(connection)
             yield work
         for write in work.logged:
             write()
@@ -557,11 +558,10 @@ class Transactions:
     def write(self) -> Iterator[Work]:
         """Yield one writing transaction, committed at the end of the block and rolled back if it raises.
 
-        Raise Problem in a request that would be judged by a clock that is wrong (D8).
+        Raise Problem in a request, or in the background, if it would be judged by a clock that is wrong (D8).
         """
-        self._check_clock()
         with self.database.write() as connection:
-            work = Work(connection, self.clock(), self.keyring)
+            work = self._work(connection)
             yield work
         for write in work.logged:
             write()
@@ -570,7 +570,7 @@ class Transactions:
     def write_much(self) -> Iterator[Work]:
         """Yield one writing transaction of very many rows, as ``Database.write_much`` does."""
         with self.database.write_much() as connection:
-            work = Work(connection, self.clock(), self.keyring)
+            work = self._work(connection)
             yield work
         for write in work.logged:
             write()

@@ -260,6 +260,19 @@ class Campaign:
 
         wait_for(is_at_rest, SETTLE_SECONDS)
 
+    def _story_of(self, reference: str) -> str:
+        """What the nodes logged of the deliveries that ended otherwise than accepted, for the report of a loss."""
+        lost = [row for row in rows(self._url, Delivery) if row.kind == "callback" and row.state != "accepted"]
+        calls = [(call.at, call.status) for call in self._receiver.callbacks if call.header == reference]
+        of = {row.id for row in lost}
+        tries = [
+            (row.number, row.fate, row.detail, str(row.began_at), str(row.ended_at))
+            for row in rows(self._url, Attempt)
+            if row.delivery_id in of
+        ]
+        ends = [(row.state, row.reason, str(row.created_at), str(row.ended_at), str(row.give_up_at)) for row in lost]
+        return f"calls {calls}; deliveries {ends}; attempts {tries}"
+
     def check(self) -> Counter[str]:
         """Compare what customers did with Flow's log, and return what was counted. Raise AssertionError on any loss."""
         calls: defaultdict[str, list[Any]] = defaultdict(list)
@@ -271,7 +284,7 @@ class Campaign:
             if some[0].body["data"]["outcome"] == "verified":
                 assert reference in self.seen.proved, f"{reference} is verified without a right code"
         for reference in self.seen.succeeded:
-            assert reference in got, f"the success of {reference} is lost"
+            assert reference in got, f"the success of {reference} is lost: {self._story_of(reference)}"
             assert calls[reference][0].body["data"]["outcome"] == "verified"
         attempts = defaultdict(list)
         for attempt in sorted(rows(self._url, Attempt), key=lambda row: row.number):

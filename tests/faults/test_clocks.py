@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ import pyotp
 import pytest
 import requests
 
+from auth_portal.gateways.flow import FlowGateway
+from auth_portal.services.delivery.outbox import LEASE_SECONDS, Outbox
+from auth_portal.store import db
 from auth_portal.store.models import AlertRow, Delivery, Verification
 from tests.programs import ROOT
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.test_races import rows
 from tests.serving import Server, Visitor, serving
-from tests.world import CONFIG, TOTP_SECRET, configure, journey
+from tests.world import CONFIG, TOTP_SECRET, configure, journey, open_world
 
 SHORT = journey("short", "totp", default=True, chat_seconds=60)
 
@@ -116,6 +121,43 @@ def test_d08_a_clock_that_jumps_is_noticed_by_the_next_request(web: Server, rece
     visitor.get("/verify")
     visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
     assert visitor.page.status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(Outbox, "has_due"), (Outbox, "claim"), (FlowGateway, "send")],
+    ids=["before the claim", "before the attempt", "in the attempt"],
+)
+def test_d08_a_clock_that_jumps_while_a_result_is_sent_neither_ends_nor_delays_it(
+    tmp_path: Path, postgres_url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, where: type, name: str
+) -> None:
+    act, jumped, ahead = getattr(where, name), threading.Event(), [0]
+
+    def jump_after(*args: Any, **values: Any) -> Any:
+        found = act(*args, **values)
+        if found and receiver_is_ready.is_set() and not jumped.is_set():
+            ahead[0] = 3600
+            world.clock.advance(3600)
+            jumped.set()
+        return found
+
+    receiver_is_ready = threading.Event()
+    monkeypatch.setattr(where, name, jump_after)
+    monkeypatch.setattr(db, "machine_clock", lambda: time.time() + ahead[0])
+    with open_world(tmp_path, postgres_url, receiver) as world:
+        receiver.answers = [500] if name == "send" else []
+        browser = world.browser()
+        browser.begin("jumps", "app")
+        receiver_is_ready.set()
+        browser.prove(world.totp())
+        assert jumped.wait(GIVE_UP_SECONDS)
+        wait_for(lambda: len(receiver.callbacks) >= (name == "send"))
+        ahead[0] = 0
+        world.clock.advance(-3600)
+        world.clock.advance(LEASE_SECONDS + 1)
+        wait_for(lambda: [call.status for call in receiver.callbacks][-1:] == [200])
+        wait_for(lambda: [row.state for row in world.rows(Delivery) if row.kind == "callback"] == ["accepted"])
+    assert receiver.callbacks[-1].body["result"] == "verified_app"
 
 
 def test_d08_a_command_that_writes_refuses_to_run_with_a_wrong_clock(web: Server) -> None:

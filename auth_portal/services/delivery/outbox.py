@@ -113,6 +113,13 @@ class ClaimedDelivery:
         assert self.body_sealed is not None, "all but the messages of codes have a body"
         return keyring.open(self.body_sealed, DELIVERY_BODY, self.id)
 
+    def within_lease(self, now: datetime) -> datetime:
+        """Return the time, or the end of the lease if that has passed: either it is lost, or the clock has jumped.
+
+        One that jumps during an attempt would end or delay the result (D8).
+        """
+        return min(now, self.began_at + timedelta(seconds=LEASE_SECONDS))
+
     def why_not(self, now: datetime) -> AttemptReport | None:
         """Return the report of an attempt that must not be made, None for any other.
 
@@ -120,6 +127,7 @@ class ClaimedDelivery:
         expires in a moment. A result that was never
         tried gets one try even then, while the chat may still be open (D15).
         """
+        now = self.within_lease(now)
         if now + timedelta(seconds=ATTEMPT_SECONDS) > self.leased_until:
             detail = SENDER_WAS_HELD_UP
             return AttemptReport(DeliveryState.PENDING, NOT_SENT, detail=detail, is_unclear=self.is_unclear)
@@ -360,8 +368,7 @@ class Outbox:
 
         A report that comes after the next claim changes nothing but its own attempt, unless it is an acceptance.
         """
-        # Within its lease, whatever the clock says now: one that has jumped since would end or delay the result (D8).
-        now = min(work.now, delivery.began_at + timedelta(seconds=LEASE_SECONDS))
+        now = delivery.within_lease(work.now)
         state, next_at = what_follows(delivery, report, now)
         # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
         is_over = state is DeliveryState.ACCEPTED or (

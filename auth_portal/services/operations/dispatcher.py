@@ -27,7 +27,7 @@ from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.verification.end import Endings
 from auth_portal.store.db import CHECK_SECONDS, ClockCheck, share_connections
 from auth_portal.store.models import CALLBACK, MESSAGE
-from auth_portal.telemetry import log_event, logger
+from auth_portal.telemetry import Origin, log_event, logger, origin
 
 MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test drive has a handful
 # A target holds at most so many times the threads that are left free: the dynamic threshold of Choudhury and Hahne
@@ -52,7 +52,8 @@ SCATTER_SECONDS = {CALLBACK: 0.0, MESSAGE: 0.1}
 class Loop:
     """One thread that runs ``work`` at each wake, and every ``every_seconds`` without one, until it is stopped.
 
-    ``work`` returns True if there may be more to do at once; it is not called while ``may_work`` returns False. A fault
+    ``work`` returns True if there may be more to do at once; it is not called while ``may_work``, which tells whether
+    the clock is right, returns False. A fault
     of either ends a round, never the thread: ``fault`` names the log event of a round that raised, ``rest_seconds`` is
     the pause after it. The first round comes after the first wake or the first wait, so that a start stays quick.
     """
@@ -64,7 +65,7 @@ class Loop:
         *,
         every_seconds: float,
         fault: str,
-        may_work: Callable[[], bool] = lambda: True,
+        may_work: Callable[[], bool] | None = None,
         rest_seconds: float = REST_SECONDS,
     ) -> None:
         self._work = work
@@ -100,11 +101,13 @@ class Loop:
             self._thread.join(seconds)
 
     def _run(self) -> None:
+        # What asks whether the clock is right is refused by a transaction that begins after a jump.
+        origin.set(Origin(is_judged=self._may_work is not None))
         while not self.is_stopping():
             self._woken.wait(self._every_seconds)
             self._woken.clear()
             try:
-                while not self.is_stopping() and self._may_work() and self._work():
+                while not self.is_stopping() and (self._may_work is None or self._may_work()) and self._work():
                     pass
             except Exception:
                 logger.exception(self._fault, extra={"portal_fields": {"thread": self._thread.name}})
