@@ -77,7 +77,7 @@ class Command(click.Command):
         except Misconfigured as error:
             _leave(ctx, CANNOT, error.faults)
         except Problem as problem:
-            _leave(ctx, BAD_DATA, [ERRORS.get(problem.code) or error_text(problem.code)])
+            _leave(ctx, BAD_DATA, [ERRORS.get(problem.code) or error_text(problem.code, params=problem.params)])
 
 
 class Commands(AppGroup):

@@ -80,6 +80,11 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
 }
 
 
+def signed_names(table: str) -> list[str]:
+    """Return the names of a table's MACs and of the columns that they are made of."""
+    return list(dict.fromkeys(name for mac, names in SIGNED[table].items() for name in (mac, *names)))
+
+
 class _Wider(Protocol):
     @property
     def _mapping(self) -> Mapping[Any, Any]: ...

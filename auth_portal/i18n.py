@@ -6,6 +6,7 @@ English is built in; a language is a folder below ``translations/`` with gettext
 from __future__ import annotations
 
 import gettext as gettext_module
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -80,6 +81,7 @@ ERRORS = {
     "role_unknown": "Choose one of the roles.",
     "role_too_small": "Your role doesn't allow this. An owner can change your role under Admins.",
     "too_many_channel_tests": "You sent several tests in a row. Wait a few minutes before the next one.",
+    "row_changed": "Nothing was saved: someone has changed row %(row)s of the table %(table)s in the database, and saving would accept that. Find out who can write the database. To accept the row as it is now, run flask macs seal --again.",
     "last_owner": "This is the last owner. Make another admin an owner first.",
     "last_owner_reset": "This is the last owner who can sign in. A reset would lock them out until they follow the link. Make another admin an owner first, or run on the server: flask --app app admin reset",
     "admin_csrf": "This page was open too long, or you signed in again elsewhere. Go back, reload the page and try again.",
@@ -118,9 +120,10 @@ def ngettext(one: str, many: str, /, num: int, **params: object) -> Markup:
     return translated % {"num": num, **params}
 
 
-def error_text(code: str, locale: str = FALLBACK) -> str:
-    """Return the sentence that a page shows for an error code."""
-    return translations(locale).gettext(ERRORS.get(code, ERRORS["server_error"]))
+def error_text(code: str, locale: str = FALLBACK, params: Mapping[str, object] | None = None) -> str:
+    """Return the sentence that a page shows for an error code, with its parameters, if it has some."""
+    text = translations(locale).gettext(ERRORS.get(code, ERRORS["server_error"]))
+    return text % params if params and "%(" in text else text
 
 
 def translated(text: str) -> str:

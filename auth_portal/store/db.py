@@ -37,6 +37,7 @@ from sqlalchemy import (
     event,
     insert,
     make_url,
+    select,
     table,
     text,
 )
@@ -47,8 +48,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, Operationa
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, SealedColumn
-from auth_portal.errors import DatabaseAway, Misconfigured, Problem
+from auth_portal.crypto import Keyring, SealedColumn, signed_names
+from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, Problem
 from auth_portal.telemetry import Origin, log_event, origin
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
@@ -417,6 +418,17 @@ class Work:
     def open(self, sealed: bytes, column: SealedColumn, row: str) -> str:
         """Return the text of a sealed column. Raise KeyFault if it does not belong there."""
         return self.keyring.open(sealed, column, row)
+
+    def row_to_sign(self, table: Table, row_id: str) -> dict[Any, Any]:
+        """Return the signed columns of a row that is about to be signed again, and lock it (R54).
+
+        Raise Conflict("row_changed") if someone other than the portal has changed it: to sign it would accept that.
+        """
+        found = select(*(table.c[name] for name in signed_names(table.name))).where(table.c.id == row_id)
+        row = dict(self.execute(found.with_for_update()).one()._mapping)
+        if not self.keyring.holds(table.name, row):
+            raise Conflict("row_changed", table=table.name, row=row_id)
+        return row
 
     def record(
         self,

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from auth_portal.crypto import SIGNED, SealedColumn
+from auth_portal.crypto import SealedColumn, signed_names
 from auth_portal.store.db import UtcDateTime
 
 Id = String(32)
@@ -116,8 +116,7 @@ def signed_columns(model: type[Base], prefix: str = "") -> tuple[Any, ...]:
     With a prefix they are part of a wider row, as ``crypto.Keyring.holds`` reads them there.
     """
     table = table_of(model)
-    names = dict.fromkeys(name for mac, signed in SIGNED[table.name].items() for name in (mac, *signed))
-    return tuple(table.c[name].label(f"{prefix}{name}") for name in names)
+    return tuple(table.c[name].label(f"{prefix}{name}") for name in signed_names(table.name))
 
 
 class DataKeyRow(Base):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from click.testing import Result
 from flask import Flask
 from sqlalchemy import text, update
 
 from auth_portal import cli
 from auth_portal.crypto import OPEN_MACS, Passwords, new_token, token_hash
-from auth_portal.errors import Problem
+from auth_portal.errors import Conflict, Problem
 from auth_portal.services.config.changes import COMMAND
+from auth_portal.services.config.journey_editor import JourneyEdit
 from auth_portal.services.imports.bulk import CustomerInput, checked_entries
 from auth_portal.services.imports.work import ImportWork
 from auth_portal.services.serving import build
@@ -55,6 +58,7 @@ def command(world: World, tmp_path: Path, *args: str) -> Result:
     cli.register(app, partial(build, clock=world.clock), world.clock)
     url = world.database.url.render_as_string(hide_password=False)
     environment = {"PORTAL_INSTANCE": str(tmp_path), "PORTAL_DATABASE_URL": url, "PORTAL_SECRET_KEYS": MASTER_KEY}
+    environment["PORTAL_ALLOW_PRIVATE_CALLBACKS"] = "1"  # of the receiver
     return app.test_cli_runner().invoke(args=list(args), env=environment)
 
 
@@ -395,3 +399,83 @@ def test_r54_after_an_upgrade_missing_macs_pass_until_they_are_sealed(
         assert walk(world, "C-1001", "r-4")[1] == 422  # a process that has seen it does not forget
         assert command(world, tmp_path, "macs", "seal", "--again").exit_code == 0
         assert walk(world, "C-1001", "r-5")[1:] == (303, "/done")
+
+
+def refused(act: Callable[[], object]) -> Mapping[str, object]:
+    """Which row was named when a write that would sign it was refused."""
+    with pytest.raises(Conflict) as raised:
+        act()
+    assert raised.value.code == "row_changed"
+    return raised.value.params
+
+
+def test_r54_changing_an_admin_does_not_sign_what_was_changed_by_sql(world: World) -> None:
+    owner, auditor = signed_in(world, "owner"), signed_in(world, "auditor")
+    sql(world, "UPDATE admins SET role = 'owner' WHERE id = :row", row=auditor.admin_id)
+    named = {"table": "admins", "row": auditor.admin_id}
+    set_active = partial(world.services.admins.set_active, auditor.admin_id, by=owner.admin_id)
+    assert refused(lambda: set_active(False)) == refused(lambda: set_active(True)) == named
+    assert refused(lambda: world.services.admins.set_role(auditor.admin_id, "auditor", by=owner.admin_id)) == named
+    assert broken(world) == {"admins"}
+    owner.get(f"/admin/admins/{auditor.admin_id}")
+    page = owner.post(f"/admin/admins/{auditor.admin_id}/active", active="0")
+    assert page.status_code == 409
+    assert f"someone has changed row {auditor.admin_id} of the table admins" in page.text
+
+
+def test_r54_no_save_signs_a_channel_that_was_changed_by_sql(world: World, tmp_path: Path) -> None:
+    (row,) = [row for row in world.rows(ChannelRow) if row.name == "mail"]
+    toml = world.services.configuration.export_toml()
+    with world.database.write() as connection:
+        config = {**row.config, "url": "https://evil.example/mail"}
+        connection.execute(update(ChannelRow).where(ChannelRow.id == row.id).values(config=config))
+    named = {"table": "channels", "row": row.id}
+    editor, configuration = world.services.channel_editor, world.services.configuration
+    without = tomllib.loads(toml)
+    without["channels"] = [channel for channel in without["channels"] if channel["name"] != "mail"]
+    for one in without["journeys"]:
+        one["channels"] = ["sms"]
+    assert refused(lambda: editor.switch("mail", COMMAND, is_active=False)) == named
+    assert refused(lambda: configuration.import_toml(toml, file_name="x.toml")) == named  # even what was there before
+    assert refused(lambda: configuration.preview_toml(tomli_w.dumps(without), file_name="x.toml", prune=True)) == named
+    file = tmp_path / "x.toml"
+    file.write_text(toml)
+    imported = command(world, tmp_path, "config", "import", str(file))
+    assert imported.exit_code == 2
+    assert f"someone has changed row {row.id} of the table channels" in imported.stderr
+    assert broken(world) == {"channels"}
+
+
+@pytest.mark.parametrize("attack", ["version", "row"])
+def test_r54_no_save_signs_a_journey_that_was_changed_by_sql(world: World, attack: str) -> None:
+    version = next(row for row in world.rows(JourneyVersion) if row.document["slug"] == "code")
+    if attack == "version":
+        with world.database.write() as connection:
+            document = {**version.document, "name": "Evil"}
+            connection.execute(update(JourneyVersion).where(JourneyVersion.id == version.id).values(document=document))
+        named = {"table": "journey_versions", "row": version.id}
+    else:
+        sql(world, "UPDATE journeys SET is_active = false WHERE slug = 'code'")
+        named = {"table": "journeys", "row": version.journey_id}
+    editor, configuration = world.services.journey_editor, world.services.configuration
+    for is_active in (False, True):
+        edit = editor.switched("code", COMMAND, is_active=is_active)
+        if edit.values["active"] != configuration.stored().journey("code").config.active:
+            assert refused(partial(configuration.save, edit)) == named
+    renamed = JourneyEdit({**version.document, "name": "New"}, COMMAND, version.number)
+    assert refused(lambda: configuration.save(renamed)) == named
+    assert refused(lambda: editor.copied("code", "copy", "Copy", COMMAND)) == named
+    assert refused(lambda: editor.delete("code", COMMAND)) == named
+    assert broken(world) == {named["table"]}
+
+
+def test_r54_no_older_version_that_was_changed_by_sql_comes_back(world: World) -> None:
+    editor, configuration = world.services.journey_editor, world.services.configuration
+    first = next(row for row in world.rows(JourneyVersion) if row.document["slug"] == "code")
+    renamed = JourneyEdit({**first.document, "name": "New"}, COMMAND, first.number)
+    assert configuration.save(renamed).is_fine
+    with world.database.write() as connection:
+        document = {**first.document, "callback": {**first.document["callback"], "server": "https://evil.example"}}
+        connection.execute(update(JourneyVersion).where(JourneyVersion.id == first.id).values(document=document))
+    named = {"table": "journey_versions", "row": first.id}
+    assert refused(lambda: editor.rolled_back("code", first.number, COMMAND)) == named

@@ -47,6 +47,7 @@ from auth_portal.store.models import (
     AdminSession,
     Passkey,
     RecoveryCode,
+    table_of,
 )
 from auth_portal.typed import plain_text, visible_text
 
@@ -409,13 +410,16 @@ class Admins:
             self.notify(work, admin_id, _("Your password was changed"), text, _("An admin's password was changed"))
 
     def set_role(self, admin_id: str, role: str, *, by: str) -> None:
-        """Give an admin another role and end their sessions. Raise Problem for the last owner."""
+        """Give an admin another role and end their sessions.
+
+        Raise Problem for the last owner, and if someone other than the portal has changed the admin.
+        """
         granted, profile = role_of(role), self.get(admin_id)
         line = _("%(name)s is %(role)s now.", name=profile.name, role=granted)
         self._change(admin_id, by, {"role": granted.name}, "admin_role_changed", line)
 
     def set_active(self, admin_id: str, is_active: bool, *, by: str) -> None:
-        """Switch an admin off, which ends their sessions, or on again. Raise Problem for the last owner."""
+        """Switch an admin off, which ends their sessions, or on again. Raise Problem like ``set_role``."""
         kind = "admin_enabled" if is_active else "admin_disabled"
         name = self.get(admin_id).name
         line = _("%(name)s may sign in again.", name=name) if is_active else _("%(name)s may not sign in.", name=name)
@@ -426,8 +430,7 @@ class Admins:
             _lock_owners(work)
             # Before the change, so that an owner who stops being one hears of it too.
             self._notices.change_to_owners(work, _("An admin was changed"), [line], by, [f"{PAGE}/{admin_id}"])
-            found = select(Admin.id, Admin.role, Admin.is_active).where(Admin.id == admin_id).with_for_update()
-            changed = work.keyring.signed("admins", {**work.execute(found).one()._mapping, **values})
+            changed = work.keyring.signed("admins", {**work.row_to_sign(table_of(Admin), admin_id), **values})
             work.execute(update(Admin).where(Admin.id == admin_id).values(**changed, changed_at=work.now))
             if not _count_able_owners(work):
                 raise Problem("last_owner", status=422)

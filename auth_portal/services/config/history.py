@@ -14,7 +14,7 @@ from auth_portal.services.config.changes import Difference, differences
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.store import journey_id_of, stored_journeys
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import RARE_KIND, Admin, AuditEvent, Journey, JourneyVersion
+from auth_portal.store.models import RARE_KIND, Admin, AuditEvent, Journey, JourneyVersion, table_of
 
 PAGE = 20  # versions on one page
 EVENTS = ("settings_changed", "channel_changed", "configuration_imported")
@@ -118,9 +118,12 @@ def edition(work: Work, journey_id: str, number: int) -> Edition:
 
 
 def document_of(work: Work, journey_id: str, number: int) -> Mapping[str, Any]:
-    """Return a version's document, with every default of today filled in. Raise NotFound."""
-    found = _version(work, select(JourneyVersion.document), journey_id, number)
-    document: Mapping[str, Any] = found.document
+    """Return a version's document, with every default of today filled in.
+
+    Raise NotFound, and Conflict("row_changed") if someone other than the portal has changed it.
+    """
+    found = _version(work, select(JourneyVersion.id), journey_id, number)
+    document: Mapping[str, Any] = work.row_to_sign(table_of(JourneyVersion), found.id)["document"]
     try:
         return JourneyConfig.model_validate(document).model_dump()
     except ValueError:  # it would not be allowed today; the rules say why when it is proposed

@@ -25,6 +25,7 @@ from auth_portal.services.config.store import (
     delete_journey,
     journey_id_of,
     read_stored,
+    unchanged_journey,
 )
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import CALLBACK, Delivery, DeliveryState, JourneyVersion, Verification
@@ -110,8 +111,14 @@ class JourneyEditor:
         return parse(JourneyConfig, values, "", faults), faults.found
 
     def copied(self, slug: str, new_slug: str, name: str, author: Author) -> JourneyEdit:
-        """Return a copy under another name, switched off so that no customer meets it before it was looked at."""
-        config = self._stored(slug).config
+        """Return a copy under another name, switched off so that no customer meets it before it was looked at.
+
+        Raise Conflict("row_changed") if someone other than the portal has changed the journey.
+        """
+        stored = self._stored(slug)
+        with self._transactions.read() as work:
+            unchanged_journey(work, stored)
+        config = stored.config
         values = config.model_dump() | {"slug": new_slug, "name": name, "active": False, "default": False}
         values["results"] = config.results | {"verified": default_success(values)}
         return JourneyEdit(values, author)

@@ -32,6 +32,7 @@ from auth_portal.store.models import (
     JourneyVersion,
     Portal,
     Verification,
+    table_of,
 )
 
 NOTE_LENGTH = 200  # characters
@@ -191,13 +192,17 @@ def journey_id_of(work: Work, slug: str) -> str:
 
 
 def write(work: Work, stored: StoredConfig, wanted: WantedConfig, author: Author) -> Iterator[TableChange]:
-    """Write what differs, and yield each change."""
+    """Write what differs, and yield each change.
+
+    Raise Conflict("row_changed") for a channel or journey that someone other than the portal has changed: what is
+    written is signed, and often says what is stored.
+    """
     if wanted.portal != stored.portal:
         work.execute(update(Portal).where(Portal.id == 1).values(settings=wanted.portal.stored()))
         yield portal_change(stored.portal, wanted.portal)
     for name, channel in stored.channels.items():
         if channel.is_active and name not in wanted.channels:
-            row = work.execute(select(ChannelRow.__table__).where(ChannelRow.id == channel.id)).one()._mapping
+            row = work.row_to_sign(table_of(ChannelRow), channel.id)
             off = work.keyring.signed("channels", {**row, "is_active": False, "changed_at": work.now})
             work.execute(update(ChannelRow).where(ChannelRow.id == channel.id).values(off))
             yield TableChange("channel", name, "switched off")
@@ -226,6 +231,7 @@ def _write_channel(
         work.execute(insert(ChannelRow).values(values))
         yield channel_change("added", None, config)
     elif before.config != config or (is_active and not before.is_active):
+        work.row_to_sign(table_of(ChannelRow), row_id)
         work.execute(update(ChannelRow).where(ChannelRow.id == row_id).values(values))
         is_switched = is_active and not before.is_active
         yield channel_change("switched on" if is_switched else "changed", before.config, config)
@@ -242,6 +248,7 @@ def _write_journey(
     if before is None:
         work.execute(insert(Journey).values(row))
     else:
+        unchanged_journey(work, before)
         work.execute(update(Journey).where(Journey.id == journey_id).values(row))
     number = before.number + 1 if before else 1
     version = {
@@ -256,6 +263,12 @@ def _write_journey(
     work.execute(insert(JourneyVersion).values(work.keyring.signed("journey_versions", version)))
     done = _what_was_done(before, config)
     yield journey_change(done, before.config if before else None, config, number)
+
+
+def unchanged_journey(work: Work, journey: StoredJourney) -> dict[Any, Any]:
+    """Return a journey's signed columns. Raise Conflict("row_changed") if they or its version's were changed (R54)."""
+    work.row_to_sign(table_of(JourneyVersion), journey.version_id)
+    return work.row_to_sign(table_of(Journey), journey.id)
 
 
 def _what_was_done(before: StoredJourney | None, config: JourneyConfig) -> str:
@@ -276,8 +289,11 @@ def delete_channel(work: Work, channel: StoredChannel) -> TableChange:
 
 
 def delete_journey(work: Work, journey: StoredJourney) -> TableChange:
-    """Remove a journey from the lists and close its links. Its versions stay for what began under them."""
-    row = work.execute(select(Journey.__table__).where(Journey.id == journey.id)).one()._mapping
+    """Remove a journey from the lists and close its links. Its versions stay for what began under them.
+
+    Raise Conflict("row_changed") like ``write``.
+    """
+    row = unchanged_journey(work, journey)
     values = work.keyring.signed("journeys", {**row, "deleted_at": work.now, "is_active": False})
     work.execute(update(Journey).where(Journey.id == journey.id).values(values))
     return TableChange("journey", journey.config.slug, "deleted")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -425,7 +425,7 @@ def problem_page(problem: Problem) -> Response:
     """Show why a request was refused."""
     if EXTENSION not in current_app.extensions:  # the customers' page of a portal without its database
         return edge_problem_page(problem)
-    response = _refusal(problem.code, problem.status)
+    response = _refusal(problem.code, problem.status, problem.params)
     if isinstance(problem, TooMany):
         response.headers["Retry-After"] = str(problem.retry_after_seconds)
     return response
@@ -460,7 +460,9 @@ def unknown_path(error: HTTPException) -> Response:
     return http_page(error)
 
 
-def _refusal(code: str, status: int) -> Response:
+def _refusal(code: str, status: int, params: Mapping[str, object] | None = None) -> Response:
     # The customers' sentences for these mention the chat.
-    text = error_text(f"admin_{code}" if code in ("not_found", "method_not_allowed", "cross_site") else code)
+    text = error_text(
+        f"admin_{code}" if code in ("not_found", "method_not_allowed", "cross_site") else code, params=params
+    )
     return render("admin/problem.html", status=status, text=text, code=code)
