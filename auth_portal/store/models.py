@@ -217,6 +217,9 @@ TRAITS = (
 RARE_ID = "shared_key IS NULL OR shared_key <> ''"
 
 
+CHANGED_CONTACTS = {name: f"{name} IS NOT NULL" for name in ("phone_changed_at", "email_changed_at")}
+
+
 class CustomerRow(Base):
     """A person in the directory. ``customer_id`` is stored as imported, ``customer_key`` is its one form."""
 
@@ -232,8 +235,10 @@ class CustomerRow(Base):
     phone_sealed: Mapped[bytes | None]
     phone_key: Mapped[str | None] = mapped_column(Key)
     phone_country: Mapped[str | None] = mapped_column(String(3))  # of the phone; none where there is none, or not yet
+    phone_changed_at: Mapped[datetime | None]  # since the customer was created (R45)
     email_sealed: Mapped[bytes | None]
     email_key: Mapped[str | None] = mapped_column(Key)
+    email_changed_at: Mapped[datetime | None]
     locale: Mapped[str] = mapped_column(String(16))
     password_hash: Mapped[bytes | None]  # sealed argon2id string
     password_is_long: Mapped[bool] = mapped_column(server_default=text("false"))  # 15 characters or more (R21)
@@ -255,6 +260,10 @@ class CustomerRow(Base):
         Index("ix_customers_name_key", "name_key", "customer_key"),  # names repeat: their list is paged
         Index("ix_customers_phone_key", "phone_key"),
         Index("ix_customers_email_key", "email_key"),
+        *(
+            Index(f"ix_customers_{name}", name, sqlite_where=text(changed), postgresql_where=text(changed))
+            for name, changed in CHANGED_CONTACTS.items()
+        ),
         Index(
             "ix_customers_shared_key",
             "shared_key",

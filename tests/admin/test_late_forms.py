@@ -25,6 +25,7 @@ JOURNEY = {
 LIMITS = {
     "code_digits": "6", "code_seconds": "300", "wrong_tries": "5", "sends": "3", "resend_waits": "30, 60",
     "identity_changes": "5", "credential_tries_day": "15", "credential_tries_total": "50", "destination_hour": "5",
+    "changed_contact_hours": "0",
     "destination_day": "10",
 }  # fmt: skip
 SAVED = (Portal, ChannelRow, CustomerRow, Journey, JourneyVersion)

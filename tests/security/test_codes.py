@@ -43,7 +43,8 @@ def test_r01_the_next_challenge_has_another_code(small_still: World) -> None:
 @pytest.mark.parametrize(
     "limits", ["code_digits = 5", "code_seconds = 601", "code_seconds = 30", "wrong_tries = 6", "sends = 6",
                "resend_waits = [10]", "credential_tries_day = 16", "credential_tries_total = 51",
-               "destination_hour = 6", "destination_day = 11", "identity_changes = 6"],
+               "destination_hour = 6", "destination_day = 11", "identity_changes = 6",
+               "changed_contact_hours = 73", "changed_contact_hours = -1"],
 )  # fmt: skip
 def test_r01_r02_r06_r12_no_config_goes_beyond_the_standards(
     tmp_path: Path, sqlite_url: str, receiver: Receiver, limits: str

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from auth_portal.errors import NotFound, Problem
+from auth_portal.methods import CARRIES
 from auth_portal.services.config.channel import cap_key
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.relay import phone_only
@@ -49,9 +50,13 @@ JOURNEYS = (
     + journey("matched", "sms_code|email_code|totp", relay_defence="phone_match")
     + journey("matched-phone", "sms_code|totp", relay_defence="phone_match").replace(ALL_NAMES, '"phone"')
     + journey("matched-mail", "sms_code|totp", relay_defence="phone_match").replace(ALL_NAMES, '"email"')
+    + journey("wait-one", "sms_code|email_code", limits="changed_contact_hours = 24")
+    + journey("wait-two", "sms_code|email_code", "sms_code|email_code|totp", limits="changed_contact_hours = 48")
+    + journey("wait-own", "sms_code|totp", limits="changed_contact_hours = 24").replace(ALL_NAMES, '"phone"')
 )
 SLUGS = (
     "id-sms", "password", "two", "same", "three", "by-phone", "by-contact", "matched", "matched-phone", "matched-mail",
+    "wait-one", "wait-two", "wait-own",
 )  # fmt: skip
 ABROAD = ("+26481255", "+44740012")  # the SMS channel sends to ZA alone
 
@@ -76,6 +81,10 @@ def crowded(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[W
         disabled = CustomerRow.customer_id.in_([f"N-{number:05d}" for number in range(0, 160, 11)])
         with world.database.write() as connection:
             connection.execute(update(CustomerRow).where(disabled).values(is_active=False))
+            for column, remainder, hours in (("phone", 1, 1), ("phone", 4, 30), ("email", 4, 23.5), ("email", 2, 60)):
+                some = [f"N-{number:05d}" for number in range(160) if number % 6 == remainder]
+                changed = {f"{column}_changed_at": world.clock.now - timedelta(hours=hours)}
+                connection.execute(update(CustomerRow).where(CustomerRow.customer_id.in_(some)).values(**changed))
         world.accept()
         rows = [row for row in world.rows(CustomerRow) if int(row.customer_id[2:]) % 9 == 0]
         for number, row in enumerate(sorted(rows, key=lambda row: row.customer_id)):
@@ -113,8 +122,10 @@ def passes(world: World, config: JourneyConfig, person: Person) -> bool:
     alone, is_matched = len(config.verify_steps) == 1, config.relay_defence == "phone_match"
     steps = [phone_only(step.methods) if is_matched else step.methods for step in config.verify_steps]
     ways = [[m for m in step if can_prove(person, m, alone=alone) and _may(world, config, person, m)] for step in steps]
+    changed = person.changed_lately(config.limits.changed_contact_hours, world.clock.now)
     return _is_found(world, config, person) and any(
-        len(set(chosen)) == len(chosen) for chosen in itertools.product(*ways)
+        len(set(chosen)) == len(chosen) and not all(CARRIES.get(method) in changed for method in chosen)
+        for chosen in itertools.product(*ways)
     )
 
 
@@ -206,7 +217,7 @@ def test_every_reason_is_met(crowded: World) -> None:
         whys |= {why for step in counted(of, slug).steps for stop in step.stops for why in stop.obstacle.whys}
     assert whys == {
         "no_phone", "no_email", "no_password", "short_password", "no_totp", "foreign_phone", "locked", "used",
-        "shared_phone", "shared_email",
+        "shared_phone", "shared_email", "changed_phone", "changed_email",
     }  # fmt: skip
 
 
@@ -218,7 +229,7 @@ def test_a_page_that_looks_in_vain_is_short_and_goes_on(crowded: World, monkeypa
         monkeypatch.setattr("auth_portal.services.reach.census.CHUNK", size)
         monkeypatch.setattr("auth_portal.services.reach.census.WINDOW", size)
         monkeypatch.setattr("auth_portal.services.reach.reach.SEARCHES", 2)
-        for slug in ("by-phone", "by-contact", "matched-mail"):
+        for slug in ("by-phone", "by-contact", "matched-mail", "wait-one", "wait-own"):
             assert sorted(person.row for person in all_unreached(of, slug)) == whole[slug], (slug, size)
 
 

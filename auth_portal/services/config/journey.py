@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from auth_portal.i18n import plain as _
-from auth_portal.methods import any_method
+from auth_portal.methods import CARRIES, any_method
 from auth_portal.services.config.appearance import Colour, JourneyTexts
 from auth_portal.services.config.portal import Frozen
 from auth_portal.services.config.relay import DEFENCES, VARIABLES, DefenceName, RelayDefence, find_defence, phone_only
@@ -64,6 +64,7 @@ class JourneyLimits(Frozen):
     credential_tries_total: Annotated[int, Field(ge=20, le=50)] = 50
     destination_hour: Annotated[int, Field(ge=1, le=5)] = 5
     destination_day: Annotated[int, Field(ge=1, le=10)] = 10
+    changed_contact_hours: Annotated[int, Field(ge=0, le=72)] = 0  # R45
 
 
 LIMIT_BOUNDS: Mapping[str, tuple[int, int]] = {
@@ -201,6 +202,17 @@ class JourneyConfig(Frozen):
                 "spaces or invisible characters; Flow could not tell them apart"
                 for outcome in same[:1]
             ),
+        )
+
+    @cached_property
+    def closed_by_change(self) -> str:
+        """Return why a customer whose contact was changed cannot pass for a time (R45), or an empty text."""
+        hours = self.limits.changed_contact_hours
+        if not hours or not {method for step in self.verify_steps for method in step.methods} <= CARRIES.keys():
+            return ""
+        return (
+            f"a customer whose contact was changed can't pass for {hours} hours (changed_contact_hours) unless they "
+            "prove another contact too, because every method sends a code; add totp, password or support_code"
         )
 
     @cached_property

@@ -168,6 +168,8 @@ def warnings_of(journey: JourneyConfig) -> Iterator[str]:
             "a code by email proves access to the mailbox, not possession of a device; NIST SP 800-63B does not "
             "accept it as a second factor"
         )
+    if journey.closed_by_change:
+        yield journey.closed_by_change
     if "support_code" in methods:
         yield "support can let a customer pass with support_code; anyone who convinces support passes that step"
     if not journey.defence.stops_relay:

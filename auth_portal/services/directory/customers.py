@@ -27,6 +27,7 @@ from auth_portal.services.directory.fields import (
     change_notices,
     check,
     column_values,
+    contact_times,
     index_of,
     is_blank,
     is_hash,
@@ -56,7 +57,7 @@ _COLUMNS = tuple(
     getattr(CustomerRow, name)
     for name in (
         *("id", "customer_id", "customer_key", "locale", "password_is_long", "is_active"),
-        *("subject_id", "created_at", "changed_at"),
+        *("subject_id", "created_at", "changed_at", "phone_changed_at", "email_changed_at"),
         *SEALED.values(),
     )
 )
@@ -80,6 +81,8 @@ class Customer:
     has_totp: bool
     created_at: datetime
     changed_at: datetime
+    phone_changed_at: datetime | None = None
+    email_changed_at: datetime | None = None
     name: str = field(default="", repr=False)
     phone: str = field(default="", repr=False)
     email: str = field(default="", repr=False)
@@ -277,6 +280,7 @@ class Customers:
                 key = values.get("customer_key")
                 if key is not None and shared_keys(work.connection, [key]):
                     return CustomerSave(row, faults=ID_TAKEN)
+                values |= contact_times(changes, work.now)
                 if not _overwrite(work, stored, values):
                     return CustomerSave(row, is_stale=True)
                 who = {"subject_id": stored["subject_id"], "admin_id": admin_id, **facts}
@@ -340,6 +344,8 @@ class Customers:
             has_totp=row["totp_sealed"] is not None,
             created_at=row["created_at"],
             changed_at=row["changed_at"],
+            phone_changed_at=row["phone_changed_at"],
+            email_changed_at=row["email_changed_at"],
             name=texts.get("name", ""),
             phone=texts.get("phone", ""),
             email=texts.get("email", ""),

@@ -273,7 +273,7 @@ def opened(keyring: Keyring, row: Mapping[str, Any], names: Iterable[str]) -> di
 def new_row(keyring: Keyring, now: datetime, changes: Mapping[str, str | None], *, is_long: bool) -> dict[str, Any]:
     """Return a whole new row. Each names every column, so that many rows share one statement."""
     row_id = new_id(now)
-    empty = dict.fromkeys((*SEALED.values(), *INDEXED.values(), "phone_country"))
+    empty = dict.fromkeys((*SEALED.values(), *INDEXED.values(), "phone_country", *contact_times(CONTACTS, now)))
     return {
         **empty,
         "id": row_id,
@@ -311,6 +311,15 @@ def column_values(keyring: Keyring, row_id: str, changes: Mapping[str, str | Non
     if "totp_secret" in changes:
         values["totp_last_step"] = 0  # the steps of another seed say nothing about this one
     return values
+
+
+def contact_times(changed: Iterable[str], now: datetime) -> dict[str, datetime]:
+    """Return the columns that say when contacts of a customer changed, for those of these fields that are contacts.
+
+    One that is removed and added again has changed too, and one that an import's undo brings back: what was on file in
+    between may have been someone else's (R45).
+    """
+    return {f"{name}_changed_at": now for name in CONTACTS if name in changed}
 
 
 def activity(keyring: Keyring, row_id: str, *, is_active: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import phonenumbers
@@ -249,6 +249,14 @@ class Person:
     active_mac: str | None = None
     customer_key: str = ""
     shared_key: str | None = None
+    phone_changed_at: datetime | None = None
+    email_changed_at: datetime | None = None
+
+    def changed_lately(self, hours: int, now: datetime) -> frozenset[str]:
+        """Return which kinds of message go to a contact that was changed within these hours (R45)."""
+        changed = {"sms": self.phone_changed_at, "email": self.email_changed_at}
+        since = now - timedelta(hours=hours)
+        return frozenset(carries for carries, at in changed.items() if at is not None and at > since)
 
     def destination_key(self, carries: str, fallback: str) -> str:
         """Return the key under which messages to this contact are counted; for a stranger the fallback."""
@@ -345,6 +353,8 @@ PERSON_COLUMNS = (
     CustomerRow.active_mac,
     CustomerRow.customer_key,
     CustomerRow.shared_key,
+    CustomerRow.phone_changed_at,
+    CustomerRow.email_changed_at,
 )
 PERSON_FIELDS = tuple(column.key for column in PERSON_COLUMNS)
 

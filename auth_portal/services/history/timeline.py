@@ -17,7 +17,7 @@ from auth_portal.services.delivery.outbox import TIME_WAS_OVER
 from auth_portal.services.history import words
 from auth_portal.services.history.record import CodeFacts, DeliveryFacts, EventFacts, Record, VisitFacts
 from auth_portal.services.history.words import counted, span, what_helps
-from auth_portal.services.verification.case import MOST_EVENTS
+from auth_portal.services.verification.case import CHANGED_LATELY, MOST_EVENTS
 from auth_portal.store.models import VERIFIED, DeliveryState
 
 OTHER_COUNTRY = "the channel does not send to "
@@ -25,6 +25,7 @@ NOT_SENT = {  # the reasons that the outbox notes, in the story's words
     "destination limit reached": "this contact had got as many messages as one may in an hour or a day",
     "the channel's daily cap is reached": "the channel had reached its daily cap",
     "too many wrong tries with this method": "the customer's tries with this method are used up",
+    CHANGED_LATELY: "the contact was changed lately, so it may not be the only proof in this journey",
     "the code is no longer valid": "the code had been used or replaced before the message could leave",
     "the contact on file has changed since": "the contact on file changed after the code was issued",
     TIME_WAS_OVER: "the code had expired before the message could leave",
@@ -239,6 +240,8 @@ def _why_not_sent(record: Record, reason: str, code: CodeFacts | None) -> tuple[
     reason = REASONS_BEFORE.get(reason, reason)
     if reason == "no contact to send to" and code is not None:
         return _why_no_recipient(record, code)
+    if reason == CHANGED_LATELY:
+        return _(NOT_SENT[reason]), "changed_lately"
     if reason in NOT_SENT:
         return _(NOT_SENT[reason]), reason
     return reason or _("no reason is on record"), "country" if reason.startswith(OTHER_COUNTRY) else ""

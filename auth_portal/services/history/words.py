@@ -88,12 +88,14 @@ WHY_WRONG: Mapping[str, str] = {
     "nobody": "It could not be right: no customer matches what was typed.",
     "disabled": "It counted as wrong: the customer is disabled.",
     "nothing_on_file": "It could not be right: the customer has nothing on file for this method.",
+    "changed_lately": "It could not be right: the contact was changed lately, so it may not be the only proof here.",
     "not_in_force": "It counted as wrong: the code was used before, or the contact on file had changed since.",
 }
 CLAUSE_OF_WRONG: Mapping[str, str] = {
     "spent": "tries used up before",
     "disabled": "customer disabled",
     "nothing_on_file": "nothing on file",
+    "changed_lately": "contact changed lately",
 }
 WHY_REFUSED: Mapping[int, str] = {  # a callback, by Flow's status
     400: " Flow had no waiting chat for this link: the chat had moved on or ended, or the link was made up.",
@@ -120,6 +122,7 @@ ADVICE: Mapping[str, str] = {
     # why a proof was wrong, or the verification ended
     "spent": "“Unlock” on the customer's page, once you are sure who is calling.",
     "nothing_on_file": f"a one-time link from the customer's page lets them set it; {ANOTHER}.",
+    "changed_lately": f"wait until the time on the customer's page; {ANOTHER}, and so does a temporary code.",
     "again": "a customer who still wants it asks for a new link in the chat.",
     "no_next_step": "set up what is missing on the customer's page; then they ask for a new link in the chat.",
     "closed": "an owner sees on the page of the journey what is missing; then they ask for a new link in the chat.",

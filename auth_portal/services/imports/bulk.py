@@ -24,6 +24,7 @@ from auth_portal.services.directory.fields import (
     change_notices,
     check,
     column_values,
+    contact_times,
     is_hash,
     new_row,
 )
@@ -156,6 +157,6 @@ class BulkSave:
                 is_active = plan.is_active
                 switched = {} if is_active is None else activity(keyring, row_id, is_active=is_active)
                 columns = column_values(keyring, row_id, texts, is_long=long)
-                values = {"id": row_id, "changed_at": now, **columns, **switched}
+                values = {"id": row_id, "changed_at": now, **columns, **contact_times(texts, now), **switched}
                 changes[tuple(values)].append(values)
         return rows, list(changes.values())

@@ -19,7 +19,15 @@ from auth_portal.crypto import Passwords
 from auth_portal.methods.password import is_long
 from auth_portal.services.delivery.notices import kind_of
 from auth_portal.services.directory.batches import delete_those, insert_from, rebuilt_indexes, update_from
-from auth_portal.services.directory.fields import CONTACTS, FIELDS, column_values, is_hash, new_row, opened
+from auth_portal.services.directory.fields import (
+    CONTACTS,
+    FIELDS,
+    column_values,
+    contact_times,
+    is_hash,
+    new_row,
+    opened,
+)
 from auth_portal.services.directory.person import OWN, country_of, end_links, shared_keys
 from auth_portal.services.imports.csv import CsvFindings, CustomerEntry
 from auth_portal.store.db import Transactions, Work
@@ -358,6 +366,7 @@ def _update_changed(work: Work, import_id: str, sets: int, values: dict[str, Any
         # Each of the few links looks for its staged row, instead of each staged row for a link.
         of_link = _STAGED.customer_row == CredentialLink.customer_row
         end_links(work, select(_STAGED.customer_row).where(of_link, *_of(import_id, sets)))
+    values = {**values, **contact_times(fields_of(sets), work.now)}
     return update_from(work, values, _CUSTOMERS.id == _STAGED.customer_row, *_of(import_id, sets), fits)
 
 

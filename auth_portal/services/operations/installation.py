@@ -493,5 +493,7 @@ def _reachable(portal: Installed, snapshot: Snapshot, sandbox_url: str) -> Itera
             yield Examination(
                 False, f"journey {slug}", "no customer can complete it: a channel or the sandbox is missing"
             )
+        elif now.config.active and now.config.closed_by_change:
+            yield Examination(True, f"journey {slug}", now.config.closed_by_change)
     for clash in snapshot.clashes:
         yield Examination(False, "result texts", clash)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import CTE, ColumnElement, Connection, Select, and_, exists, false, func, or_, select, text
+from sqlalchemy import CTE, ColumnElement, Connection, Select, and_, exists, false, func, or_, select, text, union
 
 from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.reach.route import Standing, Trait
@@ -27,7 +27,7 @@ _MANY = text(MANY_TRIES)  # names the index
 CHUNK = 100  # rows that one query of a walk loads
 IDS_AT_ONCE = 100  # rows that one query loads by their ids
 WINDOW = 20_000  # entries of an index that one query searches for contacts that occur twice
-PARTS = ("group", "tried", "phone", "email")  # of a walk, in order
+PARTS = ("group", "tried", "phone", "email", "changed")  # of a walk, in order
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def count(connection: Connection, now: datetime, bounds: JourneyLimits, *, with_
     if with_shared:
         for row in _sharing(connection):
             move(_plain(row), replace(_plain(row), shared=_shared_contacts(row)), row.people)
+    for member in changed_lately(connection, now, bounds, with_shared=with_shared):
+        move(replace(member.standing, changed=()), member.standing, 1)
     for member in tried(connection, now, bounds, with_shared=with_shared):
         move(replace(member.standing, spent=()), member.standing, 1)
     return Census(now, {standing: people for standing, people in groups.items() if people}, with_shared)
@@ -112,27 +114,56 @@ def _held_by_several(name: str) -> CTE:
 
 def members(*, with_shared: bool) -> Select[Any]:
     """Return the query whose rows ``member`` reads, in no order."""
+    changed = [_C.phone_changed_at, _C.email_changed_at]
     shared: list[ColumnElement[bool]] = []
     for name, key in KEYS.items():
         other = _CUSTOMERS.alias()
         same = select(other.c.id).where(other.c[key.name] == key, other.c.id != _C.id)
         shared.append((exists(same) if with_shared else false()).label(f"{name}_is_shared"))
-    return select(_C.id, _C.customer_id, _C.traits, _C.phone_country, *shared)
+    return select(_C.id, _C.customer_id, _C.traits, _C.phone_country, *changed, *shared)
 
 
-def member(row: Any, spent: Iterable[TryCount] = ()) -> Member:
-    """Return the customer of such a row."""
-    standing = replace(_plain(row), shared=_shared_contacts(row), spent=tuple(spent))
+def member(row: Any, since: datetime, spent: Iterable[TryCount] = ()) -> Member:
+    """Return the customer of such a row; ``since`` is when a change of a contact still matters."""
+    times = (("phone", row.phone_changed_at), ("email", row.email_changed_at))
+    changed = tuple((contact, at) for contact, at in times if at is not None and at > since)
+    standing = replace(_plain(row), shared=_shared_contacts(row), spent=tuple(spent), changed=changed)
     return Member(row.id, row.customer_id, standing)
 
 
-def one(connection: Connection, row: str, now: datetime) -> Member | None:
+def since(now: datetime, bounds: JourneyLimits) -> datetime:
+    """Return the time after which a change of a contact matters to any journey (R45)."""
+    return now - timedelta(hours=bounds.changed_contact_hours)
+
+
+def changed_lately(
+    connection: Connection,
+    now: datetime,
+    bounds: JourneyLimits,
+    after: str = "",
+    *,
+    with_shared: bool,
+    most: int | None = None,
+) -> Iterator[Member]:
+    """Yield the customers after a row with a contact that was changed lately, by row; all, or at most ``most``."""
+    if not bounds.changed_contact_hours:
+        return
+    begin = since(now, bounds)
+    changed = [
+        select(_C.id).where(column > begin, _C.id > after) for column in (_C.phone_changed_at, _C.email_changed_at)
+    ]
+    those = members(with_shared=with_shared).where(_C.id.in_(union(*changed))).order_by(_C.id).limit(most)
+    for row in connection.execute(those):
+        yield member(row, begin)
+
+
+def one(connection: Connection, row: str, now: datetime, bounds: JourneyLimits) -> Member | None:
     """Return one customer with all their wrong tries; None if there is no such row."""
     person = connection.execute(members(with_shared=True).where(_C.id == row)).one_or_none()
     if person is None:
         return None
     mine = connection.execute(select(_TRIES).where(_TRIES.c.person_key == row))
-    return member(person, [tries.count_from(count, now) for count in mine])
+    return member(person, since(now, bounds), [tries.count_from(count, now) for count in mine])
 
 
 def tried(
@@ -158,7 +189,7 @@ def tried(
         for row in chunk:
             mine = [tries.count_from(count, now) for count in counts if count.person_key == row]
             if row in by_row:
-                result.append(member(by_row[row], mine))
+                result.append(member(by_row[row], since(now, bounds), mine))
     return result
 
 
@@ -178,7 +209,7 @@ class WalkStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """Through the customers of ``wanted`` by key: plain groups, then those with wrong tries, then those who share.
+    """Through the customers of ``wanted`` by key: plain groups, then those of the later ``PARTS``, part by part.
 
     No customer comes twice: the groups leave out those that the later parts include. A place says where to go on, for a
     link: it names people by their rows and contacts by their keyed hash. ``bounds`` are as for a census.
@@ -195,6 +226,7 @@ class Walk:
         part, _mark, at = place.partition(":")
         first = PARTS.index(part) if part in PARTS else 0
         walks = {"group": self._of_groups, "tried": self._of_tried, "phone": self._sharing, "email": self._sharing}
+        walks["changed"] = self._of_changed
         there = {_part_of(standing) for standing in self.wanted}
         for name in PARTS[first:]:
             if name in there:
@@ -215,16 +247,16 @@ class Walk:
     def _plain(self, place: str, mine: ColumnElement[bool], after: str) -> Iterator[WalkStep]:
         people = members(with_shared=self.with_shared).where(mine).order_by(_C.id).limit(CHUNK)
         while rows := self.connection.execute(people.where(_C.id > after)).all():
-            elsewhere = self._have_tried(rows)
+            elsewhere = self._have_tried([row.id for row in rows])
             for row in rows:
-                after, found = row.id, member(row)
-                if row.id not in elsewhere and not found.standing.shared:
+                after, found = row.id, member(row, since(self.now, self.bounds))
+                if row.id not in elsewhere and _part_of(found.standing) == "group":
                     yield WalkStep(found, f"{place}:{after}")
             yield WalkStep(None, f"{place}:{after}")
 
-    def _have_tried(self, rows: Sequence[Any]) -> set[str]:
-        """Return the ids of those rows that ``tried`` returns."""
-        is_one = _TRIES.c.person_key.in_([row.id for row in rows])
+    def _have_tried(self, rows: Sequence[str]) -> set[str]:
+        """Return those of the rows that ``tried`` returns."""
+        is_one = _TRIES.c.person_key.in_(rows)
         spent = select(_TRIES.c.person_key).where(is_one, _MANY, _are_spent(self.now, self.bounds))
         return set(self.connection.execute(spent).scalars())
 
@@ -233,6 +265,20 @@ class Walk:
             for person in found:
                 after = person.row
                 yield WalkStep(person, f"{part}:{after}")
+            yield WalkStep(None, f"{part}:{after}")
+
+    def _of_changed(self, part: str, after: str) -> Iterator[WalkStep]:
+        while True:
+            lately = changed_lately(
+                self.connection, self.now, self.bounds, after, with_shared=self.with_shared, most=CHUNK
+            )
+            if not (found := list(lately)):
+                return
+            elsewhere = self._have_tried([person.row for person in found])
+            for person in found:
+                after = person.row
+                if person.row not in elsewhere and _part_of(person.standing) == part:
+                    yield WalkStep(person, f"{part}:{after}")
             yield WalkStep(None, f"{part}:{after}")
 
     def _sharing(self, part: str, at: str) -> Iterator[WalkStep]:
@@ -270,9 +316,9 @@ class Walk:
             while rows := self.connection.execute(
                 mine.where(or_(key > behind[0], and_(key == behind[0], _C.id > behind[1])))
             ).all():
-                tried_too = self._have_tried(rows)
+                tried_too = self._have_tried([row.id for row in rows])
                 for row in rows:
-                    behind, found = (row.contact, row.id), member(row)
+                    behind, found = (row.contact, row.id), member(row, since(self.now, self.bounds))
                     is_elsewhere = row.id in tried_too or (part == "email" and "phone" in found.standing.shared)
                     if not is_elsewhere:
                         yield WalkStep(found, f"{part}:{row.contact}:{row.id}")
@@ -282,7 +328,8 @@ class Walk:
 def _part_of(standing: Standing) -> str:
     if standing.spent:
         return "tried"
-    return next((name for name in ("phone", "email") if name in standing.shared), "group")
+    plain = "changed" if standing.changed else "group"
+    return next((name for name in ("phone", "email") if name in standing.shared), plain)
 
 
 def _order(group: Standing) -> tuple[int, str]:

@@ -117,11 +117,12 @@ class Reach:
 
 @dataclass(frozen=True)
 class Unreached:
-    """A customer who cannot pass, and what stops them."""
+    """A customer who cannot pass, and what stops them; until when, if a contact was changed lately."""
 
     row: str
     customer_id: str
     obstacle: Obstacle
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Passage:
     obstacle: Obstacle | None  # what stops them, or None
     locks: tuple[Lock, ...]  # by wrong tries
     rests: tuple[Lock, ...]  # no more messages until then
+    waits: tuple[Lock, ...]  # to a contact that was changed lately: not the only proof until then
     by_ticket: bool  # a link with a ticket lets them pass anyway
     shared: tuple[str, ...]  # contacts that do not identify them here, because others have them too
     sms_channel: str
@@ -224,7 +226,9 @@ class Reaches:
                 if step.member is not None and obstacle is not None and _is_of(obstacle, key):
                     if len(people) == PAGE_SIZE:
                         return UnreachedPage(tuple(people), after)
-                    people.append(Unreached(step.member.row, step.member.customer_id, obstacle))
+                    times = route.changed_methods(step.member.standing).values()
+                    until = min(times, default=None) if obstacle.is_for_now else None
+                    people.append(Unreached(step.member.row, step.member.customer_id, obstacle, until))
                 after = step.place
                 searched += step.member is None
                 if searched == SEARCHES:
@@ -241,7 +245,7 @@ class Reaches:
     def _route(self, slug: str) -> tuple[Route, Census | None]:
         """Return a journey as it is live now, and the newest count that suits it. Raise NotFound."""
         snapshot = self._journeys.current()
-        route = Route(snapshot.journey(slug).config, snapshot)
+        route = Route(snapshot.journey(slug).config, snapshot, self._transactions.clock())
         return route, self._census(with_shared=route.needs_own)
 
     def _is_fresh(self, counted: Census) -> bool:
@@ -259,8 +263,9 @@ class Reaches:
         with self._lock:  # several requests wait for the same count
             if self._counting is None or not self._counting.is_alive():
                 snapshot = self._journeys.current()
+                now = self._transactions.clock()
                 with_shared = with_shared or any(
-                    Route(journey.config, snapshot).needs_own for journey in snapshot.journeys.values()
+                    Route(journey.config, snapshot, now).needs_own for journey in snapshot.journeys.values()
                 )
                 arguments = (bounds(snapshot), with_shared)
                 self._counting = threading.Thread(target=self._count, args=arguments, name="census", daemon=True)
@@ -343,7 +348,7 @@ def _is_of(obstacle: Obstacle | None, key: str) -> bool:
 
 def passages_of(work: Work, snapshot: Snapshot, row: str) -> tuple[Passage, ...]:
     """Return a passage for every journey, open ones first. Raise NotFound if there is no such customer."""
-    found = census.one(work.connection, row, work.now)
+    found = census.one(work.connection, row, work.now, bounds(snapshot))
     if found is None:
         raise NotFound("customer_unknown")
     keys = work.execute(
@@ -356,7 +361,7 @@ def passages_of(work: Work, snapshot: Snapshot, row: str) -> tuple[Passage, ...]
     rows = work.execute(windows.where(CounterRow.key.in_(limits), CounterRow.ends_at > work.now))
     sent = {row.key: (row.events, row.ends_at) for row in rows}
     passages = [
-        _passage(Route(journey.config, snapshot), found.standing, destinations, sent)
+        _passage(Route(journey.config, snapshot, work.now), found.standing, destinations, sent)
         for journey in snapshot.journeys.values()
     ]
     return tuple(sorted(passages, key=lambda passage: (not passage.is_open, passage.name)))
@@ -385,6 +390,7 @@ def _passage(
         obstacle=obstacle,
         locks=tuple(Lock(tries.method, opens_at(tries, journey.limits)) for tries in locking),
         rests=tuple(rests),
+        waits=tuple(Lock(method, until) for method, until in route.changed_methods(standing).items()),
         by_ticket=obstacle is not None and by_ticket.obstacle(standing) is None,
         shared=tuple(sorted(shared)),
         sms_channel=route.sms_channel,

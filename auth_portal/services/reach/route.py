@@ -7,7 +7,9 @@ visit meets in the verification room, and a test compares the two. Reads nothing
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ class Trait(IntFlag):
 
 
 CONTACTS = {"phone": Trait.PHONE, "email": Trait.EMAIL}
+CARRIED_BY = {"phone": "sms", "email": "email"}
 CREDENTIALS = {OnFile.PASSWORD: Trait.PASSWORD, OnFile.TOTP: Trait.TOTP}
 
 
@@ -40,6 +43,7 @@ class Standing:
     country: str | None = None  # of the phone; None if there is no phone, or its country is unknown
     shared: frozenset[str] = frozenset()  # contacts that other customers have too
     spent: tuple[TryCount, ...] = ()
+    changed: tuple[tuple[str, datetime], ...] = ()  # contacts that were changed lately, and when (R45)
 
 
 class Reason(NamedTuple):
@@ -66,6 +70,11 @@ class Obstacle:
         """Return only the reasons."""
         return frozenset(reason.why for reason in self.reasons)
 
+    @property
+    def is_for_now(self) -> bool:
+        """Report whether a contact that was changed lately is part of it, which passes by itself (R45)."""
+        return bool(self.whys & {"changed_phone", "changed_email"})
+
 
 DISABLED = Obstacle(0)
 
@@ -80,6 +89,7 @@ class Route:
 
     journey: JourneyConfig
     snapshot: Snapshot
+    now: datetime
     is_ticketed: bool = False
     proofs: tuple[tuple[str, ...], ...] = field(init=False)  # the methods of each proof
 
@@ -119,12 +129,25 @@ class Route:
         if unidentified := self._why_unidentified(standing):
             return Obstacle(1, unidentified)
         open_methods = [[method for method in step if not self.why_not(method, standing)] for step in self.proofs]
+        changed = self.changed_methods(standing)
         for passed in range(1, len(open_methods) + 1):
             # Every step so far needs a method that no other step uses.
-            if not any(len(set(chosen)) == passed for chosen in itertools.product(*open_methods[:passed])):
-                closed = (Reason(by, self.why_not(by, standing) or "used") for by in self.proofs[passed - 1])
+            if not any(
+                len(set(chosen)) == passed and _counts(chosen, open_methods, changed)
+                for chosen in itertools.product(*open_methods[:passed])
+            ):
+                lately = {by: f"changed_{'phone' if CARRIES[by] == 'sms' else 'email'}" for by in changed}
+                closed = (
+                    Reason(by, self.why_not(by, standing) or lately.get(by) or "used") for by in self.proofs[passed - 1]
+                )
                 return Obstacle(passed + 1, tuple(closed))
         return None
+
+    def changed_methods(self, standing: Standing) -> dict[str, datetime]:
+        """Return the methods that send to a contact that may not be the only proof yet, and until when (R45)."""
+        hours = timedelta(hours=self.journey.limits.changed_contact_hours)
+        until = {CARRIED_BY[contact]: at + hours for contact, at in standing.changed if at + hours > self.now}
+        return {method: until[CARRIES[method]] for method in sorted(self.methods) if CARRIES.get(method) in until}
 
     def _why_unidentified(self, standing: Standing) -> tuple[Reason, ...]:
         """Return why nothing that may be typed identifies this customer; empty if something does.
@@ -177,6 +200,16 @@ class Route:
         )
         carried = (method for method in sorted(self.methods) if method in CARRIES)
         return {method: off for method in carried if self.snapshot.channel_for(self.journey, CARRIES[method]) is None}
+
+
+def _counts(chosen: Sequence[str], open_methods: Sequence[Sequence[str]], changed: Collection[str]) -> bool:
+    """Report whether a visit would take these methods, one after another: see ``Case.counts``."""
+    for place, method in enumerate(chosen):
+        if method in changed and all(before in changed for before in chosen[:place]):
+            later = set(itertools.chain(*open_methods[place + 1 :])) - set(chosen[: place + 1])
+            if later <= set(changed):
+                return False
+    return True
 
 
 def _why_no_identifier(kind: str, standing: Standing) -> str:

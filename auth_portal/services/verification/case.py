@@ -57,6 +57,7 @@ from auth_portal.store.models import (
 
 # An honest person at every limit of a journey (5 tries, 5 sends, 5 changes, each method chosen again) makes about 35.
 MOST_EVENTS = 50
+CHANGED_LATELY = "the contact was changed lately and would be the only proof"  # why its code is not sent (R45)
 PROMPT_BYTES = 12  # enough to tell the prompts of one visit apart
 
 
@@ -131,6 +132,7 @@ class Case:
     last_identifier_key: str | None = None  # of the verification: the last one that was given in any visit
     outcome: str | None = None
     person: Person = field(default=stranger(""), repr=False)
+    changed: frozenset[str] = frozenset()  # the kinds of message to contacts of this person that changed lately (R45)
     codes: tuple[SentCode, ...] = ()  # the newest first
     ticket: Ticket | None = None
     is_broken: bool = False  # someone other than the portal has changed the verification or the visit
@@ -225,7 +227,26 @@ class Case:
             methods = self.ticket.allowed(methods)
         if not self.proved:
             return methods
-        return tuple(method for method in methods if can_prove(self.person, method, alone=self.is_alone))
+        return tuple(method for method in methods if self.counts(method))
+
+    def counts(self, method: str) -> bool:
+        """Report whether a right proof by a method would count for this person. Shown only after a first proof (R24).
+
+        Contacts that were changed lately must not be all that is proved: another method has been used before, or is
+        there in a later step (R45).
+        """
+        if not can_prove(self.person, method, alone=self.is_alone):
+            return False
+        if not self._is_changed(method) or not all(map(self._is_changed, self.proved)):
+            return True
+        used = (*self.proved, method)
+        later = {method for step in self.journey.steps[self.step + 1 :] for method in step.methods} - set(used)
+        return any(
+            not self._is_changed(other) and can_prove(self.person, other, alone=self.is_alone) for other in later
+        )
+
+    def _is_changed(self, method: str) -> bool:
+        return CARRIES.get(method) in self.changed
 
     def at_step(self, step: int, snapshot: Snapshot) -> Case:
         """Return the case at the start of a step, under a new prompt. A single method needs no choice."""
@@ -263,6 +284,8 @@ class Case:
             return "disabled"
         if not can_prove(self.person, self.method or "", alone=self.is_alone):
             return "nothing_on_file"
+        if self.changed and not self.counts(self.method or ""):
+            return "changed_lately"
         return "not_in_force" if verdict.result is ProofResult.RIGHT else ""
 
 
@@ -364,11 +387,15 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     valid = work.keyring.held("challenges", codes, _CODE)
     if not whole or len(valid) < len(codes):
         _note_broken(work, row, codes, is_writing=locked)
+    journey = journeys.served_version(row.version_id)
+    person = ticket.limited_to(person, key) if ticket is not None else person
+    hours = journey.limits.changed_contact_hours
     return Case(
         **values,
-        journey=journeys.served_version(row.version_id),
+        journey=journey,
         proved=tuple(row.visit__proved.split("+")) if row.visit__proved else (),
-        person=ticket.limited_to(person, key) if ticket is not None else person,
+        person=person,
+        changed=person.changed_lately(hours, work.now) if hours else frozenset(),
         codes=tuple(map(SentCode._make, map(_CODE_OF, valid))),
         ticket=ticket,
         is_broken=not whole,
@@ -514,10 +541,12 @@ def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
         person = person_of_row(work.connection, ticket.customer_row or "", identifier.key)
     person = trusted(work, person)
     person = person if ticket is None else ticket.limited_to(person, identifier.key)
+    hours = case.journey.limits.changed_contact_hours
     return replace(
         case,
         person=person,
         customer_row=person.row,
+        changed=person.changed_lately(hours, work.now) if hours else frozenset(),
         identifier_key=identifier.key,
         identifier_sealed=work.keyring.seal(typed, VISIT_IDENTIFIER, case.visit_id) if typed else None,
         proved=(),

@@ -16,7 +16,13 @@ from auth_portal.methods import CARRIES
 from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import NewDelivery
-from auth_portal.services.verification.case import Case, challenged, update_verification, with_codes
+from auth_portal.services.verification.case import (
+    CHANGED_LATELY,
+    Case,
+    challenged,
+    update_verification,
+    with_codes,
+)
 from auth_portal.store.db import Work, new_id
 from auth_portal.store.models import MESSAGE, Challenge, Verification, table_of
 
@@ -112,5 +118,11 @@ def _message(case: Case, snapshot: Snapshot) -> NewDelivery:
         verification_id=case.verification_id,
         priority=outbox.CODE_PRIORITY,
         give_up_at=case.proofs_until,
-        withheld="" if case.person.has_contact(carries) else "no contact to send to",
+        withheld=_why_withheld(case, carries),
     )
+
+
+def _why_withheld(case: Case, carries: str) -> str:
+    if not case.person.has_contact(carries):
+        return "no contact to send to"
+    return CHANGED_LATELY if case.changed and not case.counts(case.method or "") else ""

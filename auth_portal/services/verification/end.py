@@ -64,6 +64,7 @@ class Ending:
     delivery: str  # the state of the result's delivery
     chat_code: str
     is_chat_over: bool
+    changed_contact_hours: int  # of the journey (R45)
     purpose: str = ""
 
 
@@ -189,6 +190,7 @@ class Endings:
             delivery=row.state or DeliveryState.PENDING,
             chat_code=chat_code,
             is_chat_over=work.now >= row.verification__chat_ends_at,
+            changed_contact_hours=journey.limits.changed_contact_hours,
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
         )
 

@@ -58,6 +58,7 @@ class Page:
     resend_in_seconds: int
     changes_left: int
     has_trouble: bool
+    changed_contact_hours: int  # of the journey (R45)
     purpose: str = ""
 
 
@@ -118,6 +119,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         resend_in_seconds=case.resend_in_seconds(now),
         changes_left=case.changes_left,
         has_trouble=has_trouble,
+        changed_contact_hours=journey.limits.changed_contact_hours,
         purpose=case.ticket.purpose(work.keyring) if case.ticket is not None else "",
         field=method.field if method else "identifier",
         digits=method.length(case.code_digits) if method else 0,

@@ -219,10 +219,15 @@ class Proofs:
 
 
 def _is_still_theirs(work: Work, case: Case) -> bool:
-    """Report whether the customer is active and, for a code, still has the contact that it was sent to."""
+    """Report whether the customer is active and, for a code, still has the contact that it was sent to.
+
+    That contact must count here: one that was changed lately may not be the only proof (R45).
+    """
     carries = CARRIES.get(case.method or "")
     if carries is None:
         return case.person.is_active
+    if case.changed and not case.counts(case.method or ""):
+        return False
     code = case.valid_code(work.now)
     sent_to = code.destination_key if code is not None else None
     return case.person.has_contact(carries) and case.person.destination_key(carries, "") == sent_to

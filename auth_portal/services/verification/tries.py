@@ -223,13 +223,14 @@ def counts_in(journey: JourneyConfig, method: str, *, is_ticketed: bool) -> bool
 
 
 def narrowest(bounds: Iterable[JourneyLimits]) -> JourneyLimits | None:
-    """Return the least of each bound, or None without any."""
+    """Return the strictest of each bound, or None without any."""
     found = list(bounds)
     if not found:
         return None
     return JourneyLimits(
         credential_tries_day=min(one.credential_tries_day for one in found),
         credential_tries_total=min(one.credential_tries_total for one in found),
+        changed_contact_hours=max(one.changed_contact_hours for one in found),
     )
 
 

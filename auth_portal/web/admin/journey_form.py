@@ -57,6 +57,11 @@ LIMIT_WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "destination_hour": ("Codes to one phone or address in an hour", "%(least)s to %(most)s, over all chats."),
     "destination_day": ("Codes to one phone or address in a day", "%(least)s to %(most)s."),
+    "changed_contact_hours": (
+        "Hours until a changed contact may be the only proof",
+        "%(least)s to %(most)s. An attacker who convinces or bribes support changes the phone first. Until then, codes "
+        "to it count only together with another method of this journey. 0 switches it off.",
+    ),
 }
 PLAIN = ("slug", "name", "return_url", "relay_defence", "colour")
 FLAGS = ("default", "active", "shares_result")
