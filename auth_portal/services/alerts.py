@@ -18,7 +18,7 @@ from sqlalchemy import and_, case, func, or_, select, text, update
 from auth_portal.clock import iso
 from auth_portal.services import limits
 from auth_portal.services.audit_chain import chain_fault
-from auth_portal.services.config.channel import ALARM_SHARES, OPEN_SHARE, used_today
+from auth_portal.services.config.channel import ALARM_SHARES, OPEN_SHARE, used_this_hour, used_today
 from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.delivery.outbox import ALERT
@@ -67,7 +67,7 @@ _TITLES = {
     "audit": "the audit trail is not sealed",
     "callbacks": "results do not reach the chat",
     "channel": "a channel fails",
-    "cap": "a channel's daily cap",
+    "cap": "a channel's cap",
     "dispatcher": "nothing is sent",
     "pumping": "SMS are sent to people who do not use them",
     "queue": "deliveries wait too long",
@@ -247,6 +247,7 @@ def symptoms(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
     yield from _callbacks(work)
     yield from _channels(work, snapshot)
     yield from _caps(work, snapshot)
+    yield from _hourly_caps(work, snapshot)
     yield from _queues(work)
     key, most = limits.SPENT_CREDENTIALS, limits.SPENT_CREDENTIALS_ALARM
     spent = work.execute(select(Counter.events).where(Counter.key == key, Counter.ends_at > work.now)).scalar() or 0
@@ -355,3 +356,21 @@ def _caps(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
                     f"only for links with a ticket. The count starts again at {new_day} (midnight UTC)."
                 )
                 yield Symptom("cap", " ".join(part for part in (name, country, share) if part), True, words)
+
+
+def _hourly_caps(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
+    """Yield the channels and countries that have used half of this hour's cap (R49)."""
+    half = ALARM_SHARES[0]
+    for name, channel in sorted(snapshot.channels.items()):
+        if channel.hourly_cap is None:
+            continue
+        for country, sent in used_this_hour(work.connection, channel, work.now).items():
+            if sent >= int(channel.hourly_cap * half):
+                words = (
+                    f"Channel {name} has sent {sent} of the {channel.hourly_cap} messages that it may send"
+                    f"{f' to {country}' if country else ''} in this hour, {half:.0%} or more. From {OPEN_SHARE:.0%} on "
+                    "it sends only for links with a ticket. The count starts again with the next full hour. If you did "
+                    "not expect so many, look at Deliveries: someone may be having SMS sent."
+                )
+                subject = " ".join(part for part in (name, country, f"{half:.0%} of an hour") if part)
+                yield Symptom("cap", subject, True, words)

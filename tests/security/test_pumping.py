@@ -163,3 +163,30 @@ def test_r49_an_hourly_cap_stops_a_channel_for_the_rest_of_the_hour(
         assert "the channel's hourly cap is reached" in {row.reason for row in world.rows(Delivery)}
         world.clock.advance(3600)
         assert begin(world, 12) == 8
+
+
+@pytest.mark.parametrize(
+    ("slug", "words"),
+    [("app", "Right ones may not count until tomorrow."), ("balance", "gets only a few codes an hour.")],
+)
+def test_r49_what_helps_where_a_budget_is_spent_is_said_to_strangers_too(
+    small_world: World, slug: str, words: str
+) -> None:
+    for number in range(3):
+        spender = small_world.browser()
+        spender.begin(f"spent-{number}", slug)
+        for _ in range(5):
+            spender.prove("000000")
+        assert "Right ones may not count until tomorrow." in spender.page.text
+    seen = []
+    for number, who in enumerate(("C-1001", "C-9999")):
+        browser = small_world.browser()
+        browser.begin(f"after-{number}", slug, who)
+        assert words in browser.page.text
+        assert '<details class="stuck">' in browser.page.text
+        for _ in range(3):
+            page = browser.prove("000000")
+        assert '<details class="stuck" open>' in page.text, "now that tries run out"
+        text = page.text.replace(who, "…")
+        seen.append([line for line in text.splitlines() if "csrf_token" not in line and 'name="prompt"' not in line])
+    assert seen[0] == seen[1]

@@ -194,9 +194,33 @@ def test_r12_half_and_four_fifths_of_a_cap_are_told(tmp_path: Path, sqlite_url: 
         world.clock.advance(86_400)
         assert look(world) == []
         assert [subject.split(": ", 1)[1] for subject in mails(world)] == [
-            "Alert: a channel's daily cap (sms ZA 50%)",
-            "Alert: a channel's daily cap (sms ZA 80%)",
+            "Alert: a channel's cap (sms ZA 50%)",
+            "Alert: a channel's cap (sms ZA 80%)",
         ]
+
+
+def test_r49_half_of_an_hourly_cap_is_an_alert_until_the_hour_is_over(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    config = journey("balance", "sms_code", default=True)
+    base = CONFIG.replace("daily_cap = 100000", "daily_cap = 1000\nhourly_cap = 8")
+    with open_world(tmp_path, sqlite_url, receiver, config=config, base=base, settings=STILL) as world:
+        signed_in(world)
+        world.clock.advance(20 * 60)
+        for number in range(4):
+            assert look(world) == []
+            world.browser().begin(f"reference-{number}", identifier=["C-1001", "C-1002", "C-1003"][number % 3])
+            deliver(world)
+        (alert,) = look(world)
+        assert (alert.kind, alert.subject, alert.link) == ("cap", "sms ZA 50% of an hour", "/admin/channels/sms")
+        assert "4 of the 8 messages" in alert.text
+        assert [subject.split(": ", 1)[1] for subject in mails(world)] == [
+            "Alert: a channel's cap (sms ZA 50% of an hour)"
+        ]
+        world.clock.advance(25 * 60)
+        assert [alert.subject for alert in look(world)] == ["sms ZA 50% of an hour"]
+        world.clock.advance(20 * 60)
+        assert look(world) == []
 
 
 def test_r06_many_spent_credentials_are_an_alert(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:

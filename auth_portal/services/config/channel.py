@@ -1,4 +1,4 @@
-"""A channel in the config file, its stored secrets, and its daily cap.
+"""A channel in the config file, its stored secrets, and its caps.
 
 A stored secret is used only for the server that it was given for (D4), and never leaves the database: an export says
 ``"keep"``.
@@ -6,6 +6,7 @@ A stored secret is used only for the server that it was given for (D4), and neve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +24,8 @@ ENTER_AGAIN = (
     "with no less security"
 )
 CAP = "cap:"  # what the key of a cap's counter begins with
-ALARM_SHARES = (0.5, 0.8)  # of a channel's daily cap, at which owners are alerted (R12)
+HOURLY_CAP = "hourly:"  # and that of an hourly cap's
+ALARM_SHARES = (0.5, 0.8)  # of a channel's daily cap, at which owners are alerted (R12); the first, of an hourly one
 OPEN_SHARE = 0.7  # of a channel's daily cap; the rest is reserved for verifications with a ticket (R12)
 
 
@@ -82,6 +84,11 @@ def cap_key(channel: str, country: str, now: datetime) -> str:
     return f"{CAP}{channel}:{country}:{now:%Y%m%d}"
 
 
+def hourly_cap_key(channel: str, country: str, now: datetime) -> str:
+    """Return the key of the counter of a channel's clock hour (UTC) and, for SMS, country (R49)."""
+    return f"{HOURLY_CAP}{channel}:{country}:{now:%Y%m%d%H}"
+
+
 def most_today(daily_cap: int, *, is_ticketed: bool) -> int:
     """Return how many messages may be sent in a day, for links with a ticket or without one (R12)."""
     return daily_cap if is_ticketed else max(1, int(daily_cap * OPEN_SHARE))
@@ -89,6 +96,17 @@ def most_today(daily_cap: int, *, is_ticketed: bool) -> int:
 
 def used_today(connection: Connection, channel: ChannelConfig, now: datetime) -> dict[str, int]:
     """Return what a channel has sent today, by country of its allow-list; email has the country ``""``."""
-    countries = {cap_key(channel.name, country, now): country for country in ("", *channel.countries)}
+    return _used(connection, channel, now, cap_key)
+
+
+def used_this_hour(connection: Connection, channel: ChannelConfig, now: datetime) -> dict[str, int]:
+    """Return what a channel has sent in this clock hour, by country as ``used_today`` does."""
+    return _used(connection, channel, now, hourly_cap_key)
+
+
+def _used(
+    connection: Connection, channel: ChannelConfig, now: datetime, key_of: Callable[[str, str, datetime], str]
+) -> dict[str, int]:
+    countries = {key_of(channel.name, country, now): country for country in ("", *channel.countries)}
     rows = connection.execute(select(Counter.key, Counter.events).where(Counter.key.in_(list(countries))))
     return {countries[row.key]: row.events for row in rows if row.events > 0}

@@ -25,7 +25,7 @@ from auth_portal.gateways.channels import ChannelConfig, Handover, OutgoingMessa
 from auth_portal.gateways.way_out import WayOut
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
-from auth_portal.services.config.channel import ALARM_SHARES, CAP, cap_key, most_today
+from auth_portal.services.config.channel import ALARM_SHARES, CAP, HOURLY_CAP, cap_key, hourly_cap_key, most_today
 from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.outbox import (
@@ -58,7 +58,6 @@ from auth_portal.telemetry import log_event, reason_of
 NOTICE_ATTEMPTS = 60  # about an hour: no customer waits for a notice, and none asks for it again
 HELD_UP_SECONDS = 2  # before a message is prepared again: a database that is away needs no thread that asks at once
 DATABASE_WAS_AWAY = "the database could not be used"  # the detail of an attempt that was not made
-HOURLY_CAP = "hourly:"  # what the key of an hourly cap's counter begins with
 # Why an SMS was held back (R49), as the admin reads it.
 SLOWED_DOWN = "slowed down: most people at this address or in this country did not use their codes"
 NEWS_SECONDS = 60  # how old the last success of a channel may be before another one is written
@@ -206,7 +205,7 @@ class MessageDelivery:
             counted.append(Limit(cap_key(channel.name, country, now), most, DAY))
         if channel.hourly_cap is not None:
             most = most_today(channel.hourly_cap, is_ticketed=challenge.is_ticketed)
-            counted.append(Limit(f"{HOURLY_CAP}{channel.name}:{country}:{now:%Y%m%d%H}", most, HOUR))
+            counted.append(Limit(hourly_cap_key(channel.name, country, now), most, HOUR))
         # A chat that the business's own flow opened for this phone number is not a stranger's.
         is_first = carries == "sms" and claimed.number == 1 and not challenge.is_ticketed
         payer = (challenge.address_key, country, challenge.customer_row) if is_first else None
