@@ -140,7 +140,7 @@ class MasterKeys:
             raise KeyFault("these keys do not belong to this database")
         try:
             return self._keys[master].decrypt(nonce, body, name.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # the second for one that was cut
             raise KeyFault("a data key was altered in the database") from None
 
 
@@ -203,10 +203,9 @@ class Keyring:
         if box is None:
             raise KeyFault("sealed with a key that no longer exists")
         try:
-            opened = box.decrypt(sealed[4 : 4 + NONCE_BYTES], sealed[4 + NONCE_BYTES :], column.place(row))
-        except InvalidTag:
+            return box.decrypt(sealed[4 : 4 + NONCE_BYTES], sealed[4 + NONCE_BYTES :], column.place(row)).decode()
+        except (InvalidTag, ValueError):  # the second for one that was cut
             raise KeyFault(f"{column.table}.{column.name} does not belong to its row, or was altered") from None
-        return opened.decode()
 
     @cache  # noqa: B019 -- a keyring lives as long as its process
     def decoy(self, column: SealedColumn) -> bytes:
@@ -247,7 +246,8 @@ class Keyring:
     def is_mac(self, mac: str | None, kind: str, *values: object) -> bool:
         """Report whether values got this MAC, under the key in use or an older one. Without one it costs the same."""
         keys = [key for (purpose, _id), key in self._keys.items() if purpose == "sign"]
-        return any(same_text(self._mac(key, kind, values), mac or NO_ROW) for key in keys) and mac is not None
+        found = mac if isinstance(mac, str) else NO_ROW  # SQLite stores bytes in any column
+        return any(same_text(self._mac(key, kind, values), found) for key in keys) and found is mac
 
     def signed(self, table: str, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return a row's values with those of its MACs whose columns it has (R54)."""
@@ -300,13 +300,13 @@ class Keyring:
     def _mac(self, key: bytes, kind: str, values: tuple[object, ...]) -> str:
         return hmac.digest(key, f"row {_AS_TEXT([kind, values])}".encode(), "sha256").hex()[:32]
 
-    def read_macs_state(self, state: str | None) -> None:
+    def read_macs_state(self, state: str | None, *, was_sealed: bool = False) -> None:
         """Learn from the portal's row whether MACs are required (R54).
 
-        A process that has read the signed state of a sealed portal never forgets it. While an upgrade is unfinished
-        they are not required, because the rows have none yet.
+        A process that has read the signed state of a sealed portal never forgets it; nor does one that gets
+        ``was_sealed``. While an upgrade is unfinished they are not required, because the rows have none yet.
         """
-        self._was_sealed = self._was_sealed or state == self.mac(SEALED_MACS)
+        self._was_sealed = self._was_sealed or was_sealed or state == self.mac(SEALED_MACS)
         self.requires_macs = self._was_sealed or state not in (self.mac(OPEN_MACS), OLD_MACS)
 
     def session_key(self) -> bytes:

@@ -103,6 +103,7 @@ class Settings(BaseModel):
     ca_bundle: Path | None = None
     private_targets: Annotated[frozenset[tuple[str, int]], BeforeValidator(_host_and_port)] = frozenset()
     allow_private_callbacks: bool = False
+    require_macs: bool = False
     metrics_token: str = ""
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from auth_portal.store.keys import are_open, load_keyring, seal_macs, state_faul
 from auth_portal.store.models import Attempt, CustomerRow, Delivery, Portal
 from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
-from tests.world import PHONE, World
+from tests.world import PHONE, World, wrap_as_before_macs
 
 
 def test_models_and_migrations_agree(database_url: str) -> None:
@@ -91,6 +91,7 @@ def test_r54_an_upgrade_that_was_interrupted_locks_no_one_out(
 ) -> None:
     """Here the wrong keys end it after the migration, as a full disk or a signal may."""
     world.services.dispatcher.stop()
+    wrap_as_before_macs(world.database)
     migrate_to(world, "0006")
     url = world.database.url.render_as_string(hide_password=False)
     with pytest.raises(Misconfigured, match="keys"):

@@ -32,7 +32,7 @@ from auth_portal.services.imports.imports import CommandImport
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database, Transactions, canonical_event
 from auth_portal.store.keys import load_keyring, seal_macs
-from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, Journey, JourneyVersion, Portal
+from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, DataKeyRow, Journey, JourneyVersion, Portal
 from tests.compiled import share_templates
 from tests.postgres import MASTER_KEY
 from tests.receiver import Listens, Receiver
@@ -227,6 +227,16 @@ def configure(database_url: str, receiver: Listens, config: str, customers: str 
         if is_new:
             _IMPORTED[known] = (receiver.origin, _rows_of(database))
     database.close()
+
+
+def wrap_as_before_macs(database: Database) -> None:
+    """Make a new portal one that is older than the MACs: the key of the MACs does not say that there always were some."""
+    master, is_sign = MasterKeys((MASTER_KEY,)), DataKeyRow.purpose == "sign"
+    with database.write() as connection:
+        row = connection.execute(select(DataKeyRow.id, DataKeyRow.wrapped).where(is_sign)).one()
+        name = f"sign:{row.id}"
+        wrapped = master.wrap(master.unwrap(row.wrapped, f"{name}:macs"), name)
+        connection.execute(update(DataKeyRow).where(is_sign).values(wrapped=wrapped))
 
 
 def _import(database: Database, receiver: Listens, config: str, customers: str) -> None:

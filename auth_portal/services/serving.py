@@ -191,7 +191,7 @@ def build(settings: Settings, clock: Clock, poll_seconds: float = INLINE_POLL_SE
         raise Misconfigured(fault)
     database = Database(settings.database)
     try:
-        keyring = load_keyring(database, master)
+        keyring = load_keyring(database, master, require_macs=settings.require_macs)
         way_out = Outbound(NetworkPolicy.from_settings(settings))
         return _wire(settings, Transactions(database, keyring, clock), way_out, Passwords(), poll_seconds)
     except BaseException:

@@ -12,17 +12,20 @@ found by with what is encrypted.
 
 After an upgrade old processes go on writing rows without MACs. Until ``seal_macs`` was run after the last of them,
 missing and wrong MACs pass; from then on they do not. That state is signed too, and without it MACs are required. Only
-until an upgrade that was begun has ended, they pass without a signature, and ``flask doctor`` reports that.
+until an upgrade that was begun has ended, they pass without a signature, and ``flask doctor`` reports that. Neither
+counts where MACs were required before: so says the wrapping of the key of a portal that has had them from the
+beginning, the audit trail of one that was sealed later, or the operator (``require_macs``).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, text, true, update
 from sqlalchemy.exc import DBAPIError
 
 from auth_portal.crypto import (
@@ -40,6 +43,7 @@ from auth_portal.crypto import (
 from auth_portal.errors import Misconfigured
 from auth_portal.store.db import Database, Transactions, Work, dialect_insert, unusable
 from auth_portal.store.models import (
+    RARE_KIND,
     Admin,
     AdminLink,
     AdminSession,
@@ -64,6 +68,8 @@ from auth_portal.store.models import (
 )
 
 PORTAL_ROW = 1
+# RARE_KIND names the index.
+_WAS_SEALED = select(AuditEvent.id).where(text(RARE_KIND), AuditEvent.kind == "macs_sealed").limit(1)
 _ALL_KEYS = select(DataKeyRow.id, DataKeyRow.purpose, DataKeyRow.wrapped).order_by(DataKeyRow.id)
 
 
@@ -79,7 +85,7 @@ def furnish(database: Database, master: MasterKeys, now: datetime) -> bool:
             {
                 "id": key.id,
                 "purpose": key.purpose,
-                "wrapped": master.wrap(key.key, _name(key.id, key.purpose)),
+                "wrapped": master.wrap(key.key, _names(key.id, key.purpose)[-1]),
                 "created_at": now,
             }
             for key in keys
@@ -95,9 +101,10 @@ def has_data_keys(connection: Connection) -> bool:
     return connection.execute(select(DataKeyRow.id).limit(1)).first() is not None
 
 
-def load_keyring(database: Database, master: MasterKeys) -> Keyring:
+def load_keyring(database: Database, master: MasterKeys, *, require_macs: bool = False) -> Keyring:
     """Return the data keys, ready for use.
 
+    ``require_macs``: the operator says that MACs are required (R54), whatever the database says.
     Raise Misconfigured if there are none, if the master keys do not belong to this database, and if the database
     cannot be read.
     """
@@ -105,15 +112,16 @@ def load_keyring(database: Database, master: MasterKeys) -> Keyring:
         with database.read() as connection:
             rows = connection.execute(_ALL_KEYS).all()
             macs = connection.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
+            was_sealed = require_macs or connection.execute(_WAS_SEALED).first() is not None
     except DBAPIError as error:
         raise unusable(error) from None
     if not rows:
         raise Misconfigured("The database has no data keys yet. Run `flask --app app init`.")
     try:
-        keyring = Keyring(
-            [DataKey(row.id, row.purpose, master.unwrap(row.wrapped, _name(row.id, row.purpose))) for row in rows]
-        )
-        keyring.read_macs_state(macs)
+        opened = {row: _unwrap(master, row) for row in rows}
+        keyring = Keyring([DataKey(row.id, row.purpose, key) for row, (key, _name) in opened.items()])
+        was_sealed |= any(name.endswith(WITH_MACS) for _key, name in opened.values())
+        keyring.read_macs_state(macs, was_sealed=was_sealed)
         return keyring
     except KeyFault as fault:
         raise Misconfigured(
@@ -130,18 +138,30 @@ def wrap_again(connection: Connection, master: MasterKeys) -> int:
     rows = connection.execute(_ALL_KEYS.with_for_update()).all()
     outdated = [row for row in rows if not row.wrapped.startswith(master.current)]
     for row in outdated:
-        name = _name(row.id, row.purpose)
         try:
-            wrapped = master.wrap(master.unwrap(row.wrapped, name), name)
+            wrapped = master.wrap(*_unwrap(master, row))
         except KeyFault as fault:
             raise Misconfigured(f"Data key {row.id} cannot be opened: {fault}.") from None
         connection.execute(update(DataKeyRow).where(DataKeyRow.id == row.id).values(wrapped=wrapped))
     return len(outdated)
 
 
-def _name(key_id: int, purpose: str) -> str:
-    """Return what binds a wrapped data key to its row."""
-    return f"{purpose}:{key_id}"
+WITH_MACS = ":macs"
+
+
+def _names(key_id: int, purpose: str) -> Sequence[str]:
+    """Return what may bind a wrapped data key to its row; the last one says that rows have MACs since it was made."""
+    name = f"{purpose}:{key_id}"
+    return (name, name + WITH_MACS) if purpose == "sign" else (name,)
+
+
+def _unwrap(master: MasterKeys, row: Any) -> tuple[bytes, str]:
+    """Return a data key and the name that it is wrapped under. Raise KeyFault if it cannot be opened."""
+    *others, last = _names(row.id, row.purpose)
+    for name in others:
+        with suppress(KeyFault):
+            return master.unwrap(row.wrapped, name), name
+    return master.unwrap(row.wrapped, last), last
 
 
 # --- MACs of rows
@@ -218,16 +238,14 @@ def update_signed(work: Work, model: type[Base], ids: Sequence[str], values: Map
         work.execute(update(table).where(table.c.id == row["id"]).values({**values, **macs}))
 
 
-_WAS_SEALED = select(AuditEvent.id).where(AuditEvent.kind == "macs_sealed").limit(1)
-
-
 def state_fault(work: Work) -> str:
     """Return what is wrong with the state of the MACs, as a sentence; "" if nothing is."""
     found = work.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
     if found == work.keyring.mac(SEALED_MACS):
         return ""
-    if found in (work.keyring.mac(OPEN_MACS), OLD_MACS) and work.execute(_WAS_SEALED).first() is not None:
-        return "MACs were required before, and someone has undone that in the database"
+    is_open = found in (work.keyring.mac(OPEN_MACS), OLD_MACS)
+    if is_open and (work.keyring.requires_macs or work.execute(_WAS_SEALED).first() is not None):
+        return "MACs were required before, and someone has undone that in the database; they still are"
     if found == OLD_MACS:
         return "the upgrade is unfinished, and until then no MAC is required; run `flask db upgrade`"
     if found == work.keyring.mac(OPEN_MACS):
@@ -237,7 +255,7 @@ def state_fault(work: Work) -> str:
 
 def open_macs(work: Work) -> None:
     """Sign that missing MACs pass, where the migration found rows without any; not if it was sealed before."""
-    if work.execute(_WAS_SEALED).first() is None:
+    if not work.keyring.requires_macs and work.execute(_WAS_SEALED).first() is None:
         is_old = update(Portal).where(Portal.id == PORTAL_ROW, Portal.macs == OLD_MACS)
         work.execute(is_old.values(macs=work.keyring.mac(OPEN_MACS)))
 
@@ -245,7 +263,8 @@ def open_macs(work: Work) -> None:
 def are_open(work: Work) -> bool:
     """Report whether missing and wrong MACs pass, as after an upgrade."""
     found = work.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
-    return found in (work.keyring.mac(OPEN_MACS), OLD_MACS)
+    is_open = found in (work.keyring.mac(OPEN_MACS), OLD_MACS)
+    return is_open and not work.keyring.requires_macs and work.execute(_WAS_SEALED).first() is None
 
 
 def seal_macs(transactions: Transactions) -> list[BrokenRow]:
@@ -304,9 +323,9 @@ def _seal_staged(transactions: Transactions) -> None:
             rows = work.execute(_UNSIGNED.with_for_update()).all()
             for row in rows:
                 macs = {}
-                for name, text in (("identity_mac", row.customer_id), ("old_identity_mac", row.old_customer_id)):
-                    if text is not None:
-                        identity = {"id": row.customer_row, "customer_id": text}
+                for name, stored in (("identity_mac", row.customer_id), ("old_identity_mac", row.old_customer_id)):
+                    if stored is not None:
+                        identity = {"id": row.customer_row, "customer_id": stored}
                         macs[name] = work.keyring.signed("customers", identity)["identity_mac"]
                 if row.is_new:
                     activity = {"id": row.customer_row, "is_active": True}

@@ -33,7 +33,7 @@ from tests.receiver import Receiver
 from tests.security.test_macs import command
 from tests.security.tools import STILL, code_for, deliver, expire, results
 from tests.ticketed import JOURNEYS, link, opened, ticket
-from tests.world import PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world
+from tests.world import PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world, wrap_as_before_macs
 
 OTHER_PHONE = "+27831234567"  # of C-1002
 CONFIG = JOURNEYS + journey("help", "sms_code|support_code") + journey("two", "password", "sms_code")
@@ -310,6 +310,53 @@ def test_r54_a_journey_that_was_changed_keeps_no_other_chat_from_its_end(world: 
     assert results(world) == ["failed"]
 
 
+def test_r54_a_reference_that_was_cut_keeps_no_other_from_its_end_and_no_alert_from_its_owner(world: World) -> None:
+    for number in range(3):
+        world.browser().begin(f"r-{number}", "app")
+    first, second, _third = world.rows(Verification)
+    change(world, Verification, Verification.id == first.id, reference_sealed=first.reference_sealed[:6])
+    with world.database.write() as connection:  # a value of another type, which only SQLite stores
+        if world.database.url.get_backend_name() == "sqlite":
+            made = "UPDATE verifications SET mac = x'00', chat_ends_at = 'never' WHERE id = :id"
+            connection.execute(text(made), {"id": second.id})
+    world.clock.advance(500)
+    assert expire(world) == 3
+    assert expire(world) == 0
+    with world.database.write() as connection:
+        connection.execute(update(Verification).values(chat_ends_at=world.clock.now))
+    assert {row.outcome for row in world.rows(Verification)} == {"expired"}
+    told = [call.body["reference"] for call in _told(world)]
+    assert "r-2" in told
+    assert "r-0" not in told
+    assert noted(world) == {"verifications"}
+
+
+def test_r54_a_sweep_that_fails_keeps_no_alert(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_endings: object) -> int:
+        raise RuntimeError
+
+    seen = []
+    monkeypatch.setattr("auth_portal.services.verification.end.Endings.expire_due", fail)
+    monkeypatch.setattr("auth_portal.services.alerts.Alerts.evaluate", lambda _alerts: seen.append("looked"))
+    with pytest.raises(RuntimeError):
+        world.services.dispatcher._sweep()
+    assert seen == ["looked"]
+
+
+@pytest.mark.parametrize("length", [0, 3, 5, 11, 15, 20])
+def test_r24_a_phone_number_that_was_cut_is_as_a_stranger(world: World, length: int, tmp_path: Path) -> None:
+    with world.transactions.read() as work:
+        row = work.execute(text("SELECT phone_sealed FROM customers WHERE customer_id = 'C-1001'")).scalar_one()
+    with world.database.write() as connection:
+        cut = text("UPDATE customers SET phone_sealed = :cut WHERE customer_id = 'C-1001'")
+        connection.execute(cut, {"cut": bytes(row)[:length]})
+    browser = world.browser()
+    browser.begin("r-1", "app")
+    assert browser.prove(world.totp(), follow=False).status_code == 422
+    assert "row" in command(world, tmp_path, "doctor").stdout
+    assert "customers was changed by someone else" in command(world, tmp_path, "audit", "verify").stderr
+
+
 def moved(world: World) -> None:
     """Every move that writes one of these rows."""
     browser = world.browser()
@@ -408,6 +455,7 @@ def test_r54_a_chat_that_began_before_the_upgrade_ends_after_the_seal(
         balance.begin("r-balance", "balance")
         paid = opened(before, ticket(before, "pay-app").path, "r-paid")
         code = code_for(before, PHONE)
+        wrap_as_before_macs(before.database)
         with before.database.write() as connection:
             for model in (Verification, Visit, Challenge, TicketRow):
                 connection.execute(update(model).values(mac=None))

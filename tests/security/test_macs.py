@@ -16,14 +16,14 @@ from flask import Flask
 from sqlalchemy import text, update
 
 from auth_portal import cli
-from auth_portal.crypto import OPEN_MACS, Passwords, new_token, token_hash
+from auth_portal.crypto import OLD_MACS, OPEN_MACS, Passwords, new_token, token_hash
 from auth_portal.errors import Conflict, Problem
 from auth_portal.services.config.changes import COMMAND
 from auth_portal.services.config.journey_editor import JourneyEdit
 from auth_portal.services.imports.bulk import CustomerInput, checked_entries
 from auth_portal.services.imports.work import ImportWork
 from auth_portal.services.serving import build
-from auth_portal.store.keys import TABLES, broken_rows
+from auth_portal.store.keys import TABLES, broken_rows, state_fault
 from auth_portal.store.models import (
     AdminSession,
     AuditEvent,
@@ -37,7 +37,7 @@ from tests.admin.desk import Desk, signed_in
 from tests.postgres import MASTER_KEY
 from tests.receiver import Receiver
 from tests.security.tools import STILL
-from tests.world import Browser, World, journey, open_world
+from tests.world import Browser, World, journey, open_configured, open_world, wrap_as_before_macs
 
 CONFIG = journey("app", "totp", default=True) + journey("code", "sms_code")
 
@@ -334,6 +334,7 @@ def test_r54_undoing_an_import_leaves_right_macs(world: World, tmp_path: Path, w
     assert done() == "done"
     assert broken(world) == set()
     if was_before:
+        wrap_as_before_macs(world.database)
         with world.database.write() as connection:
             none = dict.fromkeys(("identity_mac", "active_mac", "old_identity_mac"))
             connection.execute(update(StagedRow).values(none))
@@ -358,6 +359,7 @@ class Upgraded:
     """A portal as an upgrade leaves it: rows without MACs, and old processes that still write such rows."""
 
     def __init__(self, world: World) -> None:
+        wrap_as_before_macs(world.database)
         with world.database.write() as connection:
             for table in map(table_of, TABLES):
                 columns = [
@@ -479,3 +481,38 @@ def test_r54_no_older_version_that_was_changed_by_sql_comes_back(world: World) -
         connection.execute(update(JourneyVersion).where(JourneyVersion.id == first.id).values(document=document))
     named = {"table": "journey_versions", "row": first.id}
     assert refused(lambda: editor.rolled_back("code", first.number, COMMAND)) == named
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("state", ["old", "open"])
+def test_r54_macs_cannot_be_switched_off_by_sql(
+    world: World, tmp_path: Path, database_url: str, receiver: Receiver, state: str, is_new: bool
+) -> None:
+    """What the migration writes, or a state that was signed before the seal; then the portal starts again."""
+    if is_new:
+        sql(world, "DELETE FROM audit_events")
+    else:
+        wrap_as_before_macs(world.database)
+        with world.transactions.write() as work:
+            work.record("macs_sealed", missing=0, changed=0)
+    value = OLD_MACS if state == "old" else world.transactions.keyring.mac(OPEN_MACS)
+    sql(world, "UPDATE portal SET macs = :value", value=value)
+    sql(world, RENAMED)
+    with open_configured(tmp_path, database_url, receiver, STILL) as started:
+        assert walk(started, "C-1001", "r-1")[1] == 422
+    assert "someone has undone that" in command(world, tmp_path, "doctor").stdout
+    assert command(world, tmp_path, "macs", "seal").exit_code != 0  # only with --again
+
+
+@pytest.mark.parametrize("state", [None, "old", "open"])
+def test_r54_the_operator_requires_macs_whatever_the_database_says(
+    world: World, tmp_path: Path, database_url: str, receiver: Receiver, state: str | None
+) -> None:
+    value = {"old": OLD_MACS, "open": world.transactions.keyring.mac(OPEN_MACS), None: None}[state]
+    sql(world, "UPDATE portal SET macs = :value", value=value)
+    wrap_as_before_macs(world.database)
+    sql(world, RENAMED)
+    with open_configured(tmp_path, database_url, receiver, {**STILL, "PORTAL_REQUIRE_MACS": "1"}) as started:
+        assert walk(started, "C-1001", "r-1")[1] == 422
+        with started.transactions.read() as work:
+            assert state_fault(work)

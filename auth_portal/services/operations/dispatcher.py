@@ -318,11 +318,16 @@ class Dispatcher:
         return False
 
     def _sweep(self) -> bool:
-        if self._endings.expire_due():
+        try:
+            has_more = bool(self._endings.expire_due())
+        except Exception:
+            self._alerts.evaluate()  # what keeps chats from ending keeps no alert
+            raise
+        if has_more:
             time.sleep(0)  # other writers first
-            return True
-        self._alerts.evaluate()
-        return False
+        else:
+            self._alerts.evaluate()
+        return has_more
 
     def _work_on_imports(self) -> bool:
         try:

@@ -490,6 +490,13 @@ def _live_update(names: tuple[str, ...]) -> Any:
     return update(_VERIFICATIONS).where(*live).values({name: bindparam(name) for name in names})
 
 
+def end_silently(work: Work, verification_id: str) -> None:
+    """End a live verification without a result for Flow: what would be sent, or where to, is not the portal's (R54)."""
+    live = _VERIFICATIONS.c.id == verification_id, _VERIFICATIONS.c.outcome.is_(None)
+    work.execute(update(_VERIFICATIONS).where(*live).values(outcome="expired", ended_at=work.now, mac=None))
+    limits.note_broken(work, "verifications", verification_id)
+
+
 def verification_mac(work: Work, case: Case, **decided: object) -> str:
     """Return the MAC of a case's verification, once these columns are written."""
     mac: str = work.keyring.signed("verifications", {**_verification_values(case), **decided})["mac"]

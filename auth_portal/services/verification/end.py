@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam, select, update
+from sqlalchemy import and_, bindparam, select
 
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
-from auth_portal.errors import NotFound, Problem
+from auth_portal.errors import Problem
 from auth_portal.services.config.journey import result_body
 from auth_portal.services.config.relay import CHAT_CODE, PHONE_MATCH, PURPOSE
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery import outbox
-from auth_portal.services.delivery.outbox import NewDelivery
+from auth_portal.services.delivery.outbox import DATABASE_FAULTS, NewDelivery
 from auth_portal.services.verification.case import (
     ENDED_COLUMNS,
     UNVISITED_COLUMNS,
     Case,
+    end_silently,
     ended_whole,
     unvisited_case,
     update_verification,
@@ -42,7 +43,6 @@ from auth_portal.store.models import (
     TicketRow,
     Verification,
     Visit,
-    table_of,
 )
 
 CHAT_CODE_DIGITS = 6
@@ -76,11 +76,19 @@ _DONE = (
     .where(Visit.token_hash == bindparam("token"))
 )
 
-_VERIFICATIONS = table_of(Verification)
-_END_SILENTLY = (
-    update(_VERIFICATIONS)
-    .where(_VERIFICATIONS.c.id == bindparam("of"), _VERIFICATIONS.c.outcome.is_(None))
-    .values(outcome="expired", ended_at=bindparam("now"), mac=None)
+
+_DUE = (
+    select(Verification.id)
+    .where(Verification.outcome.is_(None), Verification.proofs_until <= bindparam("now"))
+    .order_by(Verification.proofs_until)
+    .limit(SWEEP_BATCH)
+)
+_EXPIRING = (
+    select(*UNVISITED_COLUMNS)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+    .where(Verification.outcome.is_(None))
+    .order_by(Verification.proofs_until)
+    .with_for_update(of=Verification)
 )
 
 
@@ -141,25 +149,38 @@ class Endings:
 
     def expire_due(self) -> int:
         """End verifications whose time for proofs is over. Return how many this call ended."""
-        due = select(*UNVISITED_COLUMNS).outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
-        due = due.order_by(Verification.proofs_until).limit(SWEEP_BATCH)
         with self._transactions.read() as work:
-            due = due.where(Verification.outcome.is_(None), Verification.proofs_until <= work.now)
-            if work.execute(due.limit(1)).first() is None:
+            if work.execute(_DUE.limit(1), {"now": work.now}).first() is None:
                 return 0
-        with self._transactions.write() as work:
-            rows = work.execute(due.with_for_update(of=Verification, skip_locked=True)).all()
-            for row in rows:
-                try:
-                    self.end(work, unvisited_case(work, row, self._journeys), "expired")
-                # One altered row must not keep all the others waiting. It ends without a result: its reference, or
-                # what its journey would have said, is not the portal's.
-                except (KeyFault, NotFound) as fault:
-                    work.execute(_END_SILENTLY, {"of": row.verification_id, "now": work.now})
-                    kind = "reference_unreadable" if isinstance(fault, KeyFault) else "journey_changed"
-                    work.log(kind, level=logging.ERROR, verification=row.verification_id)
+        due: list[str] = []
+        try:
+            with self._transactions.write() as work:
+                due += work.execute(_DUE.with_for_update(skip_locked=True), {"now": work.now}).scalars()
+                self._expire(work, due)
+        except DATABASE_FAULTS:
+            raise
+        except Exception:
+            for verification_id in due:  # one altered row must not keep all the others waiting
+                self._expire_alone(verification_id)
         self._wake()
-        return len(rows)
+        return len(due)
+
+    def _expire(self, work: Work, due: Sequence[str]) -> None:
+        for row in work.execute(_EXPIRING.where(Verification.id.in_(due))).all():
+            self.end(work, unvisited_case(work, row, self._journeys), "expired")
+
+    def _expire_alone(self, verification_id: str) -> None:
+        """End one verification. Without a result if its reference, or what its journey would say, is not ours."""
+        try:
+            with self._transactions.write() as work:
+                self._expire(work, [verification_id])
+        except DATABASE_FAULTS:
+            raise
+        except Exception as fault:
+            with self._transactions.write() as work:
+                end_silently(work, verification_id)
+                kind = "reference_unreadable" if isinstance(fault, KeyFault) else "verification_unreadable"
+                work.log(kind, level=logging.ERROR, verification=verification_id, why=type(fault).__name__)
 
     def done(self, visit_token: str) -> Ending | None:
         """Return how it ended, as far as this visit may know, or None while it has not.
