@@ -50,11 +50,11 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "journeys": {"mac": ("id", "slug", "version_id", "is_active", "is_default")},
     "journey_versions": {"mac": ("id", "journey_id", "number", "document")},
     "channels": {"mac": ("id", "name", "config", "is_active")},
-    "admin_sessions": {"mac": ("id", "token_hash", "admin_id")},
+    "admin_sessions": {"mac": ("id", "token_hash", "admin_id", "ends_at", "confirmed_at")},
     "passkeys": {"mac": ("id", "admin_id", "credential_id", "public_key")},
-    "admin_links": {"mac": ("id", "token_hash", "role", "admin_id")},
-    "api_keys": {"mac": ("id", "token_hash", "scopes")},
-    "credential_links": {"mac": ("id", "token_hash", "kind", "customer_row")},
+    "admin_links": {"mac": ("id", "token_hash", "role", "admin_id", "expires_at", "used_at")},
+    "api_keys": {"mac": ("id", "token_hash", "scopes", "expires_at", "revoked_at")},
+    "credential_links": {"mac": ("id", "token_hash", "kind", "customer_row", "expires_at", "used_at")},
     # Of a chat under way: whose it is, what was proved and until when. Counts are not among them.
     "verifications": {
         "mac": (

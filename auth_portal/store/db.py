@@ -40,6 +40,7 @@ from sqlalchemy import (
     select,
     table,
     text,
+    update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -49,7 +50,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
-from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, Problem
+from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, Problem
 from auth_portal.telemetry import Origin, log_event, origin
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
@@ -422,13 +423,21 @@ class Work:
     def row_to_sign(self, table: Table, row_id: str) -> dict[Any, Any]:
         """Return the signed columns of a row that is about to be signed again, and lock it (R54).
 
-        Raise Conflict("row_changed") if someone other than the portal has changed it: to sign it would accept that.
+        Raise NotFound if there is none, and Conflict("row_changed") if someone other than the portal has changed it:
+        to sign it would accept that.
         """
         found = select(*(table.c[name] for name in signed_names(table.name))).where(table.c.id == row_id)
-        row = dict(self.execute(found.with_for_update()).one()._mapping)
-        if not self.keyring.holds(table.name, row):
+        row = self.execute(found.with_for_update()).one_or_none()
+        if row is None:
+            raise NotFound("not_found")
+        if not self.keyring.holds(table.name, row._mapping):
             raise Conflict("row_changed", table=table.name, row=row_id)
-        return row
+        return dict(row._mapping)
+
+    def update_signed(self, table: Table, row_id: str, **values: object) -> None:
+        """Set these columns of a row and sign it again. Raise like ``row_to_sign``."""
+        changed = self.keyring.signed(table.name, {**self.row_to_sign(table, row_id), **values})
+        self.execute(update(table).where(table.c.id == row_id).values(changed))
 
     def record(
         self,

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, update
 from werkzeug.test import TestResponse
 
 from auth_portal.store.models import Admin, AuditEvent, Passkey
 from tests.admin.authenticator import Authenticator
-from tests.admin.desk import Desk, signed_in
+from tests.admin.desk import ADMIN_PASSWORD, Desk, join, signed_in
 from tests.admin.test_guards import owners_mail
 from tests.receiver import Receiver
 from tests.world import World, open_world
@@ -247,6 +248,36 @@ def test_r40_an_admin_who_is_off_or_reset_has_no_passkey(near: World) -> None:
     assert near.rows(Passkey) == []
     browser = stranger(near)
     assert enter(browser, device.use(options(browser, SIGN_IN))).status_code == 422
+
+
+def test_r26_a_passkey_that_outlives_a_reset_opens_nothing(near: World) -> None:
+    """Here it comes back as if it had been created in a session at the very moment of the reset."""
+    owner = signed_in(near)
+    _support, device = with_passkey(near, "support")
+    (passkey,) = near.rows(Passkey)
+    token = near.services.admins.reset(passkey.admin_id, made_by=owner.admin_id)
+    with near.database.write() as connection:
+        connection.execute(insert(Passkey).values(dict(passkey._mapping)))
+    browser = stranger(near)
+    assert enter(browser, device.use(options(browser, SIGN_IN))).status_code == 422
+    join(Desk(near), token, ADMIN_PASSWORD)
+    assert near.rows(Passkey) == []
+    browser = stranger(near)
+    assert enter(browser, device.use(options(browser, SIGN_IN))).status_code == 422
+
+
+def test_r54_an_admin_changed_by_sql_cannot_sign_in_with_a_passkey(near: World) -> None:
+    auditor, device = with_passkey(near, "auditor")
+    with near.database.write() as connection:
+        connection.execute(update(Admin).values(role="owner"))
+    browser = stranger(near)
+    assert enter(browser, device.use(options(browser, SIGN_IN))).status_code == 422
+    assert [row.facts["table"] for row in near.rows(AuditEvent) if row.kind == "integrity_broken"] == ["admins"]
+    near.accept()
+    browser = stranger(near)
+    enter(browser, device.use(options(browser, SIGN_IN)))
+    assert browser.path == "/admin/"
+    assert auditor.admin_id
 
 
 def test_r40_another_admins_passkey_confirms_nothing(near: World) -> None:

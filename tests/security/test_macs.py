@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy import text, update
 
 from auth_portal import cli
 from auth_portal.crypto import OLD_MACS, OPEN_MACS, Passwords, new_token, token_hash
-from auth_portal.errors import Conflict, Problem
+from auth_portal.errors import Conflict, Gone, Problem
 from auth_portal.services.config.changes import COMMAND
 from auth_portal.services.config.journey_editor import JourneyEdit
 from auth_portal.services.imports.bulk import CustomerInput, checked_entries
@@ -25,15 +26,18 @@ from auth_portal.services.imports.work import ImportWork
 from auth_portal.services.serving import build
 from auth_portal.store.keys import TABLES, broken_rows, state_fault
 from auth_portal.store.models import (
+    AdminLink,
     AdminSession,
+    ApiKeyRow,
     AuditEvent,
     ChannelRow,
+    CredentialLink,
     JourneyVersion,
     Portal,
     StagedRow,
     table_of,
 )
-from tests.admin.desk import Desk, signed_in
+from tests.admin.desk import ADMIN_PASSWORD, Desk, join, signed_in
 from tests.postgres import MASTER_KEY
 from tests.receiver import Receiver
 from tests.security.tools import STILL
@@ -195,6 +199,69 @@ def test_r54_a_one_time_link_moved_to_another_customer_by_sql_opens_nothing(worl
     sql(world, "UPDATE credential_links SET customer_row = :other", other=other)
     with pytest.raises(Problem):
         world.services.credential_links.offer(token)
+
+
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("column", ["ends_at", "confirmed_at"])
+def test_r54_a_session_that_was_prolonged_by_sql_is_over(world: World, column: str) -> None:
+    owner = signed_in(world, "owner")
+    with world.database.write() as connection:
+        connection.execute(update(AdminSession).values({column: LATER}))
+    owner.get("/admin/")
+    assert owner.path == "/admin/sign-in"
+
+
+def test_r54_a_session_goes_on_after_a_confirmation(world: World) -> None:
+    owner = signed_in(world, "owner")
+    world.clock.advance(700)
+    cookie = owner.client.get_cookie("admin", domain="127.0.0.1")
+    assert cookie is not None
+    session = world.services.admin_sessions.signed_in(cookie.value)
+    assert session is not None
+    assert world.services.admin_sessions.confirm(session, owner.second_factor())
+    assert broken(world) == set()
+    assert owner.get("/admin/").status_code == 200
+    assert owner.path == "/admin/"
+
+
+@pytest.mark.parametrize("again", [{"expires_at": LATER}, {"used_at": None}])
+def test_r54_a_one_time_link_that_was_opened_again_by_sql_opens_nothing(world: World, again: dict[str, Any]) -> None:
+    row = world.services.customers.row_of("C-1001")
+    link = world.services.credential_links.make(row, "password", "hand", admin_id="0" * 32).link.rpartition("/")[2]
+    invited = world.services.admins.invite("auditor")
+    if "used_at" in again:
+        links = world.services.credential_links
+        assert not links.set_password(link, links.open(link, ""), ADMIN_PASSWORD, ADMIN_PASSWORD)
+        desk = Desk(world)
+        desk.email = "eve@example.com"
+        join(desk, invited, ADMIN_PASSWORD, name="Eve")
+        assert broken(world) == set()
+    with world.database.write() as connection:
+        for model in (CredentialLink, AdminLink):
+            connection.execute(update(model).values(again))
+    for offer in (
+        partial(world.services.credential_links.offer, link),
+        partial(world.services.admins.invitation, invited),
+    ):
+        with pytest.raises(Gone):
+            offer()
+
+
+@pytest.mark.parametrize("again", [{"expires_at": LATER}, {"revoked_at": None}])
+def test_r54_an_api_key_that_was_revived_by_sql_is_refused(world: World, again: dict[str, Any]) -> None:
+    made = world.services.api_keys.create("Flow", ["tickets:write"], 30, None)
+    if "revoked_at" in again:
+        world.services.api_keys.revoke(made.id, None)
+        assert broken(world) == set()
+    with world.database.write() as connection:
+        connection.execute(update(ApiKeyRow).values(again))
+    with pytest.raises(Problem):
+        world.services.api_keys.enter(made.key, "203.0.113.7")
+    world.services.api_keys.revoke(made.id, None)  # it can still be revoked
+    with pytest.raises(Problem):
+        world.services.api_keys.enter(made.key, "203.0.113.7")
 
 
 def test_r54_a_journey_version_changed_by_sql_is_not_served(world: World) -> None:

@@ -23,7 +23,15 @@ from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.directory.person import email_form
 from auth_portal.services.limits import DAY, MINUTE, Limit
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import ADMIN_EMAIL, ADMIN_PASSWORD, ADMIN_TOTP, Admin, AdminSession, RecoveryCode
+from auth_portal.store.models import (
+    ADMIN_EMAIL,
+    ADMIN_PASSWORD,
+    ADMIN_TOTP,
+    Admin,
+    AdminSession,
+    RecoveryCode,
+    table_of,
+)
 
 IDLE = timedelta(minutes=15)  # R26
 LONGEST = timedelta(hours=8)  # R26
@@ -234,8 +242,7 @@ class AdminSessions:
         with self._transactions.write() as work:
             if is_right := take(work):
                 limits.give_back(work, [bound])
-                mine = update(AdminSession).where(AdminSession.id == signed_in.session_id)
-                work.execute(mine.values(confirmed_at=work.now))
+                work.update_signed(table_of(AdminSession), signed_in.session_id, confirmed_at=work.now)
             else:
                 work.record("admin_confirmation_failed", admin_id=signed_in.admin_id)
         if not is_right:

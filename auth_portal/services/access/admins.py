@@ -197,8 +197,8 @@ class Admins:
                 raise Problem("last_owner_reset", status=422)
             work.execute(delete(AdminLink).where(AdminLink.admin_id == admin_id))
             work.execute(delete(RecoveryCode).where(RecoveryCode.admin_id == admin_id))
+            _end_access(work, admin_id)  # before the passkeys: one may be created in a session at this moment
             work.execute(delete(Passkey).where(Passkey.admin_id == admin_id))
-            _end_access(work, admin_id)
             token = _insert_link(work, work.new_id(), profile.role, made_by, admin_id=admin_id)
             work.record("admin_reset", admin_id=made_by, of=admin_id)
             line = _(
@@ -332,9 +332,10 @@ class Admins:
         seed = form.shown.seed
         hashed = self._hash(form.password)
         with self._transactions.write() as work:
-            used = update(AdminLink).where(AdminLink.id == invitation.id, AdminLink.used_at.is_(None))
-            if work.execute(used.values(used_at=work.now)).rowcount != 1:
+            unused = select(AdminLink.id).where(AdminLink.id == invitation.id, AdminLink.used_at.is_(None))
+            if work.execute(unused.with_for_update()).first() is None:
                 raise Gone("admin_link_over")
+            work.update_signed(table_of(AdminLink), invitation.id, used_at=work.now)
             admin_id = invitation.admin_id or work.new_id()
             sign_in = {
                 "password_hash": work.seal(hashed, ADMIN_PASSWORD, admin_id),
@@ -345,6 +346,7 @@ class Admins:
             if invitation.is_reset:
                 work.execute(update(Admin).where(Admin.id == admin_id).values(sign_in))
                 work.execute(delete(AdminSession).where(AdminSession.admin_id == admin_id))
+                work.execute(delete(Passkey).where(Passkey.admin_id == admin_id))
                 kind = "admin_sign_in_renewed"
             else:
                 _insert_admin(work, admin_id, invitation.role, form, sign_in)
@@ -430,8 +432,7 @@ class Admins:
             _lock_owners(work)
             # Before the change, so that an owner who stops being one hears of it too.
             self._notices.change_to_owners(work, _("An admin was changed"), [line], by, [f"{PAGE}/{admin_id}"])
-            changed = work.keyring.signed("admins", {**work.row_to_sign(table_of(Admin), admin_id), **values})
-            work.execute(update(Admin).where(Admin.id == admin_id).values(**changed, changed_at=work.now))
+            work.update_signed(table_of(Admin), admin_id, **values, changed_at=work.now)
             if not _count_able_owners(work):
                 raise Problem("last_owner", status=422)
             _end_access(work, admin_id)
@@ -449,7 +450,7 @@ def _insert_link(work: Work, link_id: str, role: Role, made_by: str | None, **va
         "created_at": work.now,
         "expires_at": work.now + timedelta(hours=LINK_HOURS),
     }
-    values = {"admin_id": None, **row, **values}
+    values = {"admin_id": None, "used_at": None, **row, **values}
     work.execute(insert(AdminLink).values(work.keyring.signed("admin_links", values)))
     return token
 

@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import func, insert, or_, select, update
 
 from auth_portal.crypto import new_token, token_hash
-from auth_portal.errors import NotFound, Problem, TooMany
+from auth_portal.errors import Conflict, NotFound, Problem, TooMany
 from auth_portal.i18n import gettext as _
 from auth_portal.services import limits
 from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.limits import MINUTE, Limit
 from auth_portal.store.db import Transactions
-from auth_portal.store.models import ApiKeyRow
+from auth_portal.store.models import ApiKeyRow, table_of
 
 SCOPES: Mapping[str, str] = {  # and what each allows, in plain words
     "customers:read": "see customers with their name, phone number and email address",
@@ -131,6 +131,7 @@ class ApiKeys:
                 "made_by": admin_id,
                 "created_at": work.now,
                 "expires_at": work.now + timedelta(days=days),
+                "revoked_at": None,
             }
             work.execute(insert(ApiKeyRow).values(work.keyring.signed("api_keys", row)))
             work.record("api_key_created", admin_id=admin_id, api_key=row["id"], scopes=chosen, days=days)
@@ -144,9 +145,13 @@ class ApiKeys:
         """End a key immediately; one that ended before stays as it is. Raise NotFound."""
         known = self.get(key_id)
         with self._transactions.write() as work:
-            valid = update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
-            if work.execute(valid.values(revoked_at=work.now)).rowcount != 1:
+            valid = select(ApiKeyRow.id).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None))
+            if work.execute(valid.with_for_update()).first() is None:
                 return
+            try:
+                work.update_signed(table_of(ApiKeyRow), key_id, revoked_at=work.now)
+            except Conflict:  # changed by someone else: it is not accepted already, and stays so
+                work.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(revoked_at=work.now))
             work.record("api_key_revoked", admin_id=admin_id, api_key=key_id)
             text = f"{known.name} (…{known.ending}). A program that still uses it is refused from now on."
             self._notices.change_to_owners(work, "An API key was revoked", [text], admin_id, [PAGE])

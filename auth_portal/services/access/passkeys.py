@@ -22,7 +22,7 @@ from auth_portal.services.access.admin_sessions import AdminSessions, SignedInAd
 from auth_portal.services.access.admins import Admins
 from auth_portal.services.limits import Limit
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import Admin, Passkey
+from auth_portal.store.models import Admin, AdminSession, Passkey, signed_columns
 
 NAME_LENGTH = 60
 MOST_PASSKEYS = 10  # of one admin
@@ -30,6 +30,9 @@ _COPIED = (
     "The passkey “%(name)s” was used with a count that is not higher than the last one, so it may have been copied. The"
     " sign-in was refused. Remove the passkey and create a new one."
 )
+
+
+_MAY_SIGN_IN = Admin.is_active, Admin.password_hash.is_not(None)  # none after a reset, until its link was followed
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,18 @@ class AdminPasskeys:
     def create(self, signed_in: SignedInAdmin, name: str, response: str) -> bool:
         """Store a passkey that the browser created for this session; the caller has checked second factor and name.
 
-        Return False if the response is not right, was used before or is too old.
+        Return False if the response is not right, was used before or is too old, or if the session has ended.
         """
         purpose, admin_id = Purpose("create", signed_in.session_id), signed_in.admin_id
         made = self._ceremony.created(purpose, self._transactions.clock(), response)
         if made is None:
             return False
         with self._transactions.write() as work:
+            # A reset that has ended the session a moment ago must not leave a passkey that was made in it.
+            open_session = select(AdminSession.id).where(AdminSession.id == signed_in.session_id)
             is_known = select(Passkey.id).where(Passkey.credential_id == made.credential_id)
-            if not _use_up(work, made.challenge_key) or work.execute(is_known).first():
+            is_over = work.execute(open_session.with_for_update()).first() is None
+            if is_over or not _use_up(work, made.challenge_key) or work.execute(is_known).first():
                 return False
             row = {
                 "id": work.new_id(),
@@ -161,17 +167,24 @@ class AdminPasskeys:
         return self._sessions.confirm_by(signed_in, accept)
 
     def _checked(self, purpose: Purpose, response: str) -> tuple[Any, PasskeyProof | None]:
-        """Return the row of the passkey of an active admin, and the proof; without either None."""
+        """Return the row of the passkey of an active admin, and the proof; without either None.
+
+        Neither the passkey nor its admin may have been changed by someone other than the portal (R54).
+        """
         presented = self._ceremony.presented(response)
         if presented is None:
             return None, None
-        found = select(Passkey.__table__).join(Admin, Admin.id == Passkey.admin_id)
+        of_admin = signed_columns(Admin, "admin__")
+        found = select(Passkey.__table__, *of_admin).join(Admin, Admin.id == Passkey.admin_id)
         with self._transactions.read() as work:
             row = work.execute(
-                found.where(Passkey.credential_id == presented.credential_id, Admin.is_active)
+                found.where(Passkey.credential_id == presented.credential_id, *_MAY_SIGN_IN)
             ).one_or_none()
-        if row is not None and not work.keyring.holds("passkeys", row._mapping):
-            return None, None
+        for table, prefix in (("passkeys", ""), ("admins", "admin__")):
+            if row is not None and not self._transactions.keyring.holds(table, row._mapping, prefix):
+                with self._transactions.write() as writing:
+                    limits.note_broken(writing, table, row._mapping[f"{prefix}id"])
+                return None, None
         if row is None or presented.user_handle not in (b"", row.admin_id.encode()):
             return None, None
         return row, self._ceremony.proof(purpose, work.now, response, row.public_key)
@@ -180,7 +193,7 @@ class AdminPasskeys:
         """Use up the challenge and raise the count of signatures; report a count that went back."""
         if not _use_up(work, proof.challenge_key):
             return False
-        is_active = select(Admin.id).where(Admin.id == Passkey.admin_id, Admin.is_active).exists()
+        is_active = select(Admin.id).where(Admin.id == Passkey.admin_id, *_MAY_SIGN_IN).exists()
         is_uncounted = Passkey.sign_count == 0 if proof.sign_count == 0 else false()  # many devices count nothing
         is_higher = or_(Passkey.sign_count < proof.sign_count, is_uncounted)
         raised = update(Passkey).where(Passkey.id == row.id, is_active, is_higher)

@@ -40,7 +40,7 @@ from auth_portal.services.directory.person import (
     view_link,
 )
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import CredentialLink, CustomerRow
+from auth_portal.store.models import CredentialLink, CustomerRow, table_of
 
 LINK_HOURS = 24
 KINDS = ("password", "totp")  # the methods whose credential a link sets
@@ -120,6 +120,7 @@ class CredentialLinks:
                 "made_by": admin_id,
                 "created_at": work.now,
                 "expires_at": expires_at,
+                "used_at": None,
             }
             work.execute(insert(CredentialLink).values(work.keyring.signed("credential_links", values)))
             facts = {"of": kind, "way": channel}
@@ -244,8 +245,9 @@ class CredentialLinks:
 
     def _use_up(self, work: Work, offer: LinkOffer) -> None:
         unused = (CredentialLink.id == offer.id) & CredentialLink.used_at.is_(None)
-        if work.execute(update(CredentialLink).where(unused).values(used_at=work.now)).rowcount != 1:
+        if work.execute(select(CredentialLink.id).where(unused).with_for_update()).first() is None:
             raise Gone("credential_link_over")
+        work.update_signed(table_of(CredentialLink), offer.id, used_at=work.now)
 
     def set_password(self, token: str, browser: str, password: str, repeated: str) -> Mapping[str, str]:
         """Set the password of a link's customer; return by field what to correct first, or nothing.

@@ -220,7 +220,6 @@ def closings(now: datetime) -> dict[str, Any]:
     step = int(now.timestamp()) // TOTP_STEP_SECONDS + 1  # of an authenticator code, the last that could be used
     live = Verification.outcome.is_(None)
     is_pending = Delivery.state == DeliveryState.PENDING
-    expire = {"expires_at": now}
     return {
         "live verifications ended": update(Verification).where(live).values(outcome="expired", ended_at=now),
         "results under way marked as unconfirmed": update(Delivery)
@@ -237,12 +236,12 @@ def closings(now: datetime) -> dict[str, Any]:
         .values(replaced_at=now),
         "visits closed": update(Visit).values(token_hash=cast(Visit.id, LargeBinary)),  # no token has this hash
         "tickets closed": update(TicketRow).where(TicketRow.ends_at > now).values(ends_at=now, proofs_until=now),
-        "customers' one-time links closed": update(CredentialLink)
-        .where(CredentialLink.used_at.is_(None), CredentialLink.expires_at > now)
-        .values(expire),
-        "admins' one-time links closed": update(AdminLink)
-        .where(AdminLink.used_at.is_(None), AdminLink.expires_at > now)
-        .values(expire),
+        "customers' one-time links closed": delete(CredentialLink).where(
+            CredentialLink.used_at.is_(None), CredentialLink.expires_at > now
+        ),
+        "admins' one-time links closed": delete(AdminLink).where(
+            AdminLink.used_at.is_(None), AdminLink.expires_at > now
+        ),
         "admins signed out": delete(AdminSession),
         "stored answers of the API removed": delete(ApiAnswer),
         "customers whose authenticator or support code must be a new one": update(CustomerRow)
