@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, dispatchers, imports, lists, sealing, slow, timing
+from bench import backlog, dispatchers, imports, lists, recovery, sealing, slow, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -97,17 +97,20 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "lists", "backlog", "dispatchers", "sealing", "slow", "timing"],
+        choices=["portal", "imports", "lists", "backlog", "dispatchers", "recovery", "sealing", "slow", "timing"],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
     options.add_argument("--dispatch", choices=list(timing.DISPATCH), help="of the timing; all by default")
     options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
+    options.add_argument("--only", nargs="*", default=[], help="failures of the recovery; all by default")
     chosen = options.parse_args()
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
     of_databases = {"lists": lists, "backlog": backlog, "dispatchers": dispatchers, "sealing": sealing}
     if chosen.what in of_databases:
         return int(of_databases[chosen.what].main(databases))
+    if chosen.what == "recovery":
+        return recovery.main(chosen.only)
     if chosen.what == "slow":
         return slow.main()
     with tempfile.TemporaryDirectory() as name:
