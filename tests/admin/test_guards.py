@@ -20,7 +20,7 @@ from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.serving import build
 from auth_portal.store.models import Admin, AdminLink, ApiKeyRow, AuditEvent, JourneyVersion, Portal, table_of
-from tests.admin.desk import ADMIN_ADDRESS, ADMIN_PASSWORD, MAIL_OF, Desk, seed_of, signed_in
+from tests.admin.desk import ADMIN_ADDRESS, ADMIN_PASSWORD, MAIL_OF, Desk, join, seed_of, signed_in
 from tests.admin.test_journeys import PNG, send
 from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
@@ -306,6 +306,24 @@ def test_r44_an_owner_who_is_demoted_hears_of_it(small_world: World) -> None:
     small_world.services.admins.set_role(second.admin_id, "support", by=first.admin_id)
     small_world.services.dispatcher.wake()
     wait_for(lambda: {mail["to"] for mail in small_world.receiver.messages} >= {MAIL_OF["owner"], MAIL_OF["support"]})
+
+
+def test_r44_mails_name_people_as_they_write_themselves(owner: Desk, small_world: World) -> None:
+    """A mail is plain text: what a page must escape stays as it is."""
+    token = small_world.services.admins.invite("support", email="thabo@example.com")
+    desk = Desk(small_world)
+    desk.email = "thabo@example.com"
+    admin_id = join(desk, token, ADMIN_PASSWORD, name="Thabo O'Neil & <Co>")
+    assert_mail_has(small_world, "Thabo O'Neil & <Co> joined")
+    small_world.services.admins.set_role(admin_id, "auditor", by=owner.admin_id)
+    assert_mail_has(small_world, "Thabo O'Neil & <Co> is auditor now.")
+    for is_active, words in ((False, "may not sign in."), (True, "may sign in again.")):
+        small_world.services.admins.set_active(admin_id, is_active, by=owner.admin_id)
+        assert_mail_has(small_world, f"Thabo O'Neil & <Co> {words}")
+
+
+def assert_mail_has(world: World, words: str) -> None:
+    assert owners_mail(world, words)
 
 
 def test_r44_a_sign_in_set_again_by_a_link_is_mailed(owner: Desk, support: Desk) -> None:

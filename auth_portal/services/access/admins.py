@@ -355,10 +355,12 @@ class Admins:
             work.record(kind, admin_id=admin_id, role=invitation.role.name)
             if invitation.is_reset:
                 subject = _("An admin's sign-in was set again")
-                line = _("%(name)s has a new password, app and recovery codes.", name=invitation.name)
+                line = plain("%(name)s has a new password, app and recovery codes.", name=invitation.name)
             else:
                 subject = _("A new admin")
-                line = _("%(name)s joined the configuration page as %(role)s.", name=form.name, role=invitation.role)
+                line = plain(
+                    "%(name)s joined the configuration page as %(role)s.", name=form.name, role=invitation.role
+                )
             self._notices.change_to_owners(work, subject, [line], admin_id, [f"{PAGE}/{admin_id}"])
         return admin_id
 
@@ -417,14 +419,16 @@ class Admins:
         Raise Problem for the last owner, and if someone other than the portal has changed the admin.
         """
         granted, profile = role_of(role), self.get(admin_id)
-        line = _("%(name)s is %(role)s now.", name=profile.name, role=granted)
+        line = plain("%(name)s is %(role)s now.", name=profile.name, role=granted)
         self._change(admin_id, by, {"role": granted.name}, "admin_role_changed", line)
 
     def set_active(self, admin_id: str, is_active: bool, *, by: str) -> None:
         """Switch an admin off, which ends their sessions, or on again. Raise Problem like ``set_role``."""
         kind = "admin_enabled" if is_active else "admin_disabled"
         name = self.get(admin_id).name
-        line = _("%(name)s may sign in again.", name=name) if is_active else _("%(name)s may not sign in.", name=name)
+        line = plain("%(name)s may not sign in.", name=name)
+        if is_active:
+            line = plain("%(name)s may sign in again.", name=name)
         self._change(admin_id, by, {"is_active": is_active}, kind, line)
 
     def _change(self, admin_id: str, by: str, values: dict[str, Any], kind: str, line: str) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import delete, false, insert, or_, select, update
 
 from auth_portal.errors import NotFound
 from auth_portal.i18n import gettext as _
+from auth_portal.i18n import plain
 from auth_portal.methods.passkey import CHALLENGE_SECONDS, PasskeyCeremony, PasskeyProof, Purpose
 from auth_portal.services import limits
 from auth_portal.services.access.admin_sessions import AdminSessions, SignedInAdmin
@@ -118,7 +119,7 @@ class AdminPasskeys:
             }
             work.execute(insert(Passkey).values(work.keyring.signed("passkeys", row)))
             work.record("passkey_created", admin_id=admin_id, passkey=name)
-            subject, text = _("A passkey was added"), _("“%(name)s” can now sign in as you.", name=name)
+            subject, text = _("A passkey was added"), plain("“%(name)s” can now sign in as you.", name=name)
             self._admins.notify(work, admin_id, subject, text, _("An admin has a new passkey"))
         return True
 
@@ -130,7 +131,7 @@ class AdminPasskeys:
             if name is None:
                 raise NotFound("not_found")
             work.record("passkey_removed", admin_id=signed_in.admin_id, passkey=name)
-            subject, text = _("A passkey was removed"), _("“%(name)s” can no longer sign in as you.", name=name)
+            subject, text = _("A passkey was removed"), plain("“%(name)s” can no longer sign in as you.", name=name)
             self._admins.notify(work, signed_in.admin_id, subject, text, _("A passkey of an admin was removed"))
 
     # --- Using
