@@ -250,6 +250,35 @@ def test_r40_an_admin_who_is_off_or_reset_has_no_passkey(near: World) -> None:
     assert enter(browser, device.use(options(browser, SIGN_IN))).status_code == 422
 
 
+def test_r26_after_a_new_password_the_page_offers_to_remove_all_passkeys(near: World) -> None:
+    desk, device = with_passkey(near)
+    other = Authenticator(handle=device.handle)
+    add(desk, other, "Phone")
+    _someone_else, kept = with_passkey(near, "support")
+    desk.get(ACCOUNT)
+    new = {"password": "nine kudus dance slowly", "repeated": "nine kudus dance slowly"}
+    desk.post("/admin/account/password", present=ADMIN_PASSWORD, **new)
+    assert "2 passkeys can still sign in as you" in desk.page.text
+    near.clock.advance(700)
+    desk.get(ACCOUNT)
+    assert desk.post(f"{ACCOUNT}/passkeys/remove-all").status_code == 422  # without a fresh second factor
+    assert len(near.rows(Passkey)) == 3
+    desk.post(f"{ACCOUNT}/passkeys/remove-all", second_factor=desk.second_factor())
+    assert "2 passkeys were removed" in desk.page.text
+    assert len(near.rows(Passkey)) == 1
+    assert owners_mail(near, "2 passkeys of an admin were removed", "By: Ada Owner")
+    assert sorted(row.facts["passkey"] for row in near.rows(AuditEvent) if row.kind == "passkey_removed") == [
+        "Laptop",
+        "Phone",
+    ]
+    for gone in (device, other):
+        browser = stranger(near)
+        assert enter(browser, gone.use(options(browser, SIGN_IN))).status_code == 422
+    browser = stranger(near)
+    enter(browser, kept.use(options(browser, SIGN_IN)))
+    assert browser.path == "/admin/"
+
+
 def test_r26_a_passkey_that_outlives_a_reset_opens_nothing(near: World) -> None:
     """Here it comes back as if it had been created in a session at the very moment of the reset."""
     owner = signed_in(near)

@@ -36,6 +36,7 @@ TABLE: dict[str, set[str]] = {
     "access_name_passkey": ALL,
     "access_create_passkey": ALL,
     "access_remove_passkey": ALL,
+    "access_remove_all_passkeys": ALL,
     # admins
     "admins_people": {OWNER},
     "admins_invite": {OWNER},

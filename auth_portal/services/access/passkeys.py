@@ -16,7 +16,7 @@ from sqlalchemy import delete, false, insert, or_, select, update
 
 from auth_portal.errors import NotFound
 from auth_portal.i18n import gettext as _
-from auth_portal.i18n import plain
+from auth_portal.i18n import ngettext, plain
 from auth_portal.methods.passkey import CHALLENGE_SECONDS, PasskeyCeremony, PasskeyProof, Purpose
 from auth_portal.services import limits
 from auth_portal.services.access.admin_sessions import AdminSessions, SignedInAdmin
@@ -123,16 +123,22 @@ class AdminPasskeys:
             self._admins.notify(work, admin_id, subject, text, _("An admin has a new passkey"))
         return True
 
-    def remove(self, signed_in: SignedInAdmin, passkey_id: str) -> None:
-        """Remove a passkey of this admin. Raise NotFound."""
-        mine = Passkey.id == passkey_id, Passkey.admin_id == signed_in.admin_id
+    def remove(self, signed_in: SignedInAdmin, passkey_id: str | None = None) -> int:
+        """Remove a passkey of this admin, or all of them; return how many. Raise NotFound if there is none."""
+        removed = delete(Passkey).where(Passkey.admin_id == signed_in.admin_id).returning(Passkey.name)
         with self._transactions.write() as work:
-            name = work.execute(delete(Passkey).where(*mine).returning(Passkey.name)).scalar_one_or_none()
-            if name is None:
+            names = list(work.execute(removed.where(Passkey.id == passkey_id) if passkey_id else removed).scalars())
+            if not names:
                 raise NotFound("not_found")
-            work.record("passkey_removed", admin_id=signed_in.admin_id, passkey=name)
-            subject, text = _("A passkey was removed"), plain("“%(name)s” can no longer sign in as you.", name=name)
-            self._admins.notify(work, signed_in.admin_id, subject, text, _("A passkey of an admin was removed"))
+            for name in names:
+                work.record("passkey_removed", admin_id=signed_in.admin_id, passkey=name)
+            subject = ngettext("A passkey was removed", "%(num)s passkeys were removed", num=len(names))
+            text = plain("“%(name)s” can no longer sign in as you.", name="”, “".join(names))
+            owners_subject = ngettext(
+                "A passkey of an admin was removed", "%(num)s passkeys of an admin were removed", num=len(names)
+            )
+            self._admins.notify(work, signed_in.admin_id, subject, text, owners_subject)
+        return len(names)
 
     # --- Using
 

@@ -7,7 +7,7 @@ from flask_wtf.csrf import generate_csrf
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
-from auth_portal.i18n import error_text
+from auth_portal.i18n import error_text, ngettext
 from auth_portal.i18n import gettext as _
 from auth_portal.services.access.admin_sessions import SignInForm
 from auth_portal.services.access.admins import Invitation, JoinForm
@@ -239,7 +239,14 @@ def change_password() -> BaseResponse:
     if faults:
         return _account_page(faults, status=422)
     services().admins.change_password(me().admin_id, new, keep_session=me().session_id)
-    return done(ACCOUNT, _("Your password was changed. Your other sessions have ended."))
+    said = _("Your password was changed. Your other sessions have ended.")
+    if left := len(services().admin_passkeys.listed(me().admin_id)):
+        said += " " + ngettext(
+            "%(num)s passkey can still sign in as you. Remove it below if it isn't yours.",
+            "%(num)s passkeys can still sign in as you. Remove those below that aren't yours.",
+            num=left,
+        )
+    return done(ACCOUNT, said)
 
 
 @route("/account/recovery-codes", allow=EVERYONE, methods=("POST",))
@@ -301,6 +308,16 @@ def remove_passkey(passkey_id: str) -> BaseResponse:
         return _account_page({"second_factor": fault, "of": passkey_id}, status=422)
     services().admin_passkeys.remove(me(), passkey_id)
     return done(ACCOUNT, _("The passkey was removed. It can no longer sign in. You can delete it on your device too."))
+
+
+@route("/account/passkeys/remove-all", allow=EVERYONE, methods=("POST",))
+def remove_all_passkeys() -> BaseResponse:
+    """Remove every passkey of this admin, such as after someone else knew the password."""
+    if fault := second_factor_fault():
+        return _account_page({"second_factor": fault, "of": "all-passkeys"}, status=422)
+    number = services().admin_passkeys.remove(me())
+    said = ngettext("%(num)s passkey was removed.", "%(num)s passkeys were removed.", num=number)
+    return done(ACCOUNT, said + " " + _("Sign in with your password and app from now on."))
 
 
 @route("/account/sessions/<session_id>/end", allow=EVERYONE, methods=("POST",))
