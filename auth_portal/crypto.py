@@ -57,10 +57,9 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "credential_links": {"mac": ("id", "token_hash", "kind", "customer_row", "expires_at", "used_at")},
     # Of a chat under way: whose it is, what was proved and until when. Counts are not among them.
     "verifications": {
-        "mac": (
-            *("id", "reference_hash", "server", "version_id", "ticket_id", "proofs_until", "chat_ends_at"),
-            *("outcome", "visit_id", "customer_row", "methods"),
-        )
+        "mac": ("id", "ticket_id", "outcome", "visit_id", "customer_row", "methods"),
+        # Where its result goes, what that says and until when: this never changes.
+        "route_mac": ("id", "reference_hash", "server", "version_id", "proofs_until", "chat_ends_at"),
     },
     "visits": {
         "mac": (
@@ -75,7 +74,10 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
         )
     },
     "tickets": {
-        "mac": ("id", "token_hash", "slug", "reference_hash", "customer_row", "phone_key", "proofs_until", "ends_at")
+        "mac": (
+            *("id", "token_hash", "slug", "reference_hash", "customer_row", "phone_key"),
+            *("purpose_sealed", "locale", "created_at", "proofs_until", "ends_at"),
+        )
     },
 }
 

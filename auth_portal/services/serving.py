@@ -88,7 +88,7 @@ class Verifications:
     ) -> Self:
         """Return the services of one process; ``wake`` announces that something was put into the outbox."""
         tickets = Tickets(transactions, journeys)
-        landings = Landings(journeys, tickets)
+        landings = Landings(transactions, journeys, tickets)
         endings = Endings(transactions, journeys, wake)
         gate = Gate(journeys, endings)
         return cls(

@@ -330,6 +330,7 @@ class Verification(Base):
     methods: Mapped[str] = mapped_column(String(64), server_default="")
     ticket_id: Mapped[str | None] = mapped_column(Id)
     mac: Mapped[str | None] = mapped_column(String(32))
+    route_mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(
             "uq_verifications_live",

@@ -15,6 +15,7 @@ depends_on = None
 
 COLUMNS = (
     ("verifications", "mac"),
+    ("verifications", "route_mac"),
     ("visits", "mac"),
     ("challenges", "mac"),
     ("tickets", "mac"),

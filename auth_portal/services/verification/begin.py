@@ -36,9 +36,17 @@ from auth_portal.services.verification.case import (
     with_person,
 )
 from auth_portal.services.verification.end import Endings
-from auth_portal.services.verification.tickets import FoundTicket, Ticket, TicketFacts, Tickets
+from auth_portal.services.verification.tickets import ChangedTicket, FoundTicket, Ticket, TicketFacts, Tickets
 from auth_portal.store.db import Transactions, Work, new_id
-from auth_portal.store.models import VERIFICATION_REFERENCE, Counter, Portal, TicketRow, Verification, Visit
+from auth_portal.store.models import (
+    VERIFICATION_REFERENCE,
+    Counter,
+    Portal,
+    TicketRow,
+    Verification,
+    Visit,
+    signed_columns,
+)
 
 RACES = 3  # how often a beginning looks again when another one was faster
 
@@ -75,20 +83,27 @@ class Landing:
 class Landings:
     """Looks up what links may open. Changes nothing, so that link previews may come."""
 
-    def __init__(self, journeys: Journeys, tickets: Tickets) -> None:
+    def __init__(self, transactions: Transactions, journeys: Journeys, tickets: Tickets) -> None:
+        self._transactions = transactions
         self._journeys = journeys
         self._tickets = tickets
 
     def open(self, slug: str | None, ticket_token: str, reference: str) -> Landing:
         """Return what a link may open; ``slug`` is None for the default journey, ``ticket_token`` may be "".
 
-        Raise NotFound for the journey, and Gone for a ticket in the path that is unknown here or past its clock.
+        Raise NotFound for the journey, and Gone for a ticket in the path that is unknown here or past its clock, or for
+        any that was changed by someone other than the portal, which alone is put on record.
         """
         snapshot = self._journeys.current()
         current = snapshot.journey(slug)
         journey, found_ticket = current.config, None
         if ticket_token or (reference and journey.finds_ticket_by_reference):
-            found_ticket = self._tickets.find(journey.slug, ticket_token, reference)
+            try:
+                found_ticket = self._tickets.find(journey.slug, ticket_token, reference)
+            except ChangedTicket as changed:
+                with self._transactions.write() as work:
+                    limits.note_broken(work, "tickets", changed.row)
+                raise
         lacks_ticket = journey.defence.demands_ticket and found_ticket is None
         is_closed = lacks_ticket or not snapshot.is_open(journey)
         return Landing(snapshot, journey, current.version_id, found_ticket, lacks_ticket, is_closed)
@@ -337,12 +352,22 @@ def _new_case(work: Work, request: BeginRequest) -> Case:
 
 
 def _visit_of_browser(work: Work, visit_token: str, case: Case, identifier: Identifier | None) -> str | None:
-    """Return the visit that a browser has in this verification, past naming and for the same identifier, if any."""
+    """Return the visit that a browser has in this verification, past naming and for the same identifier, if any.
+
+    One that was changed by someone other than the portal is none: the browser gets another (R54).
+    """
     if not visit_token:
         return None
-    found = select(Visit.id).where(
+    found = select(*signed_columns(Visit)).where(
         Visit.token_hash == token_hash(visit_token), Visit.verification_id == case.verification_id, Visit.step > 0
     )
     if identifier is not None:
         found = found.where(Visit.identifier_key == identifier.key)
-    return work.execute(found).scalar_one_or_none()
+    row = work.execute(found).one_or_none()
+    if row is None:
+        return None
+    if not work.keyring.holds("visits", row._mapping):
+        limits.note_broken(work, "visits", row.id)
+        return None
+    visit: str = row.id
+    return visit

@@ -136,6 +136,7 @@ class Case:
     codes: tuple[SentCode, ...] = ()  # the newest first
     ticket: Ticket | None = None
     is_broken: bool = False  # someone other than the portal has changed the verification or the visit
+    is_misrouted: bool = False  # and so it is unknown where its result goes, what that says, or until when
 
     @property
     def stage(self) -> Stage:
@@ -399,7 +400,12 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
         codes=tuple(map(SentCode._make, map(_CODE_OF, valid))),
         ticket=ticket,
         is_broken=not whole,
+        is_misrouted=not whole and _is_misrouted(work, row),
     )
+
+
+def _is_misrouted(work: Work, row: Any) -> bool:
+    return "route_mac" in work.keyring.wrong_macs("verifications", row._mapping, _VERIFICATION)
 
 
 def _note_broken(work: Work, row: Any, codes: Sequence[Any], *, is_writing: bool) -> None:
@@ -438,12 +444,14 @@ def unvisited_case(work: Work, row: Any, journeys: Journeys) -> Case:
 
     Raise NotFound if the version of the journey was changed by someone other than the portal.
     """
+    is_whole = _is_whole(work, row, "verifications", _VERIFICATION, is_writing=True)
     return Case(
         visit_id=work.new_id(),
         **{column.key: getattr(row, column.key) for column in _VERIFICATION_COLUMNS},
         journey=journeys.served_version(row.version_id),
         ticket=_ticket(work, row, is_writing=True) if row.ticket_id is not None else None,
-        is_broken=not _is_whole(work, row, "verifications", _VERIFICATION, is_writing=True),
+        is_broken=not is_whole,
+        is_misrouted=not is_whole and _is_misrouted(work, row),
     )
 
 
@@ -499,7 +507,8 @@ def end_silently(work: Work, verification_id: str) -> None:
 
 def verification_mac(work: Work, case: Case, **decided: object) -> str:
     """Return the MAC of a case's verification, once these columns are written."""
-    mac: str = work.keyring.signed("verifications", {**_verification_values(case), **decided})["mac"]
+    values = {"id": case.verification_id, "ticket_id": case.ticket.id if case.ticket is not None else None}
+    mac: str = work.keyring.signed("verifications", {**values, **decided})["mac"]
     return mac
 
 

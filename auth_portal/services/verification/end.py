@@ -2,7 +2,7 @@
 
 The request that makes that write decides; every other one finds it ended. ``expired`` comes by itself when the chat
 clock has run out, whether or not a browser is still open. It is also all that is said of a verification that someone
-other than the portal has changed (R54).
+other than the portal has changed (R54); nothing is said if where it goes, what it says or until when may be changed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import and_, bindparam, select
 
@@ -47,6 +48,7 @@ from auth_portal.store.models import (
 
 CHAT_CODE_DIGITS = 6
 SWEEP_BATCH = 50  # verifications expired in one transaction
+NO_CHAT = timedelta(days=2)  # no chat lasts as long: 24 hours at most
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,11 @@ _DONE = (
 )
 
 
-_DUE = (
-    select(Verification.id)
-    .where(Verification.outcome.is_(None), Verification.proofs_until <= bindparam("now"))
-    .order_by(Verification.proofs_until)
-    .limit(SWEEP_BATCH)
+_LIVE = (
+    select(Verification.id).where(Verification.outcome.is_(None)).order_by(Verification.proofs_until).limit(SWEEP_BATCH)
 )
+_DUE = _LIVE.where(Verification.proofs_until <= bindparam("now"))
+_NEVER_DUE = _LIVE.where(Verification.proofs_until > bindparam("never"))  # as no chat of ours
 _EXPIRING = (
     select(*UNVISITED_COLUMNS)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
@@ -105,6 +106,9 @@ class Endings:
 
         ``why`` is for the admin alone, where the outcome does not say it.
         """
+        if case.is_misrouted:
+            end_silently(work, case.verification_id)
+            return
         is_verified, methods, chat_code = outcome == VERIFIED, "+".join(case.proved), ""
         if is_verified and case.journey.defence.makes_chat_code:
             chat_code = f"{secrets.randbelow(10**CHAT_CODE_DIGITS):0{CHAT_CODE_DIGITS}d}"
@@ -128,7 +132,7 @@ class Endings:
         body = result_body(case.journey, outcome, reference, _facts(work, case, chat_code) if is_verified else {})
         callback = NewDelivery(
             kind=CALLBACK,
-            target=case.journey.callback.server if case.is_broken else case.server,
+            target=case.server,
             contract=case.journey.callback.contract,
             verification_id=case.verification_id,
             lane=case.reference_hash,
@@ -150,12 +154,14 @@ class Endings:
     def expire_due(self) -> int:
         """End verifications whose time for proofs is over. Return how many this call ended."""
         with self._transactions.read() as work:
-            if work.execute(_DUE.limit(1), {"now": work.now}).first() is None:
+            times = {"now": work.now, "never": work.now + NO_CHAT}
+            which = next((due for due in (_DUE, _NEVER_DUE) if work.execute(due.limit(1), times).first()), None)
+            if which is None:
                 return 0
         due: list[str] = []
         try:
             with self._transactions.write() as work:
-                due += work.execute(_DUE.with_for_update(skip_locked=True), {"now": work.now}).scalars()
+                due += work.execute(which.with_for_update(skip_locked=True), times).scalars()
                 self._expire(work, due)
         except DATABASE_FAULTS:
             raise

@@ -9,7 +9,6 @@ someone other than the portal opens nothing, and a chat that began with it means
 
 from __future__ import annotations
 
-import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +41,14 @@ from auth_portal.typed import JOINERS
 
 PURPOSE_LENGTH = 140  # characters: two lines on a phone, read before anything is proved
 UNREADABLE = 422
+
+
+class ChangedTicket(Gone):
+    """A link has a ticket that someone other than the portal has changed (R54)."""
+
+    def __init__(self, row: str) -> None:
+        super().__init__("ticket_gone")
+        self.row = row
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,8 @@ class FoundTicket:
 
 _TICKETS = table_of(TicketRow)
 _INSERT = insert(_TICKETS)
-_UNSIGNED = (TicketRow.purpose_sealed, TicketRow.locale)
-_FOUND = (*signed_columns(TicketRow), *_UNSIGNED, TicketRow.phone_sealed, TicketRow.created_at)
+_SIGNED = signed_columns(TicketRow)
+_FOUND = (*_SIGNED, TicketRow.phone_sealed)
 _BY_TOKEN = select(*_FOUND).where(TicketRow.token_hash == bindparam("token"), TicketRow.slug == bindparam("slug"))
 _BY_REFERENCE = (
     select(*_FOUND)
@@ -159,13 +166,11 @@ _BIND = (
         or_(_TICKETS.c.reference_hash.is_(None), _TICKETS.c.reference_hash == bindparam("reference")),
     )
     .values(reference_hash=bindparam("reference"), bound_at=bindparam("now"), mac=bindparam("signature"))
+    .returning(*_SIGNED)
 )
 # As part of a wider row, under names that begin so.
 PREFIX = "ticket__"
-CASE_COLUMNS = (
-    *signed_columns(TicketRow, PREFIX),
-    *(column.label(f"{PREFIX}{column.key}") for column in _UNSIGNED),
-)
+CASE_COLUMNS = signed_columns(TicketRow, PREFIX)
 
 
 def ticket_of(row: Mapping[Any, Any], prefix: str = "") -> Ticket:
@@ -179,10 +184,14 @@ def ticket_for_no_one(ticket_id: str) -> Ticket:
 
 
 def bind(work: Work, found: FoundTicket, reference: bytes) -> None:
-    """Take a ticket for a reference (its hash), in one conditional write. Raise Gone if another reference has it."""
+    """Take a ticket for a reference (its hash), in one conditional write.
+
+    Raise Gone if another reference has it, or if it is no longer as it was found.
+    """
     mac = work.keyring.signed("tickets", {**found.row, "reference_hash": reference})["mac"]
     taken = {"of": found.ticket.id, "reference": reference, "now": work.now, "signature": mac}
-    if work.execute(_BIND, taken).rowcount != 1:
+    row = work.execute(_BIND, taken).one_or_none()
+    if row is None or not work.keyring.holds("tickets", row._mapping):
         raise Gone("ticket_gone")
 
 
@@ -237,7 +246,8 @@ class Tickets:
     def find(self, slug: str, ticket_token: str, reference: str) -> FoundTicket | None:
         """Return the ticket of a link to a journey: by the token in its path, or without one by its reference.
 
-        Change nothing. Raise Gone for a path's ticket that is unknown here, past its clock, or changed by someone else.
+        Change nothing. Raise Gone for a path's ticket that is unknown here or past its clock, and ChangedTicket for any
+        that was changed by someone else.
         """
         with self._transactions.read() as work:
             if ticket_token:
@@ -246,8 +256,7 @@ class Tickets:
                 by = {"reference": token_hash(reference), "slug": slug}
                 row = work.execute(_BY_REFERENCE, by).one_or_none()
             if row is not None and not work.keyring.holds("tickets", row._mapping):
-                work.log("integrity_broken", level=logging.ERROR, table="tickets", row=row.id)
-                row = None
+                raise ChangedTicket(row.id)
         if row is not None and work.now < row.proofs_until:
             times = ChatClock(row.created_at, row.proofs_until, row.ends_at)
             return FoundTicket(ticket_of(row._mapping), times, row.phone_sealed, {**row._mapping})
