@@ -43,6 +43,7 @@ STRANGER_HASH = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYU
 # The states of the MACs of rows (R54), as they are signed in the portal's row.
 OPEN_MACS, SEALED_MACS = "macs are open", "macs are sealed"
 OLD_MACS = "old"  # what migration 0007, which has no keys, writes where rows have none; then `flask db upgrade` signs
+SUPPORT_CODE_MAC = "customers.support_code"  # of row, code, key and end; a customer without such a code has none
 # The rows that say who a person is, and what opens the door in their name: by table and MAC the columns it is made of.
 SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "customers": {"identity_mac": ("id", "customer_id"), "active_mac": ("id", "is_active")},

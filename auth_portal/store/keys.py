@@ -22,7 +22,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, text, true, update
@@ -35,13 +35,14 @@ from auth_portal.crypto import (
     PURPOSES,
     SEALED_MACS,
     SIGNED,
+    SUPPORT_CODE_MAC,
     DataKey,
     KeyFault,
     Keyring,
     MasterKeys,
 )
 from auth_portal.errors import Misconfigured
-from auth_portal.store.db import Database, Transactions, Work, dialect_insert, unusable
+from auth_portal.store.db import Database, Transactions, Work, dialect_insert, first_id, unusable
 from auth_portal.store.models import (
     RARE_KIND,
     Admin,
@@ -185,14 +186,22 @@ TABLES = (
     TicketRow,
 )
 
-_LIVE_VERIFICATIONS = select(Verification.id).where(Verification.outcome.is_(None))
+CHATS = (Verification, Visit, Challenge, TicketRow)
+LONGEST_CHAT = timedelta(days=2)  # and longer than any
 
 
-def _counting(work: Work) -> Mapping[str, ColumnElement[bool]]:
-    """Return which rows of a large table still decide anything; of the others no MAC is looked at again."""
+def _counting(work: Work, *, ended: bool) -> Mapping[str, ColumnElement[bool]]:
+    """Return which rows of a large table still decide anything; of the others no MAC is looked at again.
+
+    With ``ended`` also those of chats that go on after their verification: its last page is looked at until then.
+    """
+    is_counting: ColumnElement[bool] = Verification.outcome.is_(None)
+    if ended:
+        is_recent = Verification.id >= first_id(work.now - LONGEST_CHAT)
+        is_counting = or_(is_counting, and_(is_recent, Verification.chat_ends_at > work.now))
     return {
-        "verifications": Verification.outcome.is_(None),
-        "visits": Visit.verification_id.in_(_LIVE_VERIFICATIONS),
+        "verifications": is_counting,
+        "visits": Visit.verification_id.in_(select(Verification.id).where(is_counting)),
         "challenges": Challenge.expires_at > work.now,
         "tickets": TicketRow.ends_at > work.now,
     }
@@ -220,9 +229,10 @@ def broken_rows(work: Work) -> Iterator[BrokenRow]:
             after = rows[-1]["id"]
 
 
-def _rows(work: Work, model: type[Base], after: str) -> Any:
+def _rows(work: Work, model: type[Base], after: str, *, ended: bool = False) -> Any:
     table = table_of(model)
-    found = select(*signed_columns(model)).where(table.c.id > after, _counting(work).get(table.name, true()))
+    is_counting = _counting(work, ended=ended).get(table.name, true())
+    found = select(*signed_columns(model)).where(table.c.id > after, is_counting)
     return found.order_by(table.c.id).limit(MACS_AT_ONCE)
 
 
@@ -272,13 +282,8 @@ def seal_macs(transactions: Transactions) -> list[BrokenRow]:
 
     Whatever was changed until now is accepted with it.
     """
-    broken: list[BrokenRow] = []
     _seal_staged(transactions)  # first, or an import that is switched meanwhile brings rows without MACs
-    for model in TABLES:
-        after: str | None = ""
-        while after is not None:
-            with transactions.write() as work:
-                after = _seal_some(work, model, after, broken)
+    broken = seal_tables(transactions, TABLES)
     _seal_staged(transactions)  # again, for those that were compared with a customer who had none
     with transactions.write() as work:
         sealed = {"macs": work.keyring.mac(SEALED_MACS), "version": Portal.version + 1}
@@ -288,10 +293,40 @@ def seal_macs(transactions: Transactions) -> list[BrokenRow]:
     return broken
 
 
+def seal_tables(transactions: Transactions, models: Sequence[type[Base]] = CHATS) -> list[BrokenRow]:
+    """Write the missing and wrong MACs of some tables, and those of temporary codes; return the rows.
+
+    By default those of chats, which a migration adds where others are required already.
+    """
+    broken: list[BrokenRow] = []
+    for model in models:
+        after: str | None = ""
+        while after is not None:
+            with transactions.write() as work:
+                after = _seal_some(work, model, after, broken)
+    rows: Sequence[Any] = [None]
+    while rows:
+        with transactions.write() as work:
+            unsigned = _SUPPORT_CODES.where(CustomerRow.support_code_expires_at > work.now).with_for_update()
+            rows = work.execute(unsigned).all()
+            for row in rows:
+                mac = work.keyring.mac(SUPPORT_CODE_MAC, *row)
+                work.execute(update(CustomerRow).where(CustomerRow.id == row.id).values(support_code_mac=mac))
+    return broken
+
+
+_SUPPORT_CODES = (
+    select(CustomerRow.id, CustomerRow.support_code_id, CustomerRow.support_code_key_id)
+    .add_columns(CustomerRow.support_code_expires_at)
+    .where(CustomerRow.support_code_id.is_not(None), CustomerRow.support_code_mac.is_(None))
+    .limit(MACS_AT_ONCE)
+)
+
+
 def _seal_some(work: Work, model: type[Base], after: str, broken: list[BrokenRow]) -> str | None:
     """Write the missing and wrong MACs of the next rows; return where to go on, None at the end."""
     table = table_of(model)
-    rows = work.execute(_rows(work, model, after).with_for_update()).mappings().all()
+    rows = work.execute(_rows(work, model, after, ended=True).with_for_update()).mappings().all()
     for row in rows:
         if wrong := work.keyring.wrong_macs(table.name, row):
             broken.append(BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong)))

@@ -33,6 +33,7 @@ from auth_portal.store.models import (
 from tests.receiver import Receiver
 from tests.security.test_macs import command
 from tests.security.tools import STILL, code_for, deliver, expire, results
+from tests.test_migrations import migrated
 from tests.ticketed import JOURNEYS, link, opened, ticket
 from tests.world import PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world, wrap_as_before_macs
 
@@ -552,6 +553,45 @@ def test_r54_a_chat_that_began_before_the_upgrade_ends_after_the_seal(
         world.clock.advance(31)
         paid.prove(world.totp())
         assert sorted(results(world)) == ["verified", "verified_app", "verified_pay-app"]
+
+
+def test_r54_what_ended_before_the_seal_is_still_shown_after_it(
+    tmp_path: Path, database_url: str, receiver: Receiver
+) -> None:
+    """The customer types the chat code into the chat now, and support has just issued a temporary code."""
+    with open_world(tmp_path, database_url, receiver, config=CONFIG, settings=STILL) as before:
+        browser = before.browser()
+        browser.begin("r-1", "code-back")
+        browser.prove(code_for(before, PHONE))
+        shown = browser.page.text
+        row = row_of(before, "C-1002")
+        issued = before.services.credentials.issue_support_code(row, "lost phone", admin_id="0" * 32)
+        wrap_as_before_macs(before.database)
+        with before.database.write() as connection:
+            connection.execute(update(Verification).values(mac=None, route_mac=None))
+            connection.execute(update(Visit).values(mac=None))
+            connection.execute(text("UPDATE customers SET support_code_mac = NULL"))
+            connection.execute(update(Portal).values(macs=before.transactions.keyring.mac(OPEN_MACS)))
+    with open_world(tmp_path, database_url, receiver, config="", base="", settings=STILL) as world:
+        assert command(world, tmp_path, "macs", "seal").exit_code == 0
+        world.services.journeys.renew()
+        assert world.transactions.keyring.requires_macs
+        assert browser.get("/done").text == shown
+        assert _helped(world, "r-2", "C-1002", issued.code) == 303
+
+
+def test_r54_a_chat_goes_on_where_a_sealed_portal_gets_the_macs_of_chats(world: World, tmp_path: Path) -> None:
+    browser = world.browser()
+    browser.begin("r-1", "app")
+    migrated(world.database, "0007")
+    assert command(world, tmp_path, "db", "upgrade").exit_code == 0
+    assert broken(world) == set()
+    browser.prove(world.totp())
+    assert results(world) == ["verified_app"]
+    # A deployment that changes no table signs nothing.
+    change(world, Verification, mac=None)
+    assert command(world, tmp_path, "db", "upgrade").exit_code == 0
+    assert [row.mac for row in world.rows(Verification)] == [None]
 
 
 def test_r54_the_doctor_and_the_audit_name_live_rows_only(world: World, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, literal_column, or_, select, update
 
-from auth_portal.crypto import NO_ROW, KeyFault, Keyring, SealedColumn, new_seed
+from auth_portal.crypto import NO_ROW, SUPPORT_CODE_MAC, KeyFault, Keyring, SealedColumn, new_seed
 from auth_portal.errors import Conflict, NotFound
 from auth_portal.methods import IssuedCode
 from auth_portal.methods.support_code import DIGITS as SUPPORT_CODE_DIGITS
@@ -289,7 +289,7 @@ class Person:
         """Return the temporary code that support issued; without one, an expired code at the same cost (R24)."""
         code_id, key_id, until = self.support_code_id, self.support_code_key_id, self.support_code_expires_at
         bound = self.row or NO_ROW, code_id or NO_ROW, key_id or keyring.code_key_id, until or NEVER
-        is_ours = keyring.is_mac(self.support_code_mac, _SUPPORT_CODE, *bound) or not keyring.requires_macs
+        is_ours = keyring.is_mac(self.support_code_mac, SUPPORT_CODE_MAC, *bound) or not keyring.requires_macs
         is_issued = self.is_active and is_ours and code_id is not None and key_id is not None and until is not None
         code = keyring.code(code_id or self.key, SUPPORT_CODE_DIGITS, key_id or keyring.code_key_id)
         return IssuedCode(code, until or NEVER, is_replaced=False, is_used=not is_issued)
@@ -311,9 +311,6 @@ class Person:
         return [self.contact(carries, keyring) for carries, sealed in on_file.items() if sealed is not None]
 
 
-_SUPPORT_CODE = "customers.support_code"
-
-
 def support_code_values(work: Work, row: str, until: datetime) -> dict[str, Any]:
     """Return the columns of a new temporary code, signed so that it is of no use to another customer (R54)."""
     code_id, key_id = work.new_id(), work.keyring.code_key_id
@@ -321,7 +318,7 @@ def support_code_values(work: Work, row: str, until: datetime) -> dict[str, Any]
         "support_code_id": code_id,
         "support_code_key_id": key_id,
         "support_code_expires_at": until,
-        "support_code_mac": work.keyring.mac(_SUPPORT_CODE, row, code_id, key_id, until),
+        "support_code_mac": work.keyring.mac(SUPPORT_CODE_MAC, row, code_id, key_id, until),
     }
 
 

@@ -44,6 +44,7 @@ from auth_portal.store.keys import (
     load_keyring,
     open_macs,
     seal_macs,
+    seal_tables,
     state_fault,
     wrap_again,
 )
@@ -71,6 +72,7 @@ from auth_portal.store.models import (
 CLOCK_SECONDS = 5.0  # codes of an authenticator app tolerate 30, the chat clock hardly any
 TOTP_STEP_SECONDS = 30  # RFC 6238 5.2
 RESTORED = "the database was restored from a backup"  # the detail of what was under way then
+MACS_OF_CHATS = "0008"  # the migration
 _IS_MARKED = select(Portal.id).where(Portal.macs == OLD_MACS)
 CHAIN_SECONDS = 10  # for another process that has made the keys to begin the chain
 SHARED_NAMED = 10  # customer IDs that several customers share, named in one line
@@ -120,8 +122,11 @@ def upgrade(settings: Settings, clock: Clock) -> None:
     """Migrate the tables to what this version needs. Raise Misconfigured in one line.
 
     A database of a version that did not seal the audit trail gets the first block (E4), which says what was there.
+    Where MACs are required already, rows of chats get those that the migration has added: otherwise they would end.
     """
     with plain_faults(), closing(Database(settings.database)) as database:
+        with database.read() as connection:
+            before = MigrationContext.configure(connection).get_current_revision()
         _migrate(database)
 
         def keyring() -> Keyring:
@@ -133,6 +138,8 @@ def upgrade(settings: Settings, clock: Clock) -> None:
             is_marked = connection.execute(_IS_MARKED).first() is not None
         if is_marked:
             _finish_upgrade(Transactions(database, keyring(), clock), is_new=False)
+        elif before is not None and before < MACS_OF_CHATS:
+            seal_tables(Transactions(database, keyring(), clock))
         read_ids_again(database, keyring)
         _require_chain(database, 0)
 
