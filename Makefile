@@ -7,7 +7,7 @@ BIN := .venv/bin
 export FLASK_APP := app
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test check bench soak help screenshots format
+.PHONY: run test check bench soak mutants help screenshots format
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,9 @@ bench: .venv/.test ## Measure how fast it is on this machine
 
 soak: .venv/.test ## Play faults in random combination for MINUTES (60) and check that nothing is lost
 	@$(BIN)/python -m tests.faults.campaign --minutes $${MINUTES:-60} $${SEED:+--seed $$SEED}
+
+mutants: .venv/.test ## Change one thing at a time for MINUTES (60) and see that a test notices; MODULES="tries prove" for some
+	@$(BIN)/python -m tests.mutants --minutes $${MINUTES:-60} $${MODULES:+--module $$MODULES} $${SEED:+--seed $$SEED}
 
 screenshots: .venv/.test ## Take the pictures for the documents from the running product
 	@$(BIN)/python -m docs.screenshots

@@ -36,7 +36,7 @@ from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.world import CONFIG, STANDARD, configure, one_authority
 
 DISPATCHERS = 10
-EACH = 30  # callbacks: enough for all of them to claim at the same moments, again and again
+EACH = 15  # callbacks: enough for all of them to claim at the same moments, again and again
 AT_A_TIME = "4"  # the fewer a dispatcher claims at once, the more often they meet
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from auth_portal.errors import Problem
-from auth_portal.services.verification.references import completed, read_query
+from auth_portal.services.verification.references import completed, dropped_names, read_query
 from tests.receiver import wait_for
 from tests.world import World
 
@@ -38,6 +38,24 @@ def test_raw_references_are_completed_by_the_script(reference: str) -> None:
     query, tail = as_a_browser_cuts(f"reference={reference}")
     read = read_query(query)
     assert completed(read.text, tail) == reference
+
+
+def test_the_names_of_dropped_parameters_fit_their_column() -> None:
+    names = [f"utm_{letter * 26}" for letter in "abcdefghi"]
+    read = read_query("reference=abc" + "".join(f"&{name}=1" for name in names))
+    assert (read.text, len(read.dropped), len(dropped_names(",".join(names)))) == ("abc", 200, 200)
+
+
+def test_r34_a_tail_that_no_reference_could_have_is_left_out() -> None:
+    assert completed("", "#" + "%41" * 511) == "#" + "A" * 511
+    assert completed("abc", "#" + "A" * 3 * 512) == "abc"
+    for reference, tail, code in (
+        ("", "", "reference_missing"),
+        ("abc", "#" + "A" * (3 * 512 - 1), "reference_invalid"),
+    ):
+        with pytest.raises(Problem) as refused:
+            completed(reference, tail)
+        assert refused.value.code == code
 
 
 @pytest.mark.parametrize(
