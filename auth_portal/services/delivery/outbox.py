@@ -114,11 +114,11 @@ class ClaimedDelivery:
         return keyring.open(self.body_sealed, DELIVERY_BODY, self.id)
 
     def within_lease(self, now: datetime) -> datetime:
-        """Return the time, or the end of the lease if that has passed: either it is lost, or the clock has jumped.
+        """Return the time, or the end of the lease that it is beyond: either it is lost, or the clock has jumped.
 
         One that jumps during an attempt would end or delay the result (D8).
         """
-        return min(now, self.began_at + timedelta(seconds=LEASE_SECONDS))
+        return max(self.began_at, min(now, self.began_at + timedelta(seconds=LEASE_SECONDS)))
 
     def why_not(self, now: datetime) -> AttemptReport | None:
         """Return the report of an attempt that must not be made, None for any other.
@@ -403,7 +403,7 @@ class Outbox:
             update(Attempt)
             .where(Attempt.id == delivery.attempt_id)
             .values(
-                ended_at=work.now,
+                ended_at=max(work.now, delivery.began_at),
                 milliseconds=milliseconds,
                 fate=report.fate,
                 status=report.status,
