@@ -24,6 +24,8 @@ from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.serving import Server, Visitor, free_port, serving
 from tests.test_servers import configured
 
+WORKERS = 2
+
 
 @pytest.fixture
 def relay(postgres_url: str) -> Iterator[Relay]:
@@ -51,7 +53,7 @@ def test_d09_a_server_outlives_its_database(
     tmp_path: Path, postgres_url: str, relay: Relay, receiver: Receiver, kind: str
 ) -> None:
     configured(tmp_path, postgres_url, receiver)
-    with serving(Server(tmp_path, relay.url, server=kind, workers=2)) as server:
+    with serving(Server(tmp_path, relay.url, server=kind, workers=WORKERS)) as server:
         page = requests.get(f"{server.url}/?reference=abc", timeout=GIVE_UP_SECONDS)
         assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
         assert "<h1" in page.text
@@ -62,6 +64,7 @@ def test_d09_a_server_outlives_its_database(
         assert status(server, "/?reference=abc") == 503
 
         relay.start()
+        wait_for(lambda: server.log.read_text().count("private_callbacks_allowed") >= WORKERS)  # each serves
         wait_for(lambda: all(status(server, "/readyz") == 200 for _ in range(10)))
         visitor = Visitor(server.url)
         assert visitor.begin("abc", "app").status_code == 200

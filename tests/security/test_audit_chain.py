@@ -32,7 +32,7 @@ from auth_portal.store.models import AuditBlock, AuditEvent
 from tests.postgres import MASTER_KEY
 from tests.security.test_races import rows, together
 from tests.test_migrations import migrated
-from tests.world import FakeClock
+from tests.world import FakeClock, wrap_as_before_macs
 
 DAY = 86_400
 
@@ -180,7 +180,7 @@ ATTACKS: dict[str, tuple[list[str], str]] = {
     "two events swapped": (
         [
             f"UPDATE audit_events SET id = 'x' WHERE id = {ID.format(0)}",
-            f"UPDATE audit_events SET id = (SELECT substr(min(id), 1, 31) || 'a' FROM audit_events WHERE block = 2) "
+            f"UPDATE audit_events SET id = (SELECT substr(min(id), 1, 31) || 'x' FROM audit_events WHERE block = 2) "
             f"WHERE id = {ID.format(1)}",
         ],
         "was deleted",
@@ -556,6 +556,7 @@ def test_e4_events_of_an_older_version_are_sealed_as_they_were_found(database_ur
     trail = Trail(database_url, tmp_path)
     trail.record(BLOCK_EVENTS + 10)
     migrated(trail.transactions.database, "0002")
+    wrap_as_before_macs(trail.transactions.database)
     upgrade(Settings(instance=tmp_path, database_url=database_url, secret_keys=(MASTER_KEY,)), trail.clock)
     first = rows(database_url, AuditBlock)[0]
     assert first.note == (
