@@ -26,6 +26,13 @@ class NotFound(Problem):
     status = 404
 
 
+class WrongClock(Problem):
+    """The clock of this machine differs from the database's, so nothing may be judged by it now (D8)."""
+
+    def __init__(self) -> None:
+        super().__init__("unavailable", status=503)
+
+
 class Gone(Problem):
     """It existed, and has expired or was used."""
 

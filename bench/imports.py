@@ -144,7 +144,7 @@ def postgres() -> Iterator[str]:
 def main(folder: Path, receiver: Receiver) -> None:
     """Measures on both databases and prints."""
     print(
-        f"{CUSTOMERS:,} customers from CSV, {BROKEN} more rows broken, beside a serving portal (gunicorn, one worker)"
+        f"{CUSTOMERS:,} customers from CSV, {BROKEN} more rows broken, next to a serving portal (gunicorn, one worker)"
     )
     for name in ("SQLite", "PostgreSQL"):
         place = folder / f"imports-{name}"

@@ -62,7 +62,7 @@ def die_once() -> None:
 def pause_once() -> None:
     """Suspends this process, once; the file says which one it was.
 
-    On SQLite only this thread: another one may be writing, and nobody writes while it is suspended.
+    On SQLite only this thread: another one may be writing, and none writes while it is suspended.
     """
     try:
         _PAUSED.open("x").write(str(os.getpid()))

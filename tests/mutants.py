@@ -34,7 +34,7 @@ from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = ROOT / "docs" / "mutants.md"
-LEAST_SECONDS = 20  # of one mutant, beside ten times what its tests took; one that takes longer is found
+LEAST_SECONDS = 20  # of one mutant, on top of ten times what its tests took; one that takes longer is found
 LONGEST_WORDS = 120  # of a name, for each side
 CODES = ("tests/security/test_codes.py", "tests/web/test_way.py")
 SERVICES = "auth_portal.services"

@@ -11,5 +11,5 @@ import auth_portal.bootstrap
 import auth_portal.cli
 import auth_portal.web.server
 
-# Named, so that nobody takes the imports for unused ones and removes them.
+# Named, because the linter would remove imports that nothing uses.
 __all__ = ["alembic", "auth_portal", "flask", "gunicorn"]

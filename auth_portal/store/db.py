@@ -50,7 +50,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
-from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, Problem
+from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
 from auth_portal.telemetry import Origin, log_event, origin
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
@@ -557,18 +557,18 @@ class Transactions:
         self.machine = ClockCheck(database)
 
     def _work(self, connection: Connection) -> Work:
-        """Return the work of a connection. Raise Problem if it would be judged by a clock that is wrong (D8).
+        """Return the work of a connection. Raise WrongClock if it would be judged by one (D8).
 
         The time is read first: a clock that jumps after that does not matter any more.
         """
         work = Work(connection, self.clock(), self.keyring)
         if origin.get().is_judged and not self.machine.is_right(KNOWN_SECONDS, connection):
-            raise Problem("unavailable", status=503)
+            raise WrongClock
         return work
 
     @contextmanager
     def read(self) -> Iterator[Work]:
-        """Yield a connection on which each statement stands alone, and which must not write. Raise Problem."""
+        """Yield a connection on which each statement stands alone, and which must not write. Raise WrongClock."""
         with self.database.read() as connection:
             work = self._work(connection)
             yield work
@@ -579,7 +579,7 @@ class Transactions:
     def write(self) -> Iterator[Work]:
         """Yield one writing transaction, committed at the end of the block and rolled back if it raises.
 
-        Raise Problem in a request, or in the background, if it would be judged by a clock that is wrong (D8).
+        Raise WrongClock in a request, or in the background, if it would be judged by one (D8).
         """
         with self.database.write() as connection:
             work = self._work(connection)

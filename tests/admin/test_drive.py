@@ -625,7 +625,7 @@ def prove_ticketed(desk: Desk, path: str, link: str) -> None:
     desk.get(link)
     assert 'name="identifier"' not in desk.page.text
     desk.post(desk.path)
-    if desk.path != f"{desk.root}/verify":  # a newer ticket asks anew, and the page says so first
+    if desk.path != f"{desk.root}/verify":  # a newer ticket asks again, and the page says so first
         desk.post(desk.path, again="1")
     if 'value="sms_code"' in desk.page.text:
         desk.post(f"{desk.root}/verify/method", method="sms_code")

@@ -1,4 +1,4 @@
-"""Every field and act that could turn a customer into somebody else: second factor, audit event, mail to owners (R44)."""
+"""Every field and act that could turn a customer into someone else: second factor, audit event, mail to owners (R44)."""
 
 from __future__ import annotations
 

@@ -14,9 +14,12 @@ from typing import Any
 import pyotp
 import pytest
 import requests
+from sqlalchemy import update
 
+from auth_portal.errors import WrongClock
 from auth_portal.gateways.flow import FlowGateway
 from auth_portal.services.delivery.outbox import LEASE_SECONDS, Outbox
+from auth_portal.services.verification.end import Endings
 from auth_portal.store import db
 from auth_portal.store.models import AlertRow, Delivery, Verification
 from tests.programs import ROOT
@@ -158,6 +161,41 @@ def test_d08_a_clock_that_jumps_while_a_result_is_sent_neither_ends_nor_delays_i
         wait_for(lambda: [call.status for call in receiver.callbacks][-1:] == [200])
         wait_for(lambda: [row.state for row in world.rows(Delivery) if row.kind == "callback"] == ["accepted"])
     assert receiver.callbacks[-1].body["result"] == "verified_app"
+
+
+def test_d08_a_clock_that_jumps_beside_a_row_that_cannot_be_read_ends_no_chat_silently(
+    tmp_path: Path, postgres_url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chats of a batch that failed are ended one by one: a clock that jumps then says nothing about them."""
+    ahead, jumped = [0.0], set[str]()
+    monkeypatch.setattr(db, "machine_clock", lambda: time.time() + ahead[0])
+    alone = Endings._expire_alone
+
+    def jump_first(self: Endings, verification_id: str) -> None:
+        if verification_id not in jumped:
+            jumped.add(verification_id)
+            ahead[0] = 3600
+        alone(self, verification_id)
+
+    def jump_back(self: WrongClock) -> None:
+        refuse(self)
+        ahead[0] = 0
+
+    refuse = WrongClock.__init__
+    monkeypatch.setattr(WrongClock, "__init__", jump_back)
+
+    monkeypatch.setattr(Endings, "_expire_alone", jump_first)
+    with open_world(tmp_path, postgres_url, receiver) as world:
+        for reference in ("whole", "cut"):
+            world.browser().begin(reference, "app")
+        row = next(row for row in world.rows(Verification))
+        with world.database.write() as connection:
+            connection.execute(update(Verification).where(Verification.id == row.id).values(reference_sealed=b"12345"))
+        world.clock.advance(600)
+        wait_for(lambda: len(jumped) == 2)
+        wait_for(lambda: [row.outcome for row in world.rows(Verification)] == ["expired", "expired"])
+        wait_for(lambda: receiver.callbacks)
+    assert [call.body["data"]["outcome"] for call in receiver.callbacks] == ["expired"]
 
 
 def test_d08_a_command_that_writes_refuses_to_run_with_a_wrong_clock(web: Server) -> None:

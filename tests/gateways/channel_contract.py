@@ -6,8 +6,6 @@ import json
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
-import pytest
-
 from auth_portal.gateways.channels import KINDS, Channel, Handover, OutgoingMessage, open_channel, parse_channel
 from auth_portal.gateways.outbound import Outbound
 
@@ -50,26 +48,15 @@ def opened(table: dict[str, Any], outbound: Outbound, *, sandbox_url: str = "") 
 
 
 class ChannelContract:
-    """What holds for every kind. A subclass names its ``kind`` and gives a working ``channel``, a dead one, and what
-    arrived."""
+    """What holds for every kind. A subclass names its ``kind`` and has three fixtures.
+
+    ``channel`` works, ``dead`` is the same with its other side gone, and ``arrived`` is a function that returns (to,
+    text, id) of the last message, or None where there was none.
+    """
 
     kind: ClassVar[str]
     message = SMS
     dead_handover = Handover.RETRY
-
-    @pytest.fixture
-    def channel(self) -> Channel:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def dead(self) -> Channel:
-        """The same kind, its other side gone."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def arrived(self) -> Any:
-        """A function that gives (to, text, id) of the last message, or None where there was none."""
-        raise NotImplementedError
 
     def test_its_kind_is_registered(self, channel: Channel) -> None:
         assert type(channel) is KINDS[self.kind]

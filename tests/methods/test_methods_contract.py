@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -28,7 +29,7 @@ def passwords() -> Passwords:
     return Passwords()
 
 
-class MethodContract:
+class MethodContract(ABC):
     """The suite. A method's own class says what is right for it, and what it is held against."""
 
     name: str
@@ -39,9 +40,9 @@ class MethodContract:
     def method(self) -> Method:
         return all_methods(passwords())[self.name]
 
+    @abstractmethod
     def evidence(self) -> Evidence:
         """Against which ``right`` is right."""
-        raise NotImplementedError
 
     def result(self, method: Method, proof: str, evidence: Evidence) -> ProofResult:
         parsed = method.parse(proof, DIGITS)

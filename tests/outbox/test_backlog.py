@@ -1,4 +1,4 @@
-"""A backlog for one server: what it costs those who look for work, and whom it keeps waiting (D5)."""
+"""A backlog for one server: what it costs those who look for work, and who has to wait (D5)."""
 
 from __future__ import annotations
 

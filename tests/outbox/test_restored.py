@@ -30,7 +30,7 @@ def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[Wor
 
 
 class Backup:
-    """The whole database as it was, put back as an operator would: into the same place, with nobody connected."""
+    """The whole database as it was, put back as an operator would: into the same place, with no one connected."""
 
     def __init__(self, world: World) -> None:
         self._world = world

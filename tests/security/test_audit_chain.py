@@ -354,7 +354,7 @@ def test_e4_fifty_rows_are_named_with_their_time(trail: Trail) -> None:
 
 
 def test_e4_the_newest_head_stored_elsewhere_shows_a_rewritten_history(trail: Trail) -> None:
-    """The chain alone cannot: whoever writes the database puts an older state back, or seals with its keys."""
+    """The chain alone cannot: an attacker who writes the database puts an older state back, or seals with its keys."""
     trail.filled(blocks=1)
     with trail.transactions.database.read() as connection:
         (older,) = connection.execute(text("SELECT last_number, last_head, mac FROM audit_chain")).all()

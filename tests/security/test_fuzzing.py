@@ -1,4 +1,4 @@
-"""Whatever is sent, pasted or uploaded: an answer, never a fault, and nobody gets what belongs to another.
+"""Whatever is sent, pasted or uploaded: an answer, never a fault, and no one gets what belongs to another.
 
 Hypothesis makes up the input, another one in each run. ``pytest --hypothesis-profile=long`` tries fifty times as much.
 """

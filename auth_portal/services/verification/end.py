@@ -17,7 +17,7 @@ from sqlalchemy import and_, bindparam, select
 
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
-from auth_portal.errors import Problem
+from auth_portal.errors import Problem, WrongClock
 from auth_portal.services.config.journey import result_body
 from auth_portal.services.config.relay import CHAT_CODE, PHONE_MATCH, PURPOSE
 from auth_portal.services.config.snapshot import Journeys
@@ -48,6 +48,7 @@ from auth_portal.store.models import (
 
 CHAT_CODE_DIGITS = 6
 SWEEP_BATCH = 50  # verifications expired in one transaction
+_NOT_ITS_FAULT = (*DATABASE_FAULTS, WrongClock)  # what keeps a verification from being ended, whatever it says
 NO_CHAT = timedelta(days=2)  # no chat lasts as long: 24 hours at most
 
 
@@ -163,7 +164,7 @@ class Endings:
             with self._transactions.write() as work:
                 due += work.execute(which.with_for_update(skip_locked=True), times).scalars()
                 self._expire(work, due)
-        except DATABASE_FAULTS:
+        except _NOT_ITS_FAULT:
             raise
         except Exception:
             for verification_id in due:  # one altered row must not keep all the others waiting
@@ -180,7 +181,7 @@ class Endings:
         try:
             with self._transactions.write() as work:
                 self._expire(work, [verification_id])
-        except DATABASE_FAULTS:
+        except _NOT_ITS_FAULT:
             raise
         except Exception as fault:
             with self._transactions.write() as work:
