@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import func, insert, select
 
 from auth_portal.clock import system_clock
-from auth_portal.crypto import MasterKeys
+from auth_portal.crypto import MasterKeys, token_hash
 from auth_portal.services.delivery.outbox import ClaimedDelivery, Deliver, NewDelivery, add
 from auth_portal.services.operations.dispatcher import OWN_POLL_SECONDS
 from auth_portal.services.serving import build
@@ -82,7 +82,7 @@ def fill(database_url: str, receiver: Receiver, count: int) -> None:
                 reference, row_id = f"r-{number}", work.new_id()
                 verification = {
                     "id": row_id,
-                    "reference_hash": reference.encode(),
+                    "reference_hash": token_hash(reference),
                     "reference_sealed": work.seal(reference, VERIFICATION_REFERENCE, row_id),
                     "server": receiver.origin,
                     "version_id": version,
@@ -94,14 +94,16 @@ def fill(database_url: str, receiver: Receiver, count: int) -> None:
                     "chat_ends_at": ends_at,
                     "outcome": "cancelled",
                     "ended_at": work.now,
+                    **dict.fromkeys(("ticket_id", "visit_id", "customer_row")),
+                    "methods": "",
                 }
-                work.execute(insert(Verification), verification)
+                work.execute(insert(Verification), work.keyring.signed("verifications", verification))
                 callback = NewDelivery(
                     kind=CALLBACK,
                     target=receiver.origin,
                     contract="external_link",
                     verification_id=row_id,
-                    lane=reference.encode(),
+                    lane=token_hash(reference),
                     body=json.dumps({"reference": reference, "result": "cancelled", "data": {}}),
                     priority=number % 3,
                     give_up_at=ends_at,

@@ -16,9 +16,12 @@ from sqlalchemy import select, text, update
 
 from auth_portal import crypto
 from auth_portal.crypto import OPEN_MACS, SIGNED, Keyring, token_hash
+from auth_portal.services.delivery.outbox import CHANGED
 from auth_portal.services.verification import tickets
 from auth_portal.store.keys import broken_rows
 from auth_portal.store.models import (
+    CALLBACK,
+    Attempt,
     AuditEvent,
     Base,
     Challenge,
@@ -267,6 +270,134 @@ def _told(world: World) -> list[Any]:
     return world.receiver.callbacks
 
 
+def _ended(world: World, reference: str = "r-1") -> Delivery:
+    """A result that is due."""
+    browser = world.browser()
+    browser.begin(reference, "app")
+    browser.prove(world.totp())
+    assert browser.path == "/done"
+    found: Delivery = world.rows(Delivery)[-1]
+    return found
+
+
+def _sent_elsewhere(world: World) -> None:
+    change(world, Delivery, target="https://thief.example")
+
+
+def _of_another_lane(world: World) -> None:
+    change(world, Delivery, lane=token_hash("r-other"))
+
+
+def _for_another_chat(world: World) -> None:
+    """As if it were the result of another verification, which goes elsewhere."""
+    world.browser().begin("r-2", "app", "C-1002")
+    change(world, Delivery, verification_id=world.rows(Verification)[1].id)
+
+
+def _cut(world: World) -> None:
+    change(world, Delivery, body_sealed=b"")
+
+
+def _removed(world: World) -> None:
+    change(world, Delivery, body_sealed=None)
+
+
+def _of_another_row(world: World) -> None:
+    world.clock.advance(31)
+    _ended(world, "r-2")
+    first, second = world.rows(Delivery)
+    change(world, Delivery, Delivery.id == first.id, body_sealed=second.body_sealed)
+    change(world, Delivery, Delivery.id == second.id, state="dropped")
+
+
+def _with_its_verification(world: World) -> None:
+    """Both go elsewhere, and agree."""
+    change(world, Delivery, target="https://thief.example")
+    change(world, Verification, server="https://thief.example")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        _sent_elsewhere,
+        _of_another_lane,
+        _for_another_chat,
+        _cut,
+        _removed,
+        _of_another_row,
+        _with_its_verification,
+    ],
+)
+def test_r54_a_result_that_was_changed_is_not_sent(world: World, changed: Callable[[World], None]) -> None:
+    """Neither to Flow, which is asked about it, nor to anyone else; its row says why, and an owner hears of it."""
+    row = _ended(world)
+    changed(world)
+    assert results(world) == []
+    (found,) = (one for one in world.rows(Delivery) if one.id == row.id)
+    assert (found.state, found.reason) == ("refused", CHANGED)
+    assert noted(world) == {"deliveries"}
+    assert [(one.fate, one.status) for one in world.rows(Attempt)] == [("changed", None)]
+
+
+def test_r54_a_value_that_cannot_be_read_keeps_no_other_result_from_its_chat(world: World) -> None:
+    """Only SQLite stores one."""
+    _ended(world)
+    world.clock.advance(31)
+    _ended(world, "r-2")
+    first, _second = world.rows(Verification)
+    with world.database.write() as connection:
+        value = "'never'" if world.database.url.get_backend_name() == "sqlite" else "'2100-01-01'"
+        connection.execute(text(f"UPDATE verifications SET chat_ends_at = {value} WHERE id = :id"), {"id": first.id})
+    assert results(world) == ["verified_app"]
+    assert world.receiver.callbacks[0].header == "r-2"
+    assert sorted(row.state for row in world.rows(Delivery)) == ["accepted", "refused"]
+
+
+def test_r54_a_result_that_was_accepted_is_not_sent_again(world: World) -> None:
+    row = _ended(world)
+    assert results(world) == ["verified_app"]
+    again = {"state": "pending", "next_at": row.next_at, "ended_at": None, "attempts": 0}
+    change(world, Delivery, **again)
+    assert results(world) == ["verified_app"]
+    assert world.rows(Delivery)[0].state == "refused"
+    assert noted(world) == {"deliveries"}
+
+
+def test_r54_a_changed_result_of_unknown_fate_is_unconfirmed(world: World) -> None:
+    """It may have reached Flow before it was changed."""
+    _ended(world)
+    world.receiver.answers.append("close")
+    lane = world.services.dispatcher.lanes[0]
+    (claimed,) = lane.outbox.claim(CALLBACK, 1)
+    lane.deliver(claimed)
+    _sent_elsewhere(world)
+    assert results(world) == ["verified_app"]
+    assert world.rows(Delivery)[0].state == "unconfirmed"
+
+
+def test_r54_an_admin_sends_no_changed_result(world: World) -> None:
+    row = _ended(world)
+    _sent_elsewhere(world)
+    assert results(world) == []
+    assert world.services.retries.retry([row.id], reason="Flow says that it is missing", admin_id=None)
+    assert results(world) == []
+    assert world.rows(Delivery)[0].state == "refused"
+
+
+def test_r54_results_are_sent_as_they_are_until_macs_are_required(
+    tmp_path: Path, database_url: str, receiver: Receiver
+) -> None:
+    """They are of a release that signed nothing."""
+    with open_world(tmp_path, database_url, receiver, config=CONFIG, settings=STILL) as before:
+        _ended(before)
+        wrap_as_before_macs(before.database)
+        with before.database.write() as connection:
+            connection.execute(update(Verification).values(mac=None, route_mac=None))
+            connection.execute(update(Portal).values(macs=before.transactions.keyring.mac(OPEN_MACS)))
+    with open_world(tmp_path, database_url, receiver, config="", base="", settings=STILL) as world:
+        assert results(world) == ["verified_app"]
+
+
 def test_r54_a_chat_code_is_shown_to_no_other_browser(world: World) -> None:
     mine, theirs = world.browser(), world.browser()
     theirs.begin("r-1", "code-back")
@@ -399,8 +530,8 @@ def test_r54_a_reference_that_was_cut_keeps_no_other_from_its_end_and_no_alert_f
     world.clock.advance(500)
     assert expire(world) == 3
     assert expire(world) == 0
-    with world.database.write() as connection:
-        connection.execute(update(Verification).values(chat_ends_at=world.clock.now))
+    if world.database.url.get_backend_name() == "sqlite":
+        change(world, Verification, Verification.id == second.id, chat_ends_at=world.clock.now)
     assert {row.outcome for row in world.rows(Verification)} == {"expired"}
     told = [call.body["reference"] for call in _told(world)]
     assert "r-2" in told

@@ -56,6 +56,8 @@ class CallbackDelivery:
 
         def write(work: Work) -> DeliveryState:
             state = self._outbox.record(work, claimed, report, milliseconds)
+            if claimed.is_changed:
+                limits.note_broken(work, "deliveries", claimed.id)
             if claimed.number == 1 or report.state is not DeliveryState.PENDING:
                 row = work.execute(_SENDER.where(Verification.id == claimed.verification_id)).one()
                 is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods

@@ -12,6 +12,7 @@ deadline that was taken before that look at the lease; a message that is suspend
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -21,16 +22,26 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, case, insert, null, select, update
+from sqlalchemy import and_, bindparam, case, exists, insert, null, select, update
 from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from auth_portal.crypto import Keyring
+from auth_portal.crypto import KeyFault, Keyring, token_hash
 from auth_portal.gateways.way_out import MAIL_SECONDS, TOTAL_SECONDS
 from auth_portal.services.config.snapshot import UNOPENED_SECONDS
 from auth_portal.services.delivery.queues import ALL_PRIORITIES, CLAIM, CLAIM_ALERTS, due_queues, waiting
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import CALLBACK, DELIVERY_BODY, MESSAGE, Attempt, Delivery, DeliveryState, table_of
+from auth_portal.store.models import (
+    CALLBACK,
+    DELIVERY_BODY,
+    MESSAGE,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Verification,
+    signed_columns,
+    table_of,
+)
 from auth_portal.telemetry import log_event
 
 # The contract of a callback is Flow's; that of a message says what is special about it.
@@ -49,6 +60,7 @@ CODE_WAIT_SECONDS = 15  # at most, before a code is tried again: a customer wait
 REPEAT_SECONDS = 15  # before what may have been taken is repeated: meanwhile a code that did arrive is used
 TIME_WAS_OVER = "its time was over"  # the detail of a delivery that was claimed too late
 MAY_HAVE_LEFT_TWICE = "it may have been sent twice already"  # the detail of a message that was claimed once more
+CHANGED = "changed in the database, not by the portal"  # the detail of a result that is not sent (R54)
 LAST_CHANCE_SECONDS = 5  # before the end of the chat, one last try
 CODE_LEFT_SECONDS = 45  # of a code that still leaves: its text says "Valid 1 min", and a customer has to type it
 LATE_SECONDS = UNOPENED_SECONDS  # for a first try after the end: the chat may have begun that much later than assumed
@@ -107,6 +119,7 @@ class ClaimedDelivery:
     leased_until: datetime
     attempt_id: str
     began_at: datetime
+    is_changed: bool = False  # by someone other than the portal (R54)
 
     def body(self, keyring: Keyring) -> str:
         """Return the text that is to be sent."""
@@ -123,11 +136,14 @@ class ClaimedDelivery:
     def why_not(self, now: datetime) -> AttemptReport | None:
         """Return the report of an attempt that must not be made, None for any other.
 
-        It must not without enough of the lease for a whole attempt, nor after its time is over, nor with a code that
-        expires in a moment. A result that was never
-        tried gets one try even then, while the chat may still be open (D15).
+        It must not if the database was changed by someone else, without enough of the lease for a whole attempt, after
+        its time is over, or with a code that expires in a moment. A result that was never tried gets one try even then,
+        while the chat may still be open (D15).
         """
         now = self.within_lease(now)
+        if self.is_changed:
+            state = DeliveryState.UNCONFIRMED if self.is_unclear else DeliveryState.REFUSED
+            return AttemptReport(state, "changed", detail=CHANGED, is_unclear=self.is_unclear)
         if now + timedelta(seconds=ATTEMPT_SECONDS) > self.leased_until:
             detail = SENDER_WAS_HELD_UP
             return AttemptReport(DeliveryState.PENDING, NOT_SENT, detail=detail, is_unclear=self.is_unclear)
@@ -160,6 +176,14 @@ Deliver = Callable[[ClaimedDelivery], DeliveryState]
 """Sends one claimed delivery with no transaction open, records it, and returns where it stands then."""
 
 _INSERT = insert(table_of(Delivery))
+_VERIFICATION = "verification__"  # the names of a verification's columns in a wider row begin so
+_WAS_ACCEPTED = exists().where(Attempt.delivery_id == Delivery.id, Attempt.fate == DeliveryState.ACCEPTED.value)
+_SENT_FOR = (
+    select(Delivery.id, Delivery.target, Delivery.lane, Delivery.body_sealed)
+    .add_columns(*signed_columns(Verification, _VERIFICATION))
+    .join(Verification, Verification.id == Delivery.verification_id)
+    .where(Delivery.id.in_(bindparam("ids", expanding=True)), ~_WAS_ACCEPTED)
+)
 
 
 def add(work: Work, new: NewDelivery) -> str:
@@ -293,6 +317,36 @@ def _note_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
         work.execute(insert(Attempt), attempts)
 
 
+def _changed(work: Work, ids: Collection[str]) -> set[str]:
+    """Return which of these results are not as the portal wrote them (R54).
+
+    Each goes to the server and answers the reference of its verification, which are signed there; its text is sealed
+    for its row. One that was accepted is never due again.
+    """
+    if not (ids and work.keyring.requires_macs):
+        return set()
+    try:
+        return set(ids) - _as_written(work, ids)
+    except (TypeError, ValueError):  # SQLite stores a value of any type: it must keep no other result from its chat
+        if len(ids) == 1:
+            return set(ids)
+        return set().union(*(_changed(work, [one]) for one in ids))
+
+
+def _as_written(work: Work, ids: Collection[str]) -> set[str]:
+    found = set()
+    for row in work.execute(_SENT_FOR, {"ids": list(ids)}):
+        try:
+            reference = token_hash(json.loads(work.open(row.body_sealed or b"", DELIVERY_BODY, row.id))["reference"])
+        except KeyFault:
+            continue
+        meant = row.verification__server, row.verification__reference_hash, row.verification__reference_hash
+        is_routed = "route_mac" not in work.keyring.wrong_macs("verifications", row._mapping, _VERIFICATION)
+        if is_routed and (row.target, row.lane, reference) == meant:
+            found.add(row.id)
+    return found
+
+
 class Outbox:
     """Claim and record, for any number of dispatchers at the same time."""
 
@@ -309,19 +363,25 @@ class Outbox:
 
         ``room`` bounds what each target gets; a target without room costs nothing, however much waits for it (D5).
         """
-        claimed: list[ClaimedDelivery] = []
+        rows: list[Any] = []
         taken: Counter[str] = Counter()
         now = self._transactions.clock()
         leased_until = now + timedelta(seconds=LEASE_SECONDS)
         with self._transactions.write() as work:
             for queue in due_queues(work, kind):
-                left = most - len(claimed)
+                left = most - len(rows)
                 if (limit := min(left, room(queue.target, taken)) if room else left) <= 0:
                     continue
                 values = {"of_kind": kind, "for_target": queue.target, "of_priority": queue.priority, "most": limit}
-                for row in work.execute(CLAIM, {**values, "now": now, "until": leased_until, "for_programs": WEBHOOK}):
-                    claimed.append(ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now))
-                    taken[queue.target] += 1
+                due = {**values, "now": now, "until": leased_until, "for_programs": WEBHOOK}
+                found = work.execute(CLAIM, due).all()
+                rows += found
+                taken[queue.target] += len(found)
+            changed = _changed(work, [row.id for row in rows]) if kind == CALLBACK else set()
+            claimed = [
+                ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now, is_changed=row.id in changed)
+                for row in rows
+            ]
             _note_attempts(work, claimed)
         return claimed
 
