@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +16,9 @@ from sqlalchemy import select, text, update
 
 from auth_portal import crypto
 from auth_portal.crypto import OPEN_MACS, SIGNED, Keyring, token_hash
+from auth_portal.services.config.journey import JourneyLimits
 from auth_portal.services.delivery.outbox import CHANGED
-from auth_portal.services.verification import tickets
+from auth_portal.services.verification import tickets, tries
 from auth_portal.store.keys import broken_rows
 from auth_portal.store.models import (
     CALLBACK,
@@ -30,6 +31,7 @@ from auth_portal.store.models import (
     JourneyVersion,
     Portal,
     TicketRow,
+    Tries,
     Verification,
     Visit,
 )
@@ -38,7 +40,7 @@ from tests.security.test_macs import command
 from tests.security.tools import STILL, code_for, deliver, expire, results
 from tests.test_migrations import migrated
 from tests.ticketed import JOURNEYS, link, opened, ticket
-from tests.world import PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world, wrap_as_before_macs
+from tests.world import PASSWORD, PHONE, STANDARD, Browser, FakeClock, World, journey, open_world, wrap_as_before_macs
 
 OTHER_PHONE = "+27831234567"  # of C-1002
 CONFIG = JOURNEYS + journey("help", "sms_code|support_code") + journey("two", "password", "sms_code")
@@ -396,6 +398,86 @@ def test_r54_results_are_sent_as_they_are_until_macs_are_required(
             connection.execute(update(Portal).values(macs=before.transactions.keyring.mac(OPEN_MACS)))
     with open_world(tmp_path, database_url, receiver, config="", base="", settings=STILL) as world:
         assert results(world) == ["verified_app"]
+
+
+def _reset(world: World) -> None:
+    with world.database.write() as connection:
+        connection.execute(update(Tries).values(total=0, day_count=0))
+        connection.execute(update(Verification).values(wrong_tries=0))
+
+
+@pytest.mark.parametrize(("slug", "proof"), [("app", "000000"), ("password", "not the password")])
+def test_r54_counts_that_are_reset_by_sql_give_no_more_tries_for_ever(world: World, slug: str, proof: str) -> None:
+    """Each process remembers four days' tries of a person."""
+    browser = world.browser()
+    browser.begin("r-1", slug)
+    for _ in range(4 * 15):
+        browser.prove(proof)
+        _reset(world)
+        world.clock.advance(6)  # an address may have sixty passwords checked in a minute
+    assert noted(world) == set()
+    right = world.totp() if slug == "app" else PASSWORD
+    browser.prove(right)
+    assert browser.path != "/done"
+    assert noted(world) == {"tries"}
+    again = world.browser()
+    again.begin("r-2", slug)
+    _reset(world)
+    again.prove(right)
+    assert again.path != "/done"
+    another = world.browser()  # others are not affected
+    another.begin("r-3", "password", "C-1002")
+    another.prove(PASSWORD)
+    world.clock.advance(86_400)
+    next_day = world.browser()
+    next_day.begin("r-4", slug)
+    next_day.prove(world.totp() if slug == "app" else PASSWORD)
+    assert next_day.path == "/done"
+    assert results(world)[-1].startswith("verified")
+
+
+def test_r54_a_customer_who_was_unlocked_by_support_goes_on_trying(world: World) -> None:
+    row = row_of(world, "C-1001")
+    for day in range(2):
+        for number in range(3):
+            browser = world.browser()
+            browser.begin(f"r-{day}-{number}", "app")
+            for _ in range(5):
+                browser.prove("000000")
+        assert world.rows(Tries)[0].day_count == 15
+        world.services.credentials.renew(row)
+    browser = world.browser()
+    browser.begin("r-last", "app")
+    browser.prove(world.totp())
+    assert browser.path == "/done"
+    assert noted(world) == set()
+
+
+def test_r11_a_success_is_remembered_too(world: World) -> None:
+    """Whoever proves often and errs often has tries all the same."""
+    for number in range(30):
+        browser = world.browser()
+        browser.begin(f"r-{number}", "app")
+        for _ in range(3):
+            browser.prove("000000")
+        browser.prove(world.totp())
+        assert browser.path == "/done"
+        world.clock.advance(31)
+    assert noted(world) == set()
+
+
+def test_r54_what_a_process_remembers_of_tries_is_bounded() -> None:
+    memory = tries.Memory()
+    case: Any = SimpleNamespace(person=SimpleNamespace(key=""), method="totp", ticket=None)
+    case.journey = SimpleNamespace(limits=JourneyLimits(credential_tries_day=5))
+    for _ in range(20):
+        memory.note(case, FakeClock.START)
+    assert memory.is_spent(case, FakeClock.START)
+    for number in range(tries.MOST_REMEMBERED):
+        case.person.key = f"{number}"
+        memory.note(case, FakeClock.START)
+    case.person.key = ""
+    assert not memory.is_spent(case, FakeClock.START)
 
 
 def test_r54_a_chat_code_is_shown_to_no_other_browser(world: World) -> None:

@@ -89,6 +89,7 @@ class Proofs:
         self._gate = gate
         self._endings = endings
         self._wake = wake
+        self._memory = tries.Memory()
 
     def prove(self, visit_token: str, prompt: str, form: Mapping[str, str], address: str) -> MoveResult:
         """Take what was typed for the current prompt: an identifier, a code or a password.
@@ -141,7 +142,7 @@ class Proofs:
         if verdict.result in (ProofResult.REPLACED, ProofResult.STALE):  # costs no try
             return stay(work, case, self._journeys.current(), self._methods, f"code_{verdict.result}")
         is_right = verdict.result is ProofResult.RIGHT and _is_still_theirs(work, case)
-        has_tries = tries.count_for_person(work, case, succeeded=is_right)
+        has_tries = tries.count_for_person(work, case, self._memory, succeeded=is_right)
         if has_tries and is_right and _use_up(work, case, verdict):
             return self._go_on(work, case)
         return self._stay_or_end(work, tries.count_for_verification(work, case), verdict, has_tries=has_tries)
@@ -156,7 +157,7 @@ class Proofs:
                 bound = self._journeys.current().portal.limits.password_checks_per_minute
                 checks = Limit(f"checks:{limits.address_key(address, work.keyring)}", bound, MINUTE)
                 limits.take_or_refuse(work, checks, "too_many_checks")
-                has_tries = tries.count_for_person(work, case, succeeded=False)
+                has_tries = tries.count_for_person(work, case, self._memory, succeeded=False)
                 case = tries.count_for_verification(work, case)
             method = self._methods[case.method or ""]
             typed = form.get(method.field, "")
@@ -184,7 +185,7 @@ class Proofs:
         is_theirs = fresh.prompt == case.prompt and fresh.person == case.person and fresh.person.is_active
         if verdict.result is not ProofResult.RIGHT or not is_theirs:
             return self._stay_or_end(work, fresh, verdict, has_tries=has_tries)
-        fresh = tries.give_back(work, fresh)
+        fresh = tries.give_back(work, fresh, self._memory)
         store_password_facts(work, fresh.person, rehashed=verdict.new_secret, is_long=is_long(typed))
         return self._go_on(work, fresh)
 

@@ -13,6 +13,8 @@ verification's own tries are in its row: ``Case.tries_left``.
 from __future__ import annotations
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,6 +33,10 @@ from auth_portal.store.db import Work, dialect_insert
 from auth_portal.store.models import MANY_TRIES, CustomerRow, Tries, Verification, table_of
 
 _VERIFICATIONS, _TRIES = table_of(Verification), table_of(Tries)
+# Against counts that someone resets in the database (R54). One process counts up to four times a day's tries of a
+# person within a day, if a window ends in it and support unlocks the method twice.
+MOST_BUDGETS_A_DAY = 4
+MOST_REMEMBERED = 10_000  # people and methods, some 3 MB
 
 
 # --- The rule
@@ -71,12 +77,48 @@ def count_from(row: Any, now: datetime) -> TryCount:
 # --- When a proof is judged
 
 
-def count_for_person(work: Work, case: Case, *, succeeded: bool) -> bool:
+class Memory:
+    """The wrong tries that this process has counted, by person and method, whatever the database says of them (R54)."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[tuple[str, str | None, bool], tuple[int, datetime]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def is_spent(self, case: Case, now: datetime) -> bool:
+        """Report whether a person has had more tries within a day than any honest database allows."""
+        with self._lock:
+            count, day_ends_at = self._counts.get(_counted_by(case), (0, now))
+        return day_ends_at > now and count >= MOST_BUDGETS_A_DAY * case.journey.limits.credential_tries_day
+
+    def note(self, case: Case, now: datetime) -> None:
+        """Remember a wrong try."""
+        key = _counted_by(case)
+        with self._lock:
+            count, day_ends_at = self._counts.pop(key, (0, now))
+            if day_ends_at <= now:
+                count, day_ends_at = 0, now + timedelta(seconds=DAY)
+            self._counts[key] = count + 1, day_ends_at
+            if len(self._counts) > MOST_REMEMBERED:
+                self._counts.popitem(last=False)
+
+    def forget(self, case: Case) -> None:
+        """Forget the tries of a person who proved who they are."""
+        with self._lock:
+            self._counts.pop(_counted_by(case), None)
+
+
+def _counted_by(case: Case) -> tuple[str, str | None, bool]:
+    return case.person.key, case.method, _is_ticketed(case)
+
+
+def count_for_person(work: Work, case: Case, memory: Memory, *, succeeded: bool) -> bool:
     """Count a wrong proof for the person and method, or clear the count after a right one, in one conditional write.
 
     Return False if their tries were spent before: then the proof counts as wrong, whatever it was (R6, R7). A password
     is counted as wrong before it is checked.
     """
+    is_spent = memory.is_spent(case, work.now)
+    succeeded = succeeded and not is_spent
     bounds, is_ticketed = case.journey.limits, _is_ticketed(case)
     values = {
         "person_key": case.person.key,
@@ -88,15 +130,28 @@ def count_for_person(work: Work, case: Case, *, succeeded: bool) -> bool:
         "in_total": bounds.credential_tries_total,
     }
     count = work.execute(_counting(work.connection.dialect.name, succeeded), values).scalar_one_or_none()
-    if succeeded and is_ticketed and count is not None:
+    if count is None:
+        return False
+    if is_spent:
+        limits.note_broken(work, "tries", case.person.key, subject_id=case.person.subject_id)
+        return False
+    if not succeeded:
+        memory.note(case, work.now)
+        _note_spent(work, count, bounds)
+        return True
+    memory.forget(case)
+    if is_ticketed:
         clear(work, case.person.key, case.method or "", is_ticketed=False)  # a success with a ticket opens both (R6)
+    return True
+
+
+def _note_spent(work: Work, count: int, bounds: JourneyLimits) -> None:
+    """Count a credential that reaches its daily limit: many within the hour are an attack on the directory."""
     if count == bounds.credential_tries_day:
-        # Many credentials at their daily limit within the hour is an attack on the directory.
         alarm = Limit(limits.SPENT_CREDENTIALS, limits.SPENT_CREDENTIALS_ALARM, HOUR)
         (taken,) = limits.take(work, [alarm])
         if taken.is_over:
             work.log("many_credentials_spent", level=logging.WARNING, within_the_hour=taken.count)
-    return count is not None
 
 
 def _is_ticketed(case: Case) -> bool:
@@ -152,8 +207,9 @@ def count_for_verification(work: Work, case: Case) -> Case:
     return case
 
 
-def give_back(work: Work, case: Case) -> Case:
+def give_back(work: Work, case: Case, memory: Memory) -> Case:
     """Take back the try that was counted ahead of a right proof, and clear the person's with this method (R11)."""
+    memory.forget(case)
     clear(work, case.person.key, case.method or "", is_ticketed=_is_ticketed(case))
     update_verification(work, case, wrong_tries=Verification.wrong_tries - 1)
     return replace(case, wrong_tries=case.wrong_tries - 1)
