@@ -1,0 +1,287 @@
+"""The nginx site: what it logs of secrets, whom it answers, and what it says while the portal is away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.deploy.site import HOST, Site, site
+from tests.receiver import GIVE_UP_SECONDS, wait_for
+
+SECRET = "qZ7sEcReT4xK"
+# Where a secret stands in a request line, and what the access log shows instead.
+SECRET_PATHS = {
+    f"/j/standard?reference={SECRET}": "/j/standard",
+    f"/j/standard/t/{SECRET}?reference={SECRET}": "/j/standard/t/*",
+    f"//j//standard//t/{SECRET}": "other",
+    f"/credentials/{SECRET}": "/credentials/*",
+    f"/admin/join/{SECRET}": "/admin/join/*",
+    f"/api/v1/customers/{SECRET}": "/api/v1/customers/*",
+    f"/static/{SECRET}": "/static/*",
+    f"/{SECRET}": "other",
+    f"/J/standard/T/{SECRET}": "other",
+    f"/j/{SECRET}/x": "other",
+    f"/verify/{SECRET}": "other",
+}
+HEADERS = f"Host: {HOST}\r\nCookie: __Host-verification={SECRET}\r\nReferer: https://{HOST}/j/a?reference={SECRET}\r\n"
+
+
+def get(path: str, headers: str = HEADERS) -> str:
+    return f"GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"
+
+
+ANSWERS = {
+    "ok": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "unavailable": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\ncalm",
+    "error": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nours",
+    "silent": b"",
+    "not http": b"\x00\x01\x02\r\n\r\n",
+    "half": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nok",
+    "half head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "wrong header": b"HTTP/1.1 200 OK\r\nA\x00B: 1\r\n\r\n",
+    "long header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40_000 + b"\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+    "wrong chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "hangs": b"",
+}
+
+
+class Upstream:
+    """A portal that answers each request in a way of its own."""
+
+    def __init__(self) -> None:
+        self.kind, self.requests = "ok", list[bytes]()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listening.getsockname()[1])
+        self.over = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            self.requests.append(connection.recv(65536))
+            if self.kind == "hangs":
+                self.over.wait(GIVE_UP_SECONDS)
+            connection.sendall(ANSWERS[self.kind])
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    running = Upstream()
+    yield running
+    running.over.set()
+
+
+@pytest.fixture(scope="module")
+def nginx(upstream: Upstream) -> Iterator[Site]:
+    """With times and rates that a test can wait for."""
+    changes = {
+        "proxy_read_timeout 60s": "proxy_read_timeout 100ms",
+        "client_body_timeout 10s": "client_body_timeout 300ms",
+    }
+    with site(f"server 127.0.0.1:{upstream.port} max_fails=0;", changes) as running:
+        yield running
+
+
+def logged(running: Site, count: int) -> list[dict[str, object]]:
+    """The lines of the access log, once it has so many."""
+    path = running.folder / "auth-portal.access.log"
+    wait_for(lambda: len(path.read_text().splitlines()) >= count)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_silent(running: Site) -> None:
+    assert SECRET not in running.logs()
+    assert running.errors() == ""
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_no_fault_of_the_portal_puts_a_secret_into_a_log(nginx: Site, upstream: Upstream, kind: str) -> None:
+    upstream.kind = kind
+    before = len((nginx.folder / "auth-portal.access.log").read_text().splitlines())
+    for path in SECRET_PATHS:
+        answer = nginx.ask(get(path))
+        body = f"POST {path} HTTP/1.1\r\n{HEADERS}Content-Length: 12\r\nConnection: close\r\n\r\n{SECRET}"
+        assert nginx.ask(body)[:12] == answer[:12]
+    lines = logged(nginx, before + 2 * len(SECRET_PATHS))[before:]
+    assert [line["path"] for line in lines] == [shown for shown in SECRET_PATHS.values() for _ in range(2)]
+    assert_silent(nginx)
+    if kind in ("silent", "half head", "wrong header", "long header", "hangs"):
+        assert {line["status"] for line in lines} == {"503"}
+        assert {line["portal_status"] for line in lines} <= {"502", "504"}
+
+
+WRONG_REQUESTS = {
+    "too large": f"POST /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Content-Length: 99999999\r\n\r\n",
+    "a long line": get(f"/j/a?reference={SECRET}{'x' * 40_000}"),
+    "a long header": get(f"/j/a?reference={SECRET}", f"{HEADERS}X-Long: {SECRET}{'x' * 40_000}\r\n"),
+    "many headers": get(f"/j/a?reference={SECRET}", HEADERS + f"X-Many: {SECRET}{'x' * 7000}\r\n" * 6),
+    "no host": get(f"/j/a?reference={SECRET}", f"Cookie: a={SECRET}\r\n"),
+    "two hosts": get(f"/j/a?reference={SECRET}", HEADERS + "Host: evil.example\r\n"),
+    "a wrong host": get(f"/j/a?reference={SECRET}", "Host: a b/c\r\n"),
+    "a wrong line": f"GET /j/a?reference={SECRET}\x01 HTTP/9.9\r\n\r\n",
+    "a wrong method": f"{SECRET} /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Connection: close\r\n\r\n",
+    "trace": f"TRACE /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Connection: close\r\n\r\n",
+    "connect": f"CONNECT {SECRET}:443 HTTP/1.1\r\n{HEADERS}\r\n",
+    "out of the folder": get(f"/j/../../{SECRET}"),
+    "a wrong length": f"POST /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Content-Length: {SECRET}\r\n\r\n",
+    "a wrong chunk": f"POST /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Transfer-Encoding: chunked\r\n\r\n{SECRET}\r\n",
+    "two ways to say the length": f"POST /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Transfer-Encoding: chunked\r\n"
+    f"Content-Length: 3\r\n\r\n0\r\n\r\n",
+    "an absolute line": get(f"https://{HOST}/j/a?reference={SECRET}"),
+    "a null": get(f"/j/%00{SECRET}"),
+    "a wrong escape": get(f"/j/%zz{SECRET}"),
+    "a large customers file": f"POST /admin/imports?x={SECRET} HTTP/1.1\r\n{HEADERS}Content-Length: 99999999\r\n\r\n",
+    "a page of nginx": get(f"/auth-portal-pages/unavailable.html?x={SECRET}"),
+    "another page of nginx": get(f"/auth-portal-pages/{SECRET}"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_REQUESTS)
+def test_no_wrong_request_puts_a_secret_into_a_log(nginx: Site, upstream: Upstream, kind: str) -> None:
+    upstream.kind = "ok"
+    nginx.ask(WRONG_REQUESTS[kind])
+    nginx.ask(WRONG_REQUESTS[kind], plain=True)
+    assert_silent(nginx)
+
+
+def test_a_client_that_goes_away_or_is_slow_puts_no_secret_into_a_log(nginx: Site, upstream: Upstream) -> None:
+    upstream.kind = "hangs"
+    with nginx.connect() as gone:
+        gone.sendall(get(f"/j/a?reference={SECRET}").encode())
+    upstream.kind = "ok"
+    slow = f"POST /j/a?reference={SECRET} HTTP/1.1\r\n{HEADERS}Content-Length: 50\r\n\r\n{SECRET}"
+    assert nginx.ask(slow) == ""  # closed after the time that a body may rest
+    with nginx.connect() as half:
+        half.sendall(f"GET /j/a?reference={SECRET}".encode())
+        half.shutdown(socket.SHUT_RDWR)
+    assert nginx.ask(get(f"/j/a?reference={SECRET}"), plain=True).startswith("HTTP/1.1 301")
+    with socket.create_connection(("127.0.0.1", nginx.port)) as plain:  # http where TLS is expected
+        plain.sendall(get(f"/j/a?reference={SECRET}").encode())
+        while plain.recv(65536):
+            pass
+    assert_silent(nginx)
+
+
+def _missing(running: Site) -> None:
+    """The portal has never run on this machine."""
+
+
+def _left_behind(running: Site) -> None:
+    """The portal was killed."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(running.folder / "portal.sock"))
+
+
+def _denied(running: Site) -> None:
+    """Nginx is not in the portal's group."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(running.folder / "portal.sock"))
+    listening.listen()
+    (running.folder / "portal.sock").chmod(0)
+
+
+@pytest.mark.parametrize("arrange", [_missing, _left_behind, _denied])
+def test_a_socket_that_nginx_cannot_use_puts_no_secret_into_a_log(arrange: Callable[[Site], None]) -> None:
+    """The customer gets a page that loads again by itself, and a program gets JSON."""
+    with site("server unix:{folder}/portal.sock max_fails=0;") as running:
+        arrange(running)
+        for path in SECRET_PATHS:
+            answer = running.ask(get(path))
+            assert answer.startswith("HTTP/1.1 503")
+            assert "Retry-After: 5" in answer
+            assert "We'll be right back" in answer or ("/api/" in path and "problem:unavailable" in answer)
+        assert_silent(running)
+
+
+def test_a_flood_is_answered_with_429_and_puts_no_secret_into_a_log(upstream: Upstream) -> None:
+    upstream.kind = "ok"
+    changes = {"rate=100r/s": "rate=1r/s", "burst=300 nodelay": "burst=2 nodelay"}
+    with site(f"server 127.0.0.1:{upstream.port} max_fails=0;", changes) as running:
+        answers = [running.ask(get(path)) for path in SECRET_PATHS if "/static/" not in path]
+        assert [answer[9:12] for answer in answers[:3]] == ["200"] * 3
+        assert {answer[9:12] for answer in answers[4:]} == {"429"}
+        assert "Please wait a moment" in answers[-1]
+        assert_silent(running)
+        assert "REJECTED" in running.logs()
+    with site(
+        f"server 127.0.0.1:{upstream.port} max_fails=0;", {"auth_portal_connections 300": "auth_portal_connections 1"}
+    ) as running:
+        upstream.kind, before = "hangs", len(upstream.requests)
+        with running.connect() as first:
+            first.sendall(get(f"/j/a?reference={SECRET}").encode())
+            wait_for(lambda: len(upstream.requests) > before)
+            upstream.kind = "ok"
+            assert wait_for(lambda: "429" in running.ask(get(f"/j/a?reference={SECRET}"))[:15])
+        assert_silent(running)
+
+
+def test_a_disk_without_room_puts_no_secret_into_a_log(upstream: Upstream) -> None:
+    upstream.kind = "ok"
+    with site(f"server 127.0.0.1:{upstream.port} max_fails=0;") as running:
+        shutil.rmtree(running.folder / "uploads")
+        body = SECRET * 8000
+        request = f"POST /admin/imports?x={SECRET} HTTP/1.1\r\n{HEADERS}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+        assert running.ask(request).startswith("HTTP/1.1 503")
+        shutil.rmtree(running.folder / "pages")
+        upstream.kind = "silent"
+        assert running.ask(get(f"/j/a?reference={SECRET}")).startswith("HTTP/1.1 ")
+        assert_silent(running)
+
+
+@pytest.mark.parametrize("host", ["evil.example", f"{HOST}.evil.example", "127.0.0.1", "_"])
+def test_whoever_asks_for_another_host_gets_no_answer(nginx: Site, upstream: Upstream, host: str) -> None:
+    before = len(upstream.requests)
+    for is_plain in (False, True):
+        assert nginx.ask(get(f"/j/a?reference={SECRET}", f"Host: {host}\r\n"), plain=is_plain) == ""
+    with pytest.raises(ssl.SSLError):
+        nginx.connect(name=host)
+    assert len(upstream.requests) == before
+    assert_silent(nginx)
+
+
+def test_only_nginx_says_where_a_request_came_from(nginx: Site, upstream: Upstream) -> None:
+    upstream.kind = "ok"
+    claims = "".join(
+        f"{name}: 198.51.100.9\r\n"
+        for name in ("X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto")
+    )
+    assert nginx.ask(get("/", HEADERS + claims)).startswith("HTTP/1.1 200")
+    head = upstream.requests[-1].decode()
+    assert "198.51.100.9" not in head
+    assert "X-Forwarded-For: 127.0.0.1\r\n" in head
+    assert f"Host: {HOST}\r\n" in head
+    nginx.ask(get("/", f"Host: {HOST}:{nginx.port}\r\n"))
+    assert f"Host: {HOST}:{nginx.port}\r\n" in upstream.requests[-1].decode()  # with its port, or the portal refuses it
+
+
+def test_the_portals_own_pages_pass(nginx: Site, upstream: Upstream) -> None:
+    for kind, words in (("unavailable", "calm"), ("error", "ours")):
+        upstream.kind = kind
+        assert nginx.ask(get("/verify")).endswith(words)
+
+
+def test_every_page_of_nginx_is_complete(nginx: Site, upstream: Upstream) -> None:
+    """It needs nothing else, which would be away as well; it tells no one about it, and no cache keeps it."""
+    upstream.kind = "silent"
+    answer = nginx.ask(get("/verify"))
+    head, _, page = answer.partition("\r\n\r\n")
+    for header in ("Cache-Control: no-store", "Referrer-Policy: no-referrer", "Content-Security-Policy: default-src 'none'",
+                   "Strict-Transport-Security: max-age=63072000", "Content-Type: text/html; charset=utf-8"):  # fmt: skip
+        assert header in head
+    assert "src=" not in page
+    assert "href=" not in page
+    assert 'http-equiv="refresh"' in page
+    assert json.loads(nginx.ask(get("/api/v1/customers")).partition("\r\n\r\n")[2])["status"] == 503
+    assert "51 MB" in nginx.ask(WRONG_REQUESTS["a large customers file"])
+    assert "nginx/" not in answer
