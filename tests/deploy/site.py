@@ -50,10 +50,11 @@ class Site:
     port: int
     plain_port: int
     authority: Path
+    host: str
 
     @property
     def url(self) -> str:
-        return f"https://{HOST}:{self.port}"
+        return f"https://{self.host}:{self.port}"
 
     def logs(self) -> str:
         """All that nginx wrote."""
@@ -63,7 +64,7 @@ class Site:
         """What nginx wrote into its error logs."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*error.log")))
 
-    def connect(self, *, name: str = HOST, plain: bool = False) -> socket.socket:
+    def connect(self, *, name: str = "", plain: bool = False) -> socket.socket:
         """A connection, over TLS unless ``plain``, with this name in its first message."""
         connection = socket.create_connection(
             ("127.0.0.1", self.plain_port if plain else self.port), timeout=GIVE_UP_SECONDS
@@ -71,7 +72,7 @@ class Site:
         if plain:
             return connection
         context = ssl.create_default_context(cafile=str(self.authority))
-        return context.wrap_socket(connection, server_hostname=name)
+        return context.wrap_socket(connection, server_hostname=name or self.host)
 
     def ask(self, request: str, **how: object) -> str:
         """Send a request exactly as it is; return all that came back, "" if nothing did."""
@@ -94,7 +95,7 @@ def _is_whole(answer: bytes) -> bool:
     return length is not None and len(body) >= int(length[1])
 
 
-def rendered(folder: Path, port: int, plain_port: int, upstream: str, changes: Mapping[str, str]) -> str:
+def rendered(folder: Path, host: str, port: int, plain_port: int, upstream: str, changes: Mapping[str, str]) -> str:
     """The site with the places of this test; each of ``changes`` must be found in it."""
     lines = [line for line in SITE.read_text(encoding="utf-8").splitlines() if "listen [::]" not in line]
     text = "\n".join(lines)
@@ -106,6 +107,7 @@ def rendered(folder: Path, port: int, plain_port: int, upstream: str, changes: M
         "/var/log/nginx": str(folder),
         "/usr/share/auth-portal/pages/": f"{folder}/pages/",
         "/dev/shm/auth-portal-uploads": f"{folder}/uploads",
+        HOST: host,
         **changes,
     }
     for old, new in places.items():
@@ -115,20 +117,20 @@ def rendered(folder: Path, port: int, plain_port: int, upstream: str, changes: M
 
 
 @contextmanager
-def site(upstream: str, changes: Mapping[str, str] | None = None) -> Iterator[Site]:
+def site(upstream: str, changes: Mapping[str, str] | None = None, *, host: str = HOST, port: int = 0) -> Iterator[Site]:
     """Nginx with the site in front of an upstream, such as ``server 127.0.0.1:8000 max_fails=0;``."""
     with tempfile.TemporaryDirectory() as made:  # not below pytest's folder, which another user cannot enter
-        folder, port, plain_port = Path(made), free_port(), free_port()
+        folder, port, plain_port = Path(made), port or free_port(), free_port()
         folder.chmod(0o755)
         shutil.copytree(PAGES, folder / "pages")
         authority = trustme.CA()
-        certificate = authority.issue_cert(HOST)
+        certificate = authority.issue_cert(host)
         authority.cert_pem.write_to_path(str(folder / "authority.pem"))
         certificate.private_key_pem.write_to_path(str(folder / "privkey.pem"))
         certificate.cert_chain_pems[0].write_to_path(str(folder / "fullchain.pem"))
         user = "user nobody nogroup;" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(NGINX_CONF.format(folder=folder, user=user))
-        (folder / "auth-portal.conf").write_text(rendered(folder, port, plain_port, upstream, changes or {}))
+        (folder / "auth-portal.conf").write_text(rendered(folder, host, port, plain_port, upstream, changes or {}))
         libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
         nginx = shutil.which("nginx", path=PLACES)
         assert nginx is not None, "nginx is missing: deploy/system-packages unpacks it"
@@ -139,7 +141,7 @@ def site(upstream: str, changes: Mapping[str, str] | None = None) -> Iterator[Si
             stderr=subprocess.DEVNULL,
         )
         try:
-            yield _ready(Site(folder, port, plain_port, folder / "authority.pem"), process)
+            yield _ready(Site(folder, port, plain_port, folder / "authority.pem", host), process)
         finally:
             process.terminate()
             process.wait(GIVE_UP_SECONDS)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import pyotp
 import pytest
 
+from auth_portal.services.access.api_keys import WRONG_PER_MINUTE
 from tests.deploy.site import HOST, Site, site
-from tests.receiver import GIVE_UP_SECONDS, wait_for
+from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
+from tests.security.test_proxies import CLAIMS
+from tests.serving import Server, Visitor, free_port, serving
+from tests.world import CONFIG, STANDARD, TOTP_SECRET, configure
 
 SECRET = "qZ7sEcReT4xK"
 # Where a secret stands in a request line, and what the access log shows instead.
@@ -285,3 +293,66 @@ def test_every_page_of_nginx_is_complete(nginx: Site, upstream: Upstream) -> Non
     assert json.loads(nginx.ask(get("/api/v1/customers")).partition("\r\n\r\n")[2])["status"] == 503
     assert "51 MB" in nginx.ask(WRONG_REQUESTS["a large customers file"])
     assert "nginx/" not in answer
+
+
+@contextmanager
+def portal_behind(folder: Path, sqlite_url: str, receiver: Receiver) -> Iterator[Site]:
+    """A real portal behind the site, under the name of this machine."""
+    port = free_port()
+    settings = {"PORTAL_PUBLIC_URL": f"https://localhost:{port}", "PORTAL_TRUSTED_PROXIES": "1"}
+    configure(sqlite_url, receiver, CONFIG + STANDARD)
+    with (
+        serving(Server(folder, sqlite_url, workers=2, settings=settings)) as server,
+        site(f"server 127.0.0.1:{server.port} max_fails=0;", host="localhost", port=port) as running,
+    ):
+        yield running
+
+
+def visitor_of(running: Site) -> Visitor:
+    visitor = Visitor(running.url)
+    visitor.session.verify = str(running.authority)
+    return visitor
+
+
+def test_a_customer_is_verified_behind_the_site(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with portal_behind(tmp_path, sqlite_url, receiver) as running:
+        visitor = visitor_of(running)
+        visitor.begin(SECRET, "app")
+        style = re.search(r'href="(/static/[^"]+\.css)"', visitor.page.text)
+        assert style is not None
+        assert visitor.session.get(running.url + style[1]).headers["Cache-Control"].startswith("max-age=31536000")
+        visitor.post("/verify", code=pyotp.TOTP(TOTP_SECRET).now())
+        assert visitor.page.url == f"{running.url}/done"
+        assert wait_for(lambda: receiver.callbacks)[0].header == SECRET
+        assert visitor.page.headers["Strict-Transport-Security"]
+        assert_silent(running)
+
+
+def test_r51_no_header_changes_the_address_behind_the_site(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with portal_behind(tmp_path, sqlite_url, receiver) as running:
+        wrong_key = f"Host: localhost:{running.port}\r\nAuthorization: Bearer wrong\r\n"
+        statuses = [running.ask(get("/api/v1/customers", wrong_key))[9:12] for _ in range(WRONG_PER_MINUTE + 1)]
+        assert statuses == ["401"] * WRONG_PER_MINUTE + ["429"]
+        for number, headers in enumerate(CLAIMS):
+            lines = "".join(f"{header}\r\n".format(n=number + 10) for header in headers)
+            assert running.ask(get("/api/v1/customers", wrong_key + lines))[9:12] in {"400", "429"}, headers
+
+
+def test_r50_slow_clients_hold_no_customer_up_behind_the_site(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    """Heads and bodies that stop, on forms and on the upload, and answers that are not read."""
+    with portal_behind(tmp_path, sqlite_url, receiver) as running, ExitStack() as stack:
+        host = f"Host: localhost:{running.port}\r\n"
+        slow = [
+            f"POST {path} HTTP/1.1\r\n{host}Content-Length: 60000\r\n\r\na=" for path in ("/j/app", "/admin/imports")
+        ]
+        slow += [f"GET / HTTP/1.1\r\n{host}X: y", ""]
+        for start in slow * 20:
+            held = stack.enter_context(running.connect())
+            held.sendall(start.encode())
+        visitor = visitor_of(running)
+        visitor.begin(SECRET, "app")
+        took = visitor.get("/verify").elapsed.total_seconds()
+        assert took < 10, "the slow ones are let go after 10 s: this page must not wait for that"
+        assert_silent(running)
