@@ -4,7 +4,6 @@ WORKERS ?= 2
 THREADS ?= 4
 PYTHON ?= python3
 BIN := .venv/bin
-export FLASK_APP := app
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
 .PHONY: run test check bench soak mutants help screenshots format

@@ -13,7 +13,7 @@ Reading order for a newcomer (under an hour):
 
 A part imports what stands to its right, and nothing else::
 
-    bootstrap -> web | cli | sandbox -> services -> methods
+    __main__ -> bootstrap -> web | cli | sandbox -> services -> methods
               -> store | gateways -> settings, errors, crypto, telemetry, i18n, clock, typed
 
 ``tests/test_layers.py`` checks it, inside ``services`` as well.

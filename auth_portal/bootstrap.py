@@ -2,7 +2,8 @@
 
 ``create_app`` only puts the parts together: it needs no connection, thread or key, so every command loads. ``serve``
 starts the process, and starts it again in a forked child: settings, keys and migrations are checked, then the services
-are built and the dispatcher's threads started. Under a ``flask`` command nothing is served.
+are built and the dispatcher's threads started. Under a command of ``flask`` or
+``auth-portal`` nothing is served.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import click
 from flask import Flask
-from flask.cli import FlaskGroup
+from flask.cli import ScriptInfo
 from sqlalchemy.exc import SQLAlchemyError
 
 from auth_portal import i18n
@@ -27,25 +28,24 @@ from auth_portal.clock import Clock, iso, system_clock
 from auth_portal.errors import DatabaseAway, Misconfigured
 from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
-from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.history.words import OUTCOMES
 from auth_portal.services.operations.dispatcher import OWN_POLL_SECONDS, RETRY_SECONDS
 from auth_portal.services.serving import Services, build
-from auth_portal.settings import Settings, read_settings
+from auth_portal.settings import VERSION, Settings, delivered, read_settings
 from auth_portal.telemetry import log_event, reason_of, set_up_logging
 from auth_portal.web import assets, credentials, edge, ops, visitor
 from auth_portal.web.admin import admin, drive
 from auth_portal.web.api import api
 from auth_portal.web.context import EXTENSION
 
-ROOT = Path(__file__).resolve().parent.parent
 EXIT_MISCONFIGURED = os.EX_CONFIG  # 78: a setting, key or migration is wrong
 REST_SECONDS = 5.0  # before a forked child that is misconfigured leaves: its parent makes another one at once
 
 
 def create_app(*, clock: Clock = system_clock) -> Flask:
     """Return the WSGI app, put together but not yet serving. All time comes from ``clock``."""
-    app = Flask("auth_portal", template_folder=str(ROOT / "templates"), static_folder=None)
+    app = Flask("auth_portal", template_folder=str(delivered("templates")), static_folder=None)
+    app.config.update(VERSION=VERSION, HEALTHZ=f"auth-portal {VERSION}\nok\n")
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.add_extension("jinja2.ext.i18n")
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=False)  # type: ignore[attr-defined]
@@ -62,14 +62,14 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     )
     app.jinja_env.newstyle_gettext = True  # type: ignore[attr-defined]
     edge.register(app)
-    assets.register(app)
+    assets.register(app, delivered("static"))
     app.register_blueprint(visitor.visitor)
     app.register_blueprint(credentials.credentials)
     app.register_blueprint(ops.ops)
     app.register_blueprint(admin)
     app.register_blueprint(drive.pages)
     app.register_blueprint(api)
-    if is_flask_command():
+    if is_command():
         # Only here: the commands bring Alembic, which a worker has no use for.
         commands = importlib.import_module("auth_portal.cli")
         commands.register(app, lambda settings: build(settings, clock, OWN_POLL_SECONDS), clock)
@@ -172,9 +172,8 @@ class Process:
         # Only here: a portal with real customers has no use for it.
         stand_in = importlib.import_module("auth_portal.sandbox.portal")
 
-        def snapshot() -> Snapshot:
-            serving: Services = self._app.extensions[EXTENSION]
-            return serving.journeys.current()
+        def snapshot() -> object:
+            return self._app.extensions[EXTENSION].journeys.current()
 
         self._app.register_blueprint(stand_in.of_portal(settings, snapshot, self._clock))
         self._app.config["CSRF_EXEMPT_ENDPOINTS"] = frozenset(stand_in.CSRF_EXEMPT)
@@ -182,20 +181,17 @@ class Process:
 
 
 def serve(app: Flask) -> None:
-    """Serve from this process and again from each forked child, unless a ``flask`` command loaded the app.
+    """Serve from this process and again from each forked child, unless a command loaded the app.
 
     A parent that forks stops serving for good (gunicorn's master under --preload): its children do the work.
     """
-    if is_flask_command():
+    if is_command():
         return
     process: Process = app.extensions["auth_portal_process"]
 
     def start() -> None:
-        try:
+        with leaving_if_misconfigured():
             process.serve()
-        except Misconfigured as error:
-            print_faults(error)
-            raise SystemExit(EXIT_MISCONFIGURED) from None
 
     def start_again() -> None:
         try:
@@ -215,13 +211,23 @@ def serve(app: Flask) -> None:
     os.register_at_fork(before=leave, after_in_child=start_again)
 
 
+@contextmanager
+def leaving_if_misconfigured() -> Iterator[None]:
+    """Leave with 78 where a setting, key or migration is wrong, with each fault in a line."""
+    try:
+        yield
+    except Misconfigured as error:
+        print_faults(error)
+        raise SystemExit(EXIT_MISCONFIGURED) from None
+
+
 def print_faults(error: Misconfigured) -> None:
     """Print each fault in a line on stderr."""
     for fault in error.faults:
         print(f"auth-portal: {fault}", file=sys.stderr, flush=True)
 
 
-def is_flask_command() -> bool:
-    """Report whether a ``flask`` command loaded this process's app; granian's own command is not one."""
+def is_command() -> bool:
+    """Report whether a command of ``flask`` or ``auth-portal`` loaded this process's app; granian's own is not one."""
     context = click.get_current_context(silent=True)
-    return context is not None and isinstance(context.find_root().command, FlaskGroup)
+    return context is not None and context.find_object(ScriptInfo) is not None

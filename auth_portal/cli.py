@@ -1,4 +1,4 @@
-"""The operator's commands: ``flask --app app init``, ``db``, ``demo``, ``customers``, ``config`` and the rest.
+"""The operator's commands: ``auth-portal init``, ``db``, ``demo``, ``customers``, ``config`` and the rest.
 
 A command reads the settings when it runs. If it cannot do its job it prints one line per reason on stderr,
 ``auth-portal: …``, and exits with 1, or with 2 if the reason is in the data that it was given. This module loads

@@ -42,7 +42,7 @@ PASSWORD_CODE_POINTS = 256  # longer ones are refused before they are hashed (R2
 STRANGER_HASH = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYUO2AlNUoXHmEm53tmmnmebC8rpAi/qGkwZk"
 # The states of the MACs of rows (R54), as they are signed in the portal's row.
 OPEN_MACS, SEALED_MACS = "macs are open", "macs are sealed"
-OLD_MACS = "old"  # what migration 0007, which has no keys, writes where rows have none; then `flask db upgrade` signs
+OLD_MACS = "old"  # written by migration 0007, which has no keys, where rows have none; `auth-portal db upgrade` signs
 SUPPORT_CODE_MAC = "customers.support_code"  # of row, code, key and end; a customer without such a code has none
 # The rows that say who a person is, and what opens the door in their name: by table and MAC the columns it is made of.
 SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {

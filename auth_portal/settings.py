@@ -1,5 +1,7 @@
 """Settings: read once from the environment, typed, frozen. The only module that reads the environment.
 
+Here is also what the code knows of its own delivery: its version, and where the files are that come with it.
+
 Every ``PORTAL_NAME`` may also be given as ``PORTAL_NAME_FILE`` (a file that contains the value). An unknown name and an
 invalid value are faults; all faults are listed at once. Nothing is generated here: without keys the portal does not
 start.
@@ -19,11 +21,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from auth_portal.errors import Misconfigured
 
+VERSION = "0.2.0.dev0"  # the only place: the wheel, the command, /healthz, metrics and pages take it from here
 PREFIX = "PORTAL_"
 KEYS_FILE = "secret_keys"
-MINIMUM_KEY_LENGTH = 32  # characters; `flask init` writes 43 (256 bits in base64)
+MINIMUM_KEY_LENGTH = 32  # characters; `auth-portal init` writes 43 (256 bits in base64)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,/?#]+)(?::(\d{1,5}))?")
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def delivered(folder: str) -> Path:
+    """Return a folder that is delivered with the code, such as ``templates``.
+
+    In a wheel it is inside the package, in the project next to it (see ``force-include`` in pyproject.toml).
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / folder
+    return inside if inside.is_dir() else package.parent / folder
 
 
 def _origin(value: object) -> object:
@@ -175,7 +188,7 @@ class Settings(BaseModel):
             except FileNotFoundError:
                 raise Misconfigured(
                     f"There are no keys: {path} is missing and PORTAL_SECRET_KEYS is not set. "
-                    "Run `flask --app app init`, or put back the file that belongs to this database."
+                    "Run `auth-portal init`, or put back the file that belongs to this database."
                 ) from None
             except OSError as error:
                 raise Misconfigured(f"The key file {path} cannot be read: {error.strerror}.") from None

@@ -23,7 +23,7 @@ class Origin(NamedTuple):
     """Where an act comes from: a client's address, or a command and the operating-system user who runs it."""
 
     address: str = ""
-    command: str = ""  # such as ``flask config import``
+    command: str = ""  # such as ``auth-portal config import``
     account: str = ""  # the user and machine
     is_judged: bool = False  # by this machine's clock: a form, a customer's page, what ends or sends in the background
 

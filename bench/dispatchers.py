@@ -34,7 +34,7 @@ def main(databases: Sequence[str]) -> int:
 
 @contextmanager
 def dispatching(folder: Path, database_url: str) -> Iterator[list[Path]]:
-    """Run `flask dispatch` so many times, all at work before there is any; yield their logs."""
+    """Run `auth-portal dispatch` so many times, all at work before there is any; yield their logs."""
     environment = {
         "PATH": str(Path(sys.executable).parent),
         "PORTAL_INSTANCE": str(folder),

@@ -348,7 +348,7 @@ def _succeeds(visitor: Visitor) -> bool:
 
 
 def restored() -> float:
-    """Return how long `flask restored` takes with 200 verifications that were live."""
+    """Return how long `auth-portal restored` takes with 200 verifications that were live."""
     with _one_node(CONFIG + STANDARD) as (node, _receiver):
         for number in range(200):
             Visitor(node.url).begin(f"live-{number}", "app")
@@ -366,5 +366,5 @@ SINGLE: dict[str, tuple[str, Callable[[], float]]] = {
     "dispatcher": ("a dispatcher killed while it sends: the result arrives after", dispatcher),
     "mail": (f"a mail server away for {AWAY_SECONDS:.0f} s: the code arrives after its return by", mail_server),
     "disk": ("a full disk: a customer succeeds after there is room by", full_disk),
-    "restored": ("`flask restored` with 200 live verifications", restored),
+    "restored": ("`auth-portal restored` with 200 live verifications", restored),
 }

@@ -46,7 +46,7 @@ SPENT_TRIES = 15  # the standard journeys' wrong tries a day; the one that spend
 LOOK_SECONDS = 0.005
 DISPATCH = {
     "off": "not at all",
-    "apart": "from a process of their own (PORTAL_DISPATCH=off, flask dispatch)",
+    "apart": "from a process of their own (PORTAL_DISPATCH=off, auth-portal dispatch)",
     "inline": "from the worker itself (PORTAL_DISPATCH=inline)",
 }
 STEPS = ("begin", "page", "check")
@@ -296,7 +296,7 @@ def receiver_elsewhere() -> Iterator[Elsewhere]:
 
 @contextmanager
 def dispatching(server: Server) -> Iterator[None]:
-    """`flask dispatch` beside a server that sends nothing itself, for the time of a block."""
+    """`auth-portal dispatch` beside a server that sends nothing itself, for the time of a block."""
     command = [sys.executable, "-m", "flask", "--app", "app", "dispatch"]
     with server.log.open("ab") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=server._environment, stdout=log, stderr=log)

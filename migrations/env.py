@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates the database it is given by `flask db upgrade`."""
+"""Alembic's entry: migrates the database it is given by `auth-portal db upgrade`."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class TestWithoutAPortal:
         bare.file("acme.toml", "")
         command = [str(bare.folder / part) if "." in part else part for part in command]
         (line,) = bare.fails(*command, PORTAL_SANDBOX="1")
-        assert "flask --app app init" in line
+        assert "auth-portal init" in line
 
     @pytest.mark.parametrize("command", NEED_KEYS, ids=" ".join)
     def test_another_key(self, shell: Shell, command: list[str]) -> None:

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "auth_portal"
 BASE = {"settings", "errors", "crypto", "telemetry", "i18n", "clock", "typed"}
 # A part sees itself and these.
 MAY_SEE = {
+    "__main__": {"bootstrap", "settings"},
     "bootstrap": {"web", "cli", "sandbox", "services", "methods", "store", "gateways"} | BASE,
     "web": {"services"} | BASE,
     "cli": {"services"} | BASE,
@@ -23,7 +24,7 @@ MAY_SEE = {
     "store": BASE,
     **dict.fromkeys(BASE, BASE),
 }
-FLASK = {"web", "cli", "sandbox", "bootstrap"}
+FLASK = {"web", "cli", "sandbox", "bootstrap", "__main__"}
 # Inside services/, a room sees the rooms of the later lines; two rooms of one line do not see each other.
 ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"serving"}),

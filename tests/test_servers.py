@@ -76,7 +76,7 @@ def test_what_is_overdue_leaves_without_a_first_request(
 
 
 def test_a_dispatcher_of_its_own(tmp_path: Path, database_url: str, receiver: Receiver) -> None:
-    """Web workers that send nothing, and two `flask dispatch` side by side: one callback."""
+    """Web workers that send nothing, and two `auth-portal dispatch` side by side: one callback."""
     server = configured(tmp_path, database_url, receiver, settings={"PORTAL_DISPATCH": "off"})
     environment = {
         "PATH": str(Path(sys.executable).parent), "PORTAL_INSTANCE": str(tmp_path), "PORTAL_DATABASE_URL": database_url,

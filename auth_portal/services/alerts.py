@@ -79,7 +79,7 @@ _TITLES = {
 
 _NO_DISPATCHER = (
     "No dispatcher has been at work for half a minute: codes and results are not sent, and nothing expires. Start "
-    "`flask dispatch` again, or run the servers with PORTAL_DISPATCH=inline. A server sent this message by itself."
+    "`auth-portal dispatch` again or run the servers with PORTAL_DISPATCH=inline. A server sent this message by itself."
 )
 
 
@@ -282,7 +282,8 @@ def _integrity(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
     tables = [key.removeprefix(limits.BROKEN_ROWS) for key in work.execute(noted).scalars()]
     words = (
         "Rows that say who a person is were changed by someone other than the portal, and are not used: "
-        f"{', '.join((*tables, *snapshot.broken))}. Find out who can write the database; flask doctor names the rows."
+        f"{', '.join((*tables, *snapshot.broken))}. Find out who can write the database; "
+        "auth-portal doctor names the rows."
     )
     yield Symptom("integrity", "database", bool(tables or snapshot.broken), words)
 

@@ -202,7 +202,7 @@ def chain_fault(work: Work, stored: timedelta) -> str:
         if now is not None and now.cut_number != chain.cut_number:
             fault = ""  # retention has removed it meanwhile
     if fault:
-        return f"The chain is broken: {fault}. Run flask audit verify, and find out who can write the database."
+        return f"The chain is broken: {fault}. Run auth-portal audit verify, and find out who can write the database."
     return sealing_fault(work)
 
 

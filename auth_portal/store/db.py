@@ -51,9 +51,10 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
 from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
+from auth_portal.settings import delivered
 from auth_portal.telemetry import Origin, log_event, origin
 
-MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
+MIGRATIONS = delivered("migrations")
 GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
 LONG_GATE_SECONDS = 120.0  # and for one that has announced very many rows, or a migration
 BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
@@ -680,19 +681,19 @@ def schema_fault(url: str) -> str | None:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        return f"There is no database at {parsed.database}. Run `flask --app app init`."
+        return f"There is no database at {parsed.database}. Run `auth-portal init`."
     engine = _engine(parsed)
     try:
         with engine.connect() as connection:
             found = revision_of(connection)
     except DBAPIError as error:
-        raise unusable(error, " Run `flask --app app doctor`.") from None
+        raise unusable(error, " Run `auth-portal doctor`.") from None
     finally:
         engine.dispose()
     if found != expected_revision():
         return (
             f"The database is at migration {found}, this version needs {expected_revision()}. "
-            "Run `flask --app app db upgrade`."
+            "Run `auth-portal db upgrade`."
         )
     return None
 

@@ -12,8 +12,8 @@ found by with what is encrypted.
 
 After an upgrade old processes go on writing rows without MACs. Until ``seal_macs`` was run after the last of them,
 missing and wrong MACs pass; from then on they do not. That state is signed too, and without it MACs are required. Only
-until an upgrade that was begun has ended, they pass without a signature, and ``flask doctor`` reports that. Neither
-counts where MACs were required before: so says the wrapping of the key of a portal that has had them from the
+until an upgrade that was begun has ended, they pass without a signature, and ``auth-portal doctor`` reports that.
+Neither counts where MACs were required before: so says the wrapping of the key of a portal that has had them from the
 beginning, the audit trail of one that was sealed later, or the operator (``require_macs``).
 """
 
@@ -117,7 +117,7 @@ def load_keyring(database: Database, master: MasterKeys, *, require_macs: bool =
     except DBAPIError as error:
         raise unusable(error) from None
     if not rows:
-        raise Misconfigured("The database has no data keys yet. Run `flask --app app init`.")
+        raise Misconfigured("The database has no data keys yet. Run `auth-portal init`.")
     try:
         opened = {row: _unwrap(master, row) for row in rows}
         keyring = Keyring([DataKey(row.id, row.purpose, key) for row, (key, _name) in opened.items()])
@@ -257,10 +257,11 @@ def state_fault(work: Work) -> str:
     if is_open and (work.keyring.requires_macs or work.execute(_WAS_SEALED).first() is not None):
         return "MACs were required before, and someone has undone that in the database; they still are"
     if found == OLD_MACS:
-        return "the upgrade is unfinished, and until then no MAC is required; run `flask db upgrade`"
+        return "the upgrade is unfinished, and until then no MAC is required; run `auth-portal db upgrade`"
     if found == work.keyring.mac(OPEN_MACS):
         return ""
-    return "the state of the MACs in the table portal was changed; they are required until you run flask macs seal"
+    was = "the state of the MACs in the table portal was changed"
+    return f"{was}; they are required until you run auth-portal macs seal"
 
 
 def open_macs(work: Work) -> None:

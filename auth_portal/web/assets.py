@@ -6,8 +6,10 @@ as the pages that show them are.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
+import zlib
 from pathlib import Path
 from wsgiref.headers import Headers
 
@@ -17,7 +19,6 @@ from whitenoise import WhiteNoise
 from auth_portal.services.config.appearance import checked_colour, theme_css
 from auth_portal.web.context import services
 
-STATIC = Path(__file__).resolve().parent.parent.parent / "static"
 _HASHED = re.compile(r"/static/.+\.[0-9a-f]{12}\.\w+$")
 _COMPRESSED = (".gz", ".br")
 
@@ -31,8 +32,8 @@ LOOKS_HEADERS = {
 looks = Blueprint("looks", __name__)
 
 
-def register(app: Flask) -> None:
-    """Serve ``static/`` and the looks of journeys, and give templates ``static_url(name)``."""
+def register(app: Flask, static: Path) -> None:
+    """Serve the folder ``static`` and the looks of journeys, and give templates ``static_url(name)``."""
     app.register_blueprint(looks)
 
     def add_headers(headers: Headers, _path: str, _url: str) -> None:
@@ -40,9 +41,9 @@ def register(app: Flask) -> None:
         headers["Cross-Origin-Resource-Policy"] = "same-origin"
 
     urls = {}
-    for path in STATIC.rglob("*"):
+    for path in static.rglob("*"):
         if path.is_file() and path.suffix not in _COMPRESSED:
-            place, digest = path.relative_to(STATIC), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            place, digest = path.relative_to(static), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             urls[place.as_posix()] = f"/static/{place.with_suffix('').as_posix()}.{digest}{path.suffix}"
     served = WhiteNoise(
         app.wsgi_app,
@@ -51,13 +52,20 @@ def register(app: Flask) -> None:
         immutable_file_test=lambda _path, url: bool(_HASHED.search(url)),
     )
     for name, url in urls.items():
-        file = STATIC / name
+        file = static / name
         stats, twin = {str(file): file.stat()}, file.with_name(f"{file.name}.gz")
-        if twin.exists() and twin.stat().st_mtime >= file.stat().st_mtime:  # an older one was made from another text
+        if twin.exists() and _unpacked(twin) == file.read_bytes():  # an older one was made from another text
             stats[str(twin)] = twin.stat()
         served.add_file_to_dictionary(url, str(file), stat_cache=stats)
     app.wsgi_app = served  # type: ignore[method-assign]
     app.jinja_env.globals["static_url"] = urls.__getitem__
+
+
+def _unpacked(path: Path) -> bytes | None:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error):  # half of one, of a build that was interrupted
+        return None
 
 
 @looks.get("/theme/<colour>.css")

@@ -28,8 +28,8 @@ HELP = {
 
 @ops.get("/healthz")
 def healthz() -> Response:
-    """Answer that the process lives."""
-    return make_response("ok\n", 200, {"Content-Type": "text/plain; charset=utf-8"})
+    """Answer that the process lives, and which version it is."""
+    return make_response(current_app.config["HEALTHZ"], 200, {"Content-Type": "text/plain; charset=utf-8"})
 
 
 @ops.get("/readyz")
@@ -74,7 +74,9 @@ class _DatabaseCollector(Collector):
         unsealed.add_metric((), health.audit_unsealed_seconds())
         blocks = GaugeMetricFamily("auth_portal_audit_blocks", "The newest block of the audit trail; never falls.")
         blocks.add_metric((), health.audit_blocks())
-        return [*families, oldest, ahead, unsealed, blocks]
+        build = GaugeMetricFamily("auth_portal_build_info", "Always 1, with the version.", labels=("version",))
+        build.add_metric((current_app.config["VERSION"],), 1)
+        return [*families, oldest, ahead, unsealed, blocks, build]
 
 
 def _may_see() -> bool:

@@ -348,7 +348,7 @@ class PortalWorker(Worker):  # type: ignore[misc]
         conn.head = bytes(conn.received[start : end + 4])
         del conn.received[: end + 4]
         if conn.head.startswith(HEALTH):
-            self._answer_plainly(conn, "200 OK", "ok\n")
+            self._answer_plainly(conn, "200 OK", getattr(self.wsgi, "config", {}).get("HEALTHZ", "ok\n"))
             return
         try:
             conn.request = next(RequestParser(self.cfg, [conn.head], conn.client))

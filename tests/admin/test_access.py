@@ -424,7 +424,7 @@ def test_the_last_owner_who_can_sign_in_is_reset_by_the_command_alone(small_worl
     admins.reset(colleague.admin_id, made_by=owner.admin_id)
     owner.get(path)
     assert owner.post(f"{path}/active", active="0").status_code == 422, "a colleague without a sign-in is no help"
-    token = admins.reset(owner.admin_id)  # as `flask admin reset` does
+    token = admins.reset(owner.admin_id)  # as `auth-portal admin reset` does
     assert owner.get("/admin/").request.path == "/admin/sign-in"
     assert admins.invitation(token).is_reset
 

@@ -1,4 +1,4 @@
-"""An admin's browser in the e2e tests: follows the one-time link of `flask admin create`, then works by hand."""
+"""An admin's browser in the e2e tests: follows the one-time link of `auth-portal admin create`, then works by hand."""
 
 from __future__ import annotations
 

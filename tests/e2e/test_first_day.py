@@ -1,7 +1,7 @@
 """From a fresh install to a verified conversation, by mouse and keyboard alone, with script and without.
 
 The channel is a real SMTP server's, the customers come from a file, the journey is made by form, the chat is the
-sandbox's. Nothing is prepared but what `flask init` and `flask admin create` leave.
+sandbox's. Nothing is prepared but what `auth-portal init` and `auth-portal admin create` leave.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
 
 @pytest.fixture
 def installed(tmp_path: Path, mailbox: tuple[Mailbox, int]) -> Iterator[tuple[Server, str]]:
-    """A server on a fresh installation, and the link that `flask admin create` printed."""
+    """A server on a fresh installation, and the link that `auth-portal admin create` printed."""
     settings = {
         "PORTAL_SANDBOX": "1",
         "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0",

@@ -519,7 +519,7 @@ def test_e4_a_chain_that_was_deleted_with_its_events_is_not_begun_by_the_next_de
     for command in (("db", "upgrade"), ("init",)):
         done = trail.command(*command)
         assert done.exit_code == 1
-        assert "flask audit restart" in done.output + done.stderr
+        assert "auth-portal audit restart" in done.output + done.stderr
     assert rows(trail.url, AuditBlock) == []
     assert trail.command("audit", "restart", "--yes").exit_code == 0
     assert trail.command("db", "upgrade").exit_code == 0

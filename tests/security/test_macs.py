@@ -446,7 +446,7 @@ def test_r54_after_an_upgrade_missing_macs_pass_until_they_are_sealed(
         owner: Desk = signed_in(world, "owner")
         doctor = command(world, tmp_path, "doctor").stdout
         assert "ok   MACs: not required yet" in doctor
-        assert "run `flask macs seal` after the last process of the old version" in doctor
+        assert "run `auth-portal macs seal` after the last process of the old version" in doctor
         assert command(world, tmp_path, "audit", "verify").exit_code == 0
         sealed = command(world, tmp_path, "macs", "seal")
         assert sealed.exit_code == 0, sealed.output

@@ -156,5 +156,5 @@ class TestKeys:
     def test_a_database_without_keys_says_what_to_do(self, database: Database) -> None:
         with database.write() as connection:
             connection.execute(DataKeyRow.__table__.delete())  # type: ignore[attr-defined]
-        with pytest.raises(Misconfigured, match="Run `flask --app app init`"):
+        with pytest.raises(Misconfigured, match="Run `auth-portal init`"):
             load_keyring(database, MasterKeys((MASTER_KEY,)))

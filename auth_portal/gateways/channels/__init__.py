@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels.clickatell import ClickatellChannel
-from auth_portal.gateways.channels.console import ConsoleChannel
 from auth_portal.gateways.channels.contract import (
     Channel,
     ChannelConfig,
@@ -26,7 +25,7 @@ from auth_portal.gateways.channels.contract import (
     show_fields,
 )
 from auth_portal.gateways.channels.http import HttpChannel
-from auth_portal.gateways.channels.inbox import InboxChannel
+from auth_portal.gateways.channels.sandbox import ConsoleChannel, InboxChannel
 from auth_portal.gateways.channels.smtp import SmtpChannel
 from auth_portal.gateways.way_out import WayOut
 

@@ -113,7 +113,7 @@ def read_stored(work: Work, *, is_locked: bool) -> StoredConfig:
     query = select(Portal.settings, Portal.version).where(Portal.id == 1)
     portal = work.execute(query.with_for_update() if is_locked else query).one_or_none()
     if portal is None:
-        raise Misconfigured("The database holds no portal yet. Run `flask --app app init`.")
+        raise Misconfigured("The database holds no portal yet. Run `auth-portal init`.")
     journeys = stored_journeys(work)
     return StoredConfig(
         portal=PortalSettings.model_validate(portal.settings),

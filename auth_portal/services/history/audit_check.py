@@ -87,7 +87,10 @@ class AuditChecks:
         with self._transactions.read() as work:
             chain = find_chain(work)
             if fault := broken_chain(work, chain):
-                found.add(_("The chain is broken: %(fault)s. Run flask audit restart once you know why.", fault=fault))
+                words = _(
+                    "The chain is broken: %(fault)s. Run auth-portal audit restart once you know why.", fault=fault
+                )
+                found.add(words)
                 return found
             self._check_blocks(work, found, chain, after, most)
             if found.next is None:
@@ -235,7 +238,7 @@ class AuditChecks:
 
 
 def read_heads(lines: Iterable[str]) -> list[Head]:
-    """Read heads as ``flask audit heads`` prints them, or log lines. Raise ValueError, with the line's number."""
+    """Read heads as ``auth-portal audit heads`` prints them, or log lines. Raise ValueError, with the line's number."""
     found = []
     for place, line in enumerate(lines, 1):
         try:

@@ -1,4 +1,4 @@
-"""The demo that ``flask demo`` loads: a bank, its journeys, and customers whose part a newcomer can play.
+"""The demo that ``auth-portal demo`` loads: a bank, its journeys, and customers whose part a newcomer can play.
 
 Everything ends in the sandbox; while that is off, the demo is refused. The flow of the sandbox registers tickets like a
 real one, so the demo creates an API key for it, which may do nothing else. The key's file is in the instance folder

@@ -133,7 +133,7 @@ def upgrade(settings: Settings, clock: Clock) -> None:
             return load_keyring(database, MasterKeys(settings.master_keys()))
 
         with database.read() as connection:
-            if not has_data_keys(connection):  # `flask init` does the rest
+            if not has_data_keys(connection):  # `auth-portal init` does the rest
                 return
             is_marked = connection.execute(_IS_MARKED).first() is not None
         if is_marked:
@@ -156,7 +156,7 @@ def _finish_upgrade(transactions: Transactions, *, is_new: bool) -> None:
 
 
 def _require_chain(database: Database, seconds: float) -> None:
-    """Raise Misconfigured if the audit trail has no chain; wait for one that another `flask init` begins now.
+    """Raise Misconfigured if the audit trail has no chain; wait for one that another `auth-portal init` begins now.
 
     Only the command that makes the tables or the keys begins a chain. Otherwise the next deployment would hide that
     someone deleted it together with the events.
@@ -169,7 +169,7 @@ def _require_chain(database: Database, seconds: float) -> None:
         if time.monotonic() >= until:
             raise Misconfigured(
                 "The tables are ready, but the chain of the audit trail is missing: it was deleted, or an upgrade was "
-                "interrupted. Find out which; then begin another one with `flask audit restart`."
+                "interrupted. Find out which; then begin another one with `auth-portal audit restart`."
             )
         time.sleep(0.1)
 
@@ -439,7 +439,7 @@ def examine_macs(transactions: Transactions) -> Examination:
         known = {row.row for row in broken}
         broken += [BrokenRow("customers", row, is_missing=False) for row in untrusted_rows(work) if row not in known]
     if not work.keyring.requires_macs and not fault:
-        advice = "run `flask macs seal` after the last process of the old version" if broken else "all there"
+        advice = "run `auth-portal macs seal` after the last process of the old version" if broken else "all there"
         return Examination(True, "MACs", f"not required yet, {len(broken)} missing or outdated; {advice}")
     named = "; ".join(map(str, broken[:MOST_NAMED]))
     more = f"; and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
@@ -467,7 +467,7 @@ def _sealing(portal: Installed) -> str:
     with portal.transactions.read() as work:
         if fault := chain_fault(work, stored):
             raise Misconfigured(fault)
-    return "sealed; `flask audit verify` checks all of it"
+    return "sealed; `auth-portal audit verify` checks all of it"
 
 
 def _shared_ids(transactions: Transactions) -> str:

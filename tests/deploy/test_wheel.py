@@ -1,0 +1,91 @@
+"""The wheel: built from the project, installed into an environment of its own, used in a folder where nothing is.
+
+The packages that it needs are those of the tests' environment, so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from auth_portal import cli
+from auth_portal.settings import VERSION
+from tests.admin.desk import signed_in
+from tests.programs import ROOT
+from tests.world import World
+
+SECONDS = 100
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the commands of an environment in which the wheel is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    environment, wheels = folder / "venv", folder / "wheels"
+    run(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
+    venv.create(environment, symlinks=True, with_pip=False)
+    commands = environment / "bin"
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", commands / "python", "install", "--quiet"]
+    run(ROOT, *pip, "--no-index", "--no-deps", *wheels.iterdir())
+    packages = next(environment.glob("lib/python*/site-packages"))
+    (packages / "of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    return commands
+
+
+def run(folder: Path, *command: str | Path, **settings: str) -> str:
+    """Run a command that must succeed, in a folder, and return what it prints."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env={**foreign(), **settings},
+        capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def foreign() -> dict[str, str]:
+    """The environment without what would make Python or the portal find this project."""
+    ours = ("PORTAL_", "FLASK_", "PYTHON", "GUNICORN", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def test_every_command_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    portal = installed / "auth-portal"
+    assert run(tmp_path, portal, "version") == f"{VERSION}\n"
+    assert list(tmp_path.iterdir()) == []
+    assert run(tmp_path, portal, "init").splitlines()[-1] == "The database is ready."
+    assert (tmp_path / "instance" / "portal.db").exists()
+    assert "journey balance: added" in run(tmp_path, portal, "demo", PORTAL_SANDBOX="1")
+
+
+def test_the_console_has_every_command_of_flask_under_its_name(installed: Path, tmp_path: Path) -> None:
+    _usage, commands = run(tmp_path, installed / "auth-portal", "--help").split("Commands:\n")
+    assert {line.split()[0] for line in commands.splitlines()} == {*cli.commands.commands, "version"}
+
+
+def test_code_and_files_come_from_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
+    """The package is compiled already: an account that may not write there need not compile it at each start."""
+    says = "import auth_portal.settings as s; print(s.__file__, s.__cached__, s.delivered('static'), sep='\\n')"
+    code, compiled, static = (Path(line) for line in run(tmp_path, installed / "python", "-c", says).splitlines())
+    assert code.is_relative_to(installed.parent)
+    assert compiled.exists()
+    assert static == code.parent / "static"
+    assert (static / "app.css.gz").exists()
+    assert sorted(path.name for path in static.rglob("*") if path.suffix != ".gz") == sorted(
+        path.name for path in (ROOT / "static").rglob("*") if path.suffix != ".gz"
+    )
+
+
+def test_the_version_is_where_an_operator_looks(small_world: World) -> None:
+    """And on no page that a customer or a stranger sees."""
+    browser = small_world.browser()
+    assert browser.get("/healthz").text == f"auth-portal {VERSION}\nok\n"
+    assert f'auth_portal_build_info{{version="{VERSION}"}} 1.0' in browser.get("/metrics").text
+    assert f"Auth Portal {VERSION}" in signed_in(small_world, "auditor").get("/admin/").text
+    for path in ("/?reference=abc", "/admin/sign-in"):
+        assert VERSION not in browser.get(path).text
