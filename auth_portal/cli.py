@@ -352,7 +352,7 @@ def verify_audit(ctx: click.Context, heads: Path | None) -> None:
             compared, differing = portal.audit_checks.compare(exported)
             faults += _complain(differing, faults)
             _say([f"{compared} of {len(exported)} heads compared; the other blocks were removed by retention."])
-        examined = installation.examine_macs(portal.transactions)
+        examined = installation.examine_macs(portal.transactions, ended=True)
         if not examined.is_well:
             faults += _complain([AuditFault(examined.detail)], faults)
     _say([f"{count} events in {blocks} blocks checked, {faults} faults found."])

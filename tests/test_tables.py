@@ -13,7 +13,8 @@ MODELS = {
     for node in ast.walk(ast.parse((PACKAGE / "store/models.py").read_text()))
     if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Base" for base in node.bases)
 }
-TABLE_AT = {"insert": 0, "update": 0, "delete": 0, "dialect_insert": 1, "insert_many": 1, "update_many": 1}
+TABLE_AT = dict.fromkeys(("insert", "update", "delete"), 0)
+TABLE_AT |= dict.fromkeys(("dialect_insert", "insert_many", "update_many", "update_signed"), 1)
 # These write a table that they are given: each of them only for the room that calls it, or for its own.
 GENERIC = {"store.keys", "store.db", "store.rows", "services.imports.store", "services.operations.retention"}
 # Rooms that write a table of another room, and why. Nothing may be added without a reason.

@@ -25,7 +25,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, text, true, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, or_, select, text, true, update
 from sqlalchemy.exc import DBAPIError
 
 from auth_portal.crypto import (
@@ -193,14 +193,15 @@ LONGEST_CHAT = timedelta(days=2)  # and longer than any
 def _counting(work: Work, *, ended: bool) -> Mapping[str, ColumnElement[bool]]:
     """Return which rows of a large table still decide anything; of the others no MAC is looked at again.
 
-    With ``ended`` also those of chats that go on after their verification: its last page is looked at until then.
+    With ``ended`` also those of chats that go on after their verification: its last page is looked at until then. And
+    every verification: pages and the API show how it ended for as long as it is stored.
     """
     is_counting: ColumnElement[bool] = Verification.outcome.is_(None)
     if ended:
         is_recent = Verification.id >= first_id(work.now - LONGEST_CHAT)
         is_counting = or_(is_counting, and_(is_recent, Verification.chat_ends_at > work.now))
     return {
-        "verifications": is_counting,
+        "verifications": true() if ended else is_counting,
         "visits": Visit.verification_id.in_(select(Verification.id).where(is_counting)),
         "challenges": Challenge.expires_at > work.now,
         "tickets": TicketRow.ends_at > work.now,
@@ -218,11 +219,14 @@ class BrokenRow(NamedTuple):
         return f"row {self.row} of {self.table} {'has no MAC' if self.is_missing else 'was changed by someone else'}"
 
 
-def broken_rows(work: Work) -> Iterator[BrokenRow]:
-    """Yield every row whose MACs are missing or wrong, whether they are required yet or not; of chats, live ones."""
+def broken_rows(work: Work, *, ended: bool = False) -> Iterator[BrokenRow]:
+    """Yield every row whose MACs are missing or wrong, whether they are required yet or not; of chats, live ones.
+
+    With ``ended`` also verifications that have ended.
+    """
     for model in TABLES:
-        table, after = table_of(model), ""
-        while rows := work.execute(_rows(work, model, after)).mappings().all():
+        table, after, is_shown = table_of(model), "", ended and model is Verification
+        while rows := work.execute(_rows(work, model, after, ended=is_shown)).mappings().all():
             for row in rows:
                 if wrong := work.keyring.wrong_macs(table.name, row):
                     yield BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong))
@@ -328,11 +332,15 @@ def _seal_some(work: Work, model: type[Base], after: str, broken: list[BrokenRow
     """Write the missing and wrong MACs of the next rows; return where to go on, None at the end."""
     table = table_of(model)
     rows = work.execute(_rows(work, model, after, ended=True).with_for_update()).mappings().all()
+    signed: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by the MACs that are written
     for row in rows:
         if wrong := work.keyring.wrong_macs(table.name, row):
             broken.append(BrokenRow(table.name, row["id"], all(row[column] is None for column in wrong)))
             fresh = work.keyring.signed(table.name, row)
-            work.execute(update(table).where(table.c.id == row["id"]).values({mac: fresh[mac] for mac in wrong}))
+            signed.setdefault(tuple(wrong), []).append({"of": row["id"], **{mac: fresh[mac] for mac in wrong}})
+    for macs, values in signed.items():
+        written = update(table).where(table.c.id == bindparam("of"))
+        work.execute(written.values({mac: bindparam(mac) for mac in macs}), values)
     return rows[-1]["id"] if rows else None
 
 

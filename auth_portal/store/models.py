@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from auth_portal.crypto import SealedColumn, signed_names
+from auth_portal.crypto import Keyring, SealedColumn, signed_names
 from auth_portal.store.db import UtcDateTime
 
 Id = String(32)
@@ -34,6 +34,7 @@ Key = String(32)  # a keyed hash, hex, 128 bits
 # What the lists' partial indexes contain: the rows that are rare. The common ones are found by id alone, so that what
 # every verification writes costs nothing extra. A query must use the same words, or no index is used.
 VERIFIED = "verified"  # the outcome of a verification whose customer was verified; ``config.journey`` has all of them
+CHANGED = "changed"  # shown instead of the outcome that someone other than the portal has changed; never stored
 ENDED_OTHERWISE = f"outcome <> '{VERIFIED}'"
 NOT_ACCEPTED = "state NOT IN ('pending', 'accepted')"
 COMMON_KINDS = (
@@ -363,6 +364,23 @@ class Verification(Base):
             postgresql_where=text(ENDED_OTHERWISE),
         ),
     )
+
+
+# What is_changed looks at, in a statement that joins the customer of the verification.
+RESULT_COLUMNS = (*signed_columns(Verification, "verification__"), *signed_columns(CustomerRow, "customer__"))
+
+
+def is_changed(keyring: Keyring, row: Any) -> bool:
+    """Report whether someone other than the portal has changed a verification, or the ID of its customer (R54).
+
+    What such a row with RESULT_COLUMNS says of its outcome, customer and methods is not shown. Of a verification that
+    names no customer, and of a delivery that belongs to none, there is less to look at.
+    """
+    found = row._mapping
+    if found["verification__id"] is None or keyring.holds("verifications", found, "verification__"):
+        is_named = found["customer__id"] is not None and keyring.requires_macs
+        return is_named and "identity_mac" in keyring.wrong_macs("customers", found, "customer__")
+    return True
 
 
 class Visit(Base):

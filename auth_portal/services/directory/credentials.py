@@ -27,7 +27,7 @@ from auth_portal.services.directory.person import (
     support_code_values,
 )
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import VERIFIED, CustomerRow, Verification
+from auth_portal.store.models import VERIFIED, CustomerRow, Verification, signed_columns
 
 REASON_LENGTH = 200
 LOOKED_BACK = 200  # verifications of a customer that are searched for the last use of each credential
@@ -115,10 +115,11 @@ class Credentials:
         """Return a credential for every method, missing ones too. Raise NotFound."""
         with self._transactions.read() as work:
             person = get_person(work.connection, row)
-            verified = select(Verification.methods, Verification.ended_at).where(
+            verified = select(*signed_columns(Verification), Verification.ended_at).where(
                 Verification.customer_row == row, Verification.outcome == VERIFIED
             )
-            newest = work.execute(verified.order_by(Verification.ended_at.desc()).limit(LOOKED_BACK)).all()
+            found = work.execute(verified.order_by(Verification.ended_at.desc()).limit(LOOKED_BACK)).all()
+            newest = work.keyring.held("verifications", found, "")
             budgets = self._tries.budgets_of(work, row, self._journeys.current())
         last_used = {method: one.ended_at for one in reversed(newest) for method in one.methods.split("+")}
         credentials = []

@@ -13,7 +13,19 @@ from auth_portal.errors import NotFound
 from auth_portal.services.delivery.retry import RETRIABLE, refusal_of
 from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
 from auth_portal.store.db import Transactions
-from auth_portal.store.models import CALLBACK, MESSAGE, NOT_ACCEPTED, Attempt, Delivery, DeliveryState, Verification
+from auth_portal.store.models import (
+    CALLBACK,
+    CHANGED,
+    MESSAGE,
+    NOT_ACCEPTED,
+    RESULT_COLUMNS,
+    Attempt,
+    CustomerRow,
+    Delivery,
+    DeliveryState,
+    Verification,
+    is_changed,
+)
 
 KINDS = (CALLBACK, MESSAGE)
 STATES = tuple(DeliveryState)
@@ -97,7 +109,10 @@ class AttemptLine:
 
 @dataclass(frozen=True)
 class DeliveryStory:
-    """A delivery with every attempt. ``refusal`` is a key of REFUSALS: why it cannot be retried, if it cannot."""
+    """A delivery with every attempt. ``refusal`` is a key of REFUSALS: why it cannot be retried, if it cannot.
+
+    ``outcome`` is CHANGED if someone else has changed the verification.
+    """
 
     line: DeliveryLine
     tries: tuple[AttemptLine, ...]
@@ -109,8 +124,10 @@ class DeliveryStory:
 
 LINE_COLUMNS = tuple(getattr(Delivery, name) for name in DeliveryLine.__dataclass_fields__)
 _ATTEMPT = tuple(getattr(Attempt, name) for name in AttemptLine.__dataclass_fields__)
-_STORY = select(*LINE_COLUMNS, Verification.outcome, Verification.slug).outerjoin(
-    Verification, Verification.id == Delivery.verification_id
+_STORY = (
+    select(*LINE_COLUMNS, Verification.outcome, Verification.slug, *RESULT_COLUMNS)
+    .outerjoin(Verification, Verification.id == Delivery.verification_id)
+    .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
 )
 
 
@@ -138,7 +155,7 @@ class DeliveryLists:
         return DeliveryStory(
             line_from(row),
             tuple(tries[delivery_id]),
-            row.outcome or "",
+            CHANGED if is_changed(work.keyring, row) else row.outcome or "",
             row.slug or "",
             "" if needs_confirmation else refusal,
             needs_confirmation,

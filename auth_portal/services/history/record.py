@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, or_, select
 
 from auth_portal.clock import WallClock
-from auth_portal.crypto import KeyFault, SealedColumn
+from auth_portal.crypto import KeyFault, Keyring, SealedColumn
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
@@ -32,6 +32,7 @@ from auth_portal.store.db import Work
 from auth_portal.store.models import (
     CALLBACK,
     MESSAGE,
+    RESULT_COLUMNS,
     VERIFICATION_REFERENCE,
     VISIT_IDENTIFIER,
     Admin,
@@ -41,6 +42,7 @@ from auth_portal.store.models import (
     Delivery,
     Verification,
     Visit,
+    is_changed,
 )
 
 KINDS = ("customer_id", "phone", "email")
@@ -107,11 +109,16 @@ class EventFacts:
 
 @dataclass(frozen=True)
 class Record:
-    """One verification with everything that belongs to it. ``row`` is its own row."""
+    """One verification with everything that belongs to it. ``row`` is its own row.
+
+    With ``is_changed`` someone else has changed what says how it ended, and its outcome, customer and methods may be
+    false.
+    """
 
     now: datetime
     wall: WallClock  # of the portal's time zone
     row: Any
+    is_changed: bool
     reference_ends: str
     journey: JourneyConfig
     channels: Mapping[str, ChannelConfig]
@@ -130,6 +137,8 @@ class Record:
     @property
     def person(self) -> Person | None:
         """Return the customer who was verified, or else the customer who was identified last."""
+        if self.is_changed:
+            return None
         rows = [self.row.customer_row, *(visit.customer_row for visit in reversed(self.visits))]
         return next((self.people[row] for row in rows if row in self.people), None)
 
@@ -146,7 +155,7 @@ class Record:
 
 def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
     """Load the record of a verification. Raise NotFound("verification_unknown")."""
-    row = work.execute(select(Verification.__table__).where(Verification.id == verification_id)).one_or_none()
+    row = work.execute(_VERIFICATION.where(Verification.id == verification_id)).one_or_none()
     if row is None:
         raise NotFound("verification_unknown")
     snapshot = journeys.current()
@@ -170,6 +179,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         now=work.now,
         wall=snapshot.portal.wall,
         row=row,
+        is_changed=is_forged(work.keyring, journeys, row),
         reference_ends=f"{reference[:SHOWN_ENDS]}•••{reference[-SHOWN_ENDS:]}" if is_long else "•••",
         journey=journeys.version(row.version_id),
         channels=snapshot.channels,
@@ -183,6 +193,22 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
     )
 
 
+def is_forged(keyring: Keyring, journeys: Journeys, row: Any) -> bool:
+    """Report whether someone else has changed a verification, its customer's ID or its journey (R54).
+
+    ``row`` has RESULT_COLUMNS and the slug, which no MAC covers: its journey's version has it, too.
+    """
+    if is_changed(keyring, row):
+        return True
+    try:
+        return keyring.requires_macs and journeys.served_version(row.verification__version_id).slug != row.slug
+    except NotFound:
+        return True
+
+
+_VERIFICATION = select(Verification.__table__, *RESULT_COLUMNS).outerjoin(
+    CustomerRow, CustomerRow.id == Verification.customer_row
+)
 _CODES = select(
     Challenge.id,
     Challenge.issued_at,

@@ -18,10 +18,20 @@ from auth_portal.errors import NotFound
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import read_identifier
 from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
-from auth_portal.services.history.record import KINDS, holders_of, load_record
+from auth_portal.services.history.record import KINDS, holders_of, is_forged, load_record
 from auth_portal.services.history.timeline import Moment, headline, raw_timeline, story_moments
 from auth_portal.store.db import Transactions
-from auth_portal.store.models import CALLBACK, ENDED_OTHERWISE, VERIFIED, CustomerRow, Delivery, Verification, Visit
+from auth_portal.store.models import (
+    CALLBACK,
+    CHANGED,
+    ENDED_OTHERWISE,
+    RESULT_COLUMNS,
+    VERIFIED,
+    CustomerRow,
+    Delivery,
+    Verification,
+    Visit,
+)
 
 LIVE = "live"  # in a filter: not ended yet
 MOST_PEOPLE = 20  # of those who share one contact
@@ -47,7 +57,10 @@ class StoryFilter:
 
 @dataclass(frozen=True)
 class StoryLine:
-    """A verification as a list shows it. ``callback`` is the state of its callback, None while it is under way."""
+    """A verification as a list shows it. ``callback`` is the state of its callback, None while it is under way.
+
+    One that someone else has changed has the outcome CHANGED, no customer and no methods.
+    """
 
     id: str
     slug: str
@@ -70,7 +83,10 @@ class PossiblePeople:
 
 @dataclass(frozen=True)
 class Story:
-    """The story of a verification: one sentence, its moments, and everything that is on record."""
+    """The story of a verification: one sentence, its moments, and everything that is on record.
+
+    One that someone else has changed has the outcome CHANGED and no customer.
+    """
 
     id: str
     slug: str
@@ -99,7 +115,7 @@ _LINE = (
     Delivery.state.label("callback"),
 )
 _LINES: Any = (
-    select(*_LINE)
+    select(*_LINE, *RESULT_COLUMNS)
     .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
     .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
 )
@@ -145,11 +161,11 @@ class Stories:
         between = made_between(Verification.id, wanted.since, wanted.until)
         with self._transactions.read() as work:
             if wanted.customers or wanted.names:
-                return _page_of_people(work.connection, wanted, between, after, most)
+                return _page_of_people(work.connection, wanted, between, after, most).of(self._line)
             found_by, filtered_by = _conditions(wanted)
             search = Search(found_by=[[*found_by, *between]], filtered_by=filtered_by, after=after, most=most)
             found = listed(work.connection, _LINES, Verification.id, search)
-        return found.of(lambda row: StoryLine(**row._asdict()))
+        return found.of(self._line)
 
     def line(self, verification_id: str) -> StoryLine:
         """Return one verification as a list shows it. Raise NotFound("verification_unknown")."""
@@ -157,7 +173,13 @@ class Stories:
             row = work.execute(_LINES.where(Verification.id == verification_id)).one_or_none()
         if row is None:
             raise NotFound("verification_unknown")
-        return StoryLine(**row._asdict())
+        return self._line(row)
+
+    def _line(self, row: Any) -> StoryLine:
+        line = StoryLine(**{name: getattr(row, name) for name in StoryLine.__dataclass_fields__})
+        if not is_forged(self._transactions.keyring, self._journeys, row):
+            return line
+        return replace(line, outcome=CHANGED, methods="", customer_row=None, customer_id=None)
 
     def get(self, verification_id: str) -> Story:
         """Return the story of one verification. Raise NotFound("verification_unknown")."""
@@ -170,7 +192,7 @@ class Stories:
             journey=record.journey.name,
             reference=record.reference_ends,
             began_at=record.row.began_at,
-            outcome=record.row.outcome,
+            outcome=CHANGED if record.is_changed else record.row.outcome,
             customer_id=record.person.customer_id if record.person else "",
             customer_row=record.person.row if record.person else None,
             headline=headline(moments),
@@ -183,7 +205,7 @@ class Stories:
 
 def _page_of_people(
     connection: Connection, wanted: StoryFilter, between: Sequence[Condition], after: str, most: int
-) -> Listing[StoryLine]:
+) -> Listing[Any]:
     """Return the verifications of these people: found through the visits, so that those of strangers are too."""
     start = (Visit.verification_id < after,) if after else ()
     found: set[str] = set()
@@ -194,8 +216,7 @@ def _page_of_people(
             found |= set(connection.execute(newest).scalars())
     ids = sorted(found, reverse=True)[:MOST_IDS]
     chosen = [Verification.id.in_(ids), *between, *_all_of(wanted)]
-    rows = connection.execute(_LINES.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)).all()
-    lines = tuple(StoryLine(**row._asdict()) for row in rows)
+    lines = tuple(connection.execute(_LINES.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)))
     if len(lines) > most:
         return Listing(lines[:most], older=lines[most - 1].id)
     is_partial = len(ids) == MOST_IDS

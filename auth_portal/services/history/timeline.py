@@ -18,7 +18,7 @@ from auth_portal.services.history import words
 from auth_portal.services.history.record import CodeFacts, DeliveryFacts, EventFacts, Record, VisitFacts
 from auth_portal.services.history.words import counted, span, what_helps
 from auth_portal.services.verification.case import CHANGED_LATELY, MOST_EVENTS
-from auth_portal.store.models import VERIFIED, DeliveryState
+from auth_portal.store.models import CHANGED, VERIFIED, DeliveryState
 
 OTHER_COUNTRY = "the channel does not send to "
 NOT_SENT = {  # the reasons that the outbox notes, in the story's words
@@ -78,8 +78,11 @@ def story_moments(record: Record) -> list[Moment]:
 
 
 def beginning(record: Record) -> Iterator[Moment]:
-    """Yield when and where it began."""
+    """Yield when and where it began; first of all, that it was changed since."""
     row = record.row
+    if record.is_changed:
+        changed = words.OUTCOMES[CHANGED]
+        yield Moment(row.began_at, _(changed.story), _(changed.clause), "bad", what_helps(CHANGED))
     text = _("Began on the journey “%(name)s”.", name=record.journey.name)
     if row.dropped_parameters:
         text += " " + _("An app had added %(names)s to the link; it was left out.", names=row.dropped_parameters)
@@ -90,8 +93,10 @@ def identifications(record: Record) -> Iterator[Moment]:
     """Yield who was identified, first in each browser and then after a change.
 
     The audit's events say it. A verification from before they were recorded is described by what its visits still know,
-    which is what was typed last.
+    which is what was typed last. One that was changed names no one.
     """
+    if record.is_changed:
+        return
     joined = {str(event.facts["visit"]): event for event in record.events if event.kind == "verification_joined"}
     first = next((event for event in record.events if event.kind == "verification_began"), None)
     changes = [event for event in record.events if event.kind == "named_again"]
@@ -300,6 +305,8 @@ def _wrong_tries(record: Record, events: list[EventFacts], method: str, why: str
 def end(record: Record) -> Iterator[Moment]:
     """Yield how it ended, or how much time and how many tries are left."""
     row = record.row
+    if record.is_changed:
+        return
     if row.outcome is None:
         left = span((row.proofs_until - record.now).total_seconds())
         tries = counted(max(0, record.journey.limits.wrong_tries - row.wrong_tries), "try", "tries")
@@ -339,7 +346,7 @@ def callback(record: Record) -> Iterator[Moment]:
     line, tries = record.callback.line, record.callback.tries
     last = tries[-1] if tries else None
     at = (last.ended_at or last.began_at) if last else line.created_at
-    result = record.journey.results.get(record.row.outcome, "")
+    result = record.journey.results.get(record.row.outcome, "") if not record.is_changed else "…"
     values = {
         "result": result,
         "tries": counted(len(tries), "try", "tries"),
@@ -363,7 +370,7 @@ def callback(record: Record) -> Iterator[Moment]:
 
 def _accepted(record: Record, result: str, at: datetime, milliseconds: int | None) -> Moment:
     # From the end until the chat accepted it; what the attempt itself took where the clocks show nothing.
-    seconds = (at - record.row.ended_at).total_seconds() or (milliseconds or 0) / 1000
+    seconds = (at - (record.row.ended_at or at)).total_seconds() or (milliseconds or 0) / 1000
     tries = len(record.callback.tries) if record.callback else 0
     left = (record.row.chat_ends_at - at).total_seconds()
     values = {

@@ -61,6 +61,14 @@ OUTCOMES: Mapping[str, OutcomeWords] = {
         "The customer said that no code came.",
     ),
     "unavailable": OutcomeWords("not possible", "bad", "no customer could pass", "not possible"),
+    "changed": OutcomeWords(
+        "changed in the database",
+        "bad",
+        "someone other than the portal has changed it in the database",
+        "changed in the database",
+        "Someone other than the portal has changed this verification, the ID of its customer or its journey in the "
+        "database. What it says of its outcome, customer and methods may be false, so this page doesn't show it.",
+    ),
     "completed": OutcomeWords("completed", "good", "the customer finished every step", "completed"),
 }
 WHY_ENDED: Mapping[str, str] = {
@@ -126,6 +134,7 @@ ADVICE: Mapping[str, str] = {
     "again": "a customer who still wants it asks for a new link in the chat.",
     "no_next_step": "set up what is missing on the customer's page; then they ask for a new link in the chat.",
     "closed": "an owner sees on the page of the journey what is missing; then they ask for a new link in the chat.",
+    "changed": "its events, which are signed, say how it ended. Find out who can write to the database.",
     "newer": "see all verifications of this link; the newest one counts.",
     # where the chat stands
     "chat_unaware": "ask whether the chat continued. If it did not, they ask for a new link in the chat.",

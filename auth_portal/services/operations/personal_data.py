@@ -26,6 +26,7 @@ from auth_portal.store.db import Transactions, Work
 from auth_portal.store.keys import update_signed
 from auth_portal.store.models import (
     CALLBACK,
+    CHANGED,
     DELIVERY_BODY,
     MESSAGE,
     TICKET_PHONE,
@@ -134,7 +135,12 @@ def _customer(work: Work, person: Person, row: str) -> dict[str, Any]:
 
 
 def _result(work: Work, verification: Row, row: str) -> dict[str, Any]:
-    """Return what the business was sent about a verification, if this person was the one who was verified."""
+    """Return what the business was sent about a verification, if this person was the one who was verified.
+
+    If someone else has changed the verification (R54), what it says of its outcome and methods is replaced instead.
+    """
+    if not work.keyring.holds("verifications", verification):
+        return {"outcome": CHANGED, "methods": "", "told": None}
     if verification["customer_row"] != row:
         return {"told": None}
     is_result = (Delivery.verification_id == verification["id"]) & (Delivery.kind == CALLBACK)
