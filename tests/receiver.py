@@ -63,6 +63,7 @@ class Receiver:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.socket.listen(512)  # ten dispatchers come at the same moment; with the usual 5 some posts are lost
         self.server.daemon_threads = True
         self._listening = threading.Thread(target=self._accept, daemon=True)
         self._listening.start()
