@@ -19,14 +19,14 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +34,7 @@ from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = ROOT / "docs" / "mutants.md"
+CALLED = "_called_by_this_test"  # a set in the module, while it is noted what each test calls
 LEAST_SECONDS = 20  # of one mutant, on top of ten times what its tests took; one that takes longer is found
 LONGEST_WORDS = 120  # of a name, for each side
 CODES = ("tests/security/test_codes.py", "tests/web/test_way.py")
@@ -42,6 +43,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     f"{SERVICES}.verification.prove": (*CODES, "tests/security/test_journeys.py", "tests/methods", "tests/security/test_macs.py"),
     f"{SERVICES}.verification.tries": (
         *CODES, "tests/services/test_tries.py", "tests/security/test_limits.py", "tests/security/test_tickets.py",
+        "tests/security/test_chat_macs.py",
     ),
     f"{SERVICES}.verification.case": (*CODES, "tests/security/test_journeys.py", "tests/security/test_tickets.py", "tests/web/test_tickets.py"),
     f"{SERVICES}.verification.begin": (*CODES, "tests/security/test_tickets.py", "tests/web/test_tickets.py", "tests/security/test_limits.py"),
@@ -54,6 +56,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     f"{SERVICES}.delivery.outbox": (
         "tests/outbox/test_backlog.py", "tests/outbox/test_messages.py", "tests/security/test_journeys.py",
         "tests/services/test_delivery_lists.py", "tests/outbox/test_restored.py", "tests/services/test_alerts.py",
+        "tests/security/test_chat_macs.py",
     ),
     "auth_portal.gateways.addresses": ("tests/gateways/test_outbound.py", "tests/gateways/test_flow.py"),
 }  # fmt: skip
@@ -208,85 +211,111 @@ class Hunt:
         self._order = list(range(self.count))
         random.Random(seed).shuffle(self._order)
         self._calls: dict[str, list[tuple[float, pytest.Item]]] = {}
-        self.tried, self.uncovered, self.repeatable, self.tests = 0, 0, 0, 0
+        self._is_repeatable: dict[str, bool] = {}
+        self.tried, self.uncovered, self.tests = 0, 0, 0
         self.survivors: list[str] = []
+        self._caches: list[Any] = []  # the functions of the module whose result is kept
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run in place of pytest's own loop."""
-        live = functions_of(importlib.import_module(self.module))
-        for number, item in enumerate(session.items):
-            self._learn(item, session.items[number + 1] if number + 1 < len(session.items) else None)
-        self._keep_repeatable(live)
+        module = importlib.import_module(self.module)
+        live, self._caches = functions_of(module), [one for one in vars(module).values() if hasattr(one, "cache_clear")]
+        self._learn(session.items, module, live)
         ends_at = time.monotonic() + self._seconds
         for number in self._order:
             if time.monotonic() > ends_at:
                 break
             mutant = self._mutants[number]
             name = mutant.name.partition(":")[0]
-            tests = sorted(self._calls.get(name, []), key=lambda one: one[0])
-            if name not in live or not tests:
+            if name not in live or not self._calls.get(name):
                 self.uncovered += 1
                 continue
             self.tried += 1
-            if not self._is_noticed(mutant, live[name], tests):
+            if not self._is_noticed(mutant, live[name], name):
                 self.survivors.append(f"{self.module.rpartition('.')[2]}.{mutant.name}")
         return True
 
-    def _learn(self, item: pytest.Item, after: pytest.Item | None) -> None:
+    def _learn(self, items: Sequence[pytest.Item], module: ModuleType, live: dict[str, FunctionType]) -> None:
+        """Run each test once, and note which functions it calls: until then each function says so itself."""
         called: set[str] = set()
+        setattr(module, CALLED, called)
+        before = {name: function.__code__ for name, function in live.items()}
+        noting = compile(noting_calls(ast.parse(Path(self._path).read_text())), self._path, "exec")
+        for function in live.values():
+            with suppress(LookupError):  # what a decorator has written
+                function.__code__ = code_of(noting, function.__code__.co_qualname)
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            self._clear_caches()  # what was made once for all tests shall be called by each
+            called.clear()
+            began = time.monotonic()
+            reports = runtestprotocol(item, nextitem=after, log=False)
+            self.tests += 1
+            if all(report.passed for report in reports):
+                for name in called & set(live):
+                    self._calls.setdefault(name, []).append((time.monotonic() - began, item))
+        for name, function in live.items():
+            function.__code__ = before[name]
+            self._calls.get(name, []).sort(key=lambda one: one[0])
 
-        def note(frame: FrameType, kind: str, _argument: object) -> None:
-            if kind == "call" and frame.f_code.co_filename == self._path:
-                called.add(frame.f_code.co_qualname.partition(".<locals>")[0])
+    def _clear_caches(self) -> None:
+        for cached in self._caches:
+            cached.cache_clear()
 
-        threading.setprofile(note)
-        sys.setprofile(note)
-        began = time.monotonic()
-        reports = runtestprotocol(item, nextitem=after, log=False)
-        sys.setprofile(None)
-        threading.setprofile(None)
-        if all(report.passed for report in reports):
-            for name in called:
-                self._calls.setdefault(name, []).append((time.monotonic() - began, item))
-
-    def _keep_repeatable(self, live: dict[str, FunctionType]) -> None:
-        """Leave out the tests that fail in a fork although nothing was changed: they would notice every mutant."""
+    def _is_noticed(self, mutant: Mutant, function: FunctionType, name: str) -> bool:
+        """Return True if a test fails with this mutant, or does not end, that passes in a fork without it."""
         unchanged = Mutant("unchanged", ast.parse(Path(self._path).read_text()))
-        known: dict[str, bool] = {}
-        for name, tests in self._calls.items():
-            for one in tests:
-                if name in live and one[1].nodeid not in known:
-                    known[one[1].nodeid] = not self._is_noticed(unchanged, live[name], [one])
-            self._calls[name] = [one for one in tests if known.get(one[1].nodeid)]
-        self.repeatable, self.tests = sum(known.values()), len(known)
+        while (tests := self._calls[name]) and (failed := self._first_failing(mutant, function, tests)) is not None:
+            test = tests[failed][1].nodeid
+            if test not in self._is_repeatable:
+                only = [tests[failed]]
+                self._is_repeatable[test] = self._first_failing(unchanged, function, only) is None
+            if self._is_repeatable[test]:
+                return True
+            for calls in self._calls.values():  # it would notice every mutant
+                calls[:] = [one for one in calls if one[1].nodeid != test]
+        return False
 
-    def _is_noticed(self, mutant: Mutant, function: FunctionType, tests: list[tuple[float, pytest.Item]]) -> bool:
-        """Return True if a test fails with this mutant, or does not end."""
+    def _first_failing(
+        self, mutant: Mutant, function: FunctionType, tests: Sequence[tuple[float, pytest.Item]]
+    ) -> int | None:
+        """Return the number of the first test that fails with this mutant, or does not end; None if none does."""
+        code = code_of(compile(mutant.tree, self._path, "exec"), function.__code__.co_qualname)
+        news, says = os.pipe()
         child = os.fork()
         if not child:
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
                 os.dup2(nowhere.fileno(), 2)
+            self._clear_caches()
+            is_well = False
             try:
-                function.__code__ = code_of(compile(mutant.tree, self._path, "exec"), function.__code__.co_qualname)
-                noticed = not self._pass([item for _seconds, item in tests])
-            except BaseException:
-                noticed = True
-            os._exit(int(noticed))
-        give_up_at = time.monotonic() + LEAST_SECONDS + 10 * sum(seconds for seconds, _item in tests)
+                function.__code__ = code
+                is_well = all(self._passes(item) for _seconds, item in tests if os.write(says, b"."))
+            finally:
+                os._exit(int(not is_well))
+        os.close(says)
+        is_well = self._ends_well(child, LEAST_SECONDS + 10 * sum(seconds for seconds, _item in tests))
+        with open(news, "rb") as pipe:
+            begun = len(os.read(pipe.fileno(), len(tests)))
+        return None if is_well else max(begun - 1, 0)
+
+    @staticmethod
+    def _ends_well(child: int, seconds: float) -> bool:
+        """Wait for a process; return False if it fails or takes longer."""
+        give_up_at = time.monotonic() + seconds
         while time.monotonic() < give_up_at:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                return os.waitstatus_to_exitcode(status) != 0
+                return os.waitstatus_to_exitcode(status) == 0
             time.sleep(0.02)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return True
+        return False
 
     @staticmethod
-    def _pass(items: list[pytest.Item]) -> bool:
-        """Run tests until one fails, each with fixtures of its own; return True if none does."""
-        return all(report.passed for item in items for report in runtestprotocol(item, nextitem=None, log=False))
+    def _passes(item: pytest.Item) -> bool:
+        """Run a test with fixtures of its own."""
+        return all(report.passed for report in runtestprotocol(item, nextitem=None, log=False))
 
 
 def functions_of(module: ModuleType) -> dict[str, FunctionType]:
@@ -300,6 +329,16 @@ def functions_of(module: ModuleType) -> dict[str, FunctionType]:
             if isinstance(plain, FunctionType) and plain.__module__ == module.__name__:
                 found[plain.__qualname__] = plain
     return found
+
+
+def noting_calls(tree: ast.Module) -> ast.Module:
+    """Return the tree with a line in each function and method that notes its qualified name in ``CALLED``."""
+    for place in tree.body:
+        for one in place.body if isinstance(place, ast.ClassDef) else [place]:
+            if isinstance(one, ast.FunctionDef):
+                name = one.name if one is place else f"{place.name}.{one.name}"  # type: ignore[attr-defined]
+                one.body[:0] = ast.parse(f"{CALLED}.add({name!r})").body
+    return ast.fix_missing_locations(tree)
 
 
 def code_of(code: CodeType, qualname: str) -> CodeType:
@@ -345,7 +384,7 @@ def hunt(plugin: Hunt, explained: str) -> int:
     assert status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), "no test ran"
     print(
         f"{plugin.module}: {plugin.tried} of {plugin.count} mutants tried, {len(plugin.survivors)} survived;"
-        f" {plugin.uncovered} more are in nothing that these tests call ({plugin.repeatable} of {plugin.tests} tests)"
+        f" {plugin.uncovered} more are in nothing that these tests call ({plugin.tests} tests)"
     )
     for name in plugin.survivors:
         print(f"  {'explained' if name in explained else 'SURVIVES '} {name}", flush=True)

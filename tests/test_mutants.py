@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tests.mutants import code_of, mutants_of
+import ast
+from types import SimpleNamespace
+from typing import Any
+
+from tests.mutants import CALLED, code_of, mutants_of, noting_calls
 
 SOURCE = '''
 LIMIT = 5
@@ -37,3 +41,12 @@ def test_each_mutant_has_one_change_and_a_name_that_says_it() -> None:
     ]
     codes = {code_of(compile(one.tree, "gate.py", "exec"), "Gate.passes") for one in found}
     assert len(codes) == len(found), "what is outside of the function leaves its code as it was"
+
+
+def test_a_function_notes_that_it_is_called() -> None:
+    module: dict[str, object] = {CALLED: set(), "log": lambda *_args, **_facts: None}
+    exec(compile(noting_calls(ast.parse(SOURCE)), "gate.py", "exec"), module)
+    gate: Any = module["Gate"]
+    assert module[CALLED] == set()
+    assert gate.passes(SimpleNamespace(closed=True), 1) is False
+    assert module[CALLED] == {"Gate.passes"}
