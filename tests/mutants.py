@@ -29,6 +29,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
 from _pytest.runner import runtestprotocol
 
@@ -174,11 +175,11 @@ def _other_expressions(node: Any) -> Iterator[ast.AST]:
 
 def _other_statements(node: Any) -> Iterator[ast.AST]:
     is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    if isinstance(node, ast.If):
+    if isinstance(node, ast.If) and not _is_negated_inside(node.test):
         yield _with(node, test=ast.UnaryOp(op=ast.Not(), operand=node.test))
     elif is_call or isinstance(node, (ast.Raise, ast.Continue, ast.Break)):
         yield ast.Pass()
-    elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+    elif isinstance(node, ast.Return) and node.value is not None and not _is_false(node.value):
         yield ast.Return(value=ast.Constant(None))
 
 
@@ -188,8 +189,15 @@ def _with(node: Any, **changes: Any) -> ast.AST:
     return copy
 
 
-def _is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_negated_inside(test: ast.expr) -> bool:
+    """Return True for a condition whose own mutant is its contrary."""
+    one = test.ops[0] if isinstance(test, ast.Compare) and len(test.ops) == 1 else getattr(test, "op", None)
+    return isinstance(one, (ast.Not, ast.Is, ast.IsNot, ast.In, ast.NotIn, ast.Eq, ast.NotEq))
+
+
+def _is_false(node: ast.AST) -> bool:
+    """Return True for None, and for False, which only becomes True: whether it is one or the other means nothing."""
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 # --- The run
@@ -215,6 +223,12 @@ class Hunt:
         self.tried, self.uncovered, self.tests = 0, 0, 0
         self.survivors: list[str] = []
         self._caches: list[Any] = []  # the functions of the module whose result is kept
+
+    def pytest_configure(self) -> None:
+        """Let tests with drawn values stop at the first that fails, without looking for a shorter one."""
+        phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+        hypothesis.settings.register_profile("mutants", deadline=None, database=None, phases=phases)
+        hypothesis.settings.load_profile("mutants")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run in place of pytest's own loop."""
@@ -270,6 +284,7 @@ class Hunt:
                 only = [tests[failed]]
                 self._is_repeatable[test] = self._first_failing(unchanged, function, only) is None
             if self._is_repeatable[test]:
+                tests.insert(0, tests.pop(failed))  # it is likely to notice the next one as well
                 return True
             for calls in self._calls.values():  # it would notice every mutant
                 calls[:] = [one for one in calls if one[1].nodeid != test]
