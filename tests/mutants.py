@@ -305,7 +305,9 @@ class Hunt:
             is_well = False
             try:
                 function.__code__ = code
-                is_well = all(self._passes(item) for _seconds, item in tests if os.write(says, b"."))
+                items = [item for _seconds, item in tests]
+                follows = zip(items, [*items[1:], None], strict=True)
+                is_well = all(self._passes(item, after) for item, after in follows if os.write(says, b"."))
             finally:
                 os._exit(int(not is_well))
         os.close(says)
@@ -328,9 +330,9 @@ class Hunt:
         return False
 
     @staticmethod
-    def _passes(item: pytest.Item) -> bool:
-        """Run a test with fixtures of its own."""
-        return all(report.passed for report in runtestprotocol(item, nextitem=None, log=False))
+    def _passes(item: pytest.Item, after: pytest.Item | None) -> bool:
+        """Run a test; what it shares with the one after it stays."""
+        return all(report.passed for report in runtestprotocol(item, nextitem=after, log=False))
 
 
 def functions_of(module: ModuleType) -> dict[str, FunctionType]:

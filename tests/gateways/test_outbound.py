@@ -649,6 +649,12 @@ class TestPolicy:
         assert policy.exempts("MAIL.local.", 25)
         assert not policy.exempts("mail.local", 26)
 
+    @pytest.mark.parametrize(
+        ("url", "port"), [("https://flow.example", 443), ("http://flow.example", 80), ("http://flow.example:443", 443)]
+    )
+    def test_a_url_without_a_port_leads_to_that_of_its_scheme(self, url: str, port: int) -> None:
+        assert OPEN.target(url).port == port
+
     @pytest.mark.parametrize("proxy", ["proxy.example:3128", "socks5://proxy.example", "http://"])
     def test_proxy_must_be_a_url(self, proxy: str) -> None:
         with pytest.raises(Misconfigured, match="PORTAL_OUTBOUND_PROXY"):
