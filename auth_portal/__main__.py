@@ -5,11 +5,14 @@ It has commands of its own, and each command of ``flask --app app`` under the sa
 
 from __future__ import annotations
 
+import importlib
+
 import click
+from flask import Flask
 from flask.cli import ScriptInfo
 
-from auth_portal.bootstrap import create_app
-from auth_portal.settings import VERSION
+from auth_portal import bootstrap
+from auth_portal.settings import VERSION, read_settings
 
 
 class Console(click.Group):
@@ -25,7 +28,7 @@ class Console(click.Group):
 
     def _of_app(self, ctx: click.Context) -> click.Group:
         if ctx.obj is None:
-            ctx.obj = ScriptInfo(create_app=create_app, set_debug_flag=False)
+            ctx.obj = ScriptInfo(create_app=bootstrap.create_app, set_debug_flag=False)
         loaded: ScriptInfo = ctx.obj
         return loaded.load_app().cli
 
@@ -39,6 +42,34 @@ def console() -> None:
 def version() -> None:
     """Print the version."""
     click.echo(VERSION)
+
+
+@console.command()
+@click.option("--bind", metavar="ADDRESS", help="HOST:PORT, or unix:PATH (PORTAL_BIND).")
+@click.option("--workers", metavar="NUMBER", help="Processes (PORTAL_WORKERS).")
+@click.option("--threads", metavar="NUMBER", help="Threads of each process (PORTAL_THREADS).")
+def serve(**options: str | None) -> None:
+    """Serve the portal, with gunicorn, until SIGTERM.
+
+    Exits with 78 if a setting, key or migration is wrong, with 75 if the address is in use.
+    """
+    with bootstrap.leaving_if_misconfigured():
+        settings = read_settings(options={name: text for name, text in options.items() if text is not None})
+
+    def load() -> Flask:
+        app = bootstrap.create_app()
+        bootstrap.serve(app)
+        return app
+
+    # Only here: other commands and other servers have no use for gunicorn.
+    importlib.import_module("auth_portal.web.server").PortalServer(
+        load,
+        settings.drain_seconds,
+        bind=settings.bind,
+        workers=settings.workers,
+        threads=settings.threads,
+        umask=0o777 & ~settings.socket_mode,
+    ).run()
 
 
 def main() -> None:

@@ -146,6 +146,8 @@ def dispatch() -> None:
             log_event("database_is_away", level=logging.ERROR, why=str(away))
             if stopping.wait(RETRY_SECONDS):
                 return
+        except Misconfigured as error:
+            _leave(click.get_current_context(), os.EX_CONFIG, error.faults)
     with closing(services):
         services.dispatcher.start()
         log_event("dispatcher_started")

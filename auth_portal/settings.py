@@ -26,6 +26,7 @@ PREFIX = "PORTAL_"
 KEYS_FILE = "secret_keys"
 MINIMUM_KEY_LENGTH = 32  # characters; `auth-portal init` writes 43 (256 bits in base64)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,/?#]+)(?::(\d{1,5}))?")
+LONGEST_SOCKET = 107  # bytes of its path, on Linux
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -80,6 +81,25 @@ def _proxy_header(value: object) -> object:
     )
 
 
+def _bind(value: object) -> object:
+    text = str(value).strip()
+    if text.startswith("unix:"):
+        if not 0 < len(os.fsencode(text.removeprefix("unix:"))) <= LONGEST_SOCKET:
+            raise ValueError(f"must name the path of a socket, of at most {LONGEST_SOCKET} bytes, after unix:")
+        return text
+    found = _HOST.fullmatch(text)
+    if found is None or not found[2] or not 0 < int(found[2]) < 2**16:
+        raise ValueError("must be host:port, or unix: and the path of a socket")
+    return text
+
+
+def _octal(value: object) -> object:
+    text = str(value).strip()
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("must be three octal digits, such as 660")
+    return int(text, 8)
+
+
 def _comma_separated(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -102,6 +122,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     instance: Path = Path("instance")
+    bind: Annotated[str, BeforeValidator(_bind)] = "127.0.0.1:8000"
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    threads: Annotated[int, Field(ge=1, le=256)] = 4
+    socket_mode: Annotated[int, BeforeValidator(_octal)] = 0o660
     database_url: Annotated[str, BeforeValidator(_database_url)] = ""
     secret_keys: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = ()
     public_url: Annotated[str, BeforeValidator(_origin)] = "http://127.0.0.1:8000"
@@ -130,6 +154,11 @@ class Settings(BaseModel):
             raise ValueError(
                 "PORTAL_SANDBOX=1 is refused with an https PORTAL_PUBLIC_URL: anyone could read the test inbox; "
                 "set it to 0, or to public if that is what you want"
+            )
+        if self.bind.startswith("unix:") and not self.trusted_proxies:
+            raise ValueError(
+                "PORTAL_TRUSTED_PROXIES must be 1 or more if PORTAL_BIND is a unix socket: only the proxy in front "
+                "knows the client's address"
             )
         if self.ca_bundle is not None and not self.ca_bundle.is_file():
             raise ValueError(f"PORTAL_CA_BUNDLE: there is no file {self.ca_bundle}")
@@ -200,12 +229,17 @@ class Settings(BaseModel):
         return keys
 
 
-def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+def read_settings(environment: Mapping[str, str] | None = None, options: Mapping[str, str] | None = None) -> Settings:
     """Return the settings from the environment (the process's own unless another is given).
+
+    ``options`` are settings of a command line, such as ``bind``, which replace those of the environment.
 
     Raise Misconfigured with one line for each fault: unknown names, unreadable files, invalid values.
     """
-    environment = os.environ if environment is None else environment
+    environment = {
+        **(os.environ if environment is None else environment),
+        **{f"{PREFIX}{name.upper()}": text for name, text in (options or {}).items()},
+    }
     faults: list[str] = []
     values: dict[str, str] = {}
     for name in sorted(key for key in environment if key.startswith(PREFIX)):

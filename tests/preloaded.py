@@ -7,6 +7,7 @@ import flask.cli
 import gunicorn.app.wsgiapp
 import gunicorn.workers.gthread
 
+import auth_portal.__main__
 import auth_portal.bootstrap
 import auth_portal.cli
 import auth_portal.web.server

@@ -20,7 +20,7 @@ _context.set_forkserver_preload(["tests.preloaded"])
 
 
 class Program:
-    """One run of ``gunicorn`` or ``flask`` with what `subprocess.Popen` has: ``pid``, `poll` and `wait`."""
+    """One run of ``auth-portal``, ``gunicorn`` or ``flask`` with what `subprocess.Popen` has: ``pid``, `poll` and `wait`."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path) -> None:
         """Start a program whose output is appended to two files, which may be the same one."""
@@ -62,6 +62,10 @@ def _run(command: list[str], environment: dict[str, str], out: str, err: str) ->
         from gunicorn.app.wsgiapp import run
 
         run()
+    elif Path(command[0]).name == "auth-portal":
+        from auth_portal.__main__ import main as console
+
+        console()
     else:
         from flask.cli import main
 

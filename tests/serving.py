@@ -1,4 +1,4 @@
-"""Real server processes: gunicorn or granian with several workers, on a free port, with a clock in a file."""
+"""Real server processes: auth-portal serve, gunicorn or granian with several workers, on a free port, with a clock in a file."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def free_port() -> int:
 def command(server: str, port: int, workers: int, app: str) -> list[str]:
     """The command line of a server."""
     bin_folder = Path(sys.executable).parent
+    if server == "auth-portal":
+        return [server, "serve", "--bind", f"127.0.0.1:{port}", "--workers", str(workers)]
     if server.startswith("gunicorn"):
         preload = ["--preload"] if server.endswith("preload") else []
         return [
@@ -73,7 +75,7 @@ class Server:
     def start(self, **more: str) -> Server:
         """Starts it and waits until it answers."""
         environment = {**self._environment, **more}
-        if self._command[0].endswith("gunicorn"):
+        if self._command[0].endswith(("gunicorn", "auth-portal")):
             self.process: Program | subprocess.Popen[bytes] = Program(
                 self._command, environment, out=self.log, err=self.log
             )

@@ -529,7 +529,7 @@ class TestProcess:
 
     def test_dispatch_without_a_portal(self, tmp_path: Path) -> None:
         status, out, err = self.run(tmp_path, "dispatch")
-        assert (status, out) == (1, "")
+        assert (status, out) == (os.EX_CONFIG, "")  # by which a supervisor knows that starting it again is of no use
         assert err.startswith("auth-portal: There are no keys")
         assert err.count("\n") == 1
 

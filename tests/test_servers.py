@@ -33,7 +33,7 @@ def configured(folder: Path, url: str, receiver: Receiver, **kwargs: object) -> 
     return Server(folder, url, **kwargs)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", [*SERVERS, "auth-portal"])
 def test_the_way_under_each_server(tmp_path: Path, sqlite_url: str, receiver: Receiver, kind: str) -> None:
     with serving(configured(tmp_path, sqlite_url, receiver, server=kind, workers=2)) as server:
         visitor = Visitor(server.url)
@@ -114,7 +114,10 @@ WRONG = [
 # What is wrong is found before a server has a part in it, and all end alike: each fault once, each server once.
 @pytest.mark.parametrize(
     ("kind", "settings", "says"),
-    [*[("gunicorn", *wrong) for wrong in WRONG], *[(kind, *WRONG[0]) for kind in SERVERS if kind != "gunicorn"]],
+    [
+        *[(kind, *wrong) for wrong in WRONG for kind in ("auth-portal", "gunicorn")],
+        *[(kind, *WRONG[0]) for kind in SERVERS if kind != "gunicorn"],
+    ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(
     tmp_path: Path, sqlite_url: str, kind: str, settings: dict[str, str], says: str
@@ -125,6 +128,9 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     log = server.log.read_text()
     assert says in log
     assert "Traceback" not in log
+    if kind == "auth-portal":
+        assert server.process.poll() == os.EX_CONFIG
+        assert all(line.startswith("auth-portal: ") for line in log.splitlines()), log
     if kind.startswith("gunicorn"):  # its own status for a worker that could not start
         assert server.process.poll() == (os.EX_CONFIG if kind == "gunicorn-preload" else 3)
 

@@ -6,11 +6,15 @@ complete. If the app then reads a body that has not arrived, the run ends there:
 The loop collects the body and the request runs again. What the app refuses unread is never collected.
 
 ``/healthz`` is answered by the loop, whatever the threads do, and ``/readyz`` has a thread of its own (D10).
+
+``PortalServer`` is all of gunicorn as ``auth-portal serve`` starts it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import logging
 import os
@@ -18,17 +22,23 @@ import re
 import selectors
 import socket
 import ssl
+import stat
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NoReturn
 
 from flask import has_request_context, request
+from gunicorn import systemd
+from gunicorn.app.base import BaseApplication
 from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import create
 from gunicorn.sock import ssl_wrap_socket
+from gunicorn.workers import SUPPORTED_WORKERS
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import PollableMethodQueue
 
@@ -47,6 +57,8 @@ LINGER_SECONDS = 2  # what a refused client still sends is dropped for so long, 
 BOOT_ERROR = 3  # of gunicorn's master
 REST_SECONDS = 5.0  # before a worker that cannot start leaves: the master makes another one at once
 LOOK_SECONDS = 1.0  # how often deadlines are looked at
+LEFT_SECONDS = 5.0  # for which a start waits for the workers of a killed master, which still listen for about a second
+SOCKET_MODE = 0o660  # of a unix socket: nginx gets in by its group
 HEALTH = (b"GET /healthz ", b"HEAD /healthz ")
 READY = (b"GET /readyz ", b"HEAD /readyz ")
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?")
@@ -557,3 +569,126 @@ class PortalWorker(Worker):  # type: ignore[misc]
         self.probes.shutdown(wait=False)
         if process is not None:
             process.stop()
+
+
+def gunicorn_settings(drain_seconds: int = 0) -> dict[str, Any]:
+    """Return the settings that gunicorn has however it is started."""
+    # Threads as always, but no slow client holds one. Under the usual name, so that no command line can miss it.
+    SUPPORTED_WORKERS["gthread"] = f"{__name__}.PortalWorker"
+    return {
+        # Headers with an underscore in their name are dropped: in WSGI they would replace those of the proxy. No
+        # exceptions, although gunicorn makes one for SCRIPT_NAME and PATH_INFO, which a client could send through a
+        # proxy on this machine.
+        "header_map": "drop",
+        "forwarder_headers": "",
+        "worker_class": "gthread",
+        "threads": 4,
+        "keepalive": 5,  # seconds
+        "control_socket_disable": True,  # it would be in the home folder of the user that serves
+        "umask": 0o777 & ~SOCKET_MODE,
+        # gunicorn kills what has not ended so many seconds after SIGTERM, which begin when the portal has drained.
+        "graceful_timeout": 30 + drain_seconds,
+        "on_starting": on_starting,
+        "when_ready": when_ready,
+    }
+
+
+class PortalServer(BaseApplication):  # type: ignore[misc]
+    """gunicorn with the settings of the portal and no others: it reads no file, variable or command line.
+
+    ``load`` returns the app. It is called once, before anything listens, and the workers share what it made.
+    """
+
+    def __init__(self, load: Callable[[], Any], drain_seconds: int, **settings: Any) -> None:
+        self.load = load
+        self._settings = {**gunicorn_settings(drain_seconds), "loglevel": "warning", **settings}
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand the settings to gunicorn."""
+        for name, value in self._settings.items():
+            self.cfg.set(name, value)
+
+
+def on_starting(arbiter: Any) -> None:
+    """Claim the addresses, load the app of a PortalServer, and see to it that a unix socket stays in its place."""
+    arbiter.claims = []
+    if not arbiter.master_pid and not systemd.listen_fds(unset_environment=False):  # nothing was handed over
+        arbiter.claims = [lock for address in arbiter.cfg.address for lock in claim(address)]
+    if isinstance(arbiter.app, PortalServer):
+        arbiter.app.wsgi()
+    stop = arbiter.stop
+
+    def stop_and_keep_the_socket(graceful: bool = True) -> None:
+        """Leave a unix socket where it is: while the server drains, nginx must still reach it.
+
+        The next start replaces it. gunicorn does the same with a socket that systemd has made.
+        """
+        arbiter.systemd = True
+        stop(graceful)
+
+    arbiter.stop = stop_and_keep_the_socket
+
+
+def when_ready(arbiter: Any) -> None:
+    """Give up the locks: from now on it shows that a server listens."""
+    for lock in arbiter.claims:
+        os.close(lock)
+
+
+def claim(address: Any) -> list[int]:
+    """Make sure that no living server listens at an address; return the locks that keep others from starting there.
+
+    gunicorn itself would take the place of a living server's unix socket. Leave with 75 if the address is in use, with
+    78 if no server can ever listen there.
+    """
+    is_unix = isinstance(address, str)
+    place = f"unix:{address}" if is_unix else "{}:{}".format(*address[:2])
+    until = time.monotonic() + LEFT_SECONDS
+    while True:
+        try:
+            return [claim_socket(Path(address))] if is_unix else claim_port(*address[:2])
+        except OSError as taken:
+            is_in_use = taken.errno in (errno.EADDRINUSE, errno.EWOULDBLOCK)
+            if not is_in_use or time.monotonic() > until:
+                sys.stderr.write(f"auth-portal: {place} cannot be listened on: {taken.strerror}.\n")
+                raise SystemExit(os.EX_TEMPFAIL if is_in_use else os.EX_CONFIG) from None
+        time.sleep(LOOK_SECONDS / 10)
+
+
+def claim_port(host: str, port: int) -> list[int]:
+    """Raise OSError if this process cannot listen at a port. The system itself lets only one server have it."""
+    family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+    return []
+
+
+def claim_socket(path: Path) -> int:
+    """Lock the folder of a unix socket. Raise OSError if a living server has it, or if no socket can be made there."""
+    lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refuse_living(path)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def refuse_living(path: Path) -> None:
+    """Raise OSError unless a unix socket can be made at a path, where one may be left that no server listens on."""
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{path.parent} cannot be written")
+    if not path.exists():
+        return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise FileExistsError(errno.EEXIST, "there is something that is not a socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return
+    raise OSError(errno.EADDRINUSE, "another server listens there")

@@ -6,18 +6,24 @@ The packages that it needs are those of the tests' environment, so nothing is do
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 from auth_portal import cli
 from auth_portal.settings import VERSION
 from tests.admin.desk import signed_in
 from tests.programs import ROOT
+from tests.receiver import wait_for
+from tests.serving import free_port
 from tests.world import World
 
 SECONDS = 100
@@ -48,6 +54,30 @@ def run(folder: Path, *command: str | Path, **settings: str) -> str:
     return done.stdout
 
 
+@contextmanager
+def serving(portal: Path, folder: Path, port: int, **settings: str) -> Iterator[str]:
+    """Run ``auth-portal serve`` in a folder, for the time of a block; yield its URL."""
+    log, url = folder / "server.log", f"http://127.0.0.1:{port}"
+    with log.open("wb") as written:
+        server = subprocess.Popen(
+            [portal, "serve", "--bind", f"127.0.0.1:{port}"], cwd=folder, env={**foreign(), **settings},
+            stdout=written, stderr=written,
+        )  # fmt: skip
+
+    def answers() -> bool:
+        assert server.poll() is None, log.read_text()
+        with suppress(requests.ConnectionError):
+            return requests.get(f"{url}/readyz", timeout=SECONDS).ok
+        return False
+
+    try:
+        wait_for(answers)
+        yield url
+    finally:
+        server.terminate()
+        assert server.wait(SECONDS) == 0, log.read_text()
+
+
 def foreign() -> dict[str, str]:
     """The environment without what would make Python or the portal find this project."""
     ours = ("PORTAL_", "FLASK_", "PYTHON", "GUNICORN", "VIRTUAL_ENV")
@@ -60,12 +90,19 @@ def test_every_command_works_in_an_empty_folder(installed: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
     assert run(tmp_path, portal, "init").splitlines()[-1] == "The database is ready."
     assert (tmp_path / "instance" / "portal.db").exists()
-    assert "journey balance: added" in run(tmp_path, portal, "demo", PORTAL_SANDBOX="1")
+    port = free_port()
+    with serving(portal, tmp_path, port, PORTAL_PUBLIC_URL=f"http://127.0.0.1:{port}", PORTAL_WORKERS="1") as url:
+        page = requests.get(f"{url}/admin/sign-in", timeout=SECONDS)
+        assert page.status_code == 200
+        (url_of, name), *_others = re.findall(r'href="(/static/(\w+)\.[0-9a-f]{12}\.css)"', page.text)
+        answer = requests.get(url + url_of, headers={"Accept-Encoding": "gzip"}, timeout=SECONDS)
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.text == (ROOT / "static" / f"{name}.css").read_text()
 
 
 def test_the_console_has_every_command_of_flask_under_its_name(installed: Path, tmp_path: Path) -> None:
     _usage, commands = run(tmp_path, installed / "auth-portal", "--help").split("Commands:\n")
-    assert {line.split()[0] for line in commands.splitlines()} == {*cli.commands.commands, "version"}
+    assert {line.split()[0] for line in commands.splitlines()} == {*cli.commands.commands, "serve", "version"}
 
 
 def test_code_and_files_come_from_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
