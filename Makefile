@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test check bench soak mutants help screenshots format
+.PHONY: run test check bench soak mutants help screenshots format pins
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -14,12 +14,12 @@ help: ## Show this list
 .venv/.run: requirements.txt $(wildcard static/*.css static/*.js)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Auth Portal needs Python 3.11 or later."; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m whitenoise.compress --quiet --no-brotli static
 	@touch $@
 
 .venv/.test: .venv/.run requirements-dev.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
 run: .venv/.run ## Serve the portal with its demo and sandbox on http://localhost:8000 (another port: PORT=)
@@ -54,6 +54,14 @@ soak: .venv/.test ## Play faults in random combination for MINUTES (60) and chec
 
 mutants: .venv/.test ## Change one thing at a time for MINUTES (60) and see that a test notices; MODULES="tries prove" for some
 	@$(BIN)/python -m tests.mutants --minutes $${MINUTES:-60} $${MODULES:+--module $$MODULES} $${SEED:+--seed $$SEED}
+
+# The packages are the same for every Python from 3.11 on and for every machine; the hashes are those of all their files.
+PIN = .venv/pins/bin/uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes \
+  --no-annotate --custom-compile-command 'make pins' pyproject.toml
+pins: ## Pin what pyproject.toml lists and all that it needs, with hashes; the newest versions: UPGRADE=--upgrade
+	@$(PYTHON) -m venv .venv/pins && .venv/pins/bin/pip install --quiet --disable-pip-version-check uv
+	@$(PIN) $(UPGRADE) -o requirements.txt
+	@$(PIN) $(UPGRADE) --group dev -c requirements.txt -o requirements-dev.txt
 
 screenshots: .venv/.test ## Take the pictures for the documents from the running product
 	@$(BIN)/python -m docs.screenshots
