@@ -1,4 +1,4 @@
-"""The wheel: built from the project, installed into an environment of its own, used in a folder where nothing is.
+"""The wheel: built from the source archive of the project, installed into an environment of its own, used in a folder where nothing is.
 
 The packages that it needs are those of the tests' environment, so nothing is downloaded.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -34,7 +35,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the commands of an environment in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("wheel")
     environment, wheels = folder / "venv", folder / "wheels"
-    run(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
+    run(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder)
+    shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder / "sources", filter="data")
+    (sources,) = (folder / "sources").iterdir()
+    run(sources, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
     venv.create(environment, symlinks=True, with_pip=False)
     commands = environment / "bin"
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", commands / "python", "install", "--quiet"]
