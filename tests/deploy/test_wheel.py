@@ -1,4 +1,4 @@
-"""The wheel: built from the source archive of the project, installed into an environment of its own, used in a folder where nothing is.
+"""The wheel: built from the source archive, installed into an environment of its own, used in an empty folder.
 
 The packages that it needs are those of the tests' environment, so nothing is downloaded.
 """
