@@ -44,7 +44,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     f"{SERVICES}.verification.prove": (*CODES, "tests/security/test_journeys.py", "tests/methods", "tests/security/test_macs.py"),
     f"{SERVICES}.verification.tries": (
         *CODES, "tests/services/test_tries.py", "tests/security/test_limits.py", "tests/security/test_tickets.py",
-        "tests/security/test_chat_macs.py",
+        "tests/security/test_chat_macs.py", "tests/security/test_journeys.py",
     ),
     f"{SERVICES}.verification.case": (*CODES, "tests/security/test_journeys.py", "tests/security/test_tickets.py", "tests/web/test_tickets.py"),
     f"{SERVICES}.verification.begin": (*CODES, "tests/security/test_tickets.py", "tests/web/test_tickets.py", "tests/security/test_limits.py"),
@@ -53,7 +53,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     f"{SERVICES}.verification.moves": (*CODES, "tests/security/test_journeys.py"),
     f"{SERVICES}.verification.tickets": ("tests/security/test_tickets.py", "tests/web/test_tickets.py", "tests/services/test_tickets.py", "tests/api/test_tickets.py"),
     f"{SERVICES}.verification.references": ("tests/web/test_reference.py", "tests/security/test_fuzzing.py", "tests/admin/test_verifications.py"),
-    f"{SERVICES}.limits": ("tests/security/test_limits.py", "tests/security/test_pumping.py", "tests/services/test_alerts.py", "tests/security/test_tickets.py"),
+    f"{SERVICES}.limits": ("tests/services/test_limits.py", "tests/security/test_limits.py", "tests/security/test_pumping.py", "tests/services/test_alerts.py", "tests/security/test_tickets.py"),
     f"{SERVICES}.delivery.outbox": (
         "tests/outbox/test_backlog.py", "tests/outbox/test_messages.py", "tests/security/test_journeys.py",
         "tests/services/test_delivery_lists.py", "tests/outbox/test_restored.py", "tests/services/test_alerts.py",

@@ -17,7 +17,7 @@ from auth_portal.methods import METHOD_NAMES
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.config.store import StoredJourney
-from auth_portal.services.directory.credentials import Credential, Credentials
+from auth_portal.services.directory.credentials import Budget, Credential, Credentials
 from auth_portal.services.directory.person import get_person
 from auth_portal.services.history.overview import Overview
 from auth_portal.services.reach.reach import passages_of
@@ -26,6 +26,7 @@ from auth_portal.services.verification.case import Case
 from auth_portal.services.verification.tickets import Ticket
 from auth_portal.store.models import CustomerRow, Tries
 from tests.receiver import Receiver
+from tests.security.tools import wrong_totp
 from tests.world import STANDARD, World, journey, open_world
 
 
@@ -41,6 +42,36 @@ def test_a_journey_that_is_off_locks_no_customer_on_the_home_page(
                 browser.prove("000000")
         assert world.rows(Tries)[0].total == 6
         assert world.services.overview.locked() == []
+
+
+def test_a_day_of_tries_ends_to_the_second(small_world: World) -> None:
+    for reference in ("first", "second"):
+        browser = small_world.browser()
+        browser.begin(reference, "app")
+        browser.prove(wrong_totp(small_world))
+        small_world.clock.advance(86_400)
+    (count,) = small_world.rows(Tries)
+    assert (count.day_count, count.total) == (1, 2)
+
+
+def test_a_day_of_tries_opens_by_itself_and_all_of_them_do_not(small_world: World) -> None:
+    world, row, ends_at = small_world, customer(small_world), small_world.clock.now + timedelta(hours=1)
+    counts = {
+        "totp": (15, 15, False),
+        "password": (3, 50, False),
+        "sms_code": (15, 50, False),
+        "email_code": (3, 3, True),
+    }
+    write_tries(world, row, {(method, False): count for method, count in counts.items()})
+    opens_at = {one.method: one.until for one in world.services.overview.locked()}
+    assert opens_at == {"totp": ends_at, "password": None, "sms_code": None}
+    budgets = {one.method: one.open for one in world.services.credentials.of(row) if one.method in counts}
+    assert budgets == {
+        "totp": Budget(15, 15, ends_at, is_closed=False),
+        "password": Budget(50, 3, None, is_closed=True),
+        "sms_code": Budget(50, 15, ends_at, is_closed=True),
+        "email_code": Budget(3, 0, None, is_closed=False),
+    }
 
 
 JOURNEYS = st.lists(
