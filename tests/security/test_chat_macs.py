@@ -473,9 +473,13 @@ def test_r54_what_a_process_remembers_of_tries_is_bounded() -> None:
     for _ in range(20):
         memory.note(case, FakeClock.START)
     assert memory.is_spent(case, FakeClock.START)
-    for number in range(tries.MOST_REMEMBERED):
+    for number in range(1, tries.MOST_REMEMBERED):
         case.person.key = f"{number}"
         memory.note(case, FakeClock.START)
+    case.person.key = ""
+    assert memory.is_spent(case, FakeClock.START)
+    case.person.key = "one too many"
+    memory.note(case, FakeClock.START)
     case.person.key = ""
     assert not memory.is_spent(case, FakeClock.START)
 
