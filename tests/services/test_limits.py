@@ -101,20 +101,33 @@ def test_a_changed_row_is_put_on_record_once_an_hour(transactions: Transactions,
 def test_addresses_that_cannot_be_read_are_counted_as_one(keyring: Keyring) -> None:
     unknown = {limits.address_key(address, keyring) for address in ("", "unix:", "somewhere")}
     assert len(unknown) == 1
+    assert all(unknown)
     assert limits.address_key("192.0.2.1", keyring) not in unknown
 
 
 def test_r49_half_of_the_people_without_success_are_no_brake_yet(transactions: Transactions) -> None:
     half = limits.ADDRESS_FLOOR + 2
-
-    def ask(number: int) -> bool:
-        with transactions.write() as work:
-            return limits.may_pay_for(work, "carrier", "ZA", f"person-{number}")
-
     for number in range(half):
-        assert ask(number)
+        assert ask(transactions, number)
         with transactions.write() as work:
             limits.note_success(work, "carrier", "ZA", f"person-{number}")
-    assert all(ask(number) for number in range(half, 2 * half))
-    assert ask(2 * half), "the first one that the brake slows down"
-    assert not ask(2 * half + 1)
+    assert all(ask(transactions, number) for number in range(half, 2 * half))
+    assert ask(transactions, 2 * half), "the first one that the brake slows down"
+    assert not ask(transactions, 2 * half + 1)
+
+
+def test_r49_those_that_a_brake_lets_through_count_for_the_address_alone(
+    transactions: Transactions, clock: FakeClock
+) -> None:
+    """Or one address could slow a whole country."""
+    asked = limits.ADDRESS_FLOOR + 3
+    for number in range(asked):
+        assert ask(transactions, number)
+        clock.advance(0 if number < limits.ADDRESS_FLOOR else limits.BRAKED_SECONDS)
+    people = {key.split(":")[1]: count for key, count in events(transactions).items() if key.startswith("people:")}
+    assert people == {"carrier": asked, "ZA": limits.ADDRESS_FLOOR}
+
+
+def ask(transactions: Transactions, number: int) -> bool:
+    with transactions.write() as work:
+        return limits.may_pay_for(work, "carrier", "ZA", f"person-{number}")
