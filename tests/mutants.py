@@ -41,7 +41,10 @@ LONGEST_WORDS = 120  # of a name, for each side
 CODES = ("tests/security/test_codes.py", "tests/web/test_way.py")
 SERVICES = "auth_portal.services"
 COVERED_BY: dict[str, tuple[str, ...]] = {
-    f"{SERVICES}.verification.prove": (*CODES, "tests/security/test_journeys.py", "tests/security/test_changed_contacts.py", "tests/methods", "tests/security/test_macs.py"),
+    f"{SERVICES}.verification.prove": (
+        *CODES, "tests/security/test_journeys.py", "tests/security/test_changed_contacts.py", "tests/methods",
+        "tests/security/test_macs.py", "tests/security/test_chat_macs.py", "tests/security/test_limits.py",
+    ),
     f"{SERVICES}.verification.tries": (
         *CODES, "tests/services/test_tries.py", "tests/security/test_limits.py", "tests/security/test_tickets.py",
         "tests/security/test_chat_macs.py", "tests/security/test_journeys.py",

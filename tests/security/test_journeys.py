@@ -19,9 +19,9 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.services.delivery.outbox import next_try_at, wait_seconds
 from auth_portal.services.operations.dispatcher import room
-from auth_portal.store.models import CALLBACK, Attempt, Challenge, Delivery, Tries, Verification, Visit
+from auth_portal.store.models import CALLBACK, Attempt, AuditEvent, Challenge, Delivery, Tries, Verification, Visit
 from tests.receiver import GIVE_UP_SECONDS, Callback, Receiver, wait_for
-from tests.security.tools import STILL, code_for, deliver, results
+from tests.security.tools import STILL, code_for, deliver, disable, results
 from tests.world import CONFIG, PASSWORD, PHONE, Browser, World, configure, journey, open_world
 
 # -- R35: the path chooses the journey, and the holder of the link can edit the path -----------------------------
@@ -238,15 +238,12 @@ def test_r37_a_failing_channel_never_verifies(still: World) -> None:
     assert results(still) == []
 
 
-def test_r37_the_password_page_left_while_it_is_checked(still: World) -> None:
-    """A second tab changes the person between the reserving of a try and its settling: no success, and no fault."""
-    browser = still.browser()
-    browser.begin("one", "password")
+@contextmanager
+def password_being_checked(world: World, browser: Browser) -> Iterator[list[int]]:
+    """What happens between the reserving of a try for a right password and its settling; then the answer's status."""
     form = {**browser.hidden("/verify"), "password": PASSWORD}
-    other = still.browser()
-    other.client._cookies = browser.client._cookies  # the same browser
-    passwords, statuses = still.services.methods["password"], []
-    gate = passwords._passwords._running  # type: ignore[attr-defined]
+    statuses: list[int] = []
+    gate = world.services.methods["password"]._passwords._running  # type: ignore[attr-defined]
     slots = 0
     while gate.acquire(blocking=False):
         slots += 1  # so that the check waits
@@ -254,16 +251,55 @@ def test_r37_the_password_page_left_while_it_is_checked(still: World) -> None:
         target=lambda: statuses.append(browser.client.post("/verify", data=form, base_url=browser.base_url).status_code)
     )
     thread.start()
-    wait_for(lambda: still.rows(Verification)[0].wrong_tries == 1)
-    other.get("/verify")
-    other.post("/verify/change")
+    wait_for(lambda: world.rows(Verification)[0].wrong_tries == 1)
+    yield statuses
     for _ in range(slots):
         gate.release()
     thread.join()
+
+
+def test_r37_the_password_page_left_while_it_is_checked(still: World) -> None:
+    """A second tab changes the person meanwhile: no success, and no fault."""
+    browser = still.browser()
+    browser.begin("one", "password")
+    other = still.browser()
+    other.client._cookies = browser.client._cookies  # the same browser
+    with password_being_checked(still, browser) as statuses:
+        other.get("/verify")
+        other.post("/verify/change")
     assert statuses == [303]
     (row,) = still.rows(Verification)
     assert (row.outcome, row.wrong_tries) == (None, 1)
     assert [tries.total for tries in still.rows(Tries)] == [1]
+    assert [event.facts["method"] for event in still.rows(AuditEvent) if event.kind == "proof_failed"] == ["password"]
+
+
+def test_r37_a_customer_who_is_disabled_while_the_password_is_checked_is_not_verified(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "password")
+    with password_being_checked(small_still, browser) as statuses:
+        disable(small_still, "C-1001")
+    assert statuses == [422]
+    assert results(small_still) == []
+
+
+def test_r37_a_chat_that_ends_while_the_password_is_checked_is_not_verified(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("one", "password")
+    with password_being_checked(small_still, browser) as statuses:
+        small_still.clock.now = small_still.rows(Verification)[0].proofs_until
+    assert statuses == [303]
+    assert results(small_still) == ["failed"]
+
+
+def test_r37_a_code_that_was_sent_to_a_former_number_is_wrong(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("one")
+    code = code_for(small_still, PHONE)
+    row = small_still.services.customers.row_of("C-1001")
+    assert not small_still.services.customers.change(row, {"phone": "+27821234999"}, is_active=True).faults
+    assert browser.prove(code, follow=False).status_code == 422
+    assert results(small_still) == []
 
 
 # -- link relay --------------------------------------------------------------------------------------------------

@@ -388,3 +388,13 @@ def test_a_closed_journey_answers_unavailable(small_world: World) -> None:
     assert "We can't verify you right now" in browser.page.text
     browser.post("/j/app", identifier="")
     assert told(small_world).body["data"]["outcome"] == "unavailable"
+
+
+def test_another_identifier_that_cannot_be_read_is_asked_for_again(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin("one", "app")
+    browser.post("/verify/change")
+    for typed in ("", "   "):
+        page = browser.post("/verify", follow=False, identifier=typed)
+        assert page.status_code == 422
+        assert 'name="identifier"' in page.text
