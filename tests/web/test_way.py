@@ -225,6 +225,8 @@ def test_changes_of_person_are_counted(small_world: World) -> None:
         browser.post("/verify/change")
         browser.post("/verify", identifier=f"C-2{number}")
     assert "/verify/change" not in browser.page.text
+    form = browser.hidden("/verify/cancel")
+    assert browser.client.post("/verify/change", data=form, base_url=browser.base_url).status_code == 422
     other = small_world.browser()
     assert other.begin(REFERENCE, identifier="C-1001").status_code == 429
 
@@ -398,3 +400,44 @@ def test_another_identifier_that_cannot_be_read_is_asked_for_again(small_world: 
         page = browser.post("/verify", follow=False, identifier=typed)
         assert page.status_code == 422
         assert 'name="identifier"' in page.text
+
+
+def test_a_move_by_the_form_of_an_older_page_changes_nothing(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin("one", "either")
+    browser.post("/verify/method", method="sms_code")
+    old = {**browser.hidden("/verify"), "reason": "cancelled", "method": "sms_code"}
+
+    def answers() -> set[tuple[int, str]]:
+        moves = [f"/verify/{name}" for name in ("method", "resend", "change", "cancel")]
+        posted = [browser.client.post(move, data=old, base_url=browser.base_url) for move in moves]
+        return {(one.status_code, one.headers["Location"]) for one in posted}
+
+    browser.post("/verify/method", method="totp")
+    (before,) = small_world.rows(Visit)
+    assert answers() == {(303, "/verify")}
+    assert small_world.rows(Visit) == [before]
+    browser.post("/verify/cancel", reason="cancelled")
+    assert answers() == {(303, "/done")}
+
+
+def test_a_move_that_no_page_offers_is_refused(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin("one", "either")
+    assert browser.post("/verify/method", follow=False, method="password").status_code == 422
+    assert browser.post("/verify/cancel", follow=False, reason="another").status_code == 400
+    (verification,) = small_world.rows(Verification)
+    assert verification.outcome is None
+
+
+def test_a_code_that_cannot_be_sent_again_is_not_and_the_page_says_so(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin("one")
+    for _ in range(2):
+        small_world.clock.advance(60)
+        browser.get("/verify")
+        assert browser.post("/verify/resend", follow=False).status_code == 303
+    small_world.clock.advance(60)
+    browser.get("/verify")
+    form = browser.hidden("/verify/cancel")
+    assert browser.client.post("/verify/resend", data=form, base_url=browser.base_url).status_code == 422
