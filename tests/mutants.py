@@ -51,7 +51,9 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     ),
     f"{SERVICES}.verification.case": (*CODES, "tests/security/test_journeys.py", "tests/security/test_changed_contacts.py", "tests/security/test_tickets.py", "tests/web/test_tickets.py"),
     f"{SERVICES}.verification.begin": (*CODES, "tests/security/test_tickets.py", "tests/web/test_tickets.py", "tests/security/test_limits.py"),
-    f"{SERVICES}.verification.codes": CODES,
+    f"{SERVICES}.verification.codes": (
+        *CODES, "tests/security/test_limits.py", "tests/security/test_changed_contacts.py", "tests/services/test_stories.py",
+    ),
     f"{SERVICES}.verification.end": (*CODES, "tests/security/test_journeys.py", "tests/web/test_tickets.py", "tests/services/test_stories.py"),
     f"{SERVICES}.verification.moves": (*CODES, "tests/security/test_journeys.py", "tests/security/test_chat_macs.py", "tests/services/test_stories.py"),
     f"{SERVICES}.verification.tickets": ("tests/security/test_tickets.py", "tests/web/test_tickets.py", "tests/services/test_tickets.py", "tests/api/test_tickets.py"),

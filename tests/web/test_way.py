@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth_portal.store.models import Attempt, Delivery, Verification, Visit
+from auth_portal.store.models import Attempt, AuditEvent, Challenge, Delivery, Verification, Visit
 from tests.receiver import Callback, wait_for
 from tests.world import MAIL, PASSWORD, PHONE, SHORT_PASSWORD, Browser, World
 
@@ -441,3 +441,14 @@ def test_a_code_that_cannot_be_sent_again_is_not_and_the_page_says_so(small_worl
     browser.get("/verify")
     form = browser.hidden("/verify/cancel")
     assert browser.client.post("/verify/resend", data=form, base_url=browser.base_url).status_code == 422
+    assert [event.kind for event in small_world.rows(AuditEvent)].count("code_resent") == 2
+
+
+def test_a_code_with_half_of_its_life_left_is_replaced(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin("one")
+    (code,) = small_world.rows(Challenge)
+    small_world.clock.advance((code.expires_at - code.issued_at).total_seconds() / 2)
+    browser.get("/verify")
+    browser.post("/verify/resend")
+    assert [row.replaced_at is None for row in small_world.rows(Challenge)] == [False, True]
