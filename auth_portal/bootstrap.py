@@ -29,8 +29,8 @@ from auth_portal.errors import DatabaseAway, Misconfigured
 from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
 from auth_portal.services.history.words import OUTCOMES
-from auth_portal.services.operations.dispatcher import OWN_POLL_SECONDS, RETRY_SECONDS
-from auth_portal.services.serving import Services, build
+from auth_portal.services.operations.dispatcher import OWN_POLL_SECONDS
+from auth_portal.services.serving import RETRY_SECONDS, Services, build
 from auth_portal.settings import VERSION, Settings, delivered, read_settings
 from auth_portal.telemetry import log_event, reason_of, set_up_logging
 from auth_portal.web import assets, credentials, edge, ops, visitor

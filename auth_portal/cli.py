@@ -32,10 +32,9 @@ from auth_portal.services.history.audit_check import AuditCheck, AuditFault, rea
 from auth_portal.services.imports.imports import ImportReport
 from auth_portal.services.operations import installation
 from auth_portal.services.operations.demo import load_demo
-from auth_portal.services.operations.dispatcher import RETRY_SECONDS
 from auth_portal.services.operations.installation import Examination, examine, plain_faults
 from auth_portal.services.operations.retention import prune
-from auth_portal.services.serving import Services
+from auth_portal.services.serving import RETRY_SECONDS, Services
 from auth_portal.settings import Settings, read_settings
 from auth_portal.telemetry import Origin, log_event, origin, set_up_logging
 

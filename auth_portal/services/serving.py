@@ -65,6 +65,8 @@ from auth_portal.settings import Settings
 from auth_portal.store.db import Database, Transactions, schema_fault
 from auth_portal.store.keys import load_keyring
 
+RETRY_SECONDS = 2.0  # between two tries to ``build`` of a process that starts while there is no database (D9)
+
 
 @dataclass(frozen=True)
 class Verifications:

@@ -16,8 +16,7 @@ from sqlalchemy import insert, update
 from auth_portal.errors import NotFound, Problem
 from auth_portal.methods import CARRIES
 from auth_portal.services.config.channel import cap_key
-from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.config.relay import phone_only
+from auth_portal.services.config.journey import JourneyConfig, phone_only
 from auth_portal.services.directory.person import (
     PERSON_COLUMNS,
     Person,

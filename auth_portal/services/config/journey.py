@@ -1,4 +1,4 @@
-"""What a journey's configuration may say.
+"""What a journey's configuration may say, and the relay defences, of which it names one in ``relay_defence``.
 
 Refuses what could let a weaker proof answer for a stronger one: the text for ``verified`` is unique among the active
 journeys of one server (R35), and no customer may reach a step with no method left (R37).
@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -21,9 +22,59 @@ from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
 from auth_portal.services.config.appearance import Colour, JourneyTexts
 from auth_portal.services.config.portal import Frozen
-from auth_portal.services.config.relay import DEFENCES, VARIABLES, DefenceName, RelayDefence, find_defence, phone_only
 from auth_portal.services.steps import AnyStep
 from auth_portal.store.models import VERIFIED
+
+# --- Relay defences: what stops a link that was sent on from answering the sender's chat with someone else's proof
+
+DefenceName = Literal["none", "chat_code", "phone_match"]
+
+# Placeholders of ``data`` that only a defence fills. Two of them share their name with it.
+CHAT_CODE = "chat_code"
+PHONE_MATCH = "phone_match"
+PURPOSE = "purpose"
+
+
+@dataclass(frozen=True)
+class RelayDefence:
+    """One defence: what it demands of a link, what it adds to the result, and how strong it is."""
+
+    name: DefenceName
+    strength: int  # to compare journeys by; 0 stops nothing
+    demands_ticket: bool = False  # only a ticket with the chat's own number opens the journey
+    makes_chat_code: bool = False  # after success the page shows a code that the customer types into the chat
+    variables: tuple[str, ...] = ()  # data keys that it adds to every result, each filled by its own placeholder
+    success: str = "verified"  # the default text for ``verified``
+
+    @property
+    def stops_relay(self) -> bool:
+        """Report whether a link that was sent on is stopped at all."""
+        return self.strength > 0
+
+    def allowed(self, methods: Iterable[str]) -> tuple[str, ...]:
+        """Return the methods that a journey with this defence can use."""
+        return phone_only(methods) if self.demands_ticket else tuple(methods)
+
+
+NO_DEFENCE = RelayDefence("none", strength=0)
+# With a chat code the default text is not "verified": a flow that does not compare the code must not pass anyone.
+TYPED_BACK = RelayDefence("chat_code", strength=1, makes_chat_code=True, variables=(CHAT_CODE,), success="check_code")
+PHONE_MATCHED = RelayDefence("phone_match", strength=2, demands_ticket=True, variables=(PHONE_MATCH, PURPOSE))
+DEFENCES: Mapping[str, RelayDefence] = {found.name: found for found in (NO_DEFENCE, TYPED_BACK, PHONE_MATCHED)}
+VARIABLES = tuple(name for found in DEFENCES.values() for name in found.variables)
+
+
+def find_defence(name: object) -> RelayDefence:
+    """Return the defence of that name; for any other value, which validation refuses elsewhere, no defence."""
+    return next((found for found in DEFENCES.values() if found.name == name), NO_DEFENCE)
+
+
+def phone_only(methods: Iterable[str]) -> tuple[str, ...]:
+    """Return the methods that send nothing by email: codes go to the chat's own number, where it is known."""
+    return tuple(method for method in methods if CARRIES.get(method) != "email")
+
+
+# --- What a configuration may say
 
 OUTCOMES = (VERIFIED, "wrong", "expired", "cancelled", "not_me", "no_code", "unavailable")
 PLACEHOLDERS = (

@@ -35,7 +35,6 @@ MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test dri
 # however many there are, some are left for the next one.
 MOST_HELD = 3
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
-RETRY_SECONDS = 2.0  # between two looks of a process that starts while there is no database (D9)
 OWN_POLL_SECONDS = 0.1  # `auth-portal dispatch`
 SWEEP_SECONDS = 1.0
 SEAL_SECONDS = 1.0  # an event that is deleted within this time does not show

@@ -19,9 +19,8 @@ from sqlalchemy import and_, delete, insert, or_, select, update
 
 from auth_portal.errors import Gone, Problem
 from auth_portal.services.config.appearance import Logos
-from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.config.journey import CHAT_CODE, JourneyConfig
 from auth_portal.services.config.portal import DRIVES_STORED
-from auth_portal.services.config.relay import CHAT_CODE
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.rehearsal.drive_world import (
     BuildPortal,

@@ -14,8 +14,15 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from auth_portal.gateways.flow import PATHS, SERVERS
-from auth_portal.services.config.journey import OUTCOMES, JourneyConfig, result_body
-from auth_portal.services.config.relay import CHAT_CODE, PHONE_MATCH, PURPOSE, VARIABLES
+from auth_portal.services.config.journey import (
+    CHAT_CODE,
+    OUTCOMES,
+    PHONE_MATCH,
+    PURPOSE,
+    VARIABLES,
+    JourneyConfig,
+    result_body,
+)
 from auth_portal.services.config.rules import SESSION_SECONDS, WAIT_NODE_SECONDS
 from auth_portal.store.models import VERIFIED
 

@@ -18,8 +18,7 @@ from sqlalchemy import and_, bindparam, select
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
 from auth_portal.errors import Problem, WrongClock
-from auth_portal.services.config.journey import result_body
-from auth_portal.services.config.relay import CHAT_CODE, PHONE_MATCH, PURPOSE
+from auth_portal.services.config.journey import CHAT_CODE, PHONE_MATCH, PURPOSE, result_body
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import DATABASE_FAULTS, NewDelivery

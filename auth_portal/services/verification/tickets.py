@@ -19,8 +19,7 @@ from sqlalchemy import bindparam, insert, or_, select, update
 
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Gone, NotFound, Problem
-from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.config.relay import phone_only
+from auth_portal.services.config.journey import JourneyConfig, phone_only
 from auth_portal.services.config.snapshot import ChatClock, Journeys, Snapshot
 from auth_portal.services.directory.fields import check
 from auth_portal.services.directory.person import (
