@@ -24,13 +24,12 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from auth_portal.clock import Clock, iso
-from auth_portal.crypto import MasterKeys
 from auth_portal.errors import DatabaseAway, Misconfigured, Problem
 from auth_portal.i18n import error_text
 from auth_portal.services.config.file import BadConfig
 from auth_portal.services.history.audit_check import AuditCheck, AuditFault, read_heads
 from auth_portal.services.imports.imports import ImportReport
-from auth_portal.services.operations import installation
+from auth_portal.services.operations import backups, installation
 from auth_portal.services.operations.demo import load_demo
 from auth_portal.services.operations.installation import Examination, examine, plain_faults
 from auth_portal.services.operations.retention import prune
@@ -149,9 +148,13 @@ def dispatch() -> None:
             _leave(click.get_current_context(), os.EX_CONFIG, error.faults)
     with closing(services):
         services.dispatcher.start()
+        services.heart.start()
+        services.heart.wake()
         log_event("dispatcher_started")
         stopping.wait()
+        services.heart.ask_to_stop()
         services.dispatcher.stop()
+        services.heart.stop(1.0)
         log_event("dispatcher_stopped")
 
 
@@ -166,6 +169,38 @@ def restored(is_sure: bool) -> None:
     with _portal() as portal:
         counts = installation.close_restored(portal.transactions)
     _say(f"{count} {what}." for what, count in counts.items())
+
+
+@commands.command("backup")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--keep", type=click.IntRange(min=1), help="Remove all but so many newest backups of this portal in DIR.")
+def backup(folder: Path, keep: int | None) -> None:
+    """Make a backup of the database in DIR while the portal serves. The keys are not in it."""
+    with _portal() as portal:
+        made = backups.back_up(portal.settings, portal.transactions, folder, keep)
+    _say([f"{made.path}: {made.size} bytes" + (f"; {made.removed} older backups removed" if made.removed else "")])
+    place = backups.place_of_keys(portal.settings)
+    click.echo(f"auth-portal: the keys are not in it: store {place} in another place, or it can't be read", err=True)
+
+
+@commands.command("restore")
+@click.argument("place", metavar="DIR_OR_FILE", type=click.Path(path_type=Path))
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask before data is replaced; it is stored aside anyway.")
+def restore(place: Path, is_sure: bool) -> None:
+    """Put a backup, or the newest one in a folder, in the database's place, and close what it would answer twice."""
+
+    def agrees(question: str) -> bool:
+        try:
+            return is_sure or click.confirm(question)
+        except click.Abort:  # there is no terminal to ask on
+            return False
+
+    clock: Clock = current_app.extensions[EXTENSION][1]
+    restored = backups.restore(read_settings(), clock, place, agrees)
+    _say([f"Restored {restored.manifest.file}, made at {iso(restored.manifest.made_at)}."])
+    _say(f"{count} {what}." for what, count in restored.counts.items())
+    _say([f"What was there before is stored as {restored.aside}."] if restored.aside else [])
+    _say(["Run `auth-portal doctor`, then start the dispatchers and servers."])
 
 
 @commands.command("prune")
@@ -299,9 +334,7 @@ def export_config(file: Path | None) -> None:
 def rotate() -> None:
     """Encrypt every data key with the first of PORTAL_SECRET_KEYS."""
     with _portal() as portal:
-        count = installation.rotate_keys(
-            portal.transactions.database, MasterKeys(portal.settings.master_keys()), portal.clock
-        )
+        count = installation.rotate_keys(portal.transactions.database, portal.settings.master_keys(), portal.clock)
     _say(
         [
             f"{count} data keys are now encrypted with the first key."

@@ -35,6 +35,7 @@ from auth_portal.errors import Busy
 PURPOSES = ("seal", "index", "code", "sign", "audit")
 KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D 5.2.1.1
+MASTER_ID_BYTES = 4
 SEED_BYTES = 20  # 160 bits (RFC 4226 R6, R15)
 TOKEN_BYTES = 24  # 192 bits; ASVS 5.0 7.2.3 asks for 128
 PASSWORD_CODE_POINTS = 256  # longer ones are refused before they are hashed (R21, R23)
@@ -131,6 +132,11 @@ class MasterKeys:
         self._keys = {_master_id(text): AESGCM(_derive(text, b"auth-portal wrap")) for text in texts}
         self.current = _master_id(texts[0])
 
+    @property
+    def ids(self) -> set[str]:
+        """Return the ids of these keys, which reveal nothing about them."""
+        return {key.hex() for key in self._keys}
+
     def wrap(self, key: bytes, name: str) -> bytes:
         """Wrap a data key for the table ``keys``; ``name`` binds it to its row."""
         nonce = os.urandom(NONCE_BYTES)
@@ -138,7 +144,8 @@ class MasterKeys:
 
     def unwrap(self, wrapped: bytes, name: str) -> bytes:
         """Return the data key. Raise KeyFault if none of our keys opens it."""
-        master, nonce, body = wrapped[:4], wrapped[4 : 4 + NONCE_BYTES], wrapped[4 + NONCE_BYTES :]
+        master = wrapped[:MASTER_ID_BYTES]
+        nonce, body = wrapped[MASTER_ID_BYTES:][:NONCE_BYTES], wrapped[MASTER_ID_BYTES + NONCE_BYTES :]
         if master not in self._keys:
             raise KeyFault("these keys do not belong to this database")
         try:
@@ -152,7 +159,12 @@ def _derive(text: str, info: bytes) -> bytes:
 
 
 def _master_id(text: str) -> bytes:
-    return _derive(text, b"auth-portal id")[:4]
+    return _derive(text, b"auth-portal id")[:MASTER_ID_BYTES]
+
+
+def master_id(wrapped: bytes) -> str:
+    """Return the id of the master key that a data key is wrapped under."""
+    return wrapped[:MASTER_ID_BYTES].hex()
 
 
 @dataclass(frozen=True)

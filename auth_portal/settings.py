@@ -275,6 +275,11 @@ def _one_setting(name: str, environment: Mapping[str, str], faults: list[str]) -
         return "", ""
 
 
+def environment_of_programs(**more: str) -> dict[str, str]:
+    """Return the process's environment without the portal's own settings, for a program that it starts."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | more
+
+
 def known_names() -> list[str]:
     """Return the names of all settings, as they are written in the environment."""
     return [PREFIX + field.upper() for field in Settings.model_fields]

@@ -183,7 +183,8 @@ def keyring(database: Database) -> Keyring:
 _SCHEMA = sql.SQL("""
     SELECT md5(string_agg(format('%s %s %s %s', attrelid::regclass, attname, atttypid::regtype, attnotnull), ','
         ORDER BY attrelid::regclass::text, attnum))
-    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace
+    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 """)
 _COLUMNS = sql.SQL("""
     SELECT table_name, array_agg(column_name::text) FILTER (WHERE is_generated = 'NEVER')

@@ -72,6 +72,7 @@ RIGHT_SECONDS_APART = 1.0  # a clock that was wrong is right again from here on,
 CHECK_SECONDS = 5.0  # how long an answer of the database counts
 KNOWN_SECONDS = 15.0  # and for a transaction: meanwhile the background has asked again
 MODE = "portal_mode"
+UNFINISHED = "restore_unfinished"  # the table that PostgreSQL has while a backup is being put back: nothing is served
 # Starts anywhere in the lower half, so that an id does not reveal how many there are; the upper half lasts centuries.
 _numbers = count(secrets.randbits(39))
 
@@ -321,6 +322,14 @@ class Database:
     def file(self) -> Path | None:
         """Return SQLite's file; None for a server."""
         return Path(self.url.database or "") if self.is_sqlite else None
+
+    def libpq(self) -> tuple[str, str]:
+        """Return how libpq's programs reach a PostgreSQL server, without the password, and the password."""
+        found = self.engine.dialect.create_connect_args(self.url)[1]
+        values = {name: value for name, value in found.items() if isinstance(value, (str, int))}
+        password = str(values.pop("password", ""))
+        quoted = {name: str(value).replace("\\", "\\\\").replace("'", "\\'") for name, value in values.items()}
+        return " ".join(f"{name}='{value}'" for name, value in quoted.items()), password
 
     def now(self, connection: Connection | None = None) -> datetime | None:
         """Return the time of the server's own clock; None for SQLite, which has only the machine's.
@@ -674,6 +683,11 @@ def revision_of(connection: Connection) -> str:
     return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
 
 
+def is_unfinished(connection: Connection) -> bool:
+    """Report whether a backup was being put back into this PostgreSQL database, and that did not end."""
+    return connection.execute(text("SELECT to_regclass(:name)"), {"name": UNFINISHED}).scalar() is not None
+
+
 def schema_fault(url: str) -> str | None:
     """Return why this database cannot be served, in one line, or None. Connects, looks and closes again.
 
@@ -685,6 +699,8 @@ def schema_fault(url: str) -> str | None:
     engine = _engine(parsed)
     try:
         with engine.connect() as connection:
+            if parsed.get_backend_name() == "postgresql" and is_unfinished(connection):
+                return "A backup was being restored into this database, and that did not end. Run the restore again."
             found = revision_of(connection)
     except DBAPIError as error:
         raise unusable(error, " Run `auth-portal doctor`.") from None

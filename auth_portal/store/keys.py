@@ -20,7 +20,7 @@ beginning, the audit trail of one that was sealed later, or the operator (``requ
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from auth_portal.crypto import (
     KeyFault,
     Keyring,
     MasterKeys,
+    master_id,
 )
 from auth_portal.errors import Misconfigured
 from auth_portal.store.db import Database, Transactions, Work, dialect_insert, first_id, unusable
@@ -119,9 +120,8 @@ def load_keyring(database: Database, master: MasterKeys, *, require_macs: bool =
     if not rows:
         raise Misconfigured("The database has no data keys yet. Run `auth-portal init`.")
     try:
-        opened = {row: _unwrap(master, row) for row in rows}
-        keyring = Keyring([DataKey(row.id, row.purpose, key) for row, (key, _name) in opened.items()])
-        was_sealed |= any(name.endswith(WITH_MACS) for _key, name in opened.values())
+        keyring, has_macs = open_keys(rows, master)
+        was_sealed |= has_macs
         keyring.read_macs_state(macs, was_sealed=was_sealed)
         return keyring
     except KeyFault as fault:
@@ -129,6 +129,29 @@ def load_keyring(database: Database, master: MasterKeys, *, require_macs: bool =
             f"The keys cannot be used: {fault}. Put back the keys that belong to this database: the file secret_keys "
             "in the instance folder, or PORTAL_SECRET_KEYS."
         ) from None
+
+
+class WrappedKey(NamedTuple):
+    """What a row of the table of data keys holds."""
+
+    id: int
+    purpose: str
+    wrapped: bytes
+
+
+def open_keys(rows: Iterable[Any], master: MasterKeys) -> tuple[Keyring, bool]:
+    """Return the data keys of these rows, and whether one was made for rows that have always had MACs.
+
+    Raise KeyFault if they cannot be opened.
+    """
+    opened = {row: _unwrap(master, row) for row in rows}
+    keyring = Keyring([DataKey(row.id, row.purpose, key) for row, (key, _name) in opened.items()])
+    return keyring, any(name.endswith(WITH_MACS) for _key, name in opened.values())
+
+
+def master_ids(rows: Iterable[Any]) -> list[str]:
+    """Return the ids of the master keys that are needed to open these rows."""
+    return sorted({master_id(row.wrapped) for row in rows})
 
 
 def wrap_again(connection: Connection, master: MasterKeys) -> int:

@@ -129,7 +129,7 @@ class TestKeys:
     def test_e2_rotation_wraps_everything_anew_and_loses_nothing(self, database: Database, clock: Clock) -> None:
         old = load_keyring(database, MasterKeys((MASTER_KEY,)))
         sealed = old.seal("Thandi", CUSTOMER_NAME, "row")
-        both = MasterKeys((OTHER_KEY, MASTER_KEY))
+        both = (OTHER_KEY, MASTER_KEY)
         assert rotate_keys(database, both, clock) == len(PURPOSES)
         assert rotate_keys(database, both, clock) == 0
         new = load_keyring(database, MasterKeys((OTHER_KEY,)))
@@ -143,7 +143,7 @@ class TestKeys:
 
     def test_e2_without_the_old_key_nothing_is_rotated(self, database: Database, clock: Clock) -> None:
         with pytest.raises(Misconfigured, match="do not belong"):
-            rotate_keys(database, MasterKeys((OTHER_KEY,)), clock)
+            rotate_keys(database, (OTHER_KEY,), clock)
         load_keyring(database, MasterKeys((MASTER_KEY,)))
 
     def test_e1_a_wrapped_key_opens_in_its_own_row_alone(self, database: Database) -> None:

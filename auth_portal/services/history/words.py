@@ -223,6 +223,7 @@ EVENTS: Mapping[str, str] = {
     "drive_began": "A test drive of journey %(journey)s began.",
     "drive_passed": "A test drive of journey %(journey)s was verified, and its chat continued.",
     "keys_rotated": "The data keys were wrapped again.",
+    "backup_made": "A backup was made: %(file)s, %(size)s bytes.",
     "database_restored": "The database was restored from a backup: %(live_verifications_ended)s live verifications "
     "were ended without a result, %(results_under_way_marked_as_unconfirmed)s results may or may not have been sent.",
     "audit_chain_restarted": "The audit trail's chain was started again: what was there was sealed as it was found.",

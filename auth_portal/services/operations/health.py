@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from datetime import timedelta
+from datetime import datetime, timedelta
 from socket import gethostname
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from auth_portal.services import limits
 from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.limits import Limit
-from auth_portal.store.db import Transactions, expected_revision, revision_of
+from auth_portal.store.db import Database, Transactions, expected_revision, revision_of
 from auth_portal.store.keys import has_data_keys
 from auth_portal.store.models import (
     CALLBACK,
@@ -26,12 +26,14 @@ from auth_portal.store.models import (
     AuditBlock,
     AuditEvent,
     ChannelState,
+    Counter,
     Delivery,
     Verification,
 )
 from auth_portal.telemetry import logger, reason_of
 
 LOOK_SECONDS = 1.5  # that a probe waits for the database; load balancers mostly wait 2 s
+HEARTBEAT = "heartbeat:"  # the counters of small writes, by machine
 BEAT_SECONDS = 5.0  # between two small writes
 SILENT_BEAT_SECONDS = 15  # without one
 LOWEST_DISK = 64 * 2**20  # free bytes for SQLite: its log alone may grow to some of that
@@ -60,7 +62,7 @@ class Health:
             self._beaten_at = time.monotonic()
         try:
             with self._transactions.write() as work:
-                limits.take(work, [Limit(f"heartbeat:{gethostname()}", sys.maxsize, 60)])
+                limits.take(work, [Limit(f"{HEARTBEAT}{gethostname()}", sys.maxsize, 60)])
             self._transactions.machine.is_right()
         except Exception as error:
             self._why_no_beat = reason_of(error) or type(error).__name__
@@ -173,6 +175,27 @@ class Health:
             "verifications": {(slug, outcome or "live"): count for slug, outcome, count in verifications},
             "channel_failures": {(name,): failures for name, failures in channels},
         }
+
+
+def machine_at_work(database: Database, now: datetime) -> str:
+    """Return the name of a machine on which a process of the portal is at work, "" if there is none.
+
+    If one was within the last minute, this looks for the time of two of its small writes.
+    """
+    is_recent = Counter.ends_at > now - timedelta(seconds=SILENT_BEAT_SECONDS)
+    counted = select(Counter.key, Counter.events, Counter.ends_at).where(Counter.key.startswith(HEARTBEAT), is_recent)
+
+    def beats() -> dict[str, Any]:
+        with database.read() as connection:
+            return {row.key: row for row in connection.execute(counted)}
+
+    before, until = beats(), time.monotonic() + 2 * BEAT_SECONDS + 1
+    while before and time.monotonic() < until:
+        time.sleep(BEAT_SECONDS / 10)
+        for key, row in beats().items():
+            if before.get(key) != row:
+                return str(key.removeprefix(HEARTBEAT))
+    return ""
 
 
 def _warnings(overdue_seconds: float) -> list[str]:

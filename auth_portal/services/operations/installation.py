@@ -21,7 +21,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import LargeBinary, Select, and_, cast, delete, func, make_url, or_, select, update
+from sqlalchemy import LargeBinary, Select, and_, cast, delete, func, make_url, or_, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from auth_portal.clock import Clock, iso
@@ -53,6 +53,7 @@ from auth_portal.store.keys import (
 from auth_portal.store.models import (
     CALLBACK,
     MESSAGE,
+    RARE_KIND,
     Admin,
     AdminLink,
     AdminSession,
@@ -79,6 +80,9 @@ _IS_MARKED = select(Portal.id).where(Portal.macs == OLD_MACS)
 CHAIN_SECONDS = 10  # for another process that has made the keys to begin the chain
 SHARED_NAMED = 10  # customer IDs that several customers share, named in one line
 MOST_NAMED = 20  # rows in the doctor's line
+TABLES = frozenset({"alembic_version", *Base.metadata.tables})  # the portal's own
+BACKUP_MADE = "backup_made"  # the audit event
+BACKUP_AGE = timedelta(days=7)  # of the newest one: beyond it the doctor warns
 NO_EARLIER = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -207,10 +211,20 @@ def _migrate(database: Database) -> None:
         raise Misconfigured(f"The database could not be migrated: {plain_reason(error)}.") from None
 
 
-def close_restored(transactions: Transactions) -> dict[str, int]:
+def make_servable(settings: Settings, clock: Clock, along_with: Callable[[Work], object]) -> dict[str, int]:
+    """Upgrade the tables of a database that comes from a backup, and make it safe to serve, like ``close_restored``."""
+    upgrade(settings, clock)
+    with closing(Database(settings.database)) as database:
+        keyring = load_keyring(database, MasterKeys(settings.master_keys()), require_macs=settings.require_macs)
+        return close_restored(Transactions(database, keyring, clock), along_with)
+
+
+def close_restored(
+    transactions: Transactions, along_with: Callable[[Work], object] = lambda _work: None
+) -> dict[str, int]:
     """Make a database that was restored from a backup safe to serve; return what was changed, counted by its name.
 
-    It is one transaction. Raise SQLAlchemyError if the database cannot be written.
+    It is one transaction, and ``along_with`` commits with it. Raise SQLAlchemyError if the database cannot be written.
     """
     with transactions.write_much() as work:
         counts = {}
@@ -219,6 +233,7 @@ def close_restored(transactions: Transactions) -> dict[str, int]:
             counts[what] = closing.carry_out(work) if is_signed else work.execute(closing).rowcount
         facts: dict[str, Any] = {what.replace(" ", "_"): count for what, count in counts.items()}
         work.record("database_restored", **facts)
+        along_with(work)
     return counts
 
 
@@ -295,12 +310,13 @@ def closings(now: datetime) -> dict[str, Any]:
     }
 
 
-def rotate_keys(database: Database, master: MasterKeys, clock: Clock) -> int:
+def rotate_keys(database: Database, master_keys: Sequence[str], clock: Clock) -> int:
     """Wrap every data key under the first master key, all or none; return how many were wrapped under another one.
 
     The data keys themselves do not change, so running servers notice nothing. Raise Misconfigured if one of them
     cannot be opened.
     """
+    master = MasterKeys(master_keys)
     with Transactions(database, load_keyring(database, master), clock).write() as work:
         if count := wrap_again(work.connection, master):
             work.record("keys_rotated", keys=count)
@@ -364,9 +380,11 @@ class Examination:
     is_well: bool
     subject: str
     detail: str
+    is_warning: bool = False  # well enough to serve
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.is_well else 'FAIL'} {self.subject}: {self.detail}"
+        word = "warn" if self.is_warning else "ok  " if self.is_well else "FAIL"
+        return f"{word} {self.subject}: {self.detail}"
 
 
 class Installed(Protocol):
@@ -448,6 +466,8 @@ def _installed(settings: Settings, build: Callable[[Settings], Installed]) -> It
         yield data_keys
         yield examine_macs(portal.transactions)
         yield _examined("audit trail", lambda: _sealing(portal))
+        if not settings.has_sandbox:
+            yield _backup(portal.transactions)
         snapshots: list[Snapshot] = []
 
         def configuration() -> str:
@@ -501,6 +521,18 @@ def _sealing(portal: Installed) -> str:
         if fault := chain_fault(work, stored):
             raise Misconfigured(fault)
     return "sealed; `auth-portal audit verify` checks all of it"
+
+
+def _backup(transactions: Transactions) -> Examination:
+    """Return when the newest backup was made; a warning if that is long ago, or if there is none."""
+    with transactions.read() as work:
+        made = select(func.max(AuditEvent.at)).where(text(RARE_KIND), AuditEvent.kind == BACKUP_MADE)
+        newest = work.execute(made).scalar()
+    if newest is None:
+        return Examination(True, "backup", "none was made with `auth-portal backup` yet", is_warning=True)
+    if work.now - newest > BACKUP_AGE:
+        return Examination(True, "backup", f"the newest one is of {iso(newest)}; make one each day", is_warning=True)
+    return Examination(True, "backup", f"made at {iso(newest)}")
 
 
 def _shared_ids(transactions: Transactions) -> str:
