@@ -6,10 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test check bench soak mutants help screenshots format pins
+.PHONY: run test test-deploy check bench soak mutants help screenshots format pins
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 .venv/.run: requirements.txt $(wildcard static/*.css static/*.js)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Auth Portal needs Python 3.11 or later."; exit 1; }
@@ -34,6 +34,9 @@ test: .venv/.test ## Run all checks and tests; installs missing system packages 
 	@types=$$(mktemp); $(BIN)/mypy >$$types 2>&1 & mypy=$$!; \
 	$(BIN)/python -m pytest -n $${JOBS:-3}; tests=$$?; \
 	wait $$mypy; typed=$$?; cat $$types; rm $$types; test $$tests = 0 -a $$typed = 0
+
+test-deploy: .venv/.test ## Install, break, upgrade and remove it on a fresh Debian 12 and 13; as root, with debootstrap and systemd-container
+	@$(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE}
 
 check: .venv/.test ## Check lint, format, types and layers
 	@$(BIN)/ruff check .

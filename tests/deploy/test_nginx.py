@@ -45,12 +45,12 @@ def get(path: str, headers: str = HEADERS) -> str:
 
 
 ANSWERS = {
-    "ok": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "unavailable": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\ncalm",
-    "error": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nours",
+    "ok": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+    "unavailable": b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 4\r\n\r\ncalm",
+    "error": b"HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Length: 4\r\n\r\nours",
     "silent": b"",
     "not http": b"\x00\x01\x02\r\n\r\n",
-    "half": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nok",
+    "half": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1000\r\n\r\nok",
     "half head": b"HTTP/1.1 200 OK\r\nContent-Le",
     "wrong header": b"HTTP/1.1 200 OK\r\nA\x00B: 1\r\n\r\n",
     "long header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40_000 + b"\r\n\r\n",
