@@ -66,7 +66,8 @@ class Command(click.Command):
             account = pwd.getpwuid(os.getuid()).pw_name
         except KeyError:  # a container without an entry for its user
             account = f"number {os.getuid()}"
-        origin.set(Origin(command=ctx.command_path, account=f"the user {account} on {socket.gethostname()}"))
+        token = origin.set(Origin(command=ctx.command_path, account=f"the user {account} on {socket.gethostname()}"))
+        ctx.call_on_close(lambda: origin.reset(token))
         try:
             with plain_faults():
                 return super().invoke(ctx)
