@@ -54,7 +54,10 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     f"{SERVICES}.verification.codes": (
         *CODES, "tests/security/test_limits.py", "tests/security/test_changed_contacts.py", "tests/services/test_stories.py",
     ),
-    f"{SERVICES}.verification.end": (*CODES, "tests/security/test_journeys.py", "tests/web/test_tickets.py", "tests/services/test_stories.py"),
+    f"{SERVICES}.verification.end": (
+        *CODES, "tests/security/test_journeys.py", "tests/web/test_tickets.py", "tests/services/test_stories.py",
+        "tests/security/test_chat_macs.py", "tests/security/test_privacy.py", "tests/security/test_changed_results.py",
+    ),
     f"{SERVICES}.verification.moves": (*CODES, "tests/security/test_journeys.py", "tests/security/test_chat_macs.py", "tests/services/test_stories.py"),
     f"{SERVICES}.verification.tickets": ("tests/security/test_tickets.py", "tests/web/test_tickets.py", "tests/services/test_tickets.py", "tests/api/test_tickets.py"),
     f"{SERVICES}.verification.references": ("tests/web/test_reference.py", "tests/security/test_fuzzing.py", "tests/admin/test_verifications.py"),

@@ -458,6 +458,17 @@ def test_r42_neither_token_nor_number_nor_purpose_is_logged(small: World) -> Non
     assert PURPOSE not in str([event.facts for event in small.rows(AuditEvent)])
 
 
+def test_the_result_has_the_locale_of_the_ticket_or_else_of_the_customer(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    more = journey("talk", "sms_code") + '[journeys.data]\nlocale = "{{locale}}"\n'
+    with open_ticketed(tmp_path, sqlite_url, receiver, STILL, more) as world:
+        for reference, locale, expected in (("r-1", "af-ZA", "af-ZA"), ("r-2", "", "en")):
+            browser = opened(world, ticket(world, "talk", locale=locale).path, reference)
+            browser.prove(code_for(world, PHONE))
+            assert data(world)["locale"] == expected
+
+
 # -- what it costs ----------------------------------------------------------------------------------------------
 
 
