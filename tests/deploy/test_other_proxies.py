@@ -58,8 +58,8 @@ def rendered(name: str, folder: Path, port: int, upstream: Upstream) -> str:
     own = f"127.0.0.1:{upstream.port}"
     places = {
         "caddy": {
-            "verify.example.com {": f"https://{HOST}:{port} {{\n\tbind 127.0.0.1\n\ttls {folder}/chain.pem {folder}/key.pem",
-            "{\n\t# These": "{\n\tadmin off\n\tauto_https disable_redirects\n\t# These",
+            "verify.example.com {": f"{HOST} {{\n\tbind 127.0.0.1\n\ttls {folder}/chain.pem {folder}/key.pem",
+            "{\n\t# These": f"{{\n\tadmin off\n\thttps_port {port}\n\tauto_https disable_redirects\n\t# These",
             "unix//run/auth-portal/web-1.sock unix//run/auth-portal/web-2.sock": own,
             "/var/log/caddy/auth-portal.access.log": f"{folder}/access.log",
             "/usr/share/auth-portal/pages": f"{folder}/pages",
