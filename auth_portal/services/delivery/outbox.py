@@ -365,9 +365,8 @@ class Outbox:
         """
         rows: list[Any] = []
         taken: Counter[str] = Counter()
-        now = self._transactions.clock()
-        leased_until = now + timedelta(seconds=LEASE_SECONDS)
         with self._transactions.write() as work:
+            now, leased_until = work.now, work.now + timedelta(seconds=LEASE_SECONDS)  # the time that was judged (D8)
             for queue in due_queues(work, kind):
                 left = most - len(rows)
                 if (limit := min(left, room(queue.target, taken)) if room else left) <= 0:
