@@ -26,6 +26,7 @@ PREFIX = "PORTAL_"
 KEYS_FILE = "secret_keys"
 MINIMUM_KEY_LENGTH = 32  # characters; `auth-portal init` writes 43 (256 bits in base64)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,/?#]+)(?::(\d{1,5}))?")
+_URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<places>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
 LONGEST_SOCKET = 107  # bytes of its path, on Linux
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -61,18 +62,18 @@ def _sandbox(value: object) -> object:
 def _database_url(value: object) -> object:
     """Write libpq's URL of several hosts (``h1:5432,[::1]:5433``) as SQLAlchemy reads it."""
     text = str(value).strip()
-    parts = urlsplit(text)
-    user, at, places = parts.netloc.rpartition("@")
-    if "," not in places:
-        _ = parts.port  # raises ValueError for one that is no number
+    parts = _URL.fullmatch(text)  # newer versions of urlsplit refuse several hosts of which one is in brackets
+    user, at, places = parts["places"].rpartition("@") if parts else ("", "", "")
+    if parts is None or "," not in places:
+        _ = urlsplit(text).port  # raises ValueError for one that is no number
         return text
     found = [_HOST.fullmatch(place) for place in places.split(",")]
     if not all(found):
         raise ValueError("must name each host as host or host:port, separated by commas")
     hosts = ",".join(match[1].strip("[]") for match in found if match)
     ports = ",".join(match[2] or "5432" for match in found if match)
-    query = f"{parts.query}&" if parts.query else ""
-    return f"{parts.scheme}://{user}{at}{parts.path or '/'}?{query}host={hosts}&port={ports}"
+    query = f"{parts['query']}&" if parts["query"] else ""
+    return f"{parts['scheme']}://{user}{at}{parts['path'] or '/'}?{query}host={hosts}&port={ports}"
 
 
 def _proxy_header(value: object) -> object:

@@ -36,7 +36,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     environment, wheels = folder / "venv", folder / "wheels"
     run(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder)
-    shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder / "sources", filter="data")
+    shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder / "sources")
     (sources,) = (folder / "sources").iterdir()
     run(sources, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels)
     venv.create(environment, symlinks=True, with_pip=False)

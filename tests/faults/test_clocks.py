@@ -72,8 +72,9 @@ def test_d08_a_node_whose_clock_is_wrong_ends_and_sends_nothing(
         metrics = requests.get(f"{wrong.url}/metrics", timeout=GIVE_UP_SECONDS).text
         (measured,) = re.findall(r"^auth_portal_clock_ahead_seconds (\S+)$", metrics, re.MULTILINE)
         assert float(measured) == pytest.approx(ahead, abs=1)
+        code = pyotp.TOTP(TOTP_SECRET).now()
         for visitor in visitors:
-            visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+            visitor.post("/verify", follow=False, code=code)
         assert [row.outcome for row in rows(postgres_url, Verification)] == ["verified", None, None]
         assert not receiver.callbacks, "it would have sent the result by now"
         with serving(node(tmp_path / "right", postgres_url)):
