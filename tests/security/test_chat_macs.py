@@ -296,6 +296,10 @@ def _for_another_chat(world: World) -> None:
     change(world, Delivery, verification_id=world.rows(Verification)[1].id)
 
 
+def _of_no_chat(world: World) -> None:
+    change(world, Delivery, verification_id=None)
+
+
 def _cut(world: World) -> None:
     change(world, Delivery, body_sealed=b"")
 
@@ -324,6 +328,7 @@ def _with_its_verification(world: World) -> None:
         _sent_elsewhere,
         _of_another_lane,
         _for_another_chat,
+        _of_no_chat,
         _cut,
         _removed,
         _of_another_row,

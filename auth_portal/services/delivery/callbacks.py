@@ -56,8 +56,9 @@ class CallbackDelivery:
 
         def write(work: Work) -> DeliveryState:
             state = self._outbox.record(work, claimed, report, milliseconds)
-            if claimed.is_changed:
+            if claimed.is_changed:  # nothing left, and whose result it was is not known
                 limits.note_broken(work, "deliveries", claimed.id)
+                return state
             if claimed.number == 1 or report.state is not DeliveryState.PENDING:
                 row = work.execute(_SENDER.where(Verification.id == claimed.verification_id)).one()
                 is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
