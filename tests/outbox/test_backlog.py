@@ -188,6 +188,31 @@ def test_d05_nothing_is_starved_while_room_is_left(transactions: Transactions) -
         assert order == sorted(order)
 
 
+def test_what_was_written_first_is_sent_first_within_a_claim(transactions: Transactions) -> None:
+    """The databases return what a claim took in the order of their pages, and here those are filled backwards."""
+    with transactions.database.write() as connection:
+        connection.execute(
+            insert(Delivery),
+            [
+                {
+                    "id": f"{number:02}",
+                    "kind": CALLBACK,
+                    "target": FLOW,
+                    "priority": 0,
+                    "state": "pending",
+                    "lane": bytes([number]),
+                    "created_at": NOW,
+                    "next_at": NOW - timedelta(minutes=1),
+                    "give_up_at": NOW + timedelta(minutes=10),
+                    "contract": "external_link",
+                }
+                for number in reversed(range(20))
+            ],
+        )
+    claimed = Outbox(transactions).claim(CALLBACK, 50)
+    assert [one.id for one in claimed] == [f"{number:02}" for number in range(20)]
+
+
 def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(transactions: Transactions) -> None:
     """As when a server that hung answers all of them at once."""
     fill(transactions.database, 60)

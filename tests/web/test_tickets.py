@@ -13,7 +13,16 @@ from auth_portal.methods import all_methods
 from auth_portal.services.directory.person import e164
 from auth_portal.services.operations.personal_data import Erasure
 from auth_portal.services.operations.retention import prune
-from auth_portal.store.models import CUSTOMER_PHONE, AuditEvent, Challenge, CustomerRow, TicketRow, Verification, Visit
+from auth_portal.store.models import (
+    CUSTOMER_PHONE,
+    AuditEvent,
+    Challenge,
+    CustomerRow,
+    Delivery,
+    TicketRow,
+    Verification,
+    Visit,
+)
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged, results
 from tests.ticketed import PURPOSE, SHARED, link, open_ticketed, opened, ticket
@@ -261,6 +270,8 @@ def test_a_newer_ticket_asks_a_new_question_of_the_same_chat(ticketed: World) ->
     assert browser.path == "/done"
     assert opened_status(ticketed, first.path) == 410  # what was asked before confirms nothing now
     later.prove(code_for(ticketed, PHONE))
+    assert len(ticketed.receiver.messages) == 1  # a code of what has ended is not worth its price
+    assert "the verification has ended" in {row.reason for row in ticketed.rows(Delivery)}
     assert results(ticketed) == ["verified_pay"]  # and what the newer one replaced told the chat nothing
     assert data(ticketed)["purpose"] == "Pay R 5000"
 

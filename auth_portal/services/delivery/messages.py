@@ -244,6 +244,7 @@ _CHALLENGE = (
         *signed_columns(Challenge),
         Challenge.used_at,
         Challenge.replaced_at,
+        Verification.outcome,
         Verification.version_id,
         Verification.address_key,
         TicketRow.phone_key.is_not(None).label("is_ticketed"),
@@ -262,6 +263,8 @@ def _why_withheld(work: Work, challenge: Any, person: Person, bounds: JourneyLim
     carries = CARRIES[challenge.method]
     if challenge.used_at is not None or challenge.replaced_at is not None:
         return "the code is no longer valid"
+    if challenge.outcome is not None:
+        return "the verification has ended"
     if not person.has_contact(carries):
         return "no contact to send to"
     if person.destination_key(carries, "") != challenge.destination_key:

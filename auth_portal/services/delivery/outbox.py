@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, exists, insert, null, select, update
@@ -373,7 +374,8 @@ class Outbox:
                     continue
                 values = {"of_kind": kind, "for_target": queue.target, "of_priority": queue.priority, "most": limit}
                 due = {**values, "now": now, "until": leased_until, "for_programs": WEBHOOK}
-                found = work.execute(CLAIM, due).all()
+                # RETURNING has no order, and each id is later than those before it: what came first leaves first.
+                found = sorted(work.execute(CLAIM, due), key=attrgetter("id"))
                 rows += found
                 taken[queue.target] += len(found)
             changed = _changed(work, [row.id for row in rows]) if kind == CALLBACK else set()

@@ -27,6 +27,7 @@ NOT_SENT = {  # the reasons that the outbox notes, in the story's words
     "too many wrong tries with this method": "the customer's tries with this method are used up",
     CHANGED_LATELY: "the contact was changed lately, so it may not be the only proof in this journey",
     "the code is no longer valid": "the code had been used or replaced before the message could leave",
+    "the verification has ended": "the verification had ended before the message could leave",
     "the contact on file has changed since": "the contact on file changed after the code was issued",
     TIME_WAS_OVER: "the code had expired before the message could leave",
 }
