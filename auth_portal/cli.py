@@ -254,6 +254,14 @@ def check() -> None:
     _say(["The database matches this version."])
 
 
+@db.command("stamp")
+@click.argument("revision")
+def stamp(revision: str) -> None:
+    """Let version 0.1.0 (0002) start on these tables again, until the next upgrade. Later versions start without."""
+    installation.stamp(read_settings(), revision)
+    _say([f"A version whose last migration is {revision} starts now. `auth-portal db upgrade` takes this back."])
+
+
 @customers.command("import")
 @click.argument("file", type=FILE)
 @click.option("--dry-run", is_flag=True, help="Count what would change and what notices it would send; write nothing.")

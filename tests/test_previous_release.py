@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -21,14 +22,16 @@ from sqlalchemy import JSON, Boolean, Connection, delete, insert, inspect, selec
 
 from auth_portal.clock import system_clock
 from auth_portal.services.operations.installation import examine_macs, require_macs, upgrade
-from auth_portal.settings import Settings
-from auth_portal.store.db import Database, UtcDateTime
-from auth_portal.store.models import MESSAGE, Base, CustomerRow, Delivery, Verification
+from auth_portal.services.serving import build
+from auth_portal.settings import Settings, read_settings
+from auth_portal.store.db import MIGRATIONS, Database, UtcDateTime, expected_revision, table_state
+from auth_portal.store.models import MESSAGE, Base, CustomerRow, Delivery, SchemaState, Verification
 from tests.admin.desk import ADMIN_ADDRESS, Desk
 from tests.api.program import Program
 from tests.postgres import MASTER_KEY
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire
+from tests.test_cli import Shell
 from tests.test_migrations import migrated
 from tests.world import PHONE, Browser, World, open_configured
 
@@ -140,6 +143,84 @@ def test_each_migration_since_the_previous_release_only_adds(database_url: str) 
         assert {name for name in added if not any(now["columns"][name][1:])} == set(), f"{table}: demanded columns"
         for demand in ("unique", "refers", "checks"):
             assert now[demand] <= was[demand], (table, demand)
+
+
+def test_every_migration_says_which_code_may_serve_its_tables() -> None:
+    """From 0010 on; and those that the release before may not serve need another test of the upgrade than this one."""
+    for path in sorted((MIGRATIONS / "versions").glob("[0-9]*.py")):
+        if path.name >= "0010":
+            found = re.search(r'^OLDEST_CODE = "(\d{4})"', path.read_text(), re.MULTILINE)
+            assert found, path.name
+            assert found[1] <= recorded()["revision"]
+
+
+@pytest.fixture
+def shell(world: World, tmp_path: Path) -> Shell:
+    """The commands of an operator of that database."""
+    url = world.database.url.render_as_string(hide_password=False)
+    return Shell(tmp_path, {"PORTAL_DATABASE_URL": url, "PORTAL_SECRET_KEYS": MASTER_KEY})
+
+
+def newer_tables(world: World, oldest_code: str) -> None:
+    """The tables as a later version leaves them, with something that this one does not know."""
+    with world.database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql("ALTER TABLE customers ADD COLUMN later INTEGER NOT NULL DEFAULT 0")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9000'")
+        connection.execute(update(SchemaState).values(revision="9000", oldest_code=oldest_code))
+
+
+def test_a_rollback_serves_on_the_tables_of_a_later_version(world: World, shell: Shell) -> None:
+    """The tables say that they have all that this version needs; nothing changes them until that version is back."""
+    newer_tables(world, expected_revision())
+    assert shell.succeeds("db", "check") == ["The database matches this version."]
+    assert shell.succeeds("db", "upgrade") == ["The database matches this version."]
+    shell.succeeds("init")
+    with world.database.read() as connection:
+        assert table_state(connection).revision == "9000"
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "9000"
+    with closing(build(read_settings(shell.environment), system_clock)) as portal:
+        assert portal.health.database_faults() == []
+    browser = world.browser()
+    browser.begin("after-rollback", identifier="C-1001")
+    browser.prove(code_for(world, PHONE))
+    assert browser.path == "/done"
+    assert "a later version" in shell.fails("backup", str(shell.folder / "backups"))[0]
+
+
+def test_tables_that_this_version_may_not_serve_are_refused_in_a_sentence(world: World, shell: Shell) -> None:
+    newer_tables(world, "9000")
+    fault = (
+        f"The database is at migration 9000, which serves versions from 9000 on; this one is {expected_revision()}. "
+        "Start the version that upgraded it, or restore the backup made before."
+    )
+    for command in (["db", "check"], ["db", "upgrade"], ["init"], ["doctor"]):
+        result = shell.run(*command)
+        assert result.exit_code == 1
+        assert fault in result.output
+    assert world.app.test_client().get("/readyz").status_code == 503
+
+
+def test_0_1_0_starts_again_after_a_stamp_until_the_next_upgrade(world: World, shell: Shell) -> None:
+    """It looks for its own migration alone. Processes of this version go on meanwhile."""
+
+    def stamped() -> str:
+        with world.database.read() as connection:
+            return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
+
+    (said,) = shell.succeeds("db", "stamp", recorded()["revision"])
+    assert stamped() == recorded()["revision"] == "0002"
+    assert "`auth-portal db upgrade` takes this back" in said
+    assert shell.succeeds("db", "check") == ["The database matches this version."]
+    assert world.app.test_client().get("/readyz").status_code == 200
+    shell.succeeds("db", "upgrade")
+    assert stamped() == expected_revision()
+    assert shell.succeeds("db", "check") == ["The database matches this version."]
+    for never in ("0001", "9000"):
+        assert "serve versions from 0002 on" in shell.fails("db", "stamp", never)[0]
+    shell.succeeds("macs", "seal")
+    assert "MACs are required" in shell.fails("db", "stamp", "0002")[0]
+    assert stamped() == expected_revision()
 
 
 def test_every_table_of_the_previous_release_is_written(world: World) -> None:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     JSON,
@@ -36,6 +36,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     make_url,
     select,
     table,
@@ -678,9 +679,39 @@ def expected_revision() -> str:
     return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
-def revision_of(connection: Connection) -> str:
-    """Return the migration that the database is at."""
-    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+class TableState(NamedTuple):
+    """The newest migration of the tables, and the oldest code that may serve them, by the newest that it ships."""
+
+    revision: str
+    oldest_code: str
+
+    def fault(self) -> str:
+        """Return why this code must not serve the tables, for the middle of a sentence, or an empty text."""
+        expected = expected_revision()
+        if self.oldest_code <= expected <= self.revision:
+            return ""
+        at = f"the database is at migration {self.revision}"
+        if expected > self.revision:
+            return f"{at}, this version needs {expected}. Run `auth-portal db upgrade`."
+        return (
+            f"{at}, which serves versions from {self.oldest_code} on; this one is {expected}. Start the version that "
+            "upgraded it, or restore the backup made before."
+        )
+
+
+def table_state(connection: Connection) -> TableState:
+    """Return what the tables are. Raise ProgrammingError or OperationalError if there are none of ours."""
+    if inspect(connection).has_table("schema_state"):
+        for found in connection.execute(text("SELECT revision, oldest_code FROM schema_state")):
+            return TableState(*found)
+    revision = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+    return TableState(revision, revision)
+
+
+def write_revision(connection: Connection, revision: str, *, only_later: bool) -> None:
+    """Write where Alembic reads it which migration the tables are at; with ``only_later`` never an earlier one."""
+    values = {"revision": revision, "below": revision if only_later else "9999"}
+    connection.execute(text("UPDATE alembic_version SET version_num = :revision WHERE version_num < :below"), values)
 
 
 def is_unfinished(connection: Connection) -> bool:
@@ -701,17 +732,12 @@ def schema_fault(url: str) -> str | None:
         with engine.connect() as connection:
             if parsed.get_backend_name() == "postgresql" and is_unfinished(connection):
                 return "A backup was being restored into this database, and that did not end. Run the restore again."
-            found = revision_of(connection)
+            fault = table_state(connection).fault()
     except DBAPIError as error:
         raise unusable(error, " Run `auth-portal doctor`.") from None
     finally:
         engine.dispose()
-    if found != expected_revision():
-        return (
-            f"The database is at migration {found}, this version needs {expected_revision()}. "
-            "Run `auth-portal db upgrade`."
-        )
-    return None
+    return fault[:1].upper() + fault[1:] if fault else None
 
 
 def unusable(error: DBAPIError, advice: str = "") -> Misconfigured:

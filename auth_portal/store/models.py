@@ -130,6 +130,15 @@ class DataKeyRow(Base):
     created_at: Mapped[datetime]
 
 
+class SchemaState(Base):
+    """The one row about the tables: their newest migration, and the oldest code that may serve them, by its newest."""
+
+    __tablename__ = "schema_state"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    revision: Mapped[str] = mapped_column(String(8))
+    oldest_code: Mapped[str] = mapped_column(String(8))
+
+
 class Portal(Base):
     """The one row of portal-wide settings. ``version`` rises with every change to it, a channel or a journey."""
 

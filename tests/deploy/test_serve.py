@@ -193,7 +193,7 @@ def test_what_cannot_work_ends_with_78_and_one_line(node: Node, settings: dict[s
 
 def test_tables_of_another_version_end_it_with_78(node: Node) -> None:
     with closing(Database(node.environment["PORTAL_DATABASE_URL"])) as database, database.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        connection.execute(text("UPDATE schema_state SET revision = '0001'"))
     status, said = node.refused()
     assert status == os.EX_CONFIG
     assert said.count("\n") == 1

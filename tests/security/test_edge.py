@@ -573,9 +573,12 @@ def test_d11_a_probe_writes_nothing_and_may_have_any_host(small_still: World) ->
 
 def test_d11_tables_of_an_earlier_release_are_a_fault(small_still: World) -> None:
     with small_still.database.write() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        connection.exec_driver_sql("UPDATE schema_state SET revision = '0001'")
     answer = small_still.app.test_client().get("/readyz")
-    assert (answer.status_code, answer.get_json()["faults"][0][:38]) == (503, "migrations: the database is at 0001, t")
+    assert (answer.status_code, answer.get_json()["faults"][0][:48]) == (
+        503,
+        "migrations: the database is at migration 0001, t",
+    )
 
 
 # -- faults -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from auth_portal.services import limits
 from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.limits import Limit
-from auth_portal.store.db import Database, Transactions, expected_revision, revision_of
+from auth_portal.store.db import Database, Transactions, table_state
 from auth_portal.store.keys import has_data_keys
 from auth_portal.store.models import (
     CALLBACK,
@@ -95,14 +95,14 @@ class Health:
         """Return what a look at the database finds; it takes as long as the database does."""
         try:
             with self._transactions.read() as work:
-                found = revision_of(work.connection)
+                outdated = table_state(work.connection).fault()
                 has_keys = has_data_keys(work.connection)
             self._overdue_seconds = self.oldest_due_seconds()
             fault = self._transactions.machine.fault()
         except (SQLAlchemyError, OSError) as error:
             return [f"database: {reason_of(error)}"]
-        if found < expected_revision():
-            return [f"migrations: the database is at {found}, this version needs {expected_revision()}"]
+        if outdated:
+            return [f"migrations: {outdated}"]
         if not has_keys:
             return ["keys: the database has no data keys"]
         return [fault] if fault else []

@@ -34,7 +34,17 @@ from auth_portal.services.audit_chain import begin_chain, chain_fault, restart_c
 from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.directory.batches import read_ids_again, shared_ids, untrusted_rows
 from auth_portal.settings import KEYS_FILE, Settings
-from auth_portal.store.db import MIGRATIONS, Database, Transactions, Work, plain_reason, schema_fault
+from auth_portal.store.db import (
+    MIGRATIONS,
+    Database,
+    Transactions,
+    Work,
+    expected_revision,
+    plain_reason,
+    schema_fault,
+    table_state,
+    write_revision,
+)
 from auth_portal.store.keys import (
     MACS_AT_ONCE,
     BrokenRow,
@@ -75,7 +85,7 @@ from auth_portal.store.models import (
 CLOCK_SECONDS = 5.0  # codes of an authenticator app tolerate 30, the chat clock hardly any
 TOTP_STEP_SECONDS = 30  # RFC 6238 5.2
 RESTORED = "the database was restored from a backup"  # the detail of what was under way then
-MACS_OF_CHATS = "0008"  # the migration
+MACS, MACS_OF_CHATS = "0007", "0008"  # the migrations
 _IS_MARKED = select(Portal.id).where(Portal.macs == OLD_MACS)
 CHAIN_SECONDS = 10  # for another process that has made the keys to begin the chain
 SHARED_NAMED = 10  # customer IDs that several customers share, named in one line
@@ -189,6 +199,9 @@ def schema_faults(settings: Settings) -> list[str]:
         if fault := schema_fault(settings.database):
             return [fault]
         with closing(Database(settings.database)) as database:
+            with database.read() as connection:
+                if table_state(connection).revision > expected_revision():
+                    return []  # they say that they have what this code needs
             return [f"The tables differ from the code: {found}." for found in differences(database)]
 
 
@@ -204,11 +217,42 @@ def _migrate(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     try:
+        with database.write() as connection:
+            if MigrationContext.configure(connection).get_current_revision() is not None:
+                state = table_state(connection)
+                if state.revision > expected_revision():
+                    if fault := state.fault():
+                        raise Misconfigured(f"{fault[:1].upper()}{fault[1:]}")
+                    return  # after a rollback
+                write_revision(connection, state.revision, only_later=True)
         with database.migrating() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except DBAPIError as error:
         raise Misconfigured(f"The database could not be migrated: {plain_reason(error)}.") from None
+
+
+def stamp(settings: Settings, revision: str) -> None:
+    """Let 0.1.0 start, which looks for its own migration alone: write it where Alembic does, until the next upgrade.
+
+    Later versions ask ``schema_state`` whether they may serve, and do not need this. Raise Misconfigured, and write
+    nothing, if the version may not serve.
+    """
+    with plain_faults(), closing(Database(settings.database)) as database:
+        keyring = load_keyring(database, MasterKeys(settings.master_keys()), require_macs=settings.require_macs)
+        with database.write() as connection:
+            state = table_state(connection)
+            if not (state.oldest_code <= revision <= state.revision):
+                raise Misconfigured(
+                    f"The tables are at migration {state.revision} and serve versions from {state.oldest_code} on, "
+                    f"not {revision}."
+                )
+            if revision < MACS and keyring.requires_macs:
+                raise Misconfigured(
+                    "MACs are required in this database, and a version before them writes rows without: they would be "
+                    "refused after the next upgrade. Restore the backup that was made before the upgrade."
+                )
+            write_revision(connection, revision, only_later=False)
 
 
 def make_servable(settings: Settings, clock: Clock, along_with: Callable[[Work], object]) -> dict[str, int]:
