@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 import pytest
@@ -32,6 +32,9 @@ from auth_portal.settings import Settings
 from auth_portal.store import db
 from auth_portal.store.db import Database
 from auth_portal.store.keys import load_keyring
+
+if TYPE_CHECKING:
+    from tests.pooler import Pooler
 
 MASTER_KEY = "a-master-key-for-tests-and-nothing-else"
 _INSTALLED_AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -142,10 +145,10 @@ def _postgres_databases(postgres_server: str, _postgres_template: str) -> Iterat
 
 
 @pytest.fixture
-def postgres_url(_postgres_databases: _PostgresDatabases) -> Iterator[str]:
+def postgres_url(_postgres_databases: _PostgresDatabases, pooler: Pooler | None) -> Iterator[str]:
     """A PostgreSQL database of the test's own: migrated, with data keys and the portal's row."""
     name = _postgres_databases.take()
-    yield _beside(_postgres_databases.server, name)
+    yield pooler.url(name) if pooler else _beside(_postgres_databases.server, name)
     _postgres_databases.give_back(name)
 
 

@@ -46,7 +46,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from auth_portal.clock import Clock
@@ -293,19 +300,15 @@ class Database:
         behind it.
         """
         if self._gate is None:
-            with self.engine.connect() as connection:
-                connection.exec_driver_sql("SET statement_timeout = 0")
-                connection.exec_driver_sql(f"SET lock_timeout = '{MIGRATION_LOCK_SECONDS}s'")
+            with self._alone(), self.engine.connect() as connection:
+                if not is_pooled(connection):
+                    _unbind(connection, "SESSION")  # for an index that is made outside a transaction
                 connection.commit()
-                # Asked again and again: a statement that waits for the other's lock would keep it from making an index.
-                while not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_MIGRATION})").scalar_one():
-                    connection.rollback()
-                    time.sleep(0.2)
-                connection.commit()
+                event.listen(connection, "begin", _begin_migration)
                 try:
                     yield connection
                 finally:
-                    connection.invalidate()  # ends the lock, and the settings
+                    connection.invalidate()  # ends the settings
             return
         with self._gate.passed(is_long=True), self._reader.connect() as connection:
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")  # takes no effect inside a transaction
@@ -318,6 +321,25 @@ class Database:
                         )
             finally:
                 connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of migrations, and set for the portal's role how long its statements take.
+
+        The lock belongs to a transaction, because a pooler lends a connection of the server for one; so do the
+        settings of a migration. What each connection sets at its beginning may not reach the next transaction there.
+        """
+        with self.engine.connect() as connection:
+            # Asked again and again: a statement that waits for the other's lock would keep it from making an index.
+            while not connection.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
+                connection.rollback()
+                time.sleep(0.2)
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            with self.write() as other, suppress(ProgrammingError):  # where a role must not do even this
+                for name, seconds in BOUNDS.items():
+                    set_it = f"ALTER ROLE CURRENT_USER IN DATABASE %I SET {name} = ''{seconds}s''"
+                    other.execute(text(f"DO $$ BEGIN EXECUTE format('{set_it}', current_database()); END $$"))
+            yield
 
     @property
     def file(self) -> Path | None:
@@ -359,7 +381,26 @@ class Database:
 
 _UNBOUNDED = "SET LOCAL statement_timeout = 0"  # the switch of an import takes as long as it takes
 MIGRATION_LOCK_SECONDS = 10
-_MIGRATION = 0x6D6967  # the number of PostgreSQL's advisory lock, "mig"
+_LOCK_MIGRATIONS = f"SELECT pg_try_advisory_xact_lock({0x6D6967})"  # "mig"
+BOUNDS = {"statement_timeout": STATEMENT_SECONDS, "idle_in_transaction_session_timeout": IDLE_SECONDS}
+
+
+def _begin_migration(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    if not driver.autocommit:
+        _unbind(connection, "LOCAL")
+
+
+def _unbind(connection: Connection, scope: str) -> None:
+    lock = f"'{MIGRATION_LOCK_SECONDS}s'"
+    connection.exec_driver_sql(f"SET {scope} statement_timeout = 0; SET {scope} lock_timeout = {lock}")
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Report whether something like pgbouncer stands between: it answers with a process id that is not the server's."""
+    driver: Any = connection.connection.dbapi_connection
+    theirs: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    return theirs != int(driver.info.backend_pid)
 
 
 @contextmanager
@@ -635,11 +676,8 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _bound(connection: Any, _record: object) -> None:
-        # Not as options of the connection, which pgbouncer refuses.
-        connection.execute(
-            f"SET statement_timeout = '{STATEMENT_SECONDS}s';"
-            f" SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-        )
+        # Not as options of the connection, which pgbouncer refuses. Behind it those of the role hold: see _alone.
+        connection.execute("; ".join(f"SET {name} = '{seconds}s'" for name, seconds in BOUNDS.items()))
         connection.commit()
 
     return engine

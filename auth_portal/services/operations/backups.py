@@ -37,6 +37,7 @@ from auth_portal.store.db import (
     Database,
     Transactions,
     expected_revision,
+    is_pooled,
     is_unfinished,
     table_state,
 )
@@ -389,6 +390,7 @@ class PostgresEngine:
     def write(self, path: Path) -> None:
         """Write one moment of the database, while others write it; ``contents`` then reads it back."""
         with closing(Database(self._url)) as database, database.read() as connection:
+            require_direct(connection)
             server = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
             tables = own_tables(connection)
         needed = f"install the client programs of PostgreSQL {server} or later (Debian: postgresql-client)"
@@ -419,6 +421,7 @@ class PostgresEngine:
         From the moment at which ``put`` begins, no process of the portal starts.
         """
         with closing(Database(self._url)) as database, database.read() as connection:
+            require_direct(connection)
             if not connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({RESTORE_LOCK})").scalar_one():
                 raise Misconfigured("Another restore into this database is at work.")
             connection.execute(_END_PROGRAMS, {"name": PROGRAM_NAME})
@@ -514,6 +517,15 @@ def require_known(connection: Connection) -> None:
     """Raise Misconfigured if there are tables of a later version: what this one does not know would be left out."""
     if (found := table_state(connection).revision) > expected_revision():
         raise Misconfigured(f"The tables are those of a later version ({found}): use the command of that version.")
+
+
+def require_direct(connection: Connection) -> None:
+    """Raise Misconfigured behind a pooler: settings that PostgreSQL's programs make there reach the portal, too."""
+    if is_pooled(connection):
+        raise Misconfigured(
+            "PORTAL_DATABASE_URL leads to a pooler such as pgbouncer. Set it to the address of the PostgreSQL server "
+            "for this command."
+        )
 
 
 def require_tables(connection: Connection) -> None:

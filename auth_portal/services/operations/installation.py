@@ -35,11 +35,13 @@ from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.directory.batches import read_ids_again, shared_ids, untrusted_rows
 from auth_portal.settings import KEYS_FILE, Settings
 from auth_portal.store.db import (
+    BOUNDS,
     MIGRATIONS,
     Database,
     Transactions,
     Work,
     expected_revision,
+    is_pooled,
     plain_reason,
     schema_fault,
     table_state,
@@ -521,6 +523,8 @@ def _installed(settings: Settings, build: Callable[[Settings], Installed]) -> It
 
         if fault := _shared_ids(portal.transactions):
             yield Examination(False, "customer IDs", fault)
+        if fault := _unbounded(portal.transactions.database):
+            yield Examination(False, "time-outs", fault)
         yield _examined("configuration", configuration)
         for snapshot in snapshots:
             yield from _reachable(portal, snapshot, settings.sandbox_url)
@@ -541,6 +545,20 @@ def examine_macs(transactions: Transactions, *, ended: bool = False) -> Examinat
     named = "; ".join(map(str, broken[:MOST_NAMED]))
     more = f"; and {len(broken) - MOST_NAMED} more" if len(broken) > MOST_NAMED else ""
     return Examination(not (broken or fault), "MACs", "; ".join(filter(None, (fault, named))) + more or "all are right")
+
+
+_UNBOUNDED = text("SELECT name FROM pg_settings WHERE name = ANY(:names) AND reset_val = '0' ORDER BY name")
+
+
+def _unbounded(database: Database) -> str:
+    """Return which time-outs no transaction has behind a pooler, and what to do, or an empty text."""
+    with database.read() as connection:
+        if database.is_sqlite or not is_pooled(connection):
+            return ""
+        names = connection.execute(_UNBOUNDED, {"names": list(BOUNDS)}).scalars().all()
+    if not names:
+        return ""
+    return f"the portal's role has no {' or '.join(names)}; run `auth-portal db upgrade`, then restart the pooler"
 
 
 def _clock(transactions: Transactions) -> str:
