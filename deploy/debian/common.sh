@@ -45,6 +45,23 @@ pins_of() {
     "$PROJECT/requirements-dev.txt"
 }
 
+# Install this project's code into a virtual environment that has its requirements already. What it is built in goes to
+# the second folder, which the caller removes: the build writes into the folder that it builds from, and its own tools
+# are no part of what serves.
+install_code() {
+  local environment="$1" workplace="$2"
+  mkdir "$workplace/code"
+  (cd "$PROJECT" && tar -c --exclude=./.git --exclude=./.venv --exclude=./instance .) | tar -x -C "$workplace/code"
+  pins_of "$BUILT_WITH" >"$workplace/pins"
+  python3 -m venv "$workplace/tools"
+  "$workplace/tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$workplace/pins" >&2
+  "$workplace/tools/bin/pip" wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+    --wheel-dir "$workplace" "$workplace/code" >&2
+  "$environment/bin/pip" install --quiet --disable-pip-version-check --no-deps "$workplace"/*.whl >&2
+  # Who serves may not write here. Some packages have files for other Pythons.
+  "$environment/bin/python3" -m compileall -q -o 2 "$environment/lib" >/dev/null || true
+}
+
 # Install this project's code next to the releases that are there; print the folder of the new one.
 new_release() {
   local making="$ROOT_FOLDER/releases/making" workplace release
@@ -55,22 +72,13 @@ new_release() {
   trap "rm -rf '$making' '$workplace'" EXIT
   python3 -m venv "$making"
   "$making/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$PROJECT/requirements.txt" >&2
-  # The build writes into the folder that it builds from, and its own tools are no part of what serves.
-  mkdir "$workplace/code"
-  (cd "$PROJECT" && tar -c --exclude=./.git --exclude=./.venv --exclude=./instance .) | tar -x -C "$workplace/code"
-  pins_of "$BUILT_WITH" >"$workplace/pins"
-  python3 -m venv "$workplace/tools"
-  "$workplace/tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$workplace/pins" >&2
-  "$workplace/tools/bin/pip" wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-    --wheel-dir "$workplace" "$workplace/code" >&2
-  "$making/bin/pip" install --quiet --disable-pip-version-check --no-deps "$workplace"/*.whl >&2
+  install_code "$making" "$workplace"
   mkdir -p "$making/docs" "$making/deploy"
   cp "$PROJECT"/docs/*.md "$making/docs/"
   cp -r "$PROJECT/deploy/debian" "$PROJECT/deploy/nginx" "$making/deploy/"
   release="$ROOT_FOLDER/releases/$("$making/bin/auth-portal" version)-$(date -u +%Y%m%dT%H%M%SZ)"
   # The paths in its commands are those of its final place.
   { grep -rlIZ "$making" "$making/bin" "$making/pyvenv.cfg" || true; } | xargs -0 -r sed -i "s#$making#$release#g"
-  "$making/bin/python3" -m compileall -q -o 2 "$making/lib" >/dev/null || true # some packages have files for other Pythons
   mv "$making" "$release"
   printf '%s\n' "$release"
 }
