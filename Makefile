@@ -35,7 +35,8 @@ test: .venv/.test ## Run all checks and tests; installs missing system packages 
 	$(BIN)/python -m pytest -n $${JOBS:-3}; tests=$$?; \
 	wait $$mypy; typed=$$?; cat $$types; rm $$types; test $$tests = 0 -a $$typed = 0
 
-test-deploy: .venv/.test ## Install, break, upgrade and remove it on a fresh Debian 12 and 13; as root, with debootstrap and systemd-container
+test-deploy: .venv/.test ## Upgrade from the release before and back; install, break and remove it on a fresh Debian 12 and 13, as root
+	@$(BIN)/python -m tests.releases.rolling
 	@$(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE}
 
 check: .venv/.test ## Check lint, format, types and layers

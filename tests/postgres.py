@@ -153,12 +153,13 @@ def postgres_url(_postgres_databases: _PostgresDatabases, pooler: Pooler | None)
 
 
 @contextmanager
-def fresh_postgres() -> Iterator[str]:
-    """A server of its own with one installed database, for a program that is no test."""
+def fresh_postgres(*, is_installed: bool = True) -> Iterator[str]:
+    """A server of its own with one database, for a program that is no test."""
     with tempfile.TemporaryDirectory(prefix="portal-pg-") as name, get_server(Path(name), cleanup_mode="delete") as own:
         make_database(own.get_uri(), "portal", "template0")
         url = _beside(own.get_uri(), "portal")
-        install(Path(name), url)
+        if is_installed:
+            install(Path(name), url)
         yield url
 
 

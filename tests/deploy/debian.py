@@ -27,6 +27,8 @@ import requests
 import trustme
 from playwright.sync_api import sync_playwright
 
+from auth_portal.settings import VERSION
+from auth_portal.store.db import expected_revision
 from tests.programs import ROOT
 from tests.receiver import Receiver, wait_for
 from tests.serving import Visitor
@@ -34,6 +36,7 @@ from tests.world import CONFIG, CUSTOMERS, PASSWORD, STANDARD
 
 SUITES = {"bookworm": (), "trixie": ("--postgres",)}  # Debian 12 with SQLite, Debian 13 with PostgreSQL
 DOMAIN = "verify.acme.test"
+LATER = "9.0.0"  # the version that is upgraded to
 BASES = ROOT / ".venv" / "debian"
 PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -337,6 +340,21 @@ class Deployment:
         say(f"{what} under load: {sum(load.got.values())} requests, none refused")
         self.verifies()
 
+    def becomes_later(self) -> None:
+        """The folder of the code is that of a later version from now on, with a migration that this one does not know."""
+        settings = self._project / "auth_portal" / "settings.py"
+        settings.write_text(settings.read_text().replace(f'VERSION = "{VERSION}"', f'VERSION = "{LATER}"'))
+        newest = expected_revision()
+        (self._project / "migrations" / "versions" / "9000_later.py").write_text(
+            f'revision, down_revision, branch_labels, depends_on = "9000", "{newest}", None, None\n'
+            f'OLDEST_CODE = "{newest}"\n\n\ndef upgrade():\n    pass\n'
+        )
+
+    def serves_version(self, expected: str) -> None:
+        """What the pages' servers say of themselves."""
+        answer = requests.get(f"https://{DOMAIN}/healthz", verify=str(self.authority), timeout=10)
+        assert f"auth-portal {expected}" in answer.text.splitlines(), answer.text
+
     def restores(self) -> None:
         """A backup of the nightly service, put back."""
         services = ("auth-portal-web@1", "auth-portal-web@2", "auth-portal-dispatch")
@@ -369,8 +387,13 @@ def _walk(deployment: Deployment) -> None:
     deployment.under_load("restart", lambda: deployment.machine.run("auth-portal-restart"))
     deployment.refuses_a_wrong_setting()
     deployment.comes_back()
-    deployment.under_load("upgrade", lambda: deployment.script("upgrade.sh"))
-    deployment.under_load("rollback", lambda: deployment.script("rollback.sh"))
+    deployment.becomes_later()
+    deployment.under_load("upgrade with a migration", lambda: deployment.script("upgrade.sh"))
+    deployment.serves_version(LATER)
+    deployment.under_load("rollback across it", lambda: deployment.script("rollback.sh"))
+    deployment.serves_version(VERSION)
+    deployment.under_load("upgrade again", lambda: deployment.script("upgrade.sh"))
+    deployment.serves_version(LATER)
     deployment.restores()
     deployment.is_removed()
 

@@ -104,6 +104,13 @@ class Campaign:
     """Two nodes behind proxies, customers, and faults by a random generator with a seed."""
 
     def __init__(self, folder: Path, database_url: str, receiver: Receiver, seed: int) -> None:
+        self._prepare(database_url, receiver, seed)
+        lines = [f"C-{number},{TOTP_SECRET}" for number in range(CUSTOMERS)]
+        configure(database_url, receiver, CONFIG + STANDARD, "\n".join(["customer_id,totp_secret", *lines]) + "\n")
+        self.proxies = [Proxy(_address(database_url)) for _ in range(2)]
+        self.nodes = [self._node(folder / f"node-{number}", proxy) for number, proxy in enumerate(self.proxies)]
+
+    def _prepare(self, database_url: str, receiver: Receiver, seed: int) -> None:
         self._url, self._receiver, self._random = database_url, receiver, random.Random(seed)
         self.seen, self.played = Seen(), Counter[str]()
         self.recovery_seconds: defaultdict[str, float] = defaultdict(float)  # the longest, by kind of fault
@@ -111,10 +118,6 @@ class Campaign:
         self._numbers = iter(range(10**9))
         self._lock = threading.Lock()
         self._over = threading.Event()
-        lines = [f"C-{number},{TOTP_SECRET}" for number in range(CUSTOMERS)]
-        configure(database_url, receiver, CONFIG + STANDARD, "\n".join(["customer_id,totp_secret", *lines]) + "\n")
-        self.proxies = [Proxy(_address(database_url)) for _ in range(2)]
-        self.nodes = [self._node(folder / f"node-{number}", proxy) for number, proxy in enumerate(self.proxies)]
 
     def _node(self, folder: Path, proxy: Proxy) -> Server:
         folder.mkdir()
@@ -125,17 +128,12 @@ class Campaign:
     @contextmanager
     def running(self, customers: int = 3) -> Iterator[Campaign]:
         """Nodes that serve and customers who verify, for the time of a block; then everything is healed and settled."""
-        threads = [threading.Thread(target=self._verify_without_a_break, daemon=True) for _ in range(customers)]
         try:
             for node in self.nodes:
                 node.start()
-            for thread in threads:
-                thread.start()
-            yield self
-            self._receiver.answers = []
-            self._over.set()
-            for thread in threads:
-                thread.join()
+            with self.customers(customers):
+                yield self
+                self._receiver.answers = []
             self.settle()
         finally:
             self._over.set()
@@ -147,6 +145,19 @@ class Campaign:
                 proxy.close()
 
     # -- Customers
+
+    @contextmanager
+    def customers(self, count: int) -> Iterator[None]:
+        """Customers who verify without a break, for the time of a block."""
+        threads = [threading.Thread(target=self._verify_without_a_break, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+        for thread in threads:
+            thread.join()
 
     def _verify_without_a_break(self) -> None:
         while not self._over.is_set():
