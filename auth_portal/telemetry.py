@@ -1,7 +1,12 @@
-"""One JSON line per event on stderr, without anything that must never be in a log.
+"""What the portal says of its own work: a log, and counts.
 
-The caller names the fields, and all of them pass one gate: a name that would hold a secret or a contact raises (it is a
-bug), and long runs of digits in free text are masked, because they may be a code or a phone number.
+The log is one JSON line per event on stderr. The caller names the fields, and all of them pass one gate: a name that
+would hold a secret or a contact raises (it is a bug), and long runs of digits in free text are masked, because they may
+be a code or a phone number.
+
+``METRICS`` lists all that is counted. A process counts in memory (``Counts``), after the commit of what it counts, and
+its heartbeat adds the counts to the database every 5 s, so that every process of every machine shows the same totals.
+To count in the transaction itself would cost each verification a statement, and all of them the lock of one row.
 """
 
 from __future__ import annotations
@@ -10,7 +15,11 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import NamedTuple
@@ -29,6 +38,95 @@ class Origin(NamedTuple):
 
 
 origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 -- immutable
+
+
+class Metric(NamedTuple):
+    """Something that is counted. With ``ends``, the upper ends in seconds of its buckets, it is a histogram."""
+
+    help: str
+    labels: tuple[str, ...]
+    ends: tuple[float, ...] = ()
+    has_hours: bool = True  # whether each hour is stored, in addition to the total of all hours
+
+
+METRICS: Mapping[str, Metric] = {
+    "request_seconds": Metric(
+        "How long requests took, by the template of their route, their method and the class of their status.",
+        ("route", "method", "status"),
+        (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+        has_hours=False,
+    ),
+    "verifications_began": Metric("Verifications that began.", ("journey",)),
+    "verifications_ended": Metric(
+        "Verifications that ended, by outcome and by the methods that were proved.", ("journey", "outcome", "methods")
+    ),
+    "proof_seconds": Metric(
+        "From the beginning of a verification to its success.", ("journey",), (10, 20, 30, 60, 120, 300, 600)
+    ),
+    "callback_seconds": Metric(
+        "From the end of a verification to the acceptance of its result.", (), (0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300)
+    ),
+    "checks": Metric("Proofs that were checked, by method and result.", ("method", "result")),
+    "messages": Metric(
+        "Attempts to hand a message to its channel: those accepted or unclear are paid for.",
+        ("channel", "country", "fate"),
+    ),
+    "callback_attempts": Metric("Attempts to send a result to Flow.", ("fate",)),
+    "deliveries_ended": Metric(
+        "Callbacks and messages that are no longer tried, by their state and by how often they were tried.",
+        ("kind", "state", "tries"),
+    ),
+    "limits_hit": Metric("Limits that refused or held something back.", ("limit",)),
+}
+BUCKET, SUM = "_bucket", "_sum"  # the endings of the names under which the parts of a histogram are counted
+
+
+class Counts:
+    """What a process has counted for one database and not written there yet. For any number of threads.
+
+    ``noted`` is what came since the last ``take``: the name of a metric, the values of its labels, and by how much it
+    rises, or for a histogram the seconds. To append to it takes no lock.
+    """
+
+    def __init__(self) -> None:
+        self.noted: deque[tuple[str, tuple[str, ...], float]] = deque()
+        self._left: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, *labels: str, value: float = 1) -> None:
+        """Count under a name of METRICS, with the values of its labels."""
+        self.noted.append((name, labels, value))
+
+    def is_empty(self) -> bool:
+        """Report whether nothing waits to be written."""
+        return not (self.noted or self._left)
+
+    def take(self) -> dict[tuple[str, tuple[str, ...]], float]:
+        """Return all that was counted, by the names under which it is stored, and begin at nothing again."""
+        with self._lock:
+            values, self._left = self._left, {}
+            for _ in range(len(self.noted)):
+                name, labels, value = self.noted.popleft()
+                parts = [((name, labels), value)]
+                if ends := METRICS[name].ends:
+                    place = bisect_left(ends, value)
+                    end = f"{ends[place]:g}" if place < len(ends) else "+Inf"
+                    parts = [((name + BUCKET, (*labels, end)), 1), ((name + SUM, labels), max(0.0, value))]
+                for key, part in parts:
+                    values[key] = values.get(key, 0) + part
+        return values
+
+    def put_back(self, values: Mapping[tuple[str, tuple[str, ...]], float]) -> None:
+        """Add what was taken and could not be written."""
+        with self._lock:
+            for key, value in values.items():
+                self._left[key] = self._left.get(key, 0) + value
+
+
+def metric_of(name: str) -> Metric:
+    """Return the metric that is counted under a name, or one of whose parts is."""
+    return METRICS.get(name) or METRICS[name.removesuffix(BUCKET).removesuffix(SUM)]
+
 
 FORBIDDEN = frozenset(
     {"reference", "code", "password", "seed", "secret", "phone", "email", "token", "identifier", "to"}

@@ -9,12 +9,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, dispatchers, imports, lists, recovery, sealing, slow, timing
+from bench import backlog, dispatchers, imports, lists, metrics, recovery, sealing, slow, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
 
 ROUNDS = 300
+OF_DATABASES = {
+    "lists": lists,
+    "backlog": backlog,
+    "dispatchers": dispatchers,
+    "sealing": sealing,
+    "metrics": metrics,
+}
 
 
 def cpu_per_request(folder: Path, receiver: Receiver, server: str) -> dict[str, float]:
@@ -97,7 +104,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "lists", "backlog", "dispatchers", "recovery", "sealing", "slow", "timing"],
+        choices=["portal", "imports", "recovery", "slow", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -106,9 +113,8 @@ def main() -> int:
     options.add_argument("--only", nargs="*", default=[], help="failures of the recovery; all by default")
     chosen = options.parse_args()
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
-    of_databases = {"lists": lists, "backlog": backlog, "dispatchers": dispatchers, "sealing": sealing}
-    if chosen.what in of_databases:
-        return int(of_databases[chosen.what].main(databases))
+    if chosen.what in OF_DATABASES:
+        return int(OF_DATABASES[chosen.what].main(databases))
     if chosen.what == "recovery":
         return recovery.main(chosen.only)
     if chosen.what == "slow":

@@ -389,6 +389,7 @@ def test_prune_says_what_it_removed(any_shell: Shell) -> None:
         "0 alerts removed.",
         "0 admins' sessions and links removed.",
         "0 test drives removed.",
+        "0 counts of hours removed.",
         "0 deleted journeys removed.",
         "0 logos removed.",
         "0 audit events removed.",

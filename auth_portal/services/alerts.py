@@ -134,9 +134,7 @@ class Alerts:
         """Begin and end alerts by what is known now. Never begin the same one twice, whichever processes look."""
         with self._transactions.read() as work:
             found = {symptom.name: symptom for symptom in symptoms(work, self._journeys.current())}
-            silent_since = work.now - timedelta(seconds=SILENT_SECONDS)
-            is_heard = Counter.key == DISPATCHING.key, Counter.ends_at > silent_since
-            if is_dispatching or work.execute(select(Counter.key).where(*is_heard)).first():
+            if is_dispatching or _is_heard(work):
                 dispatcher = Symptom("dispatcher", "all", False)
             else:
                 dispatcher = Symptom("dispatcher", "all", True, _NO_DISPATCHER)
@@ -157,6 +155,33 @@ class Alerts:
                 # A channel that was switched off and a cap of yesterday end quietly; a server that nothing was sent to
                 # is not known to work. A kind that a newer version has is for its processes to end.
                 self._end(row, notifies=False)
+
+    def is_dispatching(self) -> bool:
+        """Report whether a dispatcher has been at work within the last half a minute."""
+        with self._transactions.read() as work:
+            return _is_heard(work)
+
+    def open_kinds(self) -> dict[str, int]:
+        """Return how many alerts of each kind are open."""
+        query = select(AlertRow.kind, func.count().label("alerts")).where(AlertRow.ended_at.is_(None))
+        with self._transactions.read() as work:
+            found = {row.kind: row.alerts for row in work.execute(query.group_by(AlertRow.kind))}
+        return {**dict.fromkeys(_TITLES, 0), **found}
+
+    def cap_shares(self) -> dict[tuple[str, str, str], float]:
+        """Return which share of each cap is used, by channel, country and "day" or "hour"."""
+        found: dict[tuple[str, str, str], float] = {}
+        with self._transactions.read() as work:
+            for name, channel in sorted(self._journeys.current().channels.items()):
+                for window, cap, used in (
+                    ("day", channel.daily_cap, used_today),
+                    ("hour", channel.hourly_cap, used_this_hour),
+                ):
+                    if cap:
+                        sent = used(work.connection, channel, work.now)
+                        countries = channel.countries or ("",)
+                        found |= {(name, one, window): sent.get(one, 0) / cap for one in {*countries, *sent}}
+        return found
 
     def note_clock(self, machine: str, words: str) -> None:
         """Begin the alert about a machine whose clock is wrong; it ends once the machine has not said so for a while.
@@ -217,6 +242,13 @@ class Alerts:
             }
             content = {"type": f"alert.{event}", "timestamp": iso(work.now), "data": data}
             self._webhooks.add(work, portal.alerts.webhook, content)
+
+
+def _is_heard(work: Work) -> bool:
+    """Report whether a dispatcher has evaluated alerts a moment ago."""
+    since = work.now - timedelta(seconds=SILENT_SECONDS)
+    query = select(Counter.key).where(Counter.key == DISPATCHING.key, Counter.ends_at > since)
+    return work.execute(query).first() is not None
 
 
 def _alert(row: Any) -> Alert:

@@ -124,6 +124,7 @@ def take_or_refuse(work: Work, limit: Limit, code: str) -> None:
     values = {"now": work.now, "key_0": limit.key, "ends_at_0": work.now + timedelta(seconds=limit.seconds)}
     row = work.execute(_taking(work.connection.dialect.name, 1), values).one()
     if row.events > limit.maximum:
+        work.counts.add("limits_hit", code)
         raise TooMany(code, retry_after_seconds=math.ceil((row.ends_at - work.now).total_seconds()))
 
 

@@ -178,7 +178,8 @@ class Services:
         return self.verifications.tickets
 
     def close(self) -> None:
-        """Close every connection. Stop the dispatcher first if it was started."""
+        """Write what was counted, and close every connection. Stop the dispatcher first if it was started."""
+        self.health.write_counts()
         self.transactions.database.close()
 
 

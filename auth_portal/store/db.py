@@ -60,7 +60,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
 from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
 from auth_portal.settings import delivered
-from auth_portal.telemetry import Origin, log_event, origin
+from auth_portal.telemetry import Counts, Origin, log_event, origin
 
 MIGRATIONS = delivered("migrations")
 GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
@@ -432,16 +432,19 @@ class Work:
     """A transaction in progress. ``now`` is the time at which it began (UTC), after any wait for the write gate.
 
     What is logged with ``log`` is written once the transaction has committed: the log never reports what was undone.
+    The same holds for what is counted with ``count``; ``counts`` itself counts whatever becomes of the transaction.
     """
 
-    __slots__ = ("_collected", "connection", "execute", "keyring", "logged", "now")
+    __slots__ = ("_collected", "connection", "counted", "counts", "execute", "keyring", "logged", "now")
 
-    def __init__(self, connection: Connection, now: datetime, keyring: Keyring) -> None:
+    def __init__(self, connection: Connection, now: datetime, keyring: Keyring, counts: Counts) -> None:
         self.connection = connection
         self.now = now
         self.keyring = keyring
+        self.counts = counts
         self.execute = connection.execute
         self.logged: list[partial[None]] = []
+        self.counted: list[tuple[str, tuple[str, ...], float]] = []
         self._collected: dict[Insert, list[dict[str, Any]]] | None = None
 
     def insert(self, statement: Insert, values: dict[str, Any]) -> None:
@@ -525,6 +528,10 @@ class Work:
         """Log an event after the commit; the same as ``log_event`` in every other way (D12)."""
         self.logged.append(partial(log_event, event, level=level, **fields))
 
+    def count(self, name: str, *labels: str, value: float = 1) -> None:
+        """Count after the commit; the same as ``Counts.add`` in every other way."""
+        self.counted.append((name, labels, value))
+
 
 def canonical_event(event: Mapping[str, Any]) -> str:
     """Return the one text of an audit event that its HMAC is made of, before writing and after reading it (E4)."""
@@ -607,13 +614,14 @@ class Transactions:
         self.keyring = keyring
         self.clock = clock
         self.machine = ClockCheck(database)
+        self.counts = Counts()  # of this process, not written yet: the heartbeat does
 
     def _work(self, connection: Connection) -> Work:
         """Return the work of a connection. Raise WrongClock if it would be judged by one (D8).
 
         The time is read first: a clock that jumps after that does not matter any more.
         """
-        work = Work(connection, self.clock(), self.keyring)
+        work = Work(connection, self.clock(), self.keyring, self.counts)
         if origin.get().is_judged and not self.machine.is_right(KNOWN_SECONDS, connection):
             raise WrongClock
         return work
@@ -624,6 +632,7 @@ class Transactions:
         with self.database.read() as connection:
             work = self._work(connection)
             yield work
+        self.counts.noted.extend(work.counted)
         for write in work.logged:
             write()
 
@@ -636,6 +645,7 @@ class Transactions:
         with self.database.write() as connection:
             work = self._work(connection)
             yield work
+        self.counts.noted.extend(work.counted)
         for write in work.logged:
             write()
 
@@ -645,6 +655,7 @@ class Transactions:
         with self.database.write_much() as connection:
             work = self._work(connection)
             yield work
+        self.counts.noted.extend(work.counted)
         for write in work.logged:
             write()
 

@@ -6,7 +6,7 @@ Ids are made by the code (``db.new_id``), so that a value can be sealed for its 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Computed,
+    Double,
     ForeignKey,
     Index,
     MetaData,
@@ -284,6 +285,8 @@ class CustomerRow(Base):
     )
 
 
+ALL_HOURS = datetime(1970, 1, 1, tzinfo=UTC)
+
 # The lowest that a journey's limits can be (R6): a count below it locks no one.
 _MANY = "day_count >= 5 OR total >= 20"
 MANY_TRIES = f"({_MANY})"
@@ -309,6 +312,19 @@ class Counter(Base):
     key: Mapped[str] = mapped_column(String(96), primary_key=True)
     events: Mapped[int]
     ends_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class HourlyCount(Base):
+    """What was counted in an hour (UTC) under a name of ``telemetry.METRICS``. Names no one.
+
+    The row of the hour ``ALL_HOURS`` is the total of all hours, which stays when the hours are removed.
+    """
+
+    __tablename__ = "hourly_counts"
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(48), primary_key=True)
+    labels: Mapped[str] = mapped_column(primary_key=True)  # their values, in the order of the metric's labels, as JSON
+    value: Mapped[float] = mapped_column(Double())
 
 
 class Verification(Base):

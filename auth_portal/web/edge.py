@@ -53,6 +53,7 @@ HTTP_CODES = {
     413: "too_large",
     415: "media_type",
 }
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 EVERY_HOST = frozenset({"ops.healthz", "ops.readyz"})
 JUDGE_TIME = frozenset({"visitor", "credentials"})  # blueprints whose pages say that something has expired
 DEFAULT_CHAT_SECONDS = 600
@@ -298,14 +299,15 @@ def leave_request(response: Response) -> Response:
         response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}; includeSubDomains"
     response.headers["X-Request-Id"] = request_id.get()
     if request.endpoint not in ("ops.healthz", "ops.readyz", "ops.metrics"):
-        now = time.perf_counter()
-        log_event(
-            "request",
-            route=str(request.url_rule or ""),
-            method=request.method,
-            status=response.status_code,
-            milliseconds=round((now - g.get("began", now)) * 1000, 1),
-        )
+        now, route = time.perf_counter(), str(request.url_rule or "")
+        seconds = now - g.get("began", now)
+        milliseconds = round(seconds * 1000, 1)
+        log_event("request", route=route, method=request.method, status=response.status_code, milliseconds=milliseconds)
+        if (found := current_app.extensions.get(EXTENSION)) is not None:
+            # A client may send any method and path: neither names a count of its own.
+            method = request.method if request.method in METHODS else "other"
+            labels = route or "none", method, f"{response.status_code // 100}xx"
+            found.transactions.counts.add("request_seconds", *labels, value=seconds)
     return response
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, current_app, jsonify, make_response, request
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import ProcessCollector
 
 from auth_portal.crypto import same_text
-from auth_portal.telemetry import log_event
+from auth_portal.telemetry import BUCKET, METRICS, SUM, Metric, log_event
 from auth_portal.web.context import EXTENSION, services
 
 ops = Blueprint("ops", __name__)
-LABELS = {
-    "deliveries": ("kind", "state"),
-    "verifications": ("journey", "outcome"),
-    "channel_failures": ("channel",),
-}
-HELP = {
-    "deliveries": "Deliveries made in the last 24 hours, by where they stand now.",
-    "verifications": "Verifications begun in the last 24 hours, by outcome.",
-    "channel_failures": "Failures in a row of each channel.",
-}
+PROC = Path("/proc")
+Counted = Mapping[str, Mapping[tuple[str, ...], float]]
 
 
 @ops.get("/healthz")
@@ -49,34 +43,130 @@ def readyz() -> Response:
 
 @ops.get("/metrics")
 def metrics() -> Response:
-    """Answer with Prometheus metrics, all of them read from the database: the same from every worker."""
+    """Answer with Prometheus metrics: those of the portal from the database, those of the processes from the system."""
     if not _may_see():
         abort(404)
-    registry = CollectorRegistry()
-    registry.register(_DatabaseCollector())
-    return make_response(generate_latest(registry), 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    lines = [line for family in (*totals(), *gauges(), *processes()) for line in family.lines()]
+    return make_response("".join(lines), 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-class _DatabaseCollector(Collector):
-    def collect(self) -> list[GaugeMetricFamily]:
-        """Return the counts of the database as gauges."""
-        health, families = services().health, []
-        for name, counts in health.counts().items():
-            family = GaugeMetricFamily(f"auth_portal_{name}", HELP[name], labels=LABELS[name])
-            for labels, count in counts.items():
-                family.add_metric(labels, count)
-            families.append(family)
-        oldest = GaugeMetricFamily("auth_portal_oldest_due_seconds", "How long the oldest due delivery has waited.")
-        oldest.add_metric((), health.oldest_due_seconds())
-        ahead = GaugeMetricFamily("auth_portal_clock_ahead_seconds", "This machine's clock less the database's.")
-        ahead.add_metric((), health.clock_ahead_seconds())
-        unsealed = GaugeMetricFamily("auth_portal_audit_unsealed_seconds", "How long an event has waited to be sealed.")
-        unsealed.add_metric((), health.audit_unsealed_seconds())
-        blocks = GaugeMetricFamily("auth_portal_audit_blocks", "The newest block of the audit trail; never falls.")
-        blocks.add_metric((), health.audit_blocks())
-        build = GaugeMetricFamily("auth_portal_build_info", "Always 1, with the version.", labels=("version",))
-        build.add_metric((current_app.config["VERSION"],), 1)
-        return [*families, oldest, ahead, unsealed, blocks, build]
+class Family(NamedTuple):
+    """A metric as Prometheus reads it. A sample is the end of its name, the values of its labels, and its own value.
+
+    prometheus_client checks each label of each sample by regular expressions, and takes four times as long.
+    """
+
+    name: str
+    kind: str
+    help: str
+    labels: Sequence[str]
+    samples: Iterable[tuple[str, Sequence[str], float]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield its lines in the text format of Prometheus, version 0.0.4."""
+        yield f"# HELP {self.name} {self.help}\n# TYPE {self.name} {self.kind}\n"
+        names = (*self.labels, "le")
+        for ending, labels, value in self.samples:
+            pairs = ",".join([f'{name}="{_escaped(text)}"' for name, text in zip(names, labels, strict=False)])
+            yield f"{self.name}{ending}{{{pairs}}} {value!r}\n" if pairs else f"{self.name}{ending} {value!r}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def totals() -> Iterator[Family]:
+    """Yield what all processes have counted since the portal was installed."""
+    counted = services().health.totals()
+    for name, metric in METRICS.items():
+        if metric.ends:
+            samples = _of_histogram(name, metric, counted)
+            yield Family(f"auth_portal_{name}", "histogram", metric.help, metric.labels, samples)
+        else:
+            values = [("", *one) for one in sorted(counted.get(name, {}).items())]
+            yield Family(f"auth_portal_{name}_total", "counter", metric.help, metric.labels, values)
+
+
+def _of_histogram(name: str, metric: Metric, counted: Counted) -> Iterator[tuple[str, Sequence[str], float]]:
+    """Yield a histogram from the counts of its buckets, each of which stands for itself where it is stored."""
+    counts, ends = counted.get(name + BUCKET, {}), [*(f"{end:g}" for end in metric.ends), "+Inf"]
+    for labels, seconds in sorted(counted.get(name + SUM, {}).items()):
+        so_far = 0.0
+        for end in ends:
+            bucket = (*labels, end)
+            so_far += counts.get(bucket, 0)
+            yield BUCKET, bucket, so_far
+        yield "_count", labels, so_far
+        yield SUM, labels, seconds
+
+
+def gauges() -> Iterator[Family]:
+    """Yield how things stand now."""
+    health, alerts = services().health, services().alerts
+    due, waiting = health.due_seconds(), health.waiting()
+    yield from _last_day(waiting)
+    yield _gauge("queue_deliveries", "Deliveries under way, counted up to some thousands.", "kind", waiting)
+    yield _gauge("queue_oldest_seconds", "How long the oldest due delivery of a kind has waited.", "kind", due)
+    yield _gauge("oldest_due_seconds", "How long the oldest due delivery has waited.", "", {"": max(due.values())})
+    yield _gauge("channel_failures", "Failures in a row of each channel.", "channel", health.channel_failures())
+    yield _gauge("alerts_open", "Alerts that are open, by kind.", "kind", alerts.open_kinds())
+    used = [("", labels, share) for labels, share in alerts.cap_shares().items()]
+    help_text, names = "The share of a channel's cap that is used.", ("channel", "country", "window")
+    yield Family("auth_portal_cap_used_ratio", "gauge", help_text, names, used)
+    at_work = {"": int(alerts.is_dispatching())}
+    yield _gauge("dispatcher_at_work", "1 if a dispatcher was at work within the last half a minute.", "", at_work)
+    ahead = {"": health.clock_ahead_seconds()}
+    yield _gauge("clock_ahead_seconds", "This machine's clock less the database's.", "", ahead)
+    unsealed = {"": health.audit_unsealed_seconds()}
+    yield _gauge("audit_unsealed_seconds", "How long an event has waited to be sealed.", "", unsealed)
+    yield _gauge("audit_blocks", "The newest block of the audit trail; never falls.", "", {"": health.audit_blocks()})
+    yield _gauge("ready", "1 if this process can do its job.", "", {"": int(not health.faults())})
+    yield _gauge("build_info", "Always 1, with the version.", "version", {current_app.config["VERSION"]: 1})
+
+
+def _last_day(waiting: Mapping[str, int]) -> Iterator[Family]:
+    """Yield two counts of the last 24 to 25 hours; all others are of all time."""
+    found = services().health.last_day("deliveries_ended", "verifications_ended")
+    pending: Counted = {"": {(kind, "pending"): number for kind, number in waiting.items()}}
+    live: Counted = {"": {(journey, "live"): number for journey, number in services().health.live().items()}}
+    for name, labels, words, now in (
+        ("deliveries", ("kind", "state"), "Deliveries that ended in the last 24 hours, and those under way.", pending),
+        ("verifications", ("journey", "outcome"), "Verifications of the last 24 hours, and those that are live.", live),
+    ):
+        counts: Counter[tuple[str, ...]] = Counter()
+        for all_labels, value in found.get(f"{name}_ended", {}).items():
+            counts[all_labels[:-1]] += int(value)
+        samples = [("", key, value) for key, value in {**counts, **now[""]}.items()]
+        yield Family(f"auth_portal_{name}", "gauge", words, labels, samples)
+
+
+def _gauge(name: str, help_text: str, label: str, values: Mapping[Any, float]) -> Family:
+    """Return a gauge with one label, or with none where its name is empty."""
+    samples = [("", (key,) if label else (), value) for key, value in values.items()]
+    return Family(f"auth_portal_{name}", "gauge", help_text, (label,) if label else (), samples)
+
+
+def processes() -> Iterator[Family]:
+    """Yield what the processes of this server use together, so that it does not matter which of them answers."""
+    found: dict[str, tuple[str, str, list[float]]] = {}
+    for pid in server_processes():
+        for metric in ProcessCollector(pid=pid.__str__, registry=None).collect():
+            sample = metric.samples[0]
+            found.setdefault(sample.name, (metric.type, metric.documentation, []))[2].append(sample.value)
+    for name, (kind, words, values) in found.items():
+        value = min(values) if name == "process_start_time_seconds" else sum(values)
+        yield Family(name, kind, words, (), [("", (), value)])
+
+
+def server_processes() -> list[str]:
+    """Return the ids of this server's processes. It forks its workers, so all have one command line."""
+    try:
+        own = (PROC / "self/cmdline").read_bytes()
+        parent = (PROC / "self/stat").read_text().rpartition(")")[2].split()[1]
+        others = [parent, *(PROC / parent / "task" / parent / "children").read_text().split()]
+        return [pid for pid in others if (PROC / pid / "cmdline").read_bytes() == own] or ["self"]
+    except OSError:  # the system has no such files, or does not show them
+        return ["self"]
 
 
 def _may_see() -> bool:

@@ -55,7 +55,7 @@ class Trail:
     def record(self, count: int = 1, at: datetime | None = None) -> None:
         with self.transactions.write() as work:
             for number in range(count):
-                Work(work.connection, at or work.now, work.keyring).record("numbered", number=number)
+                Work(work.connection, at or work.now, work.keyring, work.counts).record("numbered", number=number)
 
     def seal(self) -> None:
         while self.sealer.seal():

@@ -123,7 +123,7 @@ def test_e3_audit_events_go_after_thirteen_months(
     sealer = Sealer(transactions)
     for age in (397 * DAY, 395 * DAY):
         with database.write() as connection:
-            Work(connection, NOW - age, keyring).record("tried")
+            Work(connection, NOW - age, keyring, transactions.counts).record("tried")
         sealer.seal()
     assert prune(transactions)["audit events"] == 1
     assert counts(database, AuditEvent) == [1]

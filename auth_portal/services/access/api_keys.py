@@ -185,6 +185,7 @@ class ApiKeys:
             if row.used_at is None or row.used_at <= work.now - USED_STEP:
                 work.execute(update(ApiKeyRow).where(ApiKeyRow.id == row.id).values(used_at=work.now))
         if taken.is_over:
+            work.counts.add("limits_hit", "too_many_calls")
             raise TooMany("too_many_calls", retry_after_seconds=_seconds_until(taken.ends_at, work.now))
         return Caller(row.id, row.name, frozenset(row.scopes.split()))
 
@@ -194,6 +195,7 @@ class ApiKeys:
             limit = Limit(f"api_wrong:{network}", WRONG_PER_MINUTE, MINUTE)
             (taken,) = limits.take(work, [limit])
         if taken.is_over:
+            work.counts.add("limits_hit", "too_many_wrong_keys")
             return TooMany("too_many_wrong_keys", retry_after_seconds=_seconds_until(taken.ends_at, work.now))
         return Problem("key_wrong", status=401)
 

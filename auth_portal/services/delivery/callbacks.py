@@ -10,7 +10,7 @@ from sqlalchemy import select
 from auth_portal.gateways.flow import CallbackAnswer, Fate, FlowGateway
 from auth_portal.services import limits
 from auth_portal.services.delivery.outbox import ATTEMPT_SECONDS, AttemptReport, ClaimedDelivery, Outbox, log_attempt
-from auth_portal.store.db import Transactions, Work
+from auth_portal.store.db import Transactions, Work, moment_of
 from auth_portal.store.models import VERIFIED, CustomerRow, DeliveryState, TicketRow, Verification
 
 # Where a result comes from: the address, the customer and the country of their phone, and whether a ticket by phone
@@ -56,6 +56,10 @@ class CallbackDelivery:
 
         def write(work: Work) -> DeliveryState:
             state = self._outbox.record(work, claimed, report, milliseconds)
+            work.count("callback_attempts", str(report.fate))
+            created_at = moment_of(claimed.id)
+            if state is DeliveryState.ACCEPTED and report.state is state and created_at is not None:
+                work.count("callback_seconds", value=(work.now - created_at).total_seconds())
             if claimed.is_changed:  # nothing left, and whose result it was is not known
                 limits.note_broken(work, "deliveries", claimed.id)
                 return state

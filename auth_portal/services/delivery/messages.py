@@ -60,6 +60,13 @@ HELD_UP_SECONDS = 2  # before a message is prepared again: a database that is aw
 DATABASE_WAS_AWAY = "the database could not be used"  # the detail of an attempt that was not made
 # Why an SMS was held back (R49), as the admin reads it.
 SLOWED_DOWN = "slowed down: most people at this address or in this country did not use their codes"
+# By what the key of a limit begins with: how it is counted, and why the message did not leave.
+_HELD_BACK = {
+    CAP: ("daily_cap", "the channel's daily cap is reached"),
+    HOURLY_CAP: ("hourly_cap", "the channel's hourly cap is reached"),
+    "sends:": ("messages_of_verification", "all messages of this verification were sent"),
+    "destination:": ("destination", "destination limit reached"),
+}
 NEWS_SECONDS = 60  # how old the last success of a channel may be before another one is written
 SMS_LENGTH = 160  # characters of one message (3GPP TS 23.038 6.2.1)
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "messages"
@@ -76,6 +83,7 @@ class PreparedMessage:
 
     send: Callable[[], Receipt]
     counted: Sequence[Limit] = ()
+    country: str = ""  # of the phone that it goes to
 
 
 class MessageDelivery:
@@ -121,6 +129,10 @@ class MessageDelivery:
             was_not_taken = not isinstance(result, Receipt) or result.handover is Handover.RETRY
             if isinstance(prepared, PreparedMessage) and prepared.counted and was_not_taken:
                 limits.give_back(work, prepared.counted)
+            if report.fate != NOT_SENT:
+                channel = WEBHOOK if claimed.contract == WEBHOOK else claimed.target  # which is the program's host
+                country = prepared.country if isinstance(prepared, PreparedMessage) else ""
+                work.count("messages", channel, country, str(report.fate))
             return self._outbox.record(work, claimed, report, milliseconds)
 
         state = self._outbox.write_report(write)
@@ -166,7 +178,8 @@ class MessageDelivery:
         notice = json.loads(claimed.body(self._transactions.keyring))
         channel = channel or parse_channel(notice["channel"])
         outgoing = self._texts.notice(notice["to"], notice["subject"], notice["text"], claimed.id)
-        return PreparedMessage(self._sending(channel, outgoing))
+        country = country_of(outgoing.to) if outgoing.kind == "sms" else ""
+        return PreparedMessage(self._sending(channel, outgoing), country=country)
 
     def _sending(self, channel: ChannelConfig, outgoing: OutgoingMessage) -> Callable[[], Receipt]:
         opened = open_channel(channel, self._outbound, sandbox_url=self._sandbox_url)
@@ -210,7 +223,7 @@ class MessageDelivery:
         is_first = carries == "sms" and claimed.number == 1 and not challenge.is_ticketed
         payer = (challenge.address_key, country, challenge.customer_row) if is_first else None
         refused = self._count(channel, counted, payer)
-        return _dropped(refused) if refused else PreparedMessage(sending, counted)
+        return _dropped(refused) if refused else PreparedMessage(sending, counted, country)
 
     def _count(self, channel: ChannelConfig, counted: list[Limit], payer: tuple[str, str, str] | None) -> str:
         """Count a message for its destination and its channel's day; return why it may not leave, if so (R12).
@@ -222,16 +235,14 @@ class MessageDelivery:
             leaves = not any(item.is_over for item in taken)  # the brake counts only what leaves (R49)
             if leaves and payer is not None and not limits.may_pay_for(work, *payer):
                 limits.give_back(work, counted)
+                self._transactions.counts.add("limits_hit", "slowed_down")
                 return SLOWED_DOWN
         caps = [item for item in taken if item.limit.key.startswith(CAP)]
-        if any(item.is_over for item in caps):
-            return "the channel's daily cap is reached"
-        over = [item for item in taken if item.is_over]
-        if over and over[0].limit.key.startswith(HOURLY_CAP):
-            return "the channel's hourly cap is reached"
-        if over:
-            is_for_verification = over[0].limit.key.startswith("sends:")
-            return "all messages of this verification were sent" if is_for_verification else "destination limit reached"
+        if over := [item for item in caps if item.is_over] or [item for item in taken if item.is_over]:
+            begin = f"{over[0].limit.key.partition(':')[0]}:"
+            limit, why = _HELD_BACK[begin]
+            self._transactions.counts.add("limits_hit", limit)
+            return why
         for cap in caps:
             if cap.count in {int((channel.daily_cap or 0) * share) for share in ALARM_SHARES}:
                 log_event("daily_cap_near", level=logging.WARNING, channel=channel.name, sent=cap.count)

@@ -471,7 +471,14 @@ class Outbox:
                 detail=report.detail,
             )
         )
+        if next_at is None and stands == state:
+            work.count("deliveries_ended", delivery.kind, state.value, _some(delivery.number))
         return DeliveryState(stands)
+
+
+def _some(tries: int) -> str:
+    """Return a number of tries as it is counted."""
+    return str(tries) if tries < 3 else "3-5" if tries < 6 else "6+"  # noqa: PLR2004
 
 
 def log_attempt(delivery: ClaimedDelivery, state: DeliveryState, report: AttemptReport, milliseconds: int) -> None:

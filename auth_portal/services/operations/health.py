@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from socket import gethostname
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from auth_portal.services import limits
-from auth_portal.services.delivery.queues import due_queues
+from auth_portal.services.delivery.queues import ALL_PRIORITIES, due_queues, waiting
 from auth_portal.services.limits import Limit
-from auth_portal.store.db import Database, Transactions, table_state
+from auth_portal.store.db import Database, Transactions, Work, dialect_insert, table_state
 from auth_portal.store.keys import has_data_keys
 from auth_portal.store.models import (
+    ALL_HOURS,
     CALLBACK,
     MESSAGE,
     UNSEALED,
@@ -27,16 +33,18 @@ from auth_portal.store.models import (
     AuditEvent,
     ChannelState,
     Counter,
-    Delivery,
+    HourlyCount,
     Verification,
+    table_of,
 )
-from auth_portal.telemetry import logger, reason_of
+from auth_portal.telemetry import log_event, logger, metric_of, reason_of
 
 LOOK_SECONDS = 1.5  # that a probe waits for the database; load balancers mostly wait 2 s
 HEARTBEAT = "heartbeat:"  # the counters of small writes, by machine
 BEAT_SECONDS = 5.0  # between two small writes
 SILENT_BEAT_SECONDS = 15  # without one
 LOWEST_DISK = 64 * 2**20  # free bytes for SQLite: its log alone may grow to some of that
+MOST_WAITING = 5000  # deliveries of a kind and priority that are counted, so that a backlog makes no count slow
 SILENT_SECONDS = 30  # a delivery that has been due for this long shows that no dispatcher is at work
 
 
@@ -57,11 +65,15 @@ class Health:
         self.is_draining = False  # the process was asked to stop, and only finishes what has begun
 
     def beat(self) -> bool:
-        """Write one row and commit. Return False: that is all. Raise what the database raises."""
+        """Write one row, and what this process has counted. Return False: that is all.
+
+        Raise what the database raises; then the counts are written with the next beat. A process that is killed loses
+        those of the last BEAT_SECONDS.
+        """
         if self._beaten_at is None:
             self._beaten_at = time.monotonic()
         try:
-            with self._transactions.write() as work:
+            with self._writing_counts() as work:
                 limits.take(work, [Limit(f"{HEARTBEAT}{gethostname()}", sys.maxsize, 60)])
             self._transactions.machine.is_right()
         except Exception as error:
@@ -69,6 +81,39 @@ class Health:
             raise
         self._beaten_at, self._why_no_beat = time.monotonic(), ""
         return False
+
+    def write_counts(self) -> None:
+        """Write what this process has counted, if the database can be written: the process ends."""
+        if self._transactions.counts.is_empty():
+            return
+        try:
+            with self._writing_counts():
+                pass
+        except (SQLAlchemyError, OSError) as fault:  # a TimeoutError among them
+            log_event("counts_lost", level=logging.WARNING, why=reason_of(fault) or type(fault).__name__)
+
+    @contextmanager
+    def _writing_counts(self) -> Iterator[Work]:
+        """Yield a writing transaction that adds the counts of this process to those of all."""
+        counts = self._transactions.counts
+        taken = counts.take()
+        try:
+            with self._transactions.write() as work:
+                hour = work.now.replace(minute=0, second=0, microsecond=0)
+                rows = [
+                    {"of_hour": one, "of_name": name, "of_labels": json.dumps(labels), "more": value}
+                    for (name, labels), value in taken.items()
+                    for one in (ALL_HOURS, hour)
+                    if one is ALL_HOURS or metric_of(name).has_hours
+                ]
+                if rows:
+                    # In the order of their keys, so that no two processes wait for each other.
+                    rows.sort(key=lambda row: (row["of_hour"], row["of_name"], row["of_labels"]))
+                    work.execute(adding(work.connection.dialect.name), rows)
+                yield work
+        except BaseException:
+            counts.put_back(taken)
+            raise
 
     def faults(self) -> list[str]:
         """Return why the portal cannot serve; empty if it can."""
@@ -140,14 +185,29 @@ class Health:
 
     def oldest_due_seconds(self) -> float:
         """Return how long the oldest due delivery has waited."""
+        return max(self.due_seconds().values())
+
+    def due_seconds(self) -> dict[str, float]:
+        """Return how long the oldest due delivery of each kind has waited, 0 if none is due."""
         with self._transactions.read() as work:
-            ages = [work.now - queue.since for kind in (CALLBACK, MESSAGE) for queue in due_queues(work, kind)]
-        return max(ages, default=timedelta()).total_seconds()
+            since = {kind: [queue.since for queue in due_queues(work, kind)] for kind in (CALLBACK, MESSAGE)}
+        return {
+            kind: max(0.0, (work.now - min(times, default=work.now)).total_seconds()) for kind, times in since.items()
+        }
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many deliveries of each kind are under way, up to MOST_WAITING of each priority."""
+        with self._transactions.read() as work:
+            return {
+                kind: sum(waiting(work, kind, priority, MOST_WAITING) for priority in ALL_PRIORITIES)
+                for kind in (CALLBACK, MESSAGE)
+            }
 
     def audit_unsealed_seconds(self) -> float:
         """Return for how long the oldest audit event that is in no block yet has waited (E4)."""
         with self._transactions.read() as work:
-            oldest = work.execute(select(func.min(AuditEvent.at)).where(text(UNSEALED))).scalar()
+            unsealed = select(AuditEvent.at).where(text(UNSEALED)).order_by(AuditEvent.id).limit(1)
+            oldest = work.execute(unsealed).scalar()
         return max(0.0, (work.now - oldest).total_seconds()) if oldest else 0.0
 
     def audit_blocks(self) -> int:
@@ -155,26 +215,50 @@ class Health:
         with self._transactions.read() as work:
             return work.execute(select(func.max(AuditBlock.number))).scalar() or 0
 
-    def counts(self) -> dict[str, dict[tuple[str, ...], int]]:
-        """Return deliveries by kind and state, and verifications by journey and outcome, of the last 24 hours."""
+    def channel_failures(self) -> dict[str, int]:
+        """Return the failures in a row of each channel."""
         with self._transactions.read() as work:
-            since = work.now - timedelta(days=1)
-            deliveries: Any = work.execute(
-                select(Delivery.kind, Delivery.state, func.count())
-                .where(Delivery.created_at > since)
-                .group_by(Delivery.kind, Delivery.state)
-            ).all()
-            verifications: Any = work.execute(
-                select(Verification.slug, Verification.outcome, func.count())
-                .where(Verification.began_at > since)
-                .group_by(Verification.slug, Verification.outcome)
-            ).all()
-            channels: Any = work.execute(select(ChannelState.name, ChannelState.failures_in_row)).all()
-        return {
-            "deliveries": {(kind, state): count for kind, state, count in deliveries},
-            "verifications": {(slug, outcome or "live"): count for slug, outcome, count in verifications},
-            "channel_failures": {(name,): failures for name, failures in channels},
-        }
+            found = work.execute(select(ChannelState.name, ChannelState.failures_in_row))
+            return {row.name: row.failures_in_row for row in found}
+
+    def totals(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """Return all that all processes have counted, by the name and by the values of its labels."""
+        with self._transactions.read() as work:
+            counted = select(HourlyCount.name, HourlyCount.labels, HourlyCount.value)
+            return _by_name(work.execute(counted.where(HourlyCount.hour == ALL_HOURS)))
+
+    def last_day(self, *names: str) -> dict[str, dict[tuple[str, ...], float]]:
+        """Return what was counted under these names in this hour and the 24 before it."""
+        with self._transactions.read() as work:
+            is_recent = HourlyCount.hour >= work.now - timedelta(hours=25), HourlyCount.name.in_(names)
+            total = func.sum(HourlyCount.value)
+            counted = select(HourlyCount.name, HourlyCount.labels, total).where(*is_recent)
+            return _by_name(work.execute(counted.group_by(HourlyCount.name, HourlyCount.labels)))
+
+    def live(self) -> dict[str, int]:
+        """Return how many verifications of each journey are live, up to MOST_WAITING of all."""
+        with self._transactions.read() as work:
+            live = select(Verification.slug).where(Verification.outcome.is_(None)).limit(MOST_WAITING).subquery()
+            found = work.execute(select(live.c.slug, func.count().label("verifications")).group_by(live.c.slug))
+            return {row.slug: row.verifications for row in found}
+
+
+def _by_name(rows: Any) -> dict[str, dict[tuple[str, ...], float]]:
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for name, labels, value in rows:
+        found.setdefault(name, {})[tuple(json.loads(labels))] = value
+    return found
+
+
+@cache
+def adding(dialect: str) -> Any:
+    """Return the upsert that adds to a count."""
+    counts = table_of(HourlyCount)
+    insert = dialect_insert(dialect, counts).values(
+        hour=bindparam("of_hour"), name=bindparam("of_name"), labels=bindparam("of_labels"), value=bindparam("more")
+    )
+    total = counts.c.value + insert.excluded.value
+    return insert.on_conflict_do_update(index_elements=["hour", "name", "labels"], set_={"value": total})
 
 
 def machine_at_work(database: Database, now: datetime) -> str:

@@ -20,6 +20,7 @@ from auth_portal.services.directory import batches
 from auth_portal.services.limits import HOUR, Limit
 from auth_portal.store.db import Transactions, Work, first_id
 from auth_portal.store.models import (
+    ALL_HOURS,
     AdminLink,
     AdminSession,
     AlertRow,
@@ -29,6 +30,7 @@ from auth_portal.store.models import (
     CustomerRow,
     Delivery,
     DriveRow,
+    HourlyCount,
     Journey,
     JourneyVersion,
     Logo,
@@ -42,6 +44,7 @@ from auth_portal.telemetry import log_event
 
 BATCH = 200  # rows and all that depends on them, removed in one transaction: a few milliseconds
 TRIES_STORED = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
+HOURS_STORED = timedelta(days=396)  # 13 months
 TURN = Limit("prune-turn", 1, HOUR)
 
 IsStopping = Callable[[], bool]
@@ -153,6 +156,8 @@ def _rules_of_admins(now: datetime, retention: Retention) -> Iterator[Rule]:
     yield Rule("admins' sessions and links", due, _rows_by(AdminLink.id))
     due = select(DriveRow.id).where(DriveRow.ends_at < now - DRIVES_STORED)
     yield Rule("test drives", due, _rows_by(DriveRow.id))
+    old = select(*_HOURLY).where(HourlyCount.hour > ALL_HOURS, HourlyCount.hour < now - HOURS_STORED)
+    yield Rule("counts of hours", old, lambda work, keys: work.execute(delete(HourlyCount).where(_HOUR.in_(keys))))
     is_referred_to = exists().where(JourneyVersion.journey_id == Journey.id, _IS_USED)
     due = select(Journey.id).where(Journey.deleted_at < records, ~is_referred_to)
     yield Rule("deleted journeys", due, _remove_journeys)
@@ -161,6 +166,8 @@ def _rules_of_admins(now: datetime, retention: Retention) -> Iterator[Rule]:
     yield Rule("logos", due, _rows_by(Logo.digest))
 
 
+_HOURLY = (HourlyCount.hour, HourlyCount.name, HourlyCount.labels)
+_HOUR = tuple_(*_HOURLY)
 _TRIES = (Tries.person_key, Tries.method, Tries.is_ticketed)
 _TRY = tuple_(*_TRIES)
 _IS_USED = exists().where(Verification.version_id == JourneyVersion.id)

@@ -265,6 +265,7 @@ class Beginnings:
         if visit_token is None:
             raise LostRace  # the second beginning of a race
         if outcome:
+            work.count("verifications_began", case.journey.slug)
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit_token, is_over=True)
         if is_sent:
@@ -275,6 +276,7 @@ class Beginnings:
             subject_id=case.person.subject_id,
             journey=case.journey.slug,
         )
+        work.count("verifications_began", case.journey.slug)
         return BeginResult(visit_token)
 
     def _join_verification(self, work: Work, request: BeginRequest, case: Case) -> BeginResult:

@@ -539,6 +539,7 @@ def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapsh
         has_left = Verification.identity_changes < case.journey.limits.identity_changes
         more = Verification.identity_changes + 1
         if not update_verification(work, case, has_left, identifier_key=identifier.key, identity_changes=more):
+            work.counts.add("limits_hit", "too_many_changes")
             raise TooMany("too_many_changes", retry_after_seconds=60)
     return with_person(work, case, identifier).at_step(1, snapshot)
 

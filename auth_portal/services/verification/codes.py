@@ -52,6 +52,7 @@ def resend(work: Work, case: Case, snapshot: Snapshot) -> str:
     if case.method not in CARRIES or case.sends_left == 0:
         return "no_sends_left"
     if wait := case.resend_in_seconds(work.now):
+        work.counts.add("limits_hit", "resend_too_early")
         raise TooMany("resend_too_early", retry_after_seconds=wait)
     code = case.valid_code(work.now)
     is_new = code is None or (code.expires_at - work.now) * 2 <= code.expires_at - code.issued_at

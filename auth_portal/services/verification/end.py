@@ -32,7 +32,7 @@ from auth_portal.services.verification.case import (
     update_verification,
     verification_mac,
 )
-from auth_portal.store.db import Transactions, Work
+from auth_portal.store.db import Transactions, Work, moment_of
 from auth_portal.store.models import (
     CALLBACK,
     VERIFICATION_CHAT_CODE,
@@ -150,6 +150,7 @@ class Endings:
             **({"why": why} if why else {}),
         )
         work.log("verification_ended", verification=case.verification_id, outcome=outcome, journey=case.journey.slug)
+        _count(work, case, outcome, methods)
 
     def expire_due(self) -> int:
         """End verifications whose time for proofs is over. Return how many this call ended."""
@@ -220,6 +221,13 @@ class Endings:
             changed_contact_hours=journey.limits.changed_contact_hours,
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
         )
+
+
+def _count(work: Work, case: Case, outcome: str, methods: str) -> None:
+    work.count("verifications_ended", case.journey.slug, outcome, methods)
+    began_at = moment_of(case.verification_id)
+    if outcome == VERIFIED and began_at is not None:
+        work.count("proof_seconds", case.journey.slug, value=(work.now - began_at).total_seconds())
 
 
 def _facts(work: Work, case: Case, chat_code: str) -> Mapping[str, str]:

@@ -140,6 +140,7 @@ class Proofs:
         """Check, count and settle a cheap proof in the caller's transaction."""
         verdict = method.check(proof, case.evidence(work.now, work.keyring))
         if verdict.result in (ProofResult.REPLACED, ProofResult.STALE):  # costs no try
+            work.count("checks", case.method or "", str(verdict.result))
             return stay(work, case, self._journeys.current(), self._methods, f"code_{verdict.result}")
         is_right = verdict.result is ProofResult.RIGHT and _is_still_theirs(work, case)
         has_tries = tries.count_for_person(work, case, self._memory, succeeded=is_right)
@@ -192,6 +193,7 @@ class Proofs:
     def _go_on(self, work: Work, case: Case) -> MoveResult:
         """Go on to the next step after a right proof, or end the verification as verified."""
         method, snapshot, step = case.method or "", self._journeys.current(), case.step + 1
+        work.count("checks", method, "right")
         case = replace(case, proved=(*case.proved, method))
         if step == len(case.journey.steps):
             self._endings.end(work, case, VERIFIED)
@@ -212,6 +214,7 @@ class Proofs:
         was_last, why = case.tries_left == 0, case.why_wrong(verdict, has_tries=has_tries)
         verification_id, subject_id, facts = case.verification_id, case.person.subject_id, {"why": why} if why else {}
         work.record("proof_failed", verification_id=verification_id, subject_id=subject_id, method=case.method, **facts)
+        work.count("checks", case.method or "", "wrong" if has_tries else "spent")
         if was_last:
             self._endings.end(work, case, "wrong")
             return OVER
