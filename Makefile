@@ -35,9 +35,11 @@ test: .venv/.test ## Run all checks and tests; installs missing system packages 
 	$(BIN)/python -m pytest -n $${JOBS:-3}; tests=$$?; \
 	wait $$mypy; typed=$$?; cat $$types; rm $$types; test $$tests = 0 -a $$typed = 0
 
-test-deploy: .venv/.test ## Upgrade from the release before and back; install, break and remove it on a fresh Debian 12 and 13, as root
-	@$(BIN)/python -m tests.releases.rolling
-	@$(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE}
+# SUITE= rolling, bookworm, trixie or containers runs one part.
+test-deploy: .venv/.test ## Upgrade and roll back, install, break and remove it on a fresh Debian 12 and 13 and in containers, as root
+	@case "$(SUITE)" in "" | rolling) $(BIN)/python -m tests.releases.rolling ;; esac
+	@case "$(SUITE)" in rolling | containers) ;; *) $(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE} ;; esac
+	@case "$(SUITE)" in "" | containers) $(BIN)/python -m tests.deploy.containers ;; esac
 
 check: .venv/.test ## Check lint, format, types and layers
 	@$(BIN)/ruff check .

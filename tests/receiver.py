@@ -48,6 +48,7 @@ class Receiver:
     messages: list[dict[str, Any]] = field(default_factory=list)
     platform: list[dict[str, Any]] = field(default_factory=list)  # requests to Clickatell's message API
     lock: threading.Lock = field(default_factory=threading.Lock)
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         receiver = self
@@ -62,7 +63,7 @@ class Receiver:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer((self.host, 0), Handler)
         self.server.socket.listen(512)  # ten dispatchers come at the same moment; with the usual 5 some posts are lost
         self.server.daemon_threads = True
         self._listening = threading.Thread(target=self._accept, daemon=True)
@@ -70,7 +71,7 @@ class Receiver:
 
     @property
     def origin(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
+        return f"http://{self.host}:{self.server.server_port}"
 
     def close(self) -> None:
         self.server.socket.shutdown(socket.SHUT_RDWR)  # at once, where serve_forever() ends with its next poll

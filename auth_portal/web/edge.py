@@ -170,7 +170,9 @@ def enter_request() -> Response | None:
     g.address = client_address(settings.trusted_proxies or 0, settings.proxy_header)
     is_safe = request.method in ("GET", "HEAD", "OPTIONS", "TRACE")
     origin.set(Origin(address=g.address, is_judged=not (is_safe and JUDGE_TIME.isdisjoint(request.blueprints))))
-    if not _is_our_host(settings):
+    # A machine that collects metrics asks each server by its own address, and needs the token.
+    is_collected = request.endpoint == "ops.metrics" and bool(settings.metrics_token)
+    if not (is_collected or _is_our_host(settings)):
         raise Problem("bad_host", status=400)
     if "\0" in request.path:
         raise Problem("not_found", status=404)  # PostgreSQL cannot store it, so nothing can have such a name

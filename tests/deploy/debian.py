@@ -158,18 +158,35 @@ class Load:
 
 
 @contextmanager
-def here(domain: str) -> Iterator[None]:
-    """This process finds the domain on this machine."""
+def here(domain: str, address: str = "127.0.0.1") -> Iterator[None]:
+    """This process finds the domain at this address."""
     find = socket.getaddrinfo
 
     def found(host: Any, *args: Any, **kwargs: Any) -> Any:
-        return find("127.0.0.1" if host == domain else host, *args, **kwargs)
+        return find(address if host == domain else host, *args, **kwargs)
 
     socket.getaddrinfo = found
     try:
         yield
     finally:
         socket.getaddrinfo = find
+
+
+def configuration(receiver: Receiver) -> str:
+    """The tests' bank as a file for `config import`, whose results go to this receiver."""
+    text = CONFIG + STANDARD
+    return text.replace("{{", "\0").replace("{receiver}", receiver.origin).replace("\0", "{").replace("}}", "}")
+
+
+def verify(reference: str, authority: Path, receiver: Receiver) -> None:
+    """A customer is verified, and Flow gets it once."""
+    visitor = Visitor(f"https://{DOMAIN}")
+    visitor.session.verify = str(authority)
+    visitor.begin(reference, "password")
+    visitor.post("/verify", password=PASSWORD)
+    assert visitor.page.url.endswith("/done")
+    wait_for(lambda: [call for call in receiver.callbacks if call.header == reference], 30)
+    assert [call.body["result"] for call in receiver.callbacks if call.header == reference] == ["verified_password"]
 
 
 class Deployment:
@@ -244,12 +261,8 @@ class Deployment:
         say(f"installed in {seconds:.0f} s, a customer verified, and no secret in a log")
 
     def _configure(self) -> None:
-        text = CONFIG + STANDARD
-        text = (
-            text.replace("{{", "\0").replace("{receiver}", self.receiver.origin).replace("\0", "{").replace("}}", "}")
-        )
         place = self.machine.folder / "var/lib/auth-portal"
-        (place / "portal.toml").write_text(text)
+        (place / "portal.toml").write_text(configuration(self.receiver))
         (place / "customers.csv").write_text(CUSTOMERS)
         with (self.machine.folder / "etc/auth-portal/environment").open("a") as settings:
             settings.write('PORTAL_ALLOW_PRIVATE_CALLBACKS="1"\n')
@@ -260,17 +273,7 @@ class Deployment:
 
     def verifies(self) -> None:
         """A customer is verified, and Flow gets it once."""
-        reference = next(self.references)
-        visitor = Visitor(f"https://{DOMAIN}")
-        visitor.session.verify = str(self.authority)
-
-        visitor.begin(reference, "password")
-        visitor.post("/verify", password=PASSWORD)
-        assert visitor.page.url.endswith("/done")
-        wait_for(lambda: [call for call in self.receiver.callbacks if call.header == reference], 30)
-        assert [call.body["result"] for call in self.receiver.callbacks if call.header == reference] == [
-            "verified_password"
-        ]
+        verify(next(self.references), self.authority, self.receiver)
 
     def is_hardened(self) -> None:
         """As systemd judges the units: 1.5 at most, of 10."""

@@ -618,4 +618,14 @@ def test_r41_numbers_and_reasons_need_the_token(tmp_path: Path, sqlite_url: str,
             assert "faults" not in client.get("/readyz", base_url="https://verify.example.com", headers=headers).text
         headers = {"Authorization": "Bearer a-long-token-for-metrics"}
         assert client.get("/metrics", base_url="https://verify.example.com", headers=headers).status_code == 200
+        by_address = "http://10.0.0.7:8000"  # as a cluster's Prometheus asks each server
+        assert client.get("/metrics", base_url=by_address, headers=headers).status_code == 200
+        assert client.get("/metrics", base_url=by_address).status_code == 404
+        assert client.get("/?reference=abc", base_url=by_address, headers=headers).status_code == 400
         deliver(world)
+
+
+def test_without_a_token_no_other_name_of_this_machine_leads_to_the_metrics(small_still: World) -> None:
+    """Or a page of another site, whose name leads here, could read them."""
+    client = small_still.app.test_client()
+    assert client.get("/metrics", base_url="http://evil.example").status_code == 400
