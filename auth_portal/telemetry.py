@@ -17,10 +17,11 @@ import re
 import sys
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
+from itertools import product
 from types import TracebackType
 from typing import NamedTuple
 
@@ -41,15 +42,26 @@ origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B03
 
 
 class Metric(NamedTuple):
-    """Something that is counted. With ``ends``, the upper ends in seconds of its buckets, it is a histogram."""
+    """Something that is counted. With ``ends``, the upper ends in seconds of its buckets, it is a histogram.
+
+    ``shown`` are the values of labels with which it is shown before anything was counted: Prometheus sees a rise only
+    from one value to the next, and of an error the first one matters.
+    """
 
     help: str
     labels: tuple[str, ...]
     ends: tuple[float, ...] = ()
+    shown: tuple[tuple[str, ...], ...] = ()
     has_hours: bool = True  # whether each hour is stored, in addition to the total of all hours
 
 
+TRIES = ("1", "2", "3-5", "6+")  # how often a delivery was tried, as it is counted
 METRICS: Mapping[str, Metric] = {
+    "requests": Metric(
+        "Requests that were answered, by the class of their status.",
+        ("status",),
+        shown=(("2xx",), ("3xx",), ("4xx",), ("5xx",)),
+    ),
     "request_seconds": Metric(
         "How long requests took, by the template of their route, their method and the class of their status.",
         ("route", "method", "status"),
@@ -71,10 +83,15 @@ METRICS: Mapping[str, Metric] = {
         "Attempts to hand a message to its channel: those accepted or unclear are paid for.",
         ("channel", "country", "fate"),
     ),
-    "callback_attempts": Metric("Attempts to send a result to Flow.", ("fate",)),
+    "callback_attempts": Metric(
+        "Attempts to send a result to Flow.",
+        ("fate",),
+        shown=(("accepted",), ("refused",), ("retry",), ("unclear",)),
+    ),
     "deliveries_ended": Metric(
         "Callbacks and messages that are no longer tried, by their state and by how often they were tried.",
         ("kind", "state", "tries"),
+        shown=tuple(product(("callback",), ("accepted", "refused", "unconfirmed", "given_up"), TRIES)),
     ),
     "limits_hit": Metric("Limits that refused or held something back.", ("limit",)),
 }
@@ -121,6 +138,11 @@ class Counts:
         with self._lock:
             for key, value in values.items():
                 self._left[key] = self._left.get(key, 0) + value
+
+
+def some_tries(number: int) -> str:
+    """Return how often a delivery was tried, as one of TRIES."""
+    return TRIES[bisect_right((1, 2, 3, 6), number) - 1]
 
 
 def metric_of(name: str) -> Metric:

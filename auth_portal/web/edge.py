@@ -308,8 +308,9 @@ def leave_request(response: Response) -> Response:
         if (found := current_app.extensions.get(EXTENSION)) is not None:
             # A client may send any method and path: neither names a count of its own.
             method = request.method if request.method in METHODS else "other"
-            labels = route or "none", method, f"{response.status_code // 100}xx"
-            found.transactions.counts.add("request_seconds", *labels, value=seconds)
+            status, counts = f"{response.status_code // 100}xx", found.transactions.counts
+            counts.add("requests", status)
+            counts.add("request_seconds", route or "none", method, status, value=seconds)
     return response
 
 

@@ -83,7 +83,8 @@ def totals() -> Iterator[Family]:
             samples = _of_histogram(name, metric, counted)
             yield Family(f"auth_portal_{name}", "histogram", metric.help, metric.labels, samples)
         else:
-            values = [("", *one) for one in sorted(counted.get(name, {}).items())]
+            shown = {**dict.fromkeys(metric.shown, 0.0), **counted.get(name, {})}
+            values = [("", *one) for one in sorted(shown.items())]
             yield Family(f"auth_portal_{name}_total", "counter", metric.help, metric.labels, values)
 
 

@@ -43,7 +43,7 @@ from auth_portal.store.models import (
     signed_columns,
     table_of,
 )
-from auth_portal.telemetry import log_event
+from auth_portal.telemetry import log_event, some_tries
 
 # The contract of a callback is Flow's; that of a message says what is special about it.
 WEBHOOK = "webhook"  # it goes to a program of the business
@@ -472,13 +472,8 @@ class Outbox:
             )
         )
         if next_at is None and stands == state:
-            work.count("deliveries_ended", delivery.kind, state.value, _some(delivery.number))
+            work.count("deliveries_ended", delivery.kind, state.value, some_tries(delivery.number))
         return DeliveryState(stands)
-
-
-def _some(tries: int) -> str:
-    """Return a number of tries as it is counted."""
-    return str(tries) if tries < 3 else "3-5" if tries < 6 else "6+"  # noqa: PLR2004
 
 
 def log_attempt(delivery: ClaimedDelivery, state: DeliveryState, report: AttemptReport, milliseconds: int) -> None:
