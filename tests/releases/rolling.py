@@ -14,9 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from tests.deploy.debian import here
 from tests.deploy.site import Site, site
@@ -113,6 +117,12 @@ class Node:
         asked = ["curl", "-sf", *as_the_proxy, "--unix-socket", socket, "-o", "/dev/null", "http://localhost/readyz"]
         return subprocess.run(asked, check=False).returncode == 0
 
+    def processes(self) -> list[psutil.Process]:
+        """The server and its workers."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        return [server, *server.children(recursive=True)]
+
     def stop(self) -> None:
         """As a supervisor stops it: what has begun is finished."""
         assert self._process is not None
@@ -129,13 +139,17 @@ class Node:
 class Rolling(Campaign):
     """The customers and the checker of a campaign, who come through nginx."""
 
-    def __init__(self, url: str, receiver: Receiver, front: Site) -> None:
+    def __init__(self, url: str, receiver: Receiver, front: Site, environment: dict[str, str]) -> None:
         self._prepare(url, receiver, seed=1)
+        self.environment = environment
+        self.seconds: deque[float] = deque()  # that verifications took
         self.nodes = [front]  # type: ignore[list-item]
 
     def _verify(self, node: Server, reference: str, customer: str, *, errs: bool) -> None:
         time.sleep(PAUSE_SECONDS)
+        began = time.monotonic()
         super()._verify(node, reference, customer, errs=errs)
+        self.seconds.append(time.monotonic() - began)
 
     def serves(self, what: str) -> None:
         """Wait for so many verifications as things are now."""
@@ -149,9 +163,10 @@ class Rolling(Campaign):
         assert not self.seen.pages, self.seen.pages
 
 
-def walk(folder: Path, url: str) -> None:
-    """Go the whole way once. Raise AssertionError where something failed or is lost."""
-    before, now, receiver = the_release_before(), this_code(), Receiver()
+@contextmanager
+def behind_nginx(folder: Path, url: str, code: Code) -> Iterator[tuple[Rolling, list[Node]]]:
+    """A portal that this code has installed, two nodes that are not started yet, and customers who come through nginx."""
+    receiver, nodes = Receiver(), list[Node]()
     upstream = " ".join(f"server unix:{folder}/{number}/web.sock max_fails=0;" for number in (1, 2))
     with site(upstream) as front, here(front.host):
         Visitor.authority = str(front.authority)
@@ -164,27 +179,33 @@ def walk(folder: Path, url: str) -> None:
             "PORTAL_PUBLIC_URL": front.url,
             "PORTAL_TRUSTED_PROXIES": "1",
         }
-        _install(before, environment, folder, receiver)
-        nodes = [Node(folder / str(number), environment) for number in (1, 2)]
-        rolling = Rolling(url, receiver, front)
+        _install(code, environment, folder, receiver)
+        nodes += [Node(folder / str(number), environment) for number in (1, 2)]
         try:
-            for node in nodes:
-                node.start(before)
-            with rolling.customers(LOAD):
-                rolling.serves("0.1.0")
-                now.command(environment, "db", "upgrade")
-                rolling.serves("0.1.0 on the new tables")
-                _replace(nodes, now, rolling.serves)
-                now.command(environment, "db", "stamp", "0002")
-                _replace(nodes, before, rolling.serves)
-                now.command(environment, "db", "upgrade")
-                _replace(nodes, now, rolling.serves)
-            rolling.settle()
-            print(f"  {dict(rolling.check())}", flush=True)
+            yield Rolling(url, receiver, front, environment), nodes
         finally:
             for node in nodes:
                 node.kill()
             receiver.close()
+
+
+def walk(folder: Path, url: str) -> None:
+    """Go the whole way once. Raise AssertionError where something failed or is lost."""
+    before, now = the_release_before(), this_code()
+    with behind_nginx(folder, url, before) as (rolling, nodes):
+        for node in nodes:
+            node.start(before)
+        with rolling.customers(LOAD):
+            rolling.serves("0.1.0")
+            now.command(rolling.environment, "db", "upgrade")
+            rolling.serves("0.1.0 on the new tables")
+            _replace(nodes, now, rolling.serves)
+            now.command(rolling.environment, "db", "stamp", "0002")
+            _replace(nodes, before, rolling.serves)
+            now.command(rolling.environment, "db", "upgrade")
+            _replace(nodes, now, rolling.serves)
+        rolling.settle()
+        print(f"  {dict(rolling.check())}", flush=True)
 
 
 def _install(code: Code, environment: dict[str, str], folder: Path, receiver: Receiver) -> None:
