@@ -17,7 +17,9 @@ def note_which_versions_may_serve(*, heads: Collection[Any], **_step: object) ->
     for head in map(str, heads):
         if head >= NOTED_SINCE:
             oldest = context.script.get_revision(head).module.OLDEST_CODE
-            connection.execute(table_of(SchemaState).update().values(revision=head, oldest_code=oldest))
+            names = " ".join(sorted(Base.metadata.tables))
+            state = {"revision": head, "oldest_code": oldest, "tables": names}
+            connection.execute(table_of(SchemaState).update().values(state))
 
 
 connection = context.config.attributes["connection"]

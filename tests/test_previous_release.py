@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import sqlite3
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -31,6 +34,7 @@ from tests.api.program import Program
 from tests.postgres import MASTER_KEY
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire
+from tests.test_backups import PROGRAMS
 from tests.test_cli import Shell
 from tests.test_migrations import migrated
 from tests.world import PHONE, Browser, World, open_configured
@@ -167,7 +171,8 @@ def newer_tables(world: World, oldest_code: str) -> None:
         connection.exec_driver_sql("CREATE TABLE later (id INTEGER PRIMARY KEY)")
         connection.exec_driver_sql("ALTER TABLE customers ADD COLUMN later INTEGER NOT NULL DEFAULT 0")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9000'")
-        connection.execute(update(SchemaState).values(revision="9000", oldest_code=oldest_code))
+        tables = " ".join([*Base.metadata.tables, "later"])
+        connection.execute(update(SchemaState).values(revision="9000", oldest_code=oldest_code, tables=tables))
 
 
 def test_a_rollback_serves_on_the_tables_of_a_later_version(world: World, shell: Shell) -> None:
@@ -185,7 +190,25 @@ def test_a_rollback_serves_on_the_tables_of_a_later_version(world: World, shell:
     browser.begin("after-rollback", identifier="C-1001")
     browser.prove(code_for(world, PHONE))
     assert browser.path == "/done"
-    assert "a later version" in shell.fails("backup", str(shell.folder / "backups"))[0]
+
+
+def test_a_backup_after_a_rollback_has_the_tables_of_the_later_version(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{PROGRAMS}:{os.environ['PATH']}")
+    newer_tables(world, expected_revision())
+    with world.database.write() as connection:
+        connection.exec_driver_sql("INSERT INTO later VALUES (7)")
+    shell.succeeds("backup", str(shell.folder / "backups"))
+    (file,) = (path for path in (shell.folder / "backups").iterdir() if path.suffix != ".json")
+    if file.suffix == ".dump":
+        listed = subprocess.run(["pg_restore", "--list", str(file)], capture_output=True, check=True, text=True).stdout
+        assert re.search(r"TABLE DATA \S+ later ", listed)
+    else:
+        with closing(sqlite3.connect(file)) as copy:
+            assert copy.execute("SELECT id FROM later").fetchall() == [(7,)]
+    refused = shell.fails("restore", "--yes", str(shell.folder / "backups"))[0]
+    assert f"has tables of a newer version (9000, this one knows {expected_revision()})" in refused
 
 
 def test_tables_that_this_version_may_not_serve_are_refused_in_a_sentence(world: World, shell: Shell) -> None:

@@ -729,10 +729,11 @@ def expected_revision() -> str:
 
 
 class TableState(NamedTuple):
-    """The newest migration of the tables, and the oldest code that may serve them, by the newest that it ships."""
+    """The newest migration of the tables, the oldest code that may serve them, by its own newest, and their names."""
 
     revision: str
     oldest_code: str
+    tables: frozenset[str] = frozenset()
 
     def fault(self) -> str:
         """Return why this code must not serve the tables, for the middle of a sentence, or an empty text."""
@@ -751,8 +752,8 @@ class TableState(NamedTuple):
 def table_state(connection: Connection) -> TableState:
     """Return what the tables are. Raise ProgrammingError or OperationalError if there are none of ours."""
     if inspect(connection).has_table("schema_state"):
-        for found in connection.execute(text("SELECT revision, oldest_code FROM schema_state")):
-            return TableState(*found)
+        for found in connection.execute(text("SELECT revision, oldest_code, tables FROM schema_state")):
+            return TableState(found.revision, found.oldest_code, frozenset(found.tables.split()))
     revision = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
     return TableState(revision, revision)
 

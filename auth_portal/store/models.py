@@ -138,6 +138,7 @@ class SchemaState(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     revision: Mapped[str] = mapped_column(String(8))
     oldest_code: Mapped[str] = mapped_column(String(8))
+    tables: Mapped[str] = mapped_column(Text)  # their names, apart by spaces
 
 
 class Portal(Base):

@@ -1,7 +1,8 @@
 """Which versions may serve these tables, so that a rollback needs no backup.
 
 ``oldest_code`` is the oldest version, by the last migration that it ships, whose code goes on working on the tables.
-From here on each migration says that as its ``OLDEST_CODE``; ``env.py`` writes it with the revision.
+From here on each migration says that as its ``OLDEST_CODE``; ``env.py`` writes it with the revision and the names of all
+tables: the backup of an older version must not leave out those that it does not know.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("revision", sa.String(8), nullable=False),
         sa.Column("oldest_code", sa.String(8), nullable=False),
+        sa.Column("tables", sa.Text, nullable=False),
     )
-    op.bulk_insert(table, [{"id": 1, "revision": revision, "oldest_code": OLDEST_CODE}])
+    op.bulk_insert(table, [{"id": 1, "revision": revision, "oldest_code": OLDEST_CODE, "tables": ""}])
 
 
 def downgrade() -> None:

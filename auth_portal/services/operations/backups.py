@@ -134,8 +134,6 @@ def back_up(settings: Settings, transactions: Transactions, folder: Path, keep: 
     Raise Misconfigured in one line; then the folder has no part of a backup.
     """
     with plain_faults():
-        with transactions.read() as work:
-            require_known(work.connection)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = engine_of(settings)
         with workplace(folder) as place:
@@ -428,8 +426,6 @@ class PostgresEngine:
             if fault := ClockCheck(database).fault():
                 raise Misconfigured(f"{fault}; set this machine's clock and run the command again")
             tables = own_tables(connection)
-            if "alembic_version" in tables:
-                require_known(connection)
             if "counters" in tables and (machine := machine_at_work(database, clock())):
                 raise Misconfigured(f"A server or dispatcher on {machine} uses this database. {NOTHING_CHANGED}")
             self._is_empty = is_unfinished(connection) or not any(
@@ -509,14 +505,15 @@ _TABLES = text(
 
 
 def own_tables(connection: Connection, schema: str | None = None) -> list[str]:
-    """Return the names of the portal's tables in a schema, or in the one where this user's tables are."""
-    return [name for name in connection.execute(_TABLES, {"schema": schema}).scalars() if name in TABLES]
+    """Return the names of the portal's tables where this user's are, or of all in a schema that a restore made.
 
-
-def require_known(connection: Connection) -> None:
-    """Raise Misconfigured if there are tables of a later version: what this one does not know would be left out."""
-    if (found := table_state(connection).revision) > expected_revision():
-        raise Misconfigured(f"The tables are those of a later version ({found}): use the command of that version.")
+    Those of a later version are the portal's, too, after a rollback.
+    """
+    names = list(connection.execute(_TABLES, {"schema": schema}).scalars())
+    if schema is not None:
+        return names
+    known = TABLES | table_state(connection).tables if "schema_state" in names else TABLES
+    return [name for name in names if name in known]
 
 
 def require_direct(connection: Connection) -> None:
