@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test test-deploy check bench soak mutants help screenshots format pins
+.PHONY: run test test-deploy check bench soak campaign mutants help screenshots format pins
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -55,7 +55,10 @@ format: .venv/.test ## Format the code
 bench: .venv/.test ## Measure how fast it is on this machine
 	@$(BIN)/python -m bench
 
-soak: .venv/.test ## Play faults in random combination for MINUTES (60) and check that nothing is lost
+soak: .venv/.test ## Serve customers behind nginx for MINUTES (30) and check that nothing grows
+	@$(BIN)/python -m tests.deploy.soak --minutes $${MINUTES:-30}
+
+campaign: .venv/.test ## Play faults in random combination for MINUTES (60) and check that nothing is lost
 	@$(BIN)/python -m tests.faults.campaign --minutes $${MINUTES:-60} $${SEED:+--seed $$SEED}
 
 mutants: .venv/.test ## Change one thing at a time for MINUTES (60) and see that a test notices; MODULES="tries prove" for some

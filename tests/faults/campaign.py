@@ -3,7 +3,7 @@
 ``Campaign`` is one run: customers verify without a break while nodes are killed, suspended, cut off from the database
 and given a wrong clock, and while Flow answers with faults. Then everything is healed, the outbox comes to rest, and
 ``check`` compares what customers did and saw with what Flow got. ``python -m tests.faults.campaign`` runs one for hours:
-``make soak``, or ``MINUTES=60 SEED=7 make soak``.
+``make campaign``, or ``MINUTES=60 SEED=7 make campaign``.
 """
 
 from __future__ import annotations

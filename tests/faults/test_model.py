@@ -339,7 +339,7 @@ def worlds(request: pytest.FixtureRequest, receiver: Receiver) -> Worlds:
 
 
 def test_two_thousand_random_steps_keep_to_the_model(worlds: Worlds) -> None:
-    """The same steps in each run, so that a green run stays green; ``make soak`` plays others."""
+    """The same steps in each run, so that a green run stays green; ``make campaign`` plays others."""
     Conversations.worlds = staticmethod(worlds)
     Conversations.endings = Counter()
     run_state_machine_as_test(
