@@ -221,11 +221,13 @@ def _frames(trace: TracebackType | None) -> list[str]:
 
 
 def set_up_logging() -> None:
-    """Send our events to stderr as JSON lines. Safe to call again."""
+    """Send our events to stderr as JSON lines, and gunicorn's own there in the same form. Safe to call again."""
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    for server_handler in logging.getLogger("gunicorn.error").handlers:  # none under a command or another server
+        server_handler.setFormatter(handler.formatter)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

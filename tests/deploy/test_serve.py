@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -137,6 +138,9 @@ def test_a_killed_worker_is_replaced(node: Node) -> None:
         wait_for(lambda: bool(workers(server) - {worker}))
         wait_for(node.answers)
         assert server.poll() is None
+    said = [json.loads(line) for line in node.log.read_text().splitlines()]  # gunicorn's own lines among them
+    (reported,) = (line for line in said if "SIGKILL" in line["event"])
+    assert reported["level"] in ("warning", "error")
 
 
 @pytest.mark.parametrize("program", [("auth-portal", "serve"), ("gunicorn", "app:app")], ids=lambda words: words[0])
