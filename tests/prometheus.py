@@ -6,10 +6,17 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import requests
 
 from tests.programs import ROOT
 from tests.proxies import PLACES
+from tests.receiver import GIVE_UP_SECONDS, wait_for
+from tests.serving import free_port
 from tests.world import World
 
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
@@ -78,3 +85,45 @@ class Watch:
         found = set(re.findall(r'alertname="(\w+)"', output.partition("got:")[2]))
         assert found or judged.returncode == 0, output
         return found
+
+
+class Prometheus:
+    """A real Prometheus server, asked over HTTP."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """What its API answers, without its frame."""
+        answer = requests.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=GIVE_UP_SECONDS)
+        assert answer.ok, (parameters, answer.text)
+        return answer.json()["data"]
+
+    def query(self, expression: str) -> list[Any]:
+        """The series of an expression at this moment, as far as they are numbers."""
+        return [one for one in self.ask("query", query=expression)["result"] if one["value"][1] != "NaN"]
+
+
+@contextmanager
+def scraping(folder: Path, config: str) -> Iterator[Prometheus]:
+    """A Prometheus server with this config, for the time of a block."""
+    (folder / "prometheus.yml").write_text(config)
+    port = free_port()
+    command = [program("prometheus"), f"--config.file={folder / 'prometheus.yml'}", "--log.level=error"]
+    command += [f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, (folder / "prometheus.log").read_text()
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=GIVE_UP_SECONDS).ok
+        except requests.ConnectionError:
+            return False
+
+    try:
+        wait_for(is_ready)
+        yield Prometheus(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait(GIVE_UP_SECONDS)

@@ -1,7 +1,11 @@
-"""The alert rules for Prometheus: each fires when its fault happens, and none while all is well."""
+"""The alert rules for Prometheus: each fires when its fault happens, and none while all is well.
+
+And the dashboard: each of its queries finds something in a Prometheus server that scrapes a portal at work.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -13,10 +17,12 @@ from sqlalchemy.exc import OperationalError
 
 from auth_portal.store import db
 from tests.programs import ROOT
-from tests.prometheus import RULES, Watch, metrics, promtool
-from tests.receiver import Receiver
+from tests.prometheus import RULES, Watch, metrics, promtool, scraping
+from tests.receiver import Receiver, wait_for
 from tests.security.tools import STILL, code_for, deliver
-from tests.world import CONFIG, PHONE, STANDARD, World, open_world
+from tests.serving import Server, Visitor, serving
+from tests.test_servers import configured
+from tests.world import CONFIG, PASSWORD, PHONE, STANDARD, World, open_world
 
 NAMES = re.findall(r"- alert: (\w+)", RULES.read_text())
 
@@ -204,3 +210,61 @@ def test_a_row_that_someone_changed_fires(still: World, watch: Watch) -> None:
     still.browser().begin("r-1", "app")
     watch.scrape(2)
     assert watch.firing() == {"AuthPortalAttack"}
+
+
+DASHBOARD = ROOT / "deploy" / "grafana" / "auth-portal.json"
+TOKEN = "a-long-token-for-metrics"
+
+
+def config_of_the_docs(folder: Path, server: Server) -> str:
+    """The config that docs/operations.md shows, for this portal."""
+    text = (ROOT / "docs" / "operations.md").read_text().partition("### Watch it with Prometheus")[2]
+    config = text.partition("```yaml\n")[2].partition("```")[0]
+    (folder / "token").write_text(TOKEN)
+    for shown, here in {
+        "/etc/prometheus/auth-portal/rules.yml": str(RULES),
+        "/etc/prometheus/auth-portal/token": str(folder / "token"),
+        "verify.acme.example": f"127.0.0.1:{server.port}",
+        "scheme: https": "scheme: http",
+        "scrape_interval: 15s": "scrape_interval: 1s",
+    }.items():
+        assert shown in config, shown
+        config = config.replace(shown, here)
+    return f"global: {{evaluation_interval: 1s}}\n{config}"
+
+
+def be_busy(server: Server) -> None:
+    """Something of all that the portal counts."""
+    visitor, now = Visitor(server.url), time.monotonic_ns()
+    visitor.begin(f"right-{now}", "password")
+    visitor.post("/verify", password=PASSWORD)
+    visitor.session.cookies.clear()
+    visitor.begin(f"sms-{now}")
+    visitor.post("/verify/resend")  # too early
+
+
+def test_each_query_of_the_dashboard_finds_something(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    assert len(queries) > 30
+    values = {"$job": "auth-portal", "$price": "0.05", "$__rate_interval": "30s"}
+    assert {f"${variable['name']}" for variable in dashboard["templating"]["list"]} - {"$datasource"} <= set(values)
+    server = configured(
+        tmp_path, sqlite_url, receiver, server="auth-portal", workers=2, settings={"PORTAL_METRICS_TOKEN": TOKEN}
+    )
+    with serving(server), scraping(tmp_path, config_of_the_docs(tmp_path, server)) as prometheus:
+        left = {re.sub(r"\$\w+", lambda name: values[name[0]], query) for query in queries}
+
+        def have_found() -> bool:
+            be_busy(server)
+            left.difference_update([query for query in left if prometheus.query(query)])
+            return not left
+
+        try:
+            wait_for(have_found)
+        except AssertionError:
+            assert not left, left
+        (group,) = prometheus.ask("rules")["groups"]
+        assert {rule["name"]: rule["health"] for rule in group["rules"]} == dict.fromkeys(NAMES, "ok")
+        server.kill()
+        wait_for(lambda: prometheus.query('ALERTS{alertname="AuthPortalDown"}'))
