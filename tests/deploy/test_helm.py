@@ -33,6 +33,7 @@ ALL = {
     "service": {"annotations": {"a.example/b": "c"}},
     "ingress": {"annotations": {"cert-manager.io/cluster-issuer": "letsencrypt"}},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True},
 }
 NOTHING_EXTRA = {
     **LEAST,
@@ -42,7 +43,7 @@ NOTHING_EXTRA = {
     "networkPolicy": {"enabled": False},
 }
 VALUES = {"least": LEAST, "all": ALL, "nothing extra": NOTHING_EXTRA}
-OF_AN_OPERATOR = {"ServiceMonitor"}  # kinds that Kubernetes itself does not know
+OF_AN_OPERATOR = {"PrometheusRule", "ServiceMonitor"}  # kinds that Kubernetes itself does not know
 
 
 def rendered(values: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -207,3 +208,11 @@ def test_everything_that_selects_pods_finds_those_of_one_component() -> None:
     assert monitored.items() <= made["Service", ""]["metadata"]["labels"].items()
     policy = made["NetworkPolicy", "web"]["spec"]["ingress"][0]["from"]
     assert len(policy) == 2  # the ingress controller and Prometheus
+
+
+def test_the_alerts_are_those_of_the_repository_and_find_the_job() -> None:
+    made = rendered(ALL)
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text(encoding="utf-8"))
+    assert made["PrometheusRule", ""]["spec"] == rules
+    label = made["ServiceMonitor", ""]["spec"]["jobLabel"]
+    assert f'job="{made["Service", ""]["metadata"]["labels"][label]}"' in json.dumps(rules).replace("\\", "")
