@@ -29,7 +29,6 @@ from auth_portal.errors import DatabaseAway, Misconfigured
 from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
 from auth_portal.services.history.words import OUTCOMES
-from auth_portal.services.operations.dispatcher import OWN_POLL_SECONDS
 from auth_portal.services.serving import RETRY_SECONDS, Services, build
 from auth_portal.settings import VERSION, Settings, delivered, read_settings
 from auth_portal.telemetry import log_event, reason_of, set_up_logging
@@ -72,7 +71,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     if is_command():
         # Only here: the commands bring Alembic, which a worker has no use for.
         commands = importlib.import_module("auth_portal.cli")
-        commands.register(app, lambda settings: build(settings, clock, OWN_POLL_SECONDS), clock)
+        commands.register(app, lambda settings: build(settings, clock, settings.poll_seconds), clock)
     app.extensions["auth_portal_process"] = Process(app, clock)
     return app
 

@@ -28,6 +28,7 @@ MINIMUM_KEY_LENGTH = 32  # characters; `auth-portal init` writes 43 (256 bits in
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,/?#]+)(?::(\d{1,5}))?")
 _URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<places>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
 LONGEST_SOCKET = 107  # bytes of its path, on Linux
+CONNECTIONS = 20  # of a process to PostgreSQL, at most
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -136,6 +137,9 @@ class Settings(BaseModel):
     dispatch: Literal["inline", "off"] = "inline"
     callback_threads: Annotated[int, Field(ge=2, le=256)] = 32
     message_threads: Annotated[int, Field(ge=2, le=256)] = 16
+    poll_seconds: Annotated[float, Field(ge=0.02, le=5)] = 0.1
+    idle_poll_seconds: Annotated[float, Field(ge=0.02, le=5)] = 0.5
+    database_connections: Annotated[int, Field(ge=4, le=200)] = CONNECTIONS
     drain_seconds: Annotated[int, Field(ge=0, le=300)] = 0
     outbound_proxy: str = ""
     ca_bundle: Path | None = None

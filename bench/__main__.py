@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, dispatchers, imports, lists, metrics, recovery, sealing, slow, timing
+from bench import backlog, cost, dispatchers, imports, lists, metrics, recovery, retention, sealing, slow, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -18,6 +18,7 @@ ROUNDS = 300
 OF_DATABASES = {
     "lists": lists,
     "backlog": backlog,
+    "cost": cost,
     "dispatchers": dispatchers,
     "sealing": sealing,
     "metrics": metrics,
@@ -104,7 +105,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "recovery", "slow", "timing", *OF_DATABASES],
+        choices=["portal", "imports", "recovery", "retention", "slow", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -117,6 +118,8 @@ def main() -> int:
         return int(OF_DATABASES[chosen.what].main(databases))
     if chosen.what == "recovery":
         return recovery.main(chosen.only)
+    if chosen.what == "retention":
+        return retention.main()
     if chosen.what == "slow":
         return slow.main()
     with tempfile.TemporaryDirectory() as name:

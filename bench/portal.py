@@ -29,11 +29,11 @@ def database_url(folder: Path) -> str:
 
 
 def portal(
-    folder: Path, receiver: Listens, *, server: str, workers: int, customers: str = "", **settings: str
+    folder: Path, receiver: Listens, *, server: str, workers: int, customers: str = "", url: str = "", **settings: str
 ) -> Server:
     """A server that is configured and not yet started; ``customers`` is a file of others than the bench's own."""
     folder.mkdir()
-    url = database_url(folder)
+    url = url or database_url(folder)
     install(folder, url)
     rows = "\n".join(f"B-{number},{phone(number)}" for number in range(CUSTOMERS))
     limits = "[portal.limits]\nbegins_per_minute = 100000\npassword_checks_per_minute = 100000\n"

@@ -1,12 +1,11 @@
 """A real pgbouncer in transaction mode, set up by ``deploy/pgbouncer/pgbouncer.ini``, in front of a PostgreSQL server.
 
-``PORTAL_TEST_POOLER=1`` puts it in front of every PostgreSQL database that the tests use.
+``TEST_POOLER=1`` puts it in front of every PostgreSQL database that the tests use.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from tests.receiver import GIVE_UP_SECONDS
 from tests.serving import free_port
 
 INI = ROOT / "deploy" / "pgbouncer" / "pgbouncer.ini"
+USER = "embedded_postgres"  # as whom PostgreSQL runs where the tests are root; it is there once a server was made
 PASSWORD = "a-password-of-pgbouncer"
 
 
@@ -64,8 +64,7 @@ class Pooler:
         """Start it, and wait until it answers."""
         command = [shutil.which("pgbouncer", path=PLACES) or "pgbouncer", "-q"]
         if os.getuid() == 0:  # which pgbouncer refuses to be
-            owner = pwd.getpwuid(os.stat(self._there.query["host"]).st_uid)  # type: ignore[arg-type]
-            command += ["-u", owner.pw_name]
+            command += ["-u", USER]
         libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
         with (self.folder / "pgbouncer.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -98,9 +97,9 @@ def pooled(folder: Path, server: str, *, connections: int = 20) -> Iterator[Pool
 
 @pytest.fixture(scope="session")
 def pooler(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooler | None]:
-    """A pgbouncer in front of the tests' databases, if the run asks for one with ``PORTAL_TEST_POOLER=1``."""
-    if os.environ.get("PORTAL_TEST_POOLER") != "1":
+    """A pgbouncer in front of the tests' databases, if the run asks for one with ``TEST_POOLER=1``."""
+    if os.environ.get("TEST_POOLER") != "1":
         yield None
         return
-    with pooled(tmp_path_factory.mktemp("pooler"), postgres_server, connections=5) as running:
+    with pooled(tmp_path_factory.mktemp("pooler"), postgres_server) as running:
         yield running

@@ -59,8 +59,8 @@ def _shared_compilation() -> Iterator[None]:
     shared: dict[str, Engine] = {}
     make = db._engine
 
-    def make_sharing(url: URL) -> Engine:
-        engine = make(url)
+    def make_sharing(url: URL, *connections: int) -> Engine:
+        engine = make(url, *connections)
         first = shared.setdefault(engine.dialect.name, engine)
         if first.dialect.server_version_info is None:  # it was never connected, so its dialect is not ready
             shared[engine.dialect.name] = engine

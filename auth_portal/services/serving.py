@@ -48,7 +48,7 @@ from auth_portal.services.history.stories import Stories
 from auth_portal.services.imports.bulk import BulkSave
 from auth_portal.services.imports.imports import CommandImport, Imports
 from auth_portal.services.imports.work import ImportWork
-from auth_portal.services.operations.dispatcher import INLINE_POLL_SECONDS, Dispatcher, Lanes, Loop
+from auth_portal.services.operations.dispatcher import INLINE_POLL_SECONDS, Dispatcher, Lanes, Loop, Pace
 from auth_portal.services.operations.health import BEAT_SECONDS, Health
 from auth_portal.services.operations.personal_data import Erasure, PersonExport
 from auth_portal.services.operations.retention import Housekeeping
@@ -186,13 +186,13 @@ class Services:
 def build(settings: Settings, clock: Clock, poll_seconds: float = INLINE_POLL_SECONDS) -> Services:
     """Return every service of one process, nothing started: the one wiring of server, commands, doctor and tests.
 
-    ``poll_seconds`` is how often the dispatcher looks for work that nothing announced. Raise Misconfigured with one
+    ``poll_seconds`` is how often a busy dispatcher looks for work that nothing announced. Raise Misconfigured with one
     line for each fault, and KeyFault if the keys do not open this database. ``Services.close()`` ends it.
     """
     master = MasterKeys(settings.master_keys())
     if fault := schema_fault(settings.database):
         raise Misconfigured(fault)
-    database = Database(settings.database)
+    database = Database(settings.database, settings.database_connections)
     try:
         keyring = load_keyring(database, master, require_macs=settings.require_macs)
         way_out = Outbound(NetworkPolicy.from_settings(settings))
@@ -266,7 +266,8 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
         sandbox_url=on.settings.sandbox_url,
     )
     threads = on.settings.delivery_threads
-    lanes = Lanes(outbox, callbacks, messages, on.transactions.machine, threads=threads, poll_seconds=poll_seconds)
+    pace = Pace(poll_seconds, on.settings.idle_poll_seconds)
+    lanes = Lanes(outbox, callbacks, messages, on.transactions.machine, threads=threads, pace=pace)
     methods = all_methods(on.passwords)
     verifications = Verifications.build(on.transactions, on.journeys, methods, on.passwords, lanes.wake)
     alerts = Alerts(on.transactions, on.journeys, on.notices, on.webhooks, public_url=on.settings.public_url)

@@ -59,7 +59,7 @@ from sqlalchemy.types import DateTime, TypeDecorator
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
 from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
-from auth_portal.settings import delivered
+from auth_portal.settings import CONNECTIONS, delivered
 from auth_portal.telemetry import Counts, Origin, log_event, origin
 
 MIGRATIONS = delivered("migrations")
@@ -72,7 +72,7 @@ POOL_SECONDS = 5
 SILENCE_SECONDS = 5  # of a connection that was sent something
 STATEMENT_SECONDS = 20
 IDLE_SECONDS = 10  # in a transaction: a process that is suspended inside one must not hold its rows for ever
-SENDER_CONNECTIONS = 6  # of a pool of 20: at most so many senders use the database at the same time (D5)
+SENDER_PART = 0.3  # of the connections of a process: at most so many senders use the database at the same time (D5)
 # The clock of the machine and the database's (D8).
 machine_clock = time.time  # seconds since 1970; what the portal is given as its clock is compared nowhere else
 MOST_SECONDS_APART = 2.0
@@ -227,14 +227,14 @@ def share_connections() -> None:
 class Database:
     """One engine and, on SQLite, its gate. Made once per process, after any fork."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connections: int = CONNECTIONS) -> None:
         self.url = make_url(url)
-        self.engine = _engine(self.url)
+        self.engine = _engine(self.url, connections)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._reader = self.engine.execution_options(**{MODE: "read"})
         if not self.is_sqlite:
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._turns = threading.BoundedSemaphore(SENDER_CONNECTIONS)
+        self._turns = threading.BoundedSemaphore(int(SENDER_PART * connections))
         self._gate = WriteGate(Path(f"{self.url.database}.gate")) if self.is_sqlite else None
 
     @contextmanager
@@ -663,15 +663,15 @@ class Transactions:
 # --- The engine
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url)
     if url.get_backend_name() != "postgresql":
         raise Misconfigured("PORTAL_DATABASE_URL must begin with sqlite:/// or postgresql://.")
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
-        pool_size=10,
-        max_overflow=10,
+        pool_size=connections // 2,
+        max_overflow=connections - connections // 2,
         pool_timeout=POOL_SECONDS,
         pool_pre_ping=True,
         hide_parameters=True,

@@ -14,7 +14,7 @@ from sqlalchemy import LargeBinary, Text, case, cast, event, insert, literal, li
 
 from auth_portal.services.delivery.outbox import LEASE_SECONDS, ClaimedDelivery, Outbox
 from auth_portal.services.delivery.queues import due_queues
-from auth_portal.services.operations.dispatcher import Lane
+from auth_portal.services.operations.dispatcher import Lane, Pace
 from auth_portal.store.db import Database, Transactions
 from auth_portal.store.models import CALLBACK, Delivery, DeliveryState, table_of
 from tests.receiver import GIVE_UP_SECONDS
@@ -226,7 +226,7 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
 
     outbox = Outbox(transactions)
     clock = transactions.machine
-    lane = Lane(CALLBACK, outbox, deliver, clock, threads=64, poll_seconds=1)
+    lane = Lane(CALLBACK, outbox, deliver, clock, threads=64, pace=Pace(1, 1))
     lane.start()
     try:
         for _sender in range(40):

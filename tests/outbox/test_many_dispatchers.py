@@ -17,7 +17,6 @@ from sqlalchemy import func, insert, select
 from auth_portal.clock import system_clock
 from auth_portal.crypto import MasterKeys, token_hash
 from auth_portal.services.delivery.outbox import ClaimedDelivery, Deliver, NewDelivery, add
-from auth_portal.services.operations.dispatcher import OWN_POLL_SECONDS
 from auth_portal.services.serving import build
 from auth_portal.settings import read_settings
 from auth_portal.store.db import Database, Transactions
@@ -62,7 +61,7 @@ def dispatching(folder: Path, database_url: str) -> Iterator[Counter[int]]:
 
     with ExitStack() as stack:
         for number in range(DISPATCHERS):
-            services = build(read_settings(environment), system_clock, OWN_POLL_SECONDS)
+            services = build(read_settings(environment), system_clock, read_settings(environment).poll_seconds)
             stack.callback(services.close)
             lane = services.dispatcher.lanes[0]
             lane.deliver = counted(number, lane.deliver)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from auth_portal.services.operations.dispatcher import Loop
+from auth_portal.services.operations.dispatcher import QUICK_FOR_SECONDS, Loop, Pace
 from tests.receiver import GIVE_UP_SECONDS, wait_for
 from tests.security.tools import logged
 
@@ -15,7 +15,9 @@ NEVER = 3600.0
 
 
 @contextmanager
-def running(work: Callable[[], bool], *, every_seconds: float = NEVER, rest_seconds: float = NEVER) -> Iterator[Loop]:
+def running(
+    work: Callable[[], bool], *, every_seconds: float | Callable[[], float] = NEVER, rest_seconds: float = NEVER
+) -> Iterator[Loop]:
     loop = Loop("rounds", work, every_seconds=every_seconds, rest_seconds=rest_seconds, fault="rounds_fault")
     loop.start()
     try:
@@ -115,3 +117,22 @@ def test_a_stop_does_not_wait_for_the_rest_after_a_fault() -> None:
         wait_for(lambda: rounds.count == 1)
         loop.stop(GIVE_UP_SECONDS)
         assert not thread_of(loop).is_alive()
+
+
+def test_looks_are_quick_for_a_minute_after_there_was_work_and_then_rare() -> None:
+    moments = [0.0]
+    pace = Pace(0.1, 0.5, lambda: moments[-1])
+    assert pace.seconds() == 0.5, "nothing was ever found"
+    pace.note_work()
+    assert pace.seconds() == 0.1
+    moments.append(QUICK_FOR_SECONDS - 1)
+    assert pace.seconds() == 0.1
+    moments.append(QUICK_FOR_SECONDS)
+    assert pace.seconds() == 0.5
+    assert Pace(0.5, 0.1).seconds() == 0.5, "idle is never quicker"
+
+
+def test_a_loop_asks_before_each_wait_how_long_it_is() -> None:
+    waits, rounds = [0.002, 0.001], Rounds()
+    with running(rounds, every_seconds=lambda: waits.pop() if waits else NEVER):
+        wait_for(lambda: rounds.count == 2)

@@ -1,6 +1,6 @@
 """The portal behind a real pgbouncer in transaction mode: each transaction may get another connection of the server.
 
-``PORTAL_TEST_POOLER=1`` puts one in front of all other tests with PostgreSQL.
+``TEST_POOLER=1`` puts one in front of all other tests with PostgreSQL.
 """
 
 from __future__ import annotations

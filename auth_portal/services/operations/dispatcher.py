@@ -3,11 +3,13 @@
 Any number of dispatchers may run at the same time. Messages and callbacks have their own threads, so that neither waits
 for the other. One target has all the threads that it can use as long as a few stay free for the others, so that a slow
 server is no queue and a dead one slows no other (D5). What this process put into the outbox itself is looked for at
-once; the rest at each poll.
+once; the rest at each poll. While there is something to send the polls are quick, and later rare: an idle portal leaves
+its database alone.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -35,7 +37,7 @@ MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test dri
 # however many there are, some are left for the next one.
 MOST_HELD = 3
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
-OWN_POLL_SECONDS = 0.1  # `auth-portal dispatch`
+QUICK_FOR_SECONDS = 60.0  # after something was sent: its customer types the code, and then the result is due
 SWEEP_SECONDS = 1.0
 SEAL_SECONDS = 1.0  # an event that is deleted within this time does not show
 IMPORT_POLL_SECONDS = 1.0  # the process that asked for an import wakes its own thread
@@ -46,6 +48,22 @@ IMPORT_REST_SECONDS = 5.0  # the import waits for its lease anyway
 # A message leaves at a random moment within this time, so that the work of sending one never falls into the same moment
 # after a beginning: in a web process, what it slows down would reveal that the person is a customer (R24).
 SCATTER_SECONDS = {CALLBACK: 0.0, MESSAGE: 0.1}
+
+
+class Pace:
+    """How long the lanes of a process wait between two looks: ``quick`` seconds while there is work, then ``idle``."""
+
+    def __init__(self, quick: float, idle: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._quick, self._idle, self._now = quick, max(quick, idle), now
+        self._quick_until = -math.inf
+
+    def note_work(self) -> None:
+        """Look often from now on: more will follow soon."""
+        self._quick_until = self._now() + QUICK_FOR_SECONDS
+
+    def seconds(self) -> float:
+        """Return how long to wait before the next look."""
+        return self._quick if self._now() < self._quick_until else self._idle
 
 
 class Loop:
@@ -62,7 +80,7 @@ class Loop:
         name: str,
         work: Callable[[], bool],
         *,
-        every_seconds: float,
+        every_seconds: float | Callable[[], float],
         fault: str,
         may_work: Callable[[], bool] | None = None,
         rest_seconds: float = REST_SECONDS,
@@ -103,7 +121,7 @@ class Loop:
         # What asks whether the clock is right is refused by a transaction that begins after a jump.
         origin.set(Origin(is_judged=self._may_work is not None))
         while not self.is_stopping():
-            self._woken.wait(self._every_seconds)
+            self._woken.wait(self._every_seconds() if callable(self._every_seconds) else self._every_seconds)
             self._woken.clear()
             try:
                 while not self.is_stopping() and (self._may_work is None or self._may_work()) and self._work():
@@ -117,16 +135,17 @@ class Lane:
     """One kind of delivery: a loop that claims, and threads that deliver."""
 
     def __init__(
-        self, kind: str, outbox: Outbox, deliver: Deliver, clock: ClockCheck, *, threads: int, poll_seconds: float
+        self, kind: str, outbox: Outbox, deliver: Deliver, clock: ClockCheck, *, threads: int, pace: Pace
     ) -> None:
         self.kind = kind
+        self._pace = pace
         self._threads = threads
         self.outbox = outbox
         self.deliver = deliver
         self.loop = Loop(
             f"{kind}-dispatcher",
             self._claim,
-            every_seconds=poll_seconds,
+            every_seconds=pace.seconds,
             fault="dispatcher_fault",
             may_work=clock.is_right,
         )
@@ -154,6 +173,7 @@ class Lane:
         full = [target for target in busy if room(self._threads, busy, target) <= 0]
         if busy.total() >= self._threads or not self.outbox.has_due(self.kind, full):
             return False
+        self._pace.note_work()
         time.sleep(random.uniform(0, SCATTER_SECONDS[self.kind]))  # noqa: S311
         free = self._threads - busy.total()
         claimed = self.outbox.claim(self.kind, free, lambda target, taken: room(self._threads, busy + taken, target))
@@ -194,11 +214,11 @@ class Lanes:
         clock: ClockCheck,
         *,
         threads: Mapping[str, int],
-        poll_seconds: float,
+        pace: Pace,
     ) -> None:
         self.clock = clock
         self.all = tuple(
-            Lane(kind, outbox, deliver, clock, threads=threads[kind], poll_seconds=poll_seconds)
+            Lane(kind, outbox, deliver, clock, threads=threads[kind], pace=pace)
             for kind, deliver in ((CALLBACK, callbacks.deliver), (MESSAGE, messages.deliver))
         )
 
