@@ -88,8 +88,8 @@ class Process:
 
     def start(self, environment: Mapping[str, str] | None = None) -> Services:
         """Start to serve. Raise Misconfigured if that cannot be done; then nothing was started."""
-        set_up_logging()
         settings = read_settings(environment)
+        set_up_logging(settings.log_level)
         # Before the first request, which may come while there is no database.
         self._add_sandbox(settings)
         edge.serve_with(self._app, is_https=settings.is_https)

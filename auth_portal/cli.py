@@ -140,7 +140,9 @@ def dispatch() -> None:
     services = None
     while services is None:
         try:
-            services = _build()(read_settings())
+            settings = read_settings()
+            set_up_logging(settings.log_level)
+            services = _build()(settings)
         except DatabaseAway as away:
             log_event("database_is_away", level=logging.ERROR, why=str(away))
             if stopping.wait(RETRY_SECONDS):

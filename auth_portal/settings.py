@@ -77,10 +77,10 @@ def _database_url(value: object) -> object:
     return f"{parts['scheme']}://{user}{at}{parts['path'] or '/'}?{query}host={hosts}&port={ports}"
 
 
-def _proxy_header(value: object) -> object:
-    return next(
-        (name for name in ("X-Forwarded-For", "Forwarded") if name.lower() == str(value).strip().lower()), value
-    )
+def _header(value: object) -> object:
+    """Write the name of a header as the settings do, however it was written."""
+    known = ("X-Forwarded-For", "Forwarded", "X-Request-ID", "traceparent")
+    return next((name for name in known if name.lower() == str(value).strip().lower()), value)
 
 
 def _bind(value: object) -> object:
@@ -132,7 +132,7 @@ class Settings(BaseModel):
     secret_keys: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] = ()
     public_url: Annotated[str, BeforeValidator(_origin)] = "http://127.0.0.1:8000"
     trusted_proxies: Annotated[int | None, Field(ge=0, le=10)] = None
-    proxy_header: Annotated[Literal["X-Forwarded-For", "Forwarded"], BeforeValidator(_proxy_header)] = "X-Forwarded-For"
+    proxy_header: Annotated[Literal["X-Forwarded-For", "Forwarded"], BeforeValidator(_header)] = "X-Forwarded-For"
     sandbox: Annotated[Literal["off", "on", "public"], BeforeValidator(_sandbox)] = "off"
     dispatch: Literal["inline", "off"] = "inline"
     callback_threads: Annotated[int, Field(ge=2, le=256)] = 32
@@ -147,6 +147,8 @@ class Settings(BaseModel):
     allow_private_callbacks: bool = False
     require_macs: bool = False
     metrics_token: str = ""
+    log_level: Literal["info", "warning", "error"] = "info"
+    request_id_header: Annotated[Literal["", "X-Request-ID", "traceparent"], BeforeValidator(_header)] = ""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -164,6 +166,11 @@ class Settings(BaseModel):
             raise ValueError(
                 "PORTAL_TRUSTED_PROXIES must be 1 or more if PORTAL_BIND is a unix socket: only the proxy in front "
                 "knows the client's address"
+            )
+        if self.request_id_header and not self.trusted_proxies:
+            raise ValueError(
+                "PORTAL_TRUSTED_PROXIES must be 1 or more if PORTAL_REQUEST_ID_HEADER is set: a client could choose "
+                "the ids of its requests"
             )
         if self.ca_bundle is not None and not self.ca_bundle.is_file():
             raise ValueError(f"PORTAL_CA_BUNDLE: there is no file {self.ca_bundle}")

@@ -220,8 +220,13 @@ def _frames(trace: TracebackType | None) -> list[str]:
     return [own, *innermost] if own and own != innermost[-1] else innermost[-1:] + innermost[:-1]
 
 
-def set_up_logging() -> None:
-    """Send our events to stderr as JSON lines, and gunicorn's own there in the same form. Safe to call again."""
+def set_up_logging(level: str = "") -> None:
+    """Send our events from a level on to stderr as JSON lines, and gunicorn's own there in the same form.
+
+    Safe to call again, also for another level; the first one is "info".
+    """
+    if level or not logger.handlers:
+        logger.setLevel(level.upper() or logging.INFO)
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
@@ -229,5 +234,4 @@ def set_up_logging() -> None:
     for server_handler in logging.getLogger("gunicorn.error").handlers:  # none under a command or another server
         server_handler.setFormatter(handler.formatter)
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -487,6 +487,7 @@ class Delivery(Base):
     leased_until: Mapped[datetime | None]
     give_up_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
+    request_id: Mapped[str | None] = mapped_column(String(64))  # of the request that caused it, for the log
     __table_args__ = (
         Index(
             "ix_deliveries_pending",

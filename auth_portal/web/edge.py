@@ -61,6 +61,8 @@ SERVER = "gunicorn/"  # drops every header whose name contains an underscore
 LAST_PORT = 65535
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\[\]]*)?)\](?::([0-9]{1,5}))?")
 _WITH_PORT = re.compile(r"([0-9.]+):([0-9]{1,5})")
+_REQUEST_ID = re.compile(r"([A-Za-z0-9._-]{8,64})")
+_TRACE = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
 csrf = CSRFProtect()
 
@@ -167,6 +169,7 @@ def enter_request() -> Response | None:
     if EXTENSION not in current_app.extensions:
         raise Problem("unavailable", status=503)
     settings: Settings = current_app.extensions[EXTENSION].settings
+    request_id.set(given_id(settings.request_id_header) or request_id.get())
     g.address = client_address(settings.trusted_proxies or 0, settings.proxy_header)
     is_safe = request.method in ("GET", "HEAD", "OPTIONS", "TRACE")
     origin.set(Origin(address=g.address, is_judged=not (is_safe and JUDGE_TIME.isdisjoint(request.blueprints))))
@@ -244,6 +247,13 @@ def client_address(hops: int, header: str) -> str:
         # A unix socket without a trusted hop, or a proxy that does not name its client: no limit could be counted.
         log_event("client_unknown", level=logging.ERROR, hops=hops)
         raise Problem("unavailable", status=503) from None
+
+
+def given_id(header: str) -> str:
+    """Return the id that the trusted proxy gives a request in X-Request-ID or traceparent (W3C), or ""."""
+    form = _TRACE if header == "traceparent" else _REQUEST_ID
+    found = form.fullmatch(request.headers.get(header, "")) if header else None
+    return found[1] if found else ""
 
 
 def plain_address(element: str) -> str:

@@ -43,7 +43,7 @@ from auth_portal.store.models import (
     signed_columns,
     table_of,
 )
-from auth_portal.telemetry import log_event, some_tries
+from auth_portal.telemetry import log_event, request_id, some_tries
 
 # The contract of a callback is Flow's; that of a message says what is special about it.
 WEBHOOK = "webhook"  # it goes to a program of the business
@@ -120,6 +120,7 @@ class ClaimedDelivery:
     leased_until: datetime
     attempt_id: str
     began_at: datetime
+    request_id: str | None = None  # of the request that caused it
     is_changed: bool = False  # by someone other than the portal (R54)
 
     def body(self, keyring: Keyring) -> str:
@@ -205,6 +206,7 @@ def add(work: Work, new: NewDelivery) -> str:
         "created_at": work.now,
         "next_at": work.now,
         "give_up_at": new.give_up_at,
+        "request_id": request_id.get() or None,
     }
     work.insert(_INSERT, values)
     return delivery_id

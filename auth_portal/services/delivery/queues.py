@@ -143,6 +143,7 @@ def _claiming(chosen: CTE) -> Any:
             Delivery.is_unclear,
             Delivery.give_up_at,
             Delivery.leased_until,
+            Delivery.request_id,
         )
     )
 

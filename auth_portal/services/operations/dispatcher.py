@@ -29,7 +29,7 @@ from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.verification.end import Endings
 from auth_portal.store.db import CHECK_SECONDS, ClockCheck, share_connections
 from auth_portal.store.models import CALLBACK, MESSAGE
-from auth_portal.telemetry import Origin, log_event, logger, origin
+from auth_portal.telemetry import Origin, log_event, logger, origin, request_id
 
 MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test drive has a handful
 # A target holds at most so many times the threads that are left free: the dynamic threshold of Choudhury and Hahne
@@ -184,6 +184,7 @@ class Lane:
         return bool(claimed)
 
     def _deliver(self, claimed: ClaimedDelivery) -> None:
+        request_id.set(claimed.request_id or "")  # the log of its attempts names the request that caused it
         try:
             self.deliver(claimed)
         except Exception:
