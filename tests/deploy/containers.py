@@ -2,7 +2,7 @@
 
 Published images cannot be had everywhere, so three stand-ins have their names: Debian's own Python, PostgreSQL and nginx.
 What differs from an engine with the real ones: they are set up by another script, and the order that ``depends_on`` asks for is
-kept here, because podman 4 cannot. This needs root, debootstrap, podman, runc, iptables, aardvark-dns and the internet, and
+kept here, because podman 4 cannot. This needs root, debootstrap, podman, runc, catatonit, iptables, aardvark-dns and the internet, and
 changes nothing outside of ``.venv/debian`` and its own folder.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,11 +23,14 @@ from typing import Any
 
 import requests
 import trustme
+import yaml
 
 from auth_portal.settings import VERSION
 from tests.deploy.debian import AUTHORITIES, BASES, DOMAIN, Load, configuration, here, say, verify
+from tests.deploy.test_helm import LEAST, rendered
 from tests.programs import ROOT
 from tests.receiver import Receiver, wait_for
+from tests.serving import free_port
 from tests.world import CUSTOMERS
 
 PROJECT = ROOT / "deploy" / "container"
@@ -282,7 +286,48 @@ class Composed:
         assert [word for word in (*words, "qZ7sEcReT4xK") if word in shown + logs] == []
         say("no secret in a log or in what the engine shows of a container")
 
+    def runs_as_pods(self) -> None:
+        """What the Helm chart makes: its migrations, then a web server, with the database of the compose file.
+
+        podman 4 reads no secret as Kubernetes does, so the volume that it would make of one is there before.
+        """
+        image = {"repository": "localhost/auth-portal", "tag": "latest", "pullPolicy": "Never"}
+        made = rendered({**LEAST, "publicUrl": f"https://{DOMAIN}", "image": image})
+        self.engine.run("volume", "create", LEAST["secretName"])
+        place = Path(json.loads(self.engine.run("volume", "inspect", LEAST["secretName"]).stdout)[0]["Mountpoint"])
+        for name in ("database-url", "secret-keys"):
+            shutil.copy(self._folder / "secrets" / name, place)
+            os.chown(place / name, 0, 10001)
+            (place / name).chmod(0o440)
+        self._play(made["Job", "migrations"])
+        assert self.engine.run("wait", "migrations-migrations").stdout.strip() == "0"
+        self._play(made["Deployment", "web"])
+        wait_for(lambda: self.engine.run("exec", "web-web", "auth-portal-health", check=False).returncode == 0, 60)
+        status = self.engine.run("exec", "web-web", "cat", "/proc/1/status").stdout
+        assert re.findall(r"^(?:CapBnd|NoNewPrivs):\t(\w+)", status, re.MULTILINE) == ["0" * 16, "1"]
+        assert self.engine.run("exec", "web-web", "touch", "/x", check=False).returncode
+        asks = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000/readyz').read().decode())"
+        assert json.loads(self.engine.run("exec", "web-web", "python3", "-c", asks).stdout) == {"ready": True}
+        say("the pods of the Helm chart run: migrations, then a web server that is ready")
+
+    def _play(self, item: dict[str, Any]) -> None:
+        """Run the pod of a Job or Deployment, under the name of its component."""
+        pod = item["spec"]["template"]["spec"]
+        for volume in pod["volumes"]:
+            if "secret" in volume:
+                volume["secret"]["optional"] = False  # as it is in Kubernetes without being said
+        (container,) = pod["containers"]
+        for port in container.get("ports", ()):
+            port["hostPort"] = free_port()  # or the port of this machine with its number
+        name = item["metadata"]["labels"]["app.kubernetes.io/component"]
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LEAST["secretName"]}, "data": {}}
+        parts = [secret, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod}]
+        (self._folder / "pod.yaml").write_text(yaml.safe_dump_all(parts))
+        self.engine.run("play", "kube", "--network", "auth-portal-test_database", str(self._folder / "pod.yaml"))
+
     def stops(self) -> None:
+        self.engine.run("pod", "rm", "--force", "web", "migrations", check=False)
+        self.engine.run("volume", "rm", "--force", LEAST["secretName"], "instance", "tmp", check=False)
         self.compose("down", "--volumes", "--timeout", "60", check=False)
         if hasattr(self, "receiver"):
             self.receiver.close()
@@ -352,6 +397,7 @@ def _walk(composed: Composed) -> None:
         say("a web server killed: started again")
         composed.makes_a_backup()
         composed.keeps_secrets()
+        composed.runs_as_pods()
 
 
 def main() -> None:
