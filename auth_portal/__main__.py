@@ -65,7 +65,7 @@ def serve(**options: str | None) -> None:
     importlib.import_module("auth_portal.web.server").PortalServer(
         load,
         settings.drain_seconds,
-        bind=settings.bind,
+        bind=settings.binds,
         workers=settings.workers,
         threads=settings.threads,
         umask=0o777 & ~settings.socket_mode,

@@ -147,6 +147,7 @@ class Settings(BaseModel):
     allow_private_callbacks: bool = False
     require_macs: bool = False
     metrics_token: str = ""
+    metrics_bind: Annotated[str, BeforeValidator(_bind)] = ""
     log_level: Literal["info", "warning", "error"] = "info"
     request_id_header: Annotated[Literal["", "X-Request-ID", "traceparent"], BeforeValidator(_header)] = ""
 
@@ -167,6 +168,8 @@ class Settings(BaseModel):
                 "PORTAL_TRUSTED_PROXIES must be 1 or more if PORTAL_BIND is a unix socket: only the proxy in front "
                 "knows the client's address"
             )
+        if self.metrics_bind and self.metrics_bind.rpartition(":")[2] == self.bind.rpartition(":")[2]:
+            raise ValueError("PORTAL_METRICS_BIND must have another port than PORTAL_BIND")
         if self.request_id_header and not self.trusted_proxies:
             raise ValueError(
                 "PORTAL_TRUSTED_PROXIES must be 1 or more if PORTAL_REQUEST_ID_HEADER is set: a client could choose "
@@ -175,6 +178,11 @@ class Settings(BaseModel):
         if self.ca_bundle is not None and not self.ca_bundle.is_file():
             raise ValueError(f"PORTAL_CA_BUNDLE: there is no file {self.ca_bundle}")
         return self
+
+    @property
+    def binds(self) -> list[str]:
+        """Return all addresses at which ``auth-portal serve`` listens."""
+        return [self.bind, *([self.metrics_bind] if self.metrics_bind else [])]
 
     @cached_property
     def is_https(self) -> bool:

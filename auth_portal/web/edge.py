@@ -164,7 +164,7 @@ def enter_request() -> Response | None:
     """Refuse a request that must not reach a view. Raise Problem."""
     g.began = time.perf_counter()
     request_id.set(secrets.token_hex(8))
-    if request.endpoint in EVERY_HOST:
+    if _is_for_operators() or request.endpoint in EVERY_HOST:
         return None  # a probe comes without our Host and without a proxy, and while there is no database
     if EXTENSION not in current_app.extensions:
         raise Problem("unavailable", status=503)
@@ -191,6 +191,18 @@ def enter_request() -> Response | None:
             if not is_api() and request.endpoint and all(may_send[n]() for n in request.blueprints if n in may_send):
                 _protect()
     return None
+
+
+def _is_for_operators() -> bool:
+    """Report whether this came in at PORTAL_METRICS_BIND, where any Host may ask. Raise Problem for all but ``ops``."""
+    found, listener = current_app.extensions.get(EXTENSION), request.environ.get("gunicorn.socket")
+    if found is None or not found.settings.metrics_bind or listener is None:
+        return False
+    bind, here = found.settings.metrics_bind, listener.getsockname()
+    g.is_for_operators = bind == f"unix:{here}" if isinstance(here, str) else bind.rpartition(":")[2] == str(here[1])
+    if g.is_for_operators and request.blueprint != "ops":
+        raise Problem("not_found", status=404)
+    return bool(g.is_for_operators)
 
 
 def _protect() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, abort, current_app, jsonify, make_response, request
+from flask import Blueprint, Response, abort, current_app, g, jsonify, make_response, request
 from prometheus_client import ProcessCollector
 
 from auth_portal.crypto import same_text
@@ -172,7 +172,9 @@ def server_processes() -> list[str]:
 
 def _may_see() -> bool:
     settings = services().settings
+    if settings.metrics_bind and not g.get("is_for_operators"):
+        return False
     given = request.headers.get("Authorization", "").removeprefix("Bearer ")
     if settings.metrics_token:
         return same_text(given, settings.metrics_token)
-    return settings.is_loopback
+    return settings.is_loopback or bool(settings.metrics_bind)

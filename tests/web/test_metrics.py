@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,13 @@ import requests
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from auth_portal.errors import Misconfigured
 from auth_portal.services.operations.retention import HOURS_STORED, prune
+from auth_portal.settings import read_settings
 from auth_portal.store.models import ALL_HOURS, HourlyCount
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.tools import STILL, code_for, deliver, wrong
-from tests.serving import Visitor, serving
+from tests.serving import Visitor, free_port, serving
 from tests.test_servers import configured
 from tests.world import MAIL, PASSWORD, PHONE, World, open_world
 
@@ -147,6 +152,42 @@ def test_every_process_shows_the_same_totals_and_a_restart_loses_none(
                 assert Visitor(server.url).begin(f"r-{run}-{number}", "password").ok
         with serving(server):  # what the stopped processes had not written yet, they wrote at their end
             wait_for(partial(is_shown, 6 * run))
+
+
+@pytest.mark.parametrize("kind", ["port", "socket"])
+def test_metrics_can_have_an_address_of_their_own(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, kind: str
+) -> None:
+    """There any Host may ask, and nothing else answers; at the customers' address nothing is shown."""
+    port, path = free_port(), tmp_path / "metrics.sock"
+    bind = f"127.0.0.1:{port}" if kind == "port" else f"unix:{path}"
+    settings = {"PORTAL_METRICS_BIND": bind, "PORTAL_PUBLIC_URL": "http://verify.acme.example"}
+    server = configured(tmp_path, sqlite_url, receiver, server="auth-portal", workers=2, settings=settings)
+
+    def ask(target: str, host: str = "node-1") -> tuple[int, str]:
+        with closing(HTTPConnection("127.0.0.1", port)) as connection, closing(socket.socket(socket.AF_UNIX)) as way:
+            if kind == "socket":
+                way.connect(str(path))
+                connection.sock = way
+            connection.request("GET", target, headers={"Host": host})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    with serving(server):
+        assert "auth_portal_ready 1" in ask("/metrics")[1]
+        assert "faults" in ask("/readyz")[1]
+        assert ask("/healthz")[0] == 200
+        for page in ("/", "/?reference=r-1", "/admin/", "/api/v1/tickets", "/static/app.css", "/nothing"):
+            assert ask(page, "verify.acme.example")[0] == 404, page
+        ours = {"Host": "verify.acme.example"}
+        assert requests.get(f"{server.url}/?reference=r-1", headers=ours, timeout=GIVE_UP_SECONDS).ok
+        assert requests.get(f"{server.url}/metrics", headers=ours, timeout=GIVE_UP_SECONDS).status_code == 404
+        assert requests.get(f"{server.url}/readyz", timeout=GIVE_UP_SECONDS).json() == {"ready": True}
+
+
+def test_metrics_and_pages_cannot_share_a_port() -> None:
+    with pytest.raises(Misconfigured, match="another port"):
+        read_settings({"PORTAL_METRICS_BIND": "0.0.0.0:8000", "PORTAL_BIND": "127.0.0.1:8000"})
 
 
 def test_what_cannot_be_written_is_written_later(small_world: World) -> None:
