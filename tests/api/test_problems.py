@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from sqlalchemy import text
@@ -65,11 +66,15 @@ def test_only_json_is_taken(caller: Program, media_type: str) -> None:
     problem(caller.post("/customers", data=b'{"customer_id": "N"}', headers=headers), 415, "media_type")
 
 
+# Python 3.14 reads this far, and finds that the end is missing.
+TOO_DEEP = "nested too deeply" if sys.version_info < (3, 14) else "at line 1, column 60001."
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [(b"", "at line 1, column 1."), (b'{\n"a" 7', "at line 2, column 5."), (b"[]", "another JSON value"),
      (b"7", "another JSON value"), (b"null", "another JSON value"), (b'{"customer_id": NaN}', "a number that JSON"),
-     (b'{"a": 1, "a": 2}', "a name twice"), (b"\xff", "not in UTF-8"), (b"[" * 60_000, "nested too deeply"),
+     (b'{"a": 1, "a": 2}', "a name twice"), (b"\xff", "not in UTF-8"), (b"[" * 60_000, TOO_DEEP),
      (b'{"customer_id": "\\ud800"}', "not in UTF-8"), (b'{"customer_id": "N"} x', "at line 1, column 22.")],
 )  # fmt: skip
 def test_only_one_json_object_is_taken(caller: Program, body: bytes, why: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from flask import Response
+from werkzeug.http import HTTP_STATUS_CODES
 
 from auth_portal.i18n import ERRORS, error_text
 from auth_portal.telemetry import request_id
@@ -77,7 +78,7 @@ def problem_details(
     params = params or {}
     document: dict[str, object] = {
         "type": TYPE + code,
-        "title": HTTPStatus(status).phrase,
+        "title": HTTP_STATUS_CODES[status],  # those of Python differ from version to version
         "status": status,
         "detail": _detail(code, status, params),
         "request_id": request_id.get(),
