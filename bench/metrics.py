@@ -49,7 +49,7 @@ def measure(name: str, url: str, folder: Path) -> bool:
     install(folder, url)
     receiver = Receiver()
     configure(url, receiver, CONFIG + STANDARD)
-    fill(url, ("verifications", "visits", "deliveries"))
+    fill(url, ("verifications", "deliveries"))
     rows = count_hours(url)
     print(f"{name}: 1,000,000 verifications, {rows:,} counts of hours", flush=True)
     is_well = True

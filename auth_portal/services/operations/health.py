@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from socket import gethostname
 from typing import Any
 
@@ -246,8 +246,13 @@ class Health:
 def _by_name(rows: Any) -> dict[str, dict[tuple[str, ...], float]]:
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for name, labels, value in rows:
-        found.setdefault(name, {})[tuple(json.loads(labels))] = value
+        found.setdefault(name, {})[_labels(labels)] = value
     return found
+
+
+@lru_cache(10_000)
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 @cache
