@@ -40,6 +40,7 @@ test-deploy: .venv/.test ## Upgrade and roll back, install, break and remove it 
 	@case "$(SUITE)" in "" | rolling) $(BIN)/python -m tests.releases.rolling ;; esac
 	@case "$(SUITE)" in rolling | containers) ;; *) $(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE} ;; esac
 	@case "$(SUITE)" in "" | containers) $(BIN)/python -m tests.deploy.containers ;; esac
+	@case "$(SUITE)" in "" | failover) $(BIN)/python -m tests.faults.failover ;; esac
 
 check: .venv/.test ## Check lint, format, types and layers
 	@$(BIN)/ruff check .

@@ -40,7 +40,7 @@ def main() -> int:
             browser.prove(receiver.code_for(PHONE))
             wait_for(lambda: [row for row in receiver.callbacks if row.status])
             world.services.dispatcher.stop()
-            with psycopg.connect(url, autocommit=True) as connection:
+            with psycopg.connect(url, autocommit=True, options="-c statement_timeout=0") as connection:
                 for table in TABLES:
                     connection.execute(f"CREATE TABLE bench_{table} AS SELECT * FROM {table}".encode())
                 _measure(world, connection)

@@ -59,12 +59,14 @@ class Proxy:
         self.port = int(self._listening.getsockname()[1])
         self.flows = threading.Event()
         self.flows.set()
+        self._clients: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
+                self._clients.append(client)
                 threading.Thread(target=self._carry, args=(client,), daemon=True).start()
 
     def _carry(self, client: socket.socket) -> None:
@@ -82,6 +84,15 @@ class Proxy:
                     if not data:
                         return
                     key.data.sendall(data)
+
+    def move(self, target: str) -> None:
+        """Lead somewhere else from now on, as a name or a virtual address does that follows the primary."""
+        self._target = target
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)  # the new place knows none of these connections
+        self._clients.clear()
+        self.flows.set()
 
     def close(self) -> None:
         """Let nothing more in; what was cut off goes on and finds its other side gone."""
