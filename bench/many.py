@@ -89,6 +89,7 @@ class Postgresql:
         self._connection = psycopg.connect(re.sub(r"^postgresql\+psycopg", "postgresql", url), autocommit=True)
         self.run("SET session_replication_role = replica")
         self.run("SET synchronous_commit = off")
+        self.run("SET statement_timeout = 0")
         self.run("SET maintenance_work_mem = '512MB'")
 
     def run(self, statement: str) -> None:

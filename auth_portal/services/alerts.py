@@ -156,31 +156,26 @@ class Alerts:
                 # is not known to work. A kind that a newer version has is for its processes to end.
                 self._end(row, notifies=False)
 
-    def is_dispatching(self) -> bool:
+    def is_dispatching(self, work: Work) -> bool:
         """Report whether a dispatcher has been at work within the last half a minute."""
-        with self._transactions.read() as work:
-            return _is_heard(work)
+        return _is_heard(work)
 
-    def open_kinds(self) -> dict[str, int]:
+    def open_kinds(self, work: Work) -> dict[str, int]:
         """Return how many alerts of each kind are open."""
         query = select(AlertRow.kind, func.count().label("alerts")).where(AlertRow.ended_at.is_(None))
-        with self._transactions.read() as work:
-            found = {row.kind: row.alerts for row in work.execute(query.group_by(AlertRow.kind))}
+        found = {row.kind: row.alerts for row in work.execute(query.group_by(AlertRow.kind))}
         return {**dict.fromkeys(_TITLES, 0), **found}
 
-    def cap_shares(self) -> dict[tuple[str, str, str], float]:
+    def cap_shares(self, work: Work) -> dict[tuple[str, str, str], float]:
         """Return which share of each cap is used, by channel, country and "day" or "hour"."""
         found: dict[tuple[str, str, str], float] = {}
-        with self._transactions.read() as work:
-            for name, channel in sorted(self._journeys.current().channels.items()):
-                for window, cap, used in (
-                    ("day", channel.daily_cap, used_today),
-                    ("hour", channel.hourly_cap, used_this_hour),
-                ):
-                    if cap:
-                        sent = used(work.connection, channel, work.now)
-                        countries = channel.countries or ("",)
-                        found |= {(name, one, window): sent.get(one, 0) / cap for one in {*countries, *sent}}
+        for name, channel in sorted(self._journeys.current().channels.items()):
+            caps = ("day", channel.daily_cap, used_today), ("hour", channel.hourly_cap, used_this_hour)
+            for window, cap, used in caps:
+                if cap:
+                    sent = used(work.connection, channel, work.now)
+                    countries = {*(channel.countries or ("",)), *sent}
+                    found |= {(name, one, window): sent.get(one, 0) / cap for one in countries}
         return found
 
     def note_clock(self, machine: str, words: str) -> None:

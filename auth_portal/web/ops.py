@@ -46,7 +46,9 @@ def metrics() -> Response:
     """Answer with Prometheus metrics: those of the portal from the database, those of the processes from the system."""
     if not _may_see():
         abort(404)
-    lines = [line for family in (*totals(), *gauges(), *processes()) for line in family.lines()]
+    with services().health.measuring() as measured:
+        families = [*totals(measured.totals()), *gauges(measured), *processes()]
+    lines = [line for family in families for line in family.lines()]
     return make_response("".join(lines), 200, {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -77,9 +79,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def totals() -> Iterator[Family]:
+def totals(counted: Counted) -> Iterator[Family]:
     """Yield what all processes have counted since the portal was installed."""
-    counted = services().health.totals()
     for name, metric in METRICS.items():
         if metric.ends:
             yield Family(f"auth_portal_{name}", "histogram", metric.help, _of_histogram(name, metric, counted))
@@ -102,37 +103,35 @@ def _of_histogram(name: str, metric: Metric, counted: Counted) -> Iterator[tuple
         yield SUM, text, seconds
 
 
-def gauges() -> Iterator[Family]:
+def gauges(measured: Any) -> Iterator[Family]:
     """Yield how things stand now."""
     health, alerts = services().health, services().alerts
-    due, waiting = health.due_seconds(), health.waiting()
-    yield from _last_day(waiting)
+    due, waiting = measured.due_seconds(), measured.waiting()
+    yield from _last_day(measured, waiting)
     yield _gauge("queue_deliveries", "Deliveries under way, counted up to some thousands.", "kind", waiting)
     yield _gauge("queue_oldest_seconds", "How long the oldest due delivery of a kind has waited.", "kind", due)
     yield _gauge("oldest_due_seconds", "How long the oldest due delivery has waited.", "", {"": max(due.values())})
-    yield _gauge("channel_failures", "Failures in a row of each channel.", "channel", health.channel_failures())
-    yield _gauge("alerts_open", "Alerts that are open, by kind.", "kind", alerts.open_kinds())
+    yield _gauge("channel_failures", "Failures in a row of each channel.", "channel", measured.channel_failures())
+    yield _gauge("alerts_open", "Alerts that are open, by kind.", "kind", alerts.open_kinds(measured.work))
     names = ("channel", "country", "window")
-    used = [("", labelled(names, labels), share) for labels, share in alerts.cap_shares().items()]
+    used = [("", labelled(names, labels), share) for labels, share in alerts.cap_shares(measured.work).items()]
     yield Family("auth_portal_cap_used_ratio", "gauge", "The share of a channel's cap that is used.", used)
-    at_work = {"": int(alerts.is_dispatching())}
+    at_work = {"": int(alerts.is_dispatching(measured.work))}
     yield _gauge("dispatcher_at_work", "1 if a dispatcher was at work within the last half a minute.", "", at_work)
     ahead = {"": health.clock_ahead_seconds()}
     yield _gauge("clock_ahead_seconds", "This machine's clock less the database's.", "", ahead)
-    unsealed = {"": health.audit_unsealed_seconds()}
+    unsealed = {"": measured.audit_unsealed_seconds()}
     yield _gauge("audit_unsealed_seconds", "How long an event has waited to be sealed.", "", unsealed)
-    yield _gauge("audit_blocks", "The newest block of the audit trail; never falls.", "", {"": health.audit_blocks()})
+    yield _gauge("audit_blocks", "The newest block of the audit trail; never falls.", "", {"": measured.audit_blocks()})
     yield _gauge("ready", "1 if this process can do its job.", "", {"": int(not health.faults())})
     yield _gauge("build_info", "Always 1, with the version.", "version", {current_app.config["VERSION"]: 1})
 
 
-def _last_day(waiting: Mapping[str, int]) -> Iterator[Family]:
+def _last_day(measured: Any, waiting: Mapping[str, int]) -> Iterator[Family]:
     """Yield two counts of the last 24 to 25 hours; all others are of all time."""
-    found = services().health.last_day("deliveries_ended", "verifications_ended")
+    found = measured.last_day("deliveries_ended", "verifications_ended")
     pending: dict[tuple[str, ...], int] = {(kind, "pending"): number for kind, number in waiting.items()}
-    live: dict[tuple[str, ...], int] = {
-        (journey, "live"): number for journey, number in services().health.live().items()
-    }
+    live: dict[tuple[str, ...], int] = {(journey, "live"): number for journey, number in measured.live().items()}
     for name, labels, words, now in (
         ("deliveries", ("kind", "state"), "Deliveries that ended in the last 24 hours, and those under way.", pending),
         ("verifications", ("journey", "outcome"), "Verifications of the last 24 hours, and those that are live.", live),

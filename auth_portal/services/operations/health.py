@@ -16,11 +16,11 @@ from functools import cache, lru_cache
 from socket import gethostname
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, func, literal_column, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from auth_portal.services import limits
-from auth_portal.services.delivery.queues import ALL_PRIORITIES, due_queues, waiting
+from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.limits import Limit
 from auth_portal.store.db import Database, Transactions, Work, dialect_insert, table_state
 from auth_portal.store.keys import has_data_keys
@@ -33,6 +33,8 @@ from auth_portal.store.models import (
     AuditEvent,
     ChannelState,
     Counter,
+    Delivery,
+    DeliveryState,
     HourlyCount,
     Verification,
     table_of,
@@ -44,7 +46,7 @@ HEARTBEAT = "heartbeat:"  # the counters of small writes, by machine
 BEAT_SECONDS = 5.0  # between two small writes
 SILENT_BEAT_SECONDS = 15  # without one
 LOWEST_DISK = 64 * 2**20  # free bytes for SQLite: its log alone may grow to some of that
-MOST_WAITING = 5000  # deliveries of a kind and priority that are counted, so that a backlog makes no count slow
+MOST_WAITING = 10_000  # deliveries, or live verifications, that are counted, so that a backlog makes no count slow
 SILENT_SECONDS = 30  # a delivery that has been due for this long shows that no dispatcher is at work
 
 
@@ -185,62 +187,75 @@ class Health:
 
     def oldest_due_seconds(self) -> float:
         """Return how long the oldest due delivery has waited."""
-        return max(self.due_seconds().values())
+        with self.measuring() as measured:
+            return max(measured.due_seconds().values())
+
+    @contextmanager
+    def measuring(self) -> Iterator[Measurements]:
+        """Yield what can be measured, all of it over one connection."""
+        with self._transactions.read() as work:
+            yield Measurements(work)
+
+
+class Measurements:
+    """The numbers that an operator watches. Each costs a few steps in an index, whatever is stored."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
 
     def due_seconds(self) -> dict[str, float]:
         """Return how long the oldest due delivery of each kind has waited, 0 if none is due."""
-        with self._transactions.read() as work:
-            since = {kind: [queue.since for queue in due_queues(work, kind)] for kind in (CALLBACK, MESSAGE)}
+        work = self.work
+        since = {kind: [queue.since for queue in due_queues(work, kind)] for kind in (CALLBACK, MESSAGE)}
         return {
             kind: max(0.0, (work.now - min(times, default=work.now)).total_seconds()) for kind, times in since.items()
         }
 
     def waiting(self) -> dict[str, int]:
-        """Return how many deliveries of each kind are under way, up to MOST_WAITING of each priority."""
-        with self._transactions.read() as work:
-            return {
-                kind: sum(waiting(work, kind, priority, MOST_WAITING) for priority in ALL_PRIORITIES)
-                for kind in (CALLBACK, MESSAGE)
-            }
+        """Return how many deliveries of each kind are under way, up to MOST_WAITING of all."""
+        is_pending = Delivery.state == literal_column(f"'{DeliveryState.PENDING}'")  # the words of the index
+        some = select(Delivery.kind).where(is_pending).limit(MOST_WAITING).subquery()
+        found = self.work.execute(select(some.c.kind, func.count().label("deliveries")).group_by(some.c.kind))
+        return {CALLBACK: 0, MESSAGE: 0, **{row.kind: row.deliveries for row in found}}
 
     def audit_unsealed_seconds(self) -> float:
         """Return for how long the oldest audit event that is in no block yet has waited (E4)."""
-        with self._transactions.read() as work:
-            unsealed = select(AuditEvent.at).where(text(UNSEALED)).order_by(AuditEvent.id).limit(1)
-            oldest = work.execute(unsealed).scalar()
+        work = self.work
+        unsealed = select(AuditEvent.at).where(text(UNSEALED)).order_by(AuditEvent.id).limit(1)
+        oldest = work.execute(unsealed).scalar()
         return max(0.0, (work.now - oldest).total_seconds()) if oldest else 0.0
 
     def audit_blocks(self) -> int:
         """Return the number of the newest block of the audit trail."""
-        with self._transactions.read() as work:
-            return work.execute(select(func.max(AuditBlock.number))).scalar() or 0
+        work = self.work
+        return work.execute(select(func.max(AuditBlock.number))).scalar() or 0
 
     def channel_failures(self) -> dict[str, int]:
         """Return the failures in a row of each channel."""
-        with self._transactions.read() as work:
-            found = work.execute(select(ChannelState.name, ChannelState.failures_in_row))
-            return {row.name: row.failures_in_row for row in found}
+        work = self.work
+        found = work.execute(select(ChannelState.name, ChannelState.failures_in_row))
+        return {row.name: row.failures_in_row for row in found}
 
     def totals(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Return all that all processes have counted, by the name and by the values of its labels."""
-        with self._transactions.read() as work:
-            counted = select(HourlyCount.name, HourlyCount.labels, HourlyCount.value)
-            return _by_name(work.execute(counted.where(HourlyCount.hour == ALL_HOURS)))
+        work = self.work
+        counted = select(HourlyCount.name, HourlyCount.labels, HourlyCount.value)
+        return _by_name(work.execute(counted.where(HourlyCount.hour == ALL_HOURS)))
 
     def last_day(self, *names: str) -> dict[str, dict[tuple[str, ...], float]]:
         """Return what was counted under these names in this hour and the 24 before it."""
-        with self._transactions.read() as work:
-            is_recent = HourlyCount.hour >= work.now - timedelta(hours=25), HourlyCount.name.in_(names)
-            total = func.sum(HourlyCount.value)
-            counted = select(HourlyCount.name, HourlyCount.labels, total).where(*is_recent)
-            return _by_name(work.execute(counted.group_by(HourlyCount.name, HourlyCount.labels)))
+        work = self.work
+        is_recent = HourlyCount.hour >= work.now - timedelta(hours=25), HourlyCount.name.in_(names)
+        total = func.sum(HourlyCount.value)
+        counted = select(HourlyCount.name, HourlyCount.labels, total).where(*is_recent)
+        return _by_name(work.execute(counted.group_by(HourlyCount.name, HourlyCount.labels)))
 
     def live(self) -> dict[str, int]:
         """Return how many verifications of each journey are live, up to MOST_WAITING of all."""
-        with self._transactions.read() as work:
-            live = select(Verification.slug).where(Verification.outcome.is_(None)).limit(MOST_WAITING).subquery()
-            found = work.execute(select(live.c.slug, func.count().label("verifications")).group_by(live.c.slug))
-            return {row.slug: row.verifications for row in found}
+        work = self.work
+        live = select(Verification.slug).where(Verification.outcome.is_(None)).limit(MOST_WAITING).subquery()
+        found = work.execute(select(live.c.slug, func.count().label("verifications")).group_by(live.c.slug))
+        return {row.slug: row.verifications for row in found}
 
 
 def _by_name(rows: Any) -> dict[str, dict[tuple[str, ...], float]]:
