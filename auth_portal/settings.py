@@ -18,6 +18,8 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from auth_portal.errors import Misconfigured
 
@@ -67,6 +69,10 @@ def _database_url(value: object) -> object:
     user, at, places = parts["places"].rpartition("@") if parts else ("", "", "")
     if parts is None or "," not in places:
         _ = urlsplit(text).port  # raises ValueError for one that is no number
+        try:
+            _ = make_url(text) if text else None
+        except ArgumentError:
+            raise ValueError("must begin with sqlite:/// or postgresql://") from None
         return text
     found = [_HOST.fullmatch(place) for place in places.split(",")]
     if not all(found):

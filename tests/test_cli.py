@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import phonenumbers
+import psycopg
 import pytest
 from click.testing import Result
 from flask import Flask
-from sqlalchemy import insert, select
+from sqlalchemy import insert, make_url, select
 
 from auth_portal import cli
 from auth_portal.clock import system_clock
@@ -108,6 +109,18 @@ class TestInit:
     def test_a_place_that_cannot_be_written(self, bare: Shell) -> None:
         bare.file("file", "")
         assert len(bare.fails("init", PORTAL_INSTANCE=str(bare.folder / "file" / "instance"))) == 1
+
+    @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+    def test_a_database_that_cannot_store_every_name(self, bare: Shell, postgres_server: str, encoding: str) -> None:
+        name = f"portal_{encoding.lower()}"
+        with psycopg.connect(postgres_server, autocommit=True) as connection:
+            connection.execute(
+                f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+            )
+            url = make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+            said = bare.fails("init", PORTAL_DATABASE_URL=url)
+            connection.execute(f"DROP DATABASE {name}")
+        assert said == [f"The database's encoding is {encoding}: create one with ENCODING 'UTF8'."]
 
     def test_every_fault_of_the_settings_at_once(self, bare: Shell) -> None:
         lines = bare.fails("init", PORTAL_PUBLICURL="x", PORTAL_DISPATCH="maybe")

@@ -677,6 +677,7 @@ def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
         hide_parameters=True,
         connect_args={
             "prepare_threshold": None,  # pgbouncer in transaction mode does not support prepared statements
+            "client_encoding": "utf8",
             "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": SILENCE_SECONDS * 1000,
             "keepalives_idle": SILENCE_SECONDS,
@@ -688,6 +689,8 @@ def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
     @event.listens_for(engine, "connect")
     def _bound(connection: Any, _record: object) -> None:
         # Not as options of the connection, which pgbouncer refuses. Behind it those of the role hold: see _alone.
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            raise Misconfigured(f"The database's encoding is {encoding}: create one with ENCODING 'UTF8'.")
         connection.execute("; ".join(f"SET {name} = '{seconds}s'" for name, seconds in BOUNDS.items()))
         connection.commit()
 

@@ -182,6 +182,8 @@ def test_a_stop_ends_with_0_and_leaves_the_socket_for_the_next_start(node: Node)
         ({"PORTAL_BIND": "192.0.2.1:8000"}, "192.0.2.1:8000 cannot be listened on: Cannot assign requested address"),
         ({"PORTAL_SOCKET_MODE": "rw"}, "PORTAL_SOCKET_MODE: must be three octal digits"),
         ({"PORTAL_TRUSTED_PROXIES": "0"}, "PORTAL_TRUSTED_PROXIES must be 1 or more"),
+        ({"PORTAL_DATABASE_URL": "postgresql//host/name"}, "PORTAL_DATABASE_URL: must begin with sqlite:/// or"),
+        ({"PORTAL_DATABASE_URL": "mysql://host/name"}, "PORTAL_DATABASE_URL must begin with sqlite:/// or"),
         ({"PORTAL_SECRET_KEYS": "another-master-key-that-nothing-was-made-with"}, "do not belong to this database"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
