@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,14 @@ def test_the_trusted_proxy_gives_a_request_its_id(
         assert events(log.getvalue(), "request")[0]["request_id"] == id_
 
 
-@pytest.mark.parametrize("sent", ["", "short", "a" * 65, "two words", "a\tb-12345", f"00-{'0' * 32}-{'1' * 16}-01"])
-@pytest.mark.parametrize("header", ["X-Request-ID", "traceparent"])
+@pytest.mark.parametrize(
+    ("header", "sent"),
+    [
+        *product(("X-Request-ID", "traceparent"), ("", "short", "a" * 65, "two words", "a\tb-12345")),
+        ("traceparent", f"00-{'0' * 32}-{'1' * 16}-01"),
+    ],
+)
 def test_what_is_no_id_is_replaced(tmp_path: Path, sqlite_url: str, receiver: Receiver, header: str, sent: str) -> None:
-    if header == "X-Request-ID" and sent.startswith("00-"):
-        pytest.skip("there it is one")
     settings = {"PORTAL_TRUSTED_PROXIES": "1", "PORTAL_REQUEST_ID_HEADER": header}
     with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
         found = asked(world, **{header: sent}).headers["X-Request-Id"]
