@@ -8,12 +8,13 @@ from __future__ import annotations
 import gettext as gettext_module
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
 from markupsafe import Markup
 
+from auth_portal.settings import delivered
+
 FALLBACK = "en"
-TRANSLATIONS = Path(__file__).resolve().parent.parent / "translations"
+TRANSLATIONS = delivered("translations")
 
 ERRORS = {
     "reference_missing": "This page opens from the link in your chat. Tap the link there.",

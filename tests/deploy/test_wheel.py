@@ -18,14 +18,16 @@ from pathlib import Path
 
 import pytest
 import requests
+from jinja2 import TemplateNotFound
 
 from auth_portal import cli
+from auth_portal.services.delivery.messages import Texts
 from auth_portal.settings import VERSION
 from tests.admin.desk import signed_in
 from tests.programs import ROOT
-from tests.receiver import wait_for
-from tests.serving import free_port
-from tests.world import World
+from tests.receiver import Receiver, wait_for
+from tests.serving import Visitor, free_port
+from tests.world import CONFIG, CUSTOMERS, MAIL, World, journey
 
 SECONDS = 100
 
@@ -104,6 +106,35 @@ def test_every_command_works_in_an_empty_folder(installed: Path, tmp_path: Path)
         assert answer.text == (ROOT / "static" / f"{name}.css").read_text()
 
 
+def test_a_customer_is_verified_by_email(installed: Path, tmp_path: Path, receiver: Receiver) -> None:
+    """What is installed has all that leaves by itself: the code, the result, and a notice to the owners."""
+    portal, port = installed / "auth-portal", free_port()
+    text = (
+        (CONFIG + journey("mail", "email_code", default=True))
+        .replace("{{", "\0")
+        .replace("{receiver}", receiver.origin)
+    )
+    (tmp_path / "portal.toml").write_text(text.replace("\0", "{").replace("}}", "}"))
+    (tmp_path / "customers.csv").write_text(CUSTOMERS)
+    settings = {"PORTAL_PUBLIC_URL": f"http://127.0.0.1:{port}", "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1"}
+    run(tmp_path, portal, "init", **settings)
+    run(tmp_path, portal, "config", "import", "portal.toml", **settings)
+    run(tmp_path, portal, "customers", "import", "customers.csv", **settings)
+    with serving(portal, tmp_path, port, PORTAL_WORKERS="1", **settings) as url:
+        visitor = Visitor(url)
+        visitor.begin("by-email", identifier="C-1001")
+        wait_for(lambda: receiver.messages)
+        visitor.post("/verify", code=receiver.code_for(MAIL))
+        assert visitor.page.url == f"{url}/done"
+        wait_for(lambda: receiver.callbacks)
+    assert [call.body["result"] for call in receiver.callbacks] == ["verified"]
+
+
+def test_every_template_of_a_message_is_looked_for_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(TemplateNotFound, match=r"email\.txt"):
+        Texts("verify.example.com", tmp_path)
+
+
 def test_the_console_has_every_command_of_flask_under_its_name(installed: Path, tmp_path: Path) -> None:
     _usage, commands = run(tmp_path, installed / "auth-portal", "--help").split("Commands:\n")
     assert {line.split()[0] for line in commands.splitlines()} == {*cli.commands.commands, "serve", "version"}
@@ -126,7 +157,7 @@ def test_the_version_is_where_an_operator_looks(small_world: World) -> None:
     """And on no page that a customer or a stranger sees."""
     browser = small_world.browser()
     assert browser.get("/healthz").text == f"auth-portal {VERSION}\nok\n"
-    assert f'auth_portal_build_info{{version="{VERSION}"}} 1.0' in browser.get("/metrics").text
+    assert f'auth_portal_build_info{{version="{VERSION}"}} 1\n' in browser.get("/metrics").text
     assert f"Auth Portal {VERSION}" in signed_in(small_world, "auditor").get("/admin/").text
     for path in ("/?reference=abc", "/admin/sign-in"):
         assert VERSION not in browser.get(path).text

@@ -69,7 +69,7 @@ _HELD_BACK = {
 }
 NEWS_SECONDS = 60  # how old the last success of a channel may be before another one is written
 SMS_LENGTH = 160  # characters of one message (3GPP TS 23.038 6.2.1)
-TEMPLATES = Path(__file__).resolve().parents[3] / "templates" / "messages"
+TEMPLATES = ("email.txt", "email.html", "notice.txt", "notice.html")
 # The basic set of 3GPP TS 23.038, as far as our texts use it, without the characters that take two septets.
 _GSM = frozenset(
     "@£$¥èéùìòÇØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
@@ -99,13 +99,14 @@ class MessageDelivery:
         tries: PersonTries,
         *,
         host: str,
+        templates: Path,
         sandbox_url: str,
     ) -> None:
         self._transactions = transactions
         self._outbox = outbox
         self._journeys = journeys
         self._outbound = outbound
-        self._texts = Texts(host)
+        self._texts = Texts(host, templates)
         self._webhooks = webhooks
         self._tries = tries
         self._sandbox_url = sandbox_url
@@ -382,11 +383,11 @@ def sms_text(message: CodeMessage) -> str:
 
 
 class Texts:
-    """Render messages from ``templates/messages``."""
+    """Render messages from the folder ``templates``. Raise TemplateNotFound if one of them is missing there."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, templates: Path) -> None:
         self._host = host
-        loader = FileSystemLoader(TEMPLATES)
+        loader = FileSystemLoader(templates / "messages")
         # Plain text is not escaped: see S701 in pyproject.toml.
         self._environment = Environment(  # nosec B701
             loader=loader,
@@ -395,6 +396,8 @@ class Texts:
             keep_trailing_newline=True,
             trim_blocks=True,
         )
+        for name in TEMPLATES:  # an incomplete installation shows at the start, not when a code has to leave
+            self._environment.get_template(name)
 
     @property
     def host(self) -> str:
