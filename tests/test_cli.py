@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from auth_portal.methods.password import is_long
 from auth_portal.services.directory.fields import NO_REGION
 from auth_portal.services.operations.demo import CUSTOMERS, PERSON_FIELDS, demo_people
 from auth_portal.services.serving import build
-from auth_portal.settings import KEYS_FILE
+from auth_portal.settings import KEYS_FILE, read_settings
 from auth_portal.store.db import Database
 from auth_portal.store.models import ADMIN_EMAIL, DELIVERY_BODY, Admin, Delivery
 from tests.world import read_customers
@@ -472,6 +473,15 @@ class TestDoctor:
         ] or [line.split(":")[0] for line in failing] == [
             "FAIL channel mail", "FAIL channel sms", "FAIL callback server sandbox",
         ]  # fmt: skip
+
+    def test_what_the_servers_have_found_is_named(self, shell: Shell) -> None:
+        """As that no dispatcher is at work, which nothing else shows while there is nothing to send."""
+        settings = read_settings(shell.environment)
+        with closing(build(settings, system_clock)) as portal:
+            portal.alerts.look(is_dispatching=False)
+        result = shell.run("doctor")
+        assert result.exit_code == 1
+        assert "FAIL alert: No dispatcher has been at work for half a minute" in result.stdout
 
     def test_the_sandbox_was_switched_off_behind_its_journeys(self, shell: Shell) -> None:
         shell.succeeds("demo", PORTAL_SANDBOX="1")

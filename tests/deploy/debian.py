@@ -32,7 +32,7 @@ from auth_portal.store.db import expected_revision
 from tests.programs import ROOT
 from tests.receiver import Receiver, wait_for
 from tests.serving import Visitor
-from tests.world import CONFIG, CUSTOMERS, PASSWORD, STANDARD
+from tests.world import CONFIG, CUSTOMERS, MAIL, PASSWORD, STANDARD
 
 SUITES = {"bookworm": (), "trixie": ("--postgres",)}  # Debian 12 with SQLite, Debian 13 with PostgreSQL
 DOMAIN = "verify.acme.test"
@@ -248,6 +248,7 @@ class Deployment:
             browser.close()
         self._configure()
         self.verifies()
+        self.emails()
         kept = [self.machine.read(name) for name in ("etc/auth-portal/environment", "var/lib/auth-portal/secret_keys")]
         self.script("install.sh", *own)  # again
         assert kept == [
@@ -274,6 +275,16 @@ class Deployment:
     def verifies(self) -> None:
         """A customer is verified, and Flow gets it once."""
         verify(next(self.references), self.authority, self.receiver)
+
+    def emails(self) -> None:
+        """A customer is verified by a code that comes by email."""
+        reference = next(self.references)
+        visitor = Visitor(f"https://{DOMAIN}")
+        visitor.session.verify = str(self.authority)
+        visitor.begin(reference, "mail")
+        wait_for(lambda: [one for one in self.receiver.messages if one["to"] == MAIL and "code" in one["text"]], 30)
+        visitor.post("/verify", code=self.receiver.code_for(MAIL))
+        assert visitor.page.url.endswith("/done")
 
     def is_hardened(self) -> None:
         """As systemd judges the units: 1.5 at most, of 10."""

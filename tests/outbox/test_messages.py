@@ -14,14 +14,17 @@ from sqlalchemy import event
 from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import (
     CODE_LEFT_SECONDS,
     LAST_CHANCE_SECONDS,
     LEASE_SECONDS,
+    NOTICE_PRIORITY,
     REPEAT_SECONDS,
+    NewDelivery,
 )
 from auth_portal.store.db import Database
-from auth_portal.store.models import Attempt, Counter, Delivery
+from auth_portal.store.models import MESSAGE, AlertRow, Attempt, Counter, Delivery
 from tests.receiver import Answer, Receiver
 from tests.security.tools import STILL, deliver
 from tests.serving import free_port
@@ -272,3 +275,21 @@ def test_d13_a_code_that_waited_for_a_dispatcher_leaves_in_time_or_not_at_all(
     deliver(still)
     assert len(still.receiver.messages) == count
     assert message(still).state == ("accepted" if count else "given_up")
+
+
+def test_a_fault_of_our_own_shows_as_one_of_the_channel_and_nothing_has_left(still: World) -> None:
+    """Otherwise the lease brings the message back again and again, and it ends as if it might have been sent."""
+    with still.transactions.write() as work:
+        give_up_at = work.now + timedelta(hours=1)
+        broken = NewDelivery(
+            kind=MESSAGE, target="sms", priority=NOTICE_PRIORITY, body="no notice", give_up_at=give_up_at
+        )
+        outbox.add(work, broken)
+    for _try in range(3):
+        deliver(still)
+        still.clock.advance(60)
+    assert (message(still).state, message(still).is_unclear) == ("pending", False)
+    assert message(still).reason == "the portal could not make the message (JSONDecodeError); its log says where"
+    assert not still.receiver.messages
+    still.services.alerts.look()
+    assert [row.kind for row in still.rows(AlertRow)] == ["channel"]

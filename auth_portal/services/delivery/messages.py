@@ -53,7 +53,7 @@ from auth_portal.store.models import (
     signed_columns,
     table_of,
 )
-from auth_portal.telemetry import log_event, reason_of
+from auth_portal.telemetry import log_event, logger, reason_of
 
 NOTICE_ATTEMPTS = 60  # about an hour: no customer waits for a notice, and none asks for it again
 HELD_UP_SECONDS = 2  # before a message is prepared again: a database that is away needs no thread that asks at once
@@ -116,7 +116,7 @@ class MessageDelivery:
         began = time.perf_counter()
         prepared = self._prepare(claimed)
         result: Receipt | AttemptReport
-        if isinstance(prepared, AttemptReport):
+        if isinstance(prepared, AttemptReport | Receipt):
             result = prepared
         else:  # preparing may have waited for other writers
             result = claimed.why_not(self._transactions.clock()) or prepared.send()
@@ -140,10 +140,11 @@ class MessageDelivery:
         log_attempt(claimed, state, report, milliseconds)
         return state
 
-    def _prepare(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport:
+    def _prepare(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport | Receipt:
         """Return what is ready to leave, or the report of an attempt that is not made.
 
-        Only here, before a channel is called, may the database fail: then nothing has left, and the report says so.
+        Only here, before a channel is called, may the database fail: then nothing has left, and the report says so. A
+        fault of our own counts as one of the channel: it is tried again, and shows in alerts, metrics and on its page.
         """
         try:
             return claimed.why_not(self._transactions.clock()) or self._prepared(claimed)
@@ -157,6 +158,10 @@ class MessageDelivery:
                 is_unclear=claimed.is_unclear,
                 retry_after_seconds=HELD_UP_SECONDS,
             )
+        except Exception as fault:
+            logger.exception("message_fault")
+            words = f"the portal could not make the message ({type(fault).__name__}); its log says where"
+            return Receipt(Handover.RETRY, "fault", words)
 
     def _prepared(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport:
         """Return the message for its channel, or the reason why it is not given the message."""
@@ -208,7 +213,7 @@ class MessageDelivery:
             journey=journey.name,
             host=self._texts.host,
             seconds=int((challenge.expires_at - now).total_seconds()),
-            support=portal.support_contact,
+            support=portal.support_contact.removeprefix("mailto:").removeprefix("tel:"),
         )
         sending = self._sending(channel, self._texts.outgoing(carries, to, message, claimed.id))
         bounds = journey.limits

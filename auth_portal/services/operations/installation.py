@@ -69,6 +69,7 @@ from auth_portal.store.models import (
     Admin,
     AdminLink,
     AdminSession,
+    AlertRow,
     ApiAnswer,
     AuditBlock,
     AuditEvent,
@@ -512,6 +513,7 @@ def _installed(settings: Settings, build: Callable[[Settings], Installed]) -> It
         yield data_keys
         yield examine_macs(portal.transactions)
         yield _examined("audit trail", lambda: _sealing(portal))
+        yield from _alerts(portal.transactions)
         if not settings.has_sandbox:
             yield _backup(portal.transactions)
         snapshots: list[Snapshot] = []
@@ -583,6 +585,15 @@ def _sealing(portal: Installed) -> str:
         if fault := chain_fault(work, stored):
             raise Misconfigured(fault)
     return "sealed; `auth-portal audit verify` checks all of it"
+
+
+def _alerts(transactions: Transactions) -> Iterator[Examination]:
+    """Yield what has been wrong for a while, as the servers have found it."""
+    with transactions.read() as work:
+        is_open = AlertRow.ended_at.is_(None)
+        found = work.execute(select(AlertRow.words, AlertRow.since).where(is_open).order_by(AlertRow.since)).all()
+    for row in found:
+        yield Examination(False, "alert", f"{row.words} Open since {iso(row.since)}.")
 
 
 def _backup(transactions: Transactions) -> Examination:
