@@ -226,11 +226,11 @@ def config_of_the_docs(folder: Path, server: Server) -> str:
         "/etc/prometheus/auth-portal/token": str(folder / "token"),
         "verify.acme.example": f"127.0.0.1:{server.port}",
         "scheme: https": "scheme: http",
-        "scrape_interval: 15s": "scrape_interval: 1s",
+        "scrape_interval: 15s, evaluation_interval: 15s": "scrape_interval: 1s, evaluation_interval: 1s",
     }.items():
         assert shown in config, shown
         config = config.replace(shown, here)
-    return f"global: {{evaluation_interval: 1s}}\n{config}"
+    return config
 
 
 def be_busy(server: Server) -> None:
