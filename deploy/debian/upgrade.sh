@@ -25,8 +25,8 @@ if ! auth-portal-restart; then
     auth-portal-restart || fail "neither version becomes ready. See: journalctl -u 'auth-portal-*'"
     fail "the new version did not become ready, so the old one serves again."
   fi
-  fail "the new version did not become ready, and the old one cannot serve its tables. What was not restarted serves on.
-  Find the reason (journalctl -u 'auth-portal-*'), or restore the backup in $BACKUPS/upgrades."
+  fail "the new version did not become ready, and the old one cannot serve its tables. The servers that were
+  not restarted keep running. Find the reason (journalctl -u 'auth-portal-*'), or restore the backup in $BACKUPS/upgrades."
 fi
 
 step "nginx"
