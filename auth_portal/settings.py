@@ -255,6 +255,16 @@ class Settings(BaseModel):
         return keys
 
 
+_WORDS = {  # by the kind of the fault
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be 0 or 1",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "literal_error": "must be {expected}",
+}
+
+
 def read_settings(environment: Mapping[str, str] | None = None, options: Mapping[str, str] | None = None) -> Settings:
     """Return the settings from the environment (the process's own unless another is given).
 
@@ -277,7 +287,8 @@ def read_settings(environment: Mapping[str, str] | None = None, options: Mapping
     except ValidationError as error:
         for found in error.errors():
             setting = f"{PREFIX}{str(found['loc'][0]).upper()}: " if found["loc"] else ""
-            faults.append(f"{setting}{found['msg'].removeprefix('Value error, ')}.")
+            known = _WORDS.get(found["type"], "").format(**found.get("ctx", {}))
+            faults.append(f"{setting}{known or found['msg'].removeprefix('Value error, ')}.")
     if faults:
         raise Misconfigured(*faults)
     return settings

@@ -174,7 +174,10 @@ def test_a_stop_ends_with_0_and_leaves_the_socket_for_the_next_start(node: Node)
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"PORTAL_WORKERS": "0"}, "PORTAL_WORKERS: Input should be greater than or equal to 1"),
+        ({"PORTAL_WORKERS": "0"}, "PORTAL_WORKERS: must be 1 or more."),
+        ({"PORTAL_WORKERS": "many"}, "PORTAL_WORKERS: must be a whole number."),
+        ({"PORTAL_POLL_SECONDS": "9"}, "PORTAL_POLL_SECONDS: must be 5.0 or less."),
+        ({"PORTAL_DISPATCH": "maybe"}, "PORTAL_DISPATCH: must be 'inline' or 'off'."),
         ({"PORTAL_BIND": "127.0.0.1"}, "PORTAL_BIND: must be host:port"),
         ({"PORTAL_BIND": f"unix:/{'x' * 107}"}, "PORTAL_BIND: must name the path of a socket, of at most 107 bytes"),
         ({"PORTAL_BIND": "unix:/no/such/folder.sock"}, "unix:/no/such/folder.sock cannot be listened on: No such"),

@@ -521,7 +521,7 @@ def _installed(settings: Settings, build: Callable[[Settings], Installed]) -> It
         def configuration() -> str:
             snapshots.append(portal.journeys.current())
             active = sum(now.config.active for now in snapshots[0].journeys.values())
-            return f"{active} active journeys, {len(snapshots[0].channels)} channels"
+            return f"active journeys: {active}; channels: {len(snapshots[0].channels)}"
 
         if fault := _shared_ids(portal.transactions):
             yield Examination(False, "customer IDs", fault)
