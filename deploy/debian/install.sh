@@ -121,6 +121,9 @@ else
 fi
 
 step "nginx"
+for log in access error; do # nginx would let everyone read them, until they are rotated
+  [ -e "/var/log/nginx/auth-portal.$log.log" ] || install -m 640 -o www-data -g adm /dev/null "/var/log/nginx/auth-portal.$log.log"
+done
 [ ! -L /etc/nginx/sites-enabled/default ] || rm /etc/nginx/sites-enabled/default # this site has a default server itself
 new_site=$(mktemp)
 site_of "$release" "$domain" "$live" >"$new_site"

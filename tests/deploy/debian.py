@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import threading
@@ -256,6 +257,8 @@ class Deployment:
         ]
         self.verifies()
         assert not (self.machine.folder / "root/broken").exists()
+        access = self.machine.folder / "var/log/nginx/auth-portal.access.log"
+        assert stat.S_IMODE(access.stat().st_mode) == 0o640
         logs = self.machine.read("var/log/nginx/*.log") + self.machine.run("journalctl", "--no-pager").stdout
         assert link.rpartition("/")[2] not in logs
         assert "qZ7sEcReT4xK" not in logs
