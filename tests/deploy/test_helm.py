@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a name that there is not": {**LEAST, "replicas": 2},
     "a setting of the chart": {**LEAST, "settings": {"PORTAL_DRAIN_SECONDS": 300}},
     "a secret as a setting": {**LEAST, "settings": {"PORTAL_SECRET_KEYS": "k" * 40}},
+    "an address of metrics": {**LEAST, "settings": {"PORTAL_METRICS_BIND": "0.0.0.0:9000"}},
+    "the port of metrics for pages": {**LEAST, "service": {"port": 9101}},
     "no such setting": {**LEAST, "settings": {"DEBUG": "1"}},
 }
 
@@ -206,8 +209,61 @@ def test_everything_that_selects_pods_finds_those_of_one_component() -> None:
         assert [component for component, found in labels.items() if wanted.items() <= found.items()] == [name or "web"]
     monitored = made["ServiceMonitor", ""]["spec"]["selector"]["matchLabels"]
     assert monitored.items() <= made["Service", ""]["metadata"]["labels"].items()
-    policy = made["NetworkPolicy", "web"]["spec"]["ingress"][0]["from"]
-    assert len(policy) == 2  # the ingress controller and Prometheus
+
+
+def allowed(values: dict[str, Any]) -> dict[str, list[str]]:
+    """The namespaces that may reach each port of the web pods, by the name of the port."""
+    pages, *others = rendered(values)["NetworkPolicy", "web"]["spec"]["ingress"]
+    return {
+        port["port"]: [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in rule["from"]]
+        for rule in (pages, *others)
+        for port in rule["ports"]
+    }
+
+
+def test_prometheus_reaches_the_metrics_and_no_page() -> None:
+    """A client of the page port names its own address, so only the trusted proxy may be one."""
+    made = rendered(ALL)
+    (container,) = made["Deployment", "web"]["spec"]["template"]["spec"]["containers"]
+    assert allowed(ALL) == {"http": ["ingress-nginx"], "metrics": ["monitoring"]}
+    (endpoint,) = made["ServiceMonitor", ""]["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["authorization"]["credentials"]["key"]) == ("metrics", "metrics-token")
+    services = {port["name"]: port["targetPort"] for port in made["Service", ""]["spec"]["ports"]}
+    assert services == {"http": "http", "metrics": "metrics"}
+    (rule,) = made["Ingress", ""]["spec"]["rules"]
+    assert [path["backend"]["service"]["port"] for path in rule["http"]["paths"]] == [{"name": "http"}]
+    settings = {entry["name"]: entry["value"] for entry in container["env"]}
+    listening = {"http": settings["PORTAL_BIND"], "metrics": settings["PORTAL_METRICS_BIND"]}
+    assert {port["name"]: f"0.0.0.0:{port['containerPort']}" for port in container["ports"]} == listening
+    probes = [container[probe]["httpGet"]["port"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert probes == ["http"] * 3  # what customers use
+    others = [
+        entry["name"] for name in ("dispatcher", "migrations") for entry in pods(ALL)[name]["containers"][0]["env"]
+    ]
+    assert "PORTAL_METRICS_BIND" not in others
+
+
+def test_without_a_monitor_no_port_has_metrics() -> None:
+    """Pods then have no token, and without one everyone who reaches the port could read them."""
+    (container,) = pods(LEAST)["web"]["containers"]
+    assert allowed(LEAST) == {"http": ["ingress-nginx"]}
+    assert [port["name"] for port in container["ports"]] == ["http"]
+    assert "PORTAL_METRICS_BIND" not in [entry["name"] for entry in container["env"]]
+    assert [port["name"] for port in rendered(LEAST)["Service", ""]["spec"]["ports"]] == ["http"]
+
+
+@pytest.mark.parametrize("component", ["web", "dispatcher"])
+def test_no_pod_reaches_a_metadata_service(component: str) -> None:
+    def reached(values: dict[str, Any]) -> dict[str, list[str]]:
+        _names, everywhere = rendered(values)["NetworkPolicy", component]["spec"]["egress"]
+        return {peer["ipBlock"]["cidr"]: peer["ipBlock"]["except"] for peer in everywhere["to"]}
+
+    found = reached(LEAST)
+    assert found == {"0.0.0.0/0": ["169.254.169.254/32"], "::/0": ["fd00:ec2::254/128", "fe80::/10"]}
+    for everything, refused in found.items():  # Kubernetes refuses what is not a part of the block
+        assert all(ip_network(cidr).subnet_of(ip_network(everything)) for cidr in refused)  # type: ignore[arg-type]
+    of_ipv6 = {**LEAST, "networkPolicy": {"exceptCidrs": ["2001:db8::/32"]}}
+    assert reached(of_ipv6) == {"0.0.0.0/0": [], "::/0": ["2001:db8::/32"]}
 
 
 def test_the_alerts_are_those_of_the_repository_and_find_the_job() -> None:
