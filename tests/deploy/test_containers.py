@@ -174,20 +174,42 @@ def test_what_the_proxy_changes_is_in_the_site() -> None:
     assert sockets == set(re.findall(r"^    server (unix:\S+)", SITE.read_text(), re.MULTILINE))
 
 
-def test_secrets_are_made_once(tmp_path: Path) -> None:
+def test_every_customer_has_an_address_of_their_own() -> None:
+    """A network without IPv6 gets connections by IPv6 from the engine, with the engine's address for all of them."""
+    published = [(name, port) for name, service in SERVICES.items() for port in service.get("ports", ())]
+    assert published == [("proxy", "0.0.0.0:80:80"), ("proxy", "0.0.0.0:443:443")]
+    assert SERVICES["proxy"]["networks"] == ["front"]
+
+
+def make_secrets(folder: Path, openssl: str = "") -> tuple[int, dict[str, str]]:
+    """The status of make-secrets.sh, and the files that there are after it; with a program that acts as openssl."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "openssl").unlink(missing_ok=True)
+    if openssl:
+        (programs / "openssl").write_text(f"#!/bin/sh\n{openssl}\n")
+        (programs / "openssl").chmod(0o755)
     for name in ("certificate", "key"):
-        (tmp_path / name).write_text(name)
+        if not (folder / name).exists():
+            (folder / name).write_text(name)
+    made = folder / "secrets"
+    done = subprocess.run(
+        [CONTAINER / "make-secrets.sh", folder / "certificate", folder / "key"],
+        env={**os.environ, "AUTH_PORTAL_SECRETS": str(made), "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, {path.name: path.read_text() for path in made.glob("*")}
+
+
+def test_secrets_are_made_once(tmp_path: Path) -> None:
     made = tmp_path / "secrets"
+    is_root = os.geteuid() == 0
 
     def make() -> dict[str, str]:
-        done = subprocess.run(
-            [CONTAINER / "make-secrets.sh", tmp_path / "certificate", tmp_path / "key"],
-            env={**os.environ, "AUTH_PORTAL_SECRETS": str(made)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == (0 if is_root else 2), done.stderr
-        return {path.name: path.read_text() for path in made.glob("*")}
+        status, files = make_secrets(tmp_path)
+        assert status == (0 if is_root else 2)
+        return files
 
-    is_root = os.geteuid() == 0
     first = make()
     if not is_root:  # it gives the files to another user, so it has to refuse before it makes one
         assert not made.exists()
@@ -197,3 +219,31 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in made.iterdir()} == {(10001, 0o400)}
     (tmp_path / "certificate").write_text("next")
     assert make() == {**first, "fullchain.pem": "next"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="make-secrets.sh gives its files to another user")
+@pytest.mark.parametrize("openssl", ["exit 1", "exit 0", '[ "$2" = -hex ] && echo 1234'])
+def test_a_secret_that_cannot_be_made_is_not_stored(tmp_path: Path, openssl: str) -> None:
+    """Neither openssl that fails nor one that prints nothing leaves an empty file, and the next run makes the rest."""
+    status, left = make_secrets(tmp_path, openssl)
+    assert status == 1
+    assert "secret-keys" not in left
+    assert "" not in left.values()
+    status, files = make_secrets(tmp_path)
+    assert (status, files.keys()) == (0, composed()["secrets"].keys())
+    assert {name: files[name] for name in left} == left
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="make-secrets.sh gives its files to another user")
+def test_empty_secrets_are_made_when_it_runs_again(tmp_path: Path) -> None:
+    """As an earlier version of the script left them, with a database's address without a password."""
+    (tmp_path / "secrets").mkdir()
+    for name in ("database-password", "secret-keys", "metrics-token"):
+        (tmp_path / "secrets" / name).touch()
+    (tmp_path / "secrets" / "database-url").write_text("postgresql://portal:@database/portal")
+    status, files = make_secrets(tmp_path)
+    assert (status, files.keys()) == (0, composed()["secrets"].keys())
+    assert all(files.values())
+    assert files["database-url"] == f"postgresql://portal:{files['database-password']}@database/portal"
+    (tmp_path / "certificate").write_text("")
+    assert make_secrets(tmp_path) == (1, files)
