@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -21,7 +21,7 @@ from auth_portal.settings import Settings
 from auth_portal.store import db
 from auth_portal.store.db import MIGRATIONS, Database, Transactions, expected_revision, schema_fault
 from auth_portal.store.keys import are_open, load_keyring, seal_macs, state_fault
-from auth_portal.store.models import Attempt, CustomerRow, Delivery, Portal
+from auth_portal.store.models import Attempt, CustomerRow, Delivery, Portal, Verification
 from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
 from tests.world import PHONE, World, wrap_as_before_macs
@@ -116,6 +116,31 @@ def test_r54_an_upgrade_that_was_interrupted_locks_no_one_out(
     upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)), system_clock)
     with Transactions(world.database, after, world.clock).read() as work:
         assert "someone has undone that" in state_fault(work)  # and the upgrade has not signed it
+
+
+@pytest.mark.parametrize("tables", [("alembic_version",), ("schema_state",), ("alembic_version", "schema_state")])
+def test_r54_no_upgrade_signs_what_someone_has_changed(world: World, tmp_path: Path, tables: tuple[str, ...]) -> None:
+    """Whatever they write where the newest migration is noted: only one that really runs makes rows be signed."""
+    world.browser().begin("r-1")
+    world.services.dispatcher.stop()
+    columns = {"alembic_version": "version_num", "schema_state": "revision"}
+    with world.database.write() as connection:
+        connection.execute(update(Verification).values(mac=None))
+        for table in tables:
+            connection.exec_driver_sql(f"UPDATE {table} SET {columns[table]} = '0007'")
+    url = world.database.url.render_as_string(hide_password=False)
+    with suppress(Misconfigured):
+        upgrade(Settings(instance=tmp_path, database_url=url, secret_keys=(MASTER_KEY,)), system_clock)
+    assert [row.mac for row in world.rows(Verification)] == [None]
+
+
+def test_an_interrupted_first_installation_is_continued(tmp_path: Path, sqlite_url: str) -> None:
+    with closing(Database(sqlite_url)) as database, database.write() as connection:
+        connection.exec_driver_sql("DROP TABLE schema_state")
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+    assert schema_fault(sqlite_url) == (
+        f"The database is at migration 0000, this version needs {expected_revision()}. Run `auth-portal db upgrade`."
+    )
 
 
 def test_they_go_back_and_forth_with_what_was_sent(world: World) -> None:

@@ -757,7 +757,7 @@ def table_state(connection: Connection) -> TableState:
     if inspect(connection).has_table("schema_state"):
         for found in connection.execute(text("SELECT revision, oldest_code, tables FROM schema_state")):
             return TableState(found.revision, found.oldest_code, frozenset(found.tables.split()))
-    revision = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+    revision = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "0000")
     return TableState(revision, revision)
 
 

@@ -144,9 +144,7 @@ def upgrade(settings: Settings, clock: Clock) -> None:
     Where MACs are required already, rows of chats get those that the migration has added: otherwise they would end.
     """
     with plain_faults(), closing(Database(settings.database)) as database:
-        with database.read() as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
-        _migrate(database)
+        before = _migrate(database)
 
         def keyring() -> Keyring:
             return load_keyring(database, MasterKeys(settings.master_keys()))
@@ -215,24 +213,31 @@ def differences(database: Database) -> list[str]:
         return [str(found) for found in compare_metadata(context, Base.metadata)]
 
 
-def _migrate(database: Database) -> None:
-    """Migrate the tables to what this version needs. Raise Misconfigured if the database refuses."""
+def _migrate(database: Database) -> str | None:
+    """Migrate the tables to what this version needs. Raise Misconfigured if the database refuses.
+
+    Return the migration from which they really were, None if there were none: neither what `stamp` has written nor what
+    someone else writes there makes rows be signed that were signed before (R54).
+    """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     try:
         with database.write() as connection:
-            if MigrationContext.configure(connection).get_current_revision() is not None:
+            context = MigrationContext.configure(connection)
+            if context.get_current_revision() is not None:
                 state = table_state(connection)
                 if state.revision > expected_revision():
                     if fault := state.fault():
                         raise Misconfigured(f"{fault[:1].upper()}{fault[1:]}")
-                    return  # after a rollback
+                    return state.revision  # after a rollback
                 write_revision(connection, state.revision, only_later=True)
+            before = context.get_current_revision()
         with database.migrating() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except DBAPIError as error:
         raise Misconfigured(f"The database could not be migrated: {plain_reason(error)}.") from None
+    return before
 
 
 def stamp(settings: Settings, revision: str) -> None:
