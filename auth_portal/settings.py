@@ -68,11 +68,16 @@ def _database_url(value: object) -> object:
     parts = _URL.fullmatch(text)  # newer versions of urlsplit refuse several hosts of which one is in brackets
     user, at, places = parts["places"].rpartition("@") if parts else ("", "", "")
     if parts is None or "," not in places:
-        _ = urlsplit(text).port  # raises ValueError for one that is no number
         try:
             _ = make_url(text) if text else None
         except ArgumentError:
             raise ValueError("must begin with sqlite:/// or postgresql://") from None
+        try:
+            _ = urlsplit(text).port
+        except ValueError:  # its own words have what stands there, which may be a part of the password
+            raise ValueError(
+                "has no number for its port. Write a /, # or ? of the password as %2F, %23 or %3F"
+            ) from None
         return text
     found = [_HOST.fullmatch(place) for place in places.split(",")]
     if not all(found):
@@ -94,11 +99,11 @@ def _bind(value: object) -> object:
     if text.startswith("unix:"):
         if not 0 < len(os.fsencode(text.removeprefix("unix:"))) <= LONGEST_SOCKET:
             raise ValueError(f"must name the path of a socket, of at most {LONGEST_SOCKET} bytes, after unix:")
-        return text
+        return re.sub("^unix://+", "unix:/", text)
     found = _HOST.fullmatch(text)
     if found is None or not found[2] or not 0 < int(found[2]) < 2**16:
         raise ValueError("must be host:port, or unix: and the path of a socket")
-    return text
+    return f"{found[1]}:{int(found[2])}"  # in one spelling, by which addresses are compared
 
 
 def _octal(value: object) -> object:
@@ -143,8 +148,8 @@ class Settings(BaseModel):
     dispatch: Literal["inline", "off"] = "inline"
     callback_threads: Annotated[int, Field(ge=2, le=256)] = 32
     message_threads: Annotated[int, Field(ge=2, le=256)] = 16
-    poll_seconds: Annotated[float, Field(ge=0.02, le=5)] = 0.1
-    idle_poll_seconds: Annotated[float, Field(ge=0.02, le=5)] = 0.5
+    poll_seconds: Annotated[float, Field(ge=0.02, le=2)] = 0.1
+    idle_poll_seconds: Annotated[float, Field(ge=0.02, le=2)] = 0.5
     database_connections: Annotated[int, Field(ge=4, le=200)] = CONNECTIONS
     drain_seconds: Annotated[int, Field(ge=0, le=300)] = 0
     outbound_proxy: str = ""
@@ -306,10 +311,15 @@ def _one_setting(name: str, environment: Mapping[str, str], faults: list[str]) -
         faults.append(f"{name} and {name.removesuffix('_FILE')} are both set; keep one.")
         return "", ""
     try:
-        return from_file, Path(environment[name]).read_text().strip()
-    except OSError as error:
-        faults.append(f"{name}: {environment[name]} cannot be read: {error.strerror}.")
+        text = Path(environment[name]).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        faults.append(f"{name}: {environment[name]} cannot be read: {reason}.")
         return "", ""
+    if not text:  # as of a secret that was never made
+        faults.append(f"{name}: {environment[name]} is empty.")
+        return "", ""
+    return from_file, text
 
 
 def environment_of_programs(**more: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,9 +168,14 @@ def server_processes() -> list[str]:
         own = (PROC / "self/cmdline").read_bytes()
         parent = (PROC / "self/stat").read_text().rpartition(")")[2].split()[1]
         others = [parent, *(PROC / parent / "task" / parent / "children").read_text().split()]
-        return [pid for pid in others if (PROC / pid / "cmdline").read_bytes() == own] or ["self"]
     except OSError:  # the system has no such files, or does not show them
         return ["self"]
+    found = []
+    for pid in others:
+        with suppress(OSError):  # one that has just ended
+            if (PROC / pid / "cmdline").read_bytes() == own:
+                found.append(pid)
+    return found or ["self"]
 
 
 def _may_see() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from sqlalchemy import event
+from sqlalchemy import event, update
 from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -293,3 +293,22 @@ def test_a_fault_of_our_own_shows_as_one_of_the_channel_and_nothing_has_left(sti
     assert not still.receiver.messages
     still.services.alerts.look()
     assert [row.kind for row in still.rows(AlertRow)] == ["channel"]
+
+
+def test_what_is_wrong_with_one_message_does_not_count_for_its_channel(still: World) -> None:
+    """A body that no key of ours opens: it is final, and customers do not read that the channel is slow."""
+    with still.transactions.write() as work:
+        for _number in range(4):
+            notice = NewDelivery(
+                kind=MESSAGE,
+                target="sms",
+                priority=NOTICE_PRIORITY,
+                body="{}",
+                give_up_at=work.now + timedelta(hours=1),
+            )
+            outbox.add(work, notice)
+        work.execute(update(Delivery).values(body_sealed=b"changed"))
+    deliver(still)
+    assert {(row.state, row.is_unclear) for row in still.rows(Delivery)} == {("refused", False)}
+    still.services.alerts.look()
+    assert not still.rows(AlertRow)

@@ -32,6 +32,7 @@ from auth_portal.services.delivery.outbox import (
     AS_WAS,
     DATABASE_FAULTS,
     NOT_SENT,
+    ROW_FAULTS,
     TEST,
     WEBHOOK,
     AttemptReport,
@@ -144,7 +145,8 @@ class MessageDelivery:
         """Return what is ready to leave, or the report of an attempt that is not made.
 
         Only here, before a channel is called, may the database fail: then nothing has left, and the report says so. A
-        fault of our own counts as one of the channel: it is tried again, and shows in alerts, metrics and on its page.
+        fault of our own counts as one of the channel: it is tried again, and shows in alerts, metrics and on its page;
+        but not what is wrong with this one message.
         """
         try:
             return claimed.why_not(self._transactions.clock()) or self._prepared(claimed)
@@ -161,7 +163,8 @@ class MessageDelivery:
         except Exception as fault:
             logger.exception("message_fault")
             words = f"the portal could not make the message ({type(fault).__name__}); its log says where"
-            return Receipt(Handover.RETRY, "fault", words)
+            handover = Handover.RECIPIENT if isinstance(fault, ROW_FAULTS) else Handover.RETRY
+            return Receipt(handover, "fault", words)
 
     def _prepared(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport:
         """Return the message for its channel, or the reason why it is not given the message."""

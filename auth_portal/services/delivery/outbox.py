@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, exists, insert, null, select, update
-from sqlalchemy.exc import InternalError, OperationalError
+from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from auth_portal.crypto import KeyFault, Keyring, token_hash
@@ -72,6 +72,7 @@ RECORD_SECONDS = 30  # how long a sender tries to record what it has sent
 SENDER_WAS_HELD_UP = "the sender was held up"  # the detail of an attempt that was not made
 # What is raised while the database is away, or its write gate or pool is held: the same may succeed a moment later.
 DATABASE_FAULTS = (OperationalError, InternalError, PoolTimeout, TimeoutError)
+ROW_FAULTS = (KeyFault, NoResultFound)  # of one delivery alone: what it was made from was changed or erased
 _AFTERTHOUGHTS = (
     DeliveryState.PENDING,
     DeliveryState.REFUSED,
