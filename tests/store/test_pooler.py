@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -124,7 +124,7 @@ def test_a_portal_is_installed_and_upgraded(
     assert schema_fault(url) is not None
     upgrade(settings, system_clock)
     assert schema_fault(url) is None
-    end_connections(make_url(postgres_server).set(database=name).render_as_string())
+    end_connections(make_url(postgres_server).set(database=name).render_as_string(), url)
     # Also where no connection of the portal has set them: by its role.
     assert bounds(url) == {BOUNDS}
 
@@ -170,13 +170,20 @@ def test_a_backup_wants_the_server_itself(tmp_path: Path, url: str, act: Callabl
         act(engine)
 
 
-def end_connections(postgres_url: str) -> None:
-    """End all connections of the server to a database: pgbouncer opens others."""
+def end_connections(postgres_url: str, url: str) -> None:
+    """End all connections of the server to a database, and return when pgbouncer lends others in their place."""
     with psycopg.connect(postgres_url, autocommit=True) as direct:
         direct.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
+
+    def lends_others() -> bool:
+        with suppress(psycopg.Error):  # it may lend one before it has read that it is ended
+            return bool(bounds(url))
+        return False
+
+    wait_for(lends_others)
 
 
 def test_the_doctor_says_if_transactions_have_no_time_out(
@@ -185,7 +192,7 @@ def test_the_doctor_says_if_transactions_have_no_time_out(
     configured(tmp_path, url, receiver)
     with psycopg.connect(postgres_url) as direct:
         direct.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {direct.info.dbname} RESET ALL".encode())
-    end_connections(postgres_url)
+    end_connections(postgres_url, url)
     settings = read_settings({
         "PORTAL_INSTANCE": str(tmp_path), "PORTAL_DATABASE_URL": url, "PORTAL_SECRET_KEYS": MASTER_KEY,
         "PORTAL_SANDBOX": "1",
@@ -197,5 +204,5 @@ def test_the_doctor_says_if_transactions_have_no_time_out(
 
     assert ["statement_timeout" in text and "db upgrade" in text for text in faults()] == [True]
     upgrade(settings, system_clock)
-    end_connections(postgres_url)
+    end_connections(postgres_url, url)
     assert faults() == []
