@@ -114,7 +114,23 @@ def rendered(folder: Path, host: str, port: int, plain_port: int, upstream: str,
     for old, new in places.items():
         assert old in text, old
         text = text.replace(old, new)
+    if _version_of_nginx() >= (1, 25, 1):  # as deploy/debian does it: from there on http2 has a line of its own
+        text = re.sub(r"^( *listen \S+ ssl) http2", r"    http2 on;\n\1", text, flags=re.MULTILINE)
     return text
+
+
+def _version_of_nginx() -> tuple[int, ...]:
+    libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
+    said = subprocess.run(
+        [_nginx(), "-v"], env={**os.environ, "LD_LIBRARY_PATH": libraries}, capture_output=True, text=True, check=True
+    ).stderr
+    return tuple(map(int, re.findall(r"\d+", said.partition("nginx/")[2])[:3]))
+
+
+def _nginx() -> str:
+    found = shutil.which("nginx", path=PLACES)
+    assert found is not None, "nginx is missing: deploy/system-packages unpacks it"
+    return found
 
 
 @contextmanager
@@ -133,10 +149,8 @@ def site(upstream: str, changes: Mapping[str, str] | None = None, *, host: str =
         (folder / "nginx.conf").write_text(NGINX_CONF.format(folder=folder, user=user))
         (folder / "auth-portal.conf").write_text(rendered(folder, host, port, plain_port, upstream, changes or {}))
         libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))
-        nginx = shutil.which("nginx", path=PLACES)
-        assert nginx is not None, "nginx is missing: deploy/system-packages unpacks it"
         process = subprocess.Popen(
-            [nginx, "-p", made, "-e", f"{made}/error.log", "-c", f"{made}/nginx.conf"],
+            [_nginx(), "-p", made, "-e", f"{made}/error.log", "-c", f"{made}/nginx.conf"],
             env={**os.environ, "LD_LIBRARY_PATH": libraries},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
