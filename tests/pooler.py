@@ -27,11 +27,6 @@ USER = "embedded_postgres"  # as whom PostgreSQL runs where the tests are root; 
 PASSWORD = "a-password-of-pgbouncer"
 
 
-def has_pooler() -> bool:
-    """Return True if this machine has a pgbouncer."""
-    return shutil.which("pgbouncer", path=PLACES) is not None
-
-
 class Pooler:
     """One pgbouncer, which can be killed and started again on the same port."""
 
@@ -62,7 +57,9 @@ class Pooler:
 
     def start(self) -> Pooler:
         """Start it, and wait until it answers."""
-        command = [shutil.which("pgbouncer", path=PLACES) or "pgbouncer", "-q"]
+        program = shutil.which("pgbouncer", path=PLACES)
+        assert program is not None, "pgbouncer is missing: deploy/system-packages unpacks it"
+        command = [program, "-q"]
         if os.getuid() == 0:  # which pgbouncer refuses to be
             command += ["-u", USER]
         libraries = ":".join(str(path) for path in UNPACKED.glob("usr/lib/*-linux-gnu"))

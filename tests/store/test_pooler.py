@@ -24,7 +24,7 @@ from auth_portal.services.operations.installation import examine, initialise, up
 from auth_portal.services.serving import build
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
-from tests.pooler import Pooler, has_pooler, pooled
+from tests.pooler import Pooler, pooled
 from tests.postgres import MASTER_KEY, make_database
 from tests.programs import Program
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
@@ -33,7 +33,6 @@ from tests.test_migrations import migrated
 from tests.test_servers import configured
 from tests.world import TOTP_SECRET
 
-pytestmark = pytest.mark.skipif(not has_pooler(), reason="this machine has no pgbouncer")
 CONNECTIONS = 3  # of the server, which all share: fewer than anything here would open by itself
 BOUNDS = ("20s", "10s")
 
