@@ -221,11 +221,13 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     assert make() == {**first, "fullchain.pem": "next"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="make-secrets.sh gives its files to another user")
 @pytest.mark.parametrize("openssl", ["exit 1", "exit 0", '[ "$2" = -hex ] && echo 1234'])
 def test_a_secret_that_cannot_be_made_is_not_stored(tmp_path: Path, openssl: str) -> None:
     """Neither openssl that fails nor one that prints nothing leaves an empty file, and the next run makes the rest."""
     status, left = make_secrets(tmp_path, openssl)
+    if os.geteuid() != 0:  # it gives its files to another user, and refuses first
+        assert (status, left) == (2, {})
+        return
     assert status == 1
     assert "secret-keys" not in left
     assert "" not in left.values()
@@ -234,7 +236,6 @@ def test_a_secret_that_cannot_be_made_is_not_stored(tmp_path: Path, openssl: str
     assert {name: files[name] for name in left} == left
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="make-secrets.sh gives its files to another user")
 def test_empty_secrets_are_made_when_it_runs_again(tmp_path: Path) -> None:
     """As an earlier version of the script left them, with a database's address without a password."""
     (tmp_path / "secrets").mkdir()
@@ -242,6 +243,9 @@ def test_empty_secrets_are_made_when_it_runs_again(tmp_path: Path) -> None:
         (tmp_path / "secrets" / name).touch()
     (tmp_path / "secrets" / "database-url").write_text("postgresql://portal:@database/portal")
     status, files = make_secrets(tmp_path)
+    if os.geteuid() != 0:
+        assert (status, files["secret-keys"]) == (2, "")
+        return
     assert (status, files.keys()) == (0, composed()["secrets"].keys())
     assert all(files.values())
     assert files["database-url"] == f"postgresql://portal:{files['database-password']}@database/portal"
