@@ -92,7 +92,7 @@ class Process:
         set_up_logging(settings.log_level)
         # Before the first request, which may come while there is no database.
         self._add_sandbox(settings)
-        edge.serve_with(self._app, is_https=settings.is_https)
+        edge.serve_with(self._app, settings)
         services = build(settings, self._clock)
         self._app.secret_key = services.keyring.session_key()
         self._app.extensions[EXTENSION] = services

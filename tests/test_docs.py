@@ -16,8 +16,7 @@ from auth_portal.__main__ import console
 from auth_portal.gateways.channels import KINDS
 from auth_portal.methods import METHOD_NAMES
 from auth_portal.services.access.api_keys import SCOPES
-from auth_portal.services.config.appearance import JourneyTexts
-from auth_portal.services.config.journey import CallbackTarget, JourneyConfig, JourneyLimits
+from auth_portal.services.config.journey import CallbackTarget, JourneyConfig, JourneyLimits, JourneyTexts
 from auth_portal.services.config.portal import AlertSettings, PortalLimits, PortalSettings, Retention
 from auth_portal.settings import PREFIX, Settings
 from tests.test_requirements import ROOT, texts

@@ -30,7 +30,7 @@ from auth_portal.services.config.channel_editor import ChannelEditor
 from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.config.history import JourneyHistory
 from auth_portal.services.config.journey_editor import JourneyEditor
-from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.callbacks import CallbackDelivery
 from auth_portal.services.delivery.messages import MessageDelivery
 from auth_portal.services.delivery.notices import Notices
@@ -66,6 +66,9 @@ from auth_portal.store.db import Database, Transactions, schema_fault
 from auth_portal.store.keys import load_keyring
 
 RETRY_SECONDS = 2.0  # between two tries to ``build`` of a process that starts while there is no database (D9)
+
+
+NOTHING_KNOWN = Snapshot.unread()  # of the configuration, before a process serves
 
 
 @dataclass(frozen=True)
@@ -319,7 +322,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
         logos=logos,
         trials=Trials(on.transactions, admins, core.wake),
         reaches=Reaches(on.transactions, journeys),
-        drives=Drives(on.transactions, journeys, logos, partial(_wire_drive, on), settings.public_url),
+        drives=Drives(on.transactions, journeys, logos.content, partial(_wire_drive, on), settings.public_url),
         command_import=CommandImport(on.transactions, passwords, notices),
         bulk_save=BulkSave(on.transactions, passwords, on.notices),
         imports=Imports(on.transactions, journeys, notices, core.dispatcher.wake_imports),

@@ -13,13 +13,26 @@ import zlib
 from pathlib import Path
 from wsgiref.headers import Headers
 
-from flask import Blueprint, Flask, Response, abort
+from flask import Blueprint, Flask, Response, abort, request
 from whitenoise import WhiteNoise
 
-from auth_portal.services.config.appearance import checked_colour, theme_css
+from auth_portal.services.config.appearance import (
+    MONOGRAM_LENGTH,
+    MOST_RADIUS,
+    ServedText,
+    checked_colour,
+    monogram_of,
+    theme_css,
+)
+from auth_portal.services.config.appearance import icon as icon_of
+from auth_portal.services.config.appearance import stylesheet as stylesheet_of
 from auth_portal.web.context import services
 
 _HASHED = re.compile(r"/static/.+\.[0-9a-f]{12}\.\w+$")
+_STYLESHEET = re.compile(r"([0-9a-f]{6})-(0|[1-9][0-9]?)")
+_ICON = re.compile(r"([0-9a-f]{6})-([1-9a-f][0-9a-f]{1,4}(?:_[1-9a-f][0-9a-f]{1,4}){0,11})")
+_DIGEST = re.compile(r"[0-9a-f]{12}")
+OTHER_RELEASE_SECONDS = 60  # for which a look may be cached under the digest of another release
 _COMPRESSED = (".gz", ".br")
 
 
@@ -76,6 +89,39 @@ def theme(colour: str) -> Response:
     except ValueError:
         abort(404)
     return Response(theme_css(checked), mimetype="text/css", headers=LOOKS_HEADERS)
+
+
+@looks.get("/look/<name>.<digest>.css")
+def stylesheet(name: str, digest: str) -> Response:
+    """Send the stylesheet of a look, given as its colour and the radius of its corners."""
+    found = _STYLESHEET.fullmatch(name)
+    if found is None or int(found[2]) > MOST_RADIUS:
+        abort(404)
+    return _served(stylesheet_of(f"#{found[1]}", int(found[2])), digest, "text/css")
+
+
+@looks.get("/look/<name>.<digest>.svg")
+def icon(name: str, digest: str) -> Response:
+    """Send the icon of a business without a logo, given as its colour and the code points of its monogram."""
+    found = _ICON.fullmatch(name)
+    monogram = "".join(chr(int(point, 16)) for point in found[2].split("_")) if found else ""
+    if found is None or len(monogram) > MONOGRAM_LENGTH or monogram_of(monogram) != monogram:
+        abort(404)
+    return _served(icon_of(f"#{found[1]}", monogram), digest, "image/svg+xml")
+
+
+def _served(text: ServedText, digest: str, media_type: str) -> Response:
+    """Send a text for a year; for a short time if the digest is that of another release, which serves next to ours."""
+    if not _DIGEST.fullmatch(digest):
+        abort(404)
+    response = Response(text.content, mimetype=media_type, headers=LOOKS_HEADERS)
+    if digest not in text.url:
+        response.headers["Cache-Control"] = f"max-age={OTHER_RELEASE_SECONDS}, public"
+    response.headers["Vary"] = "Accept-Encoding"
+    if request.accept_encodings.quality("gzip") > 0:
+        response.set_data(text.compressed)
+        response.headers["Content-Encoding"] = "gzip"
+    return response
 
 
 @looks.get("/logo/<digest>")

@@ -6,7 +6,7 @@ from flask import current_app, g, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.services.access.admin_sessions import REMEMBERED
-from auth_portal.services.serving import Services
+from auth_portal.services.serving import NOTHING_KNOWN, Services
 
 EXTENSION = "auth_portal"
 VISIT_COOKIE = "verification"
@@ -21,6 +21,17 @@ def services() -> Services:
     """Return the services of this request: those of the process, unless a blueprint put others into ``g``."""
     found: Services = g.get("services") or current_app.extensions[EXTENSION]
     return found
+
+
+def page_values() -> dict[str, object]:
+    """Return what the pages that belong to no journey show of the business, also while the database is away."""
+    found: Services | None = g.get("services") or current_app.extensions.get(EXTENSION)
+    known = (found and found.journeys.known) or NOTHING_KNOWN
+    return {
+        "look": known.portal_look,
+        "business": known.portal.name,
+        "support": known.portal.support_contact,
+    }
 
 
 def cookie_name(name: str) -> str:

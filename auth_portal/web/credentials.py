@@ -24,7 +24,7 @@ from auth_portal.errors import Problem
 from auth_portal.i18n import gettext as _
 from auth_portal.services.directory.links import LinkOffer
 from auth_portal.services.directory.person import LinkView
-from auth_portal.web.context import link_browser, opened_here, services
+from auth_portal.web.context import link_browser, opened_here, page_values, services
 from auth_portal.web.edge import problem_page
 
 credentials = Blueprint("credentials", __name__)
@@ -85,7 +85,7 @@ def _rendered(template: str, status: int, **values: object) -> Response:
     g.chat_seconds = FORM_SECONDS
     session.modified = True
     portal = services().journeys.current().portal
-    return make_response(render_template(template, portal=portal, path=request.path, **values), status)
+    return make_response(render_template(template, portal=portal, path=request.path, **page_values(), **values), status)
 
 
 # --- The QR code

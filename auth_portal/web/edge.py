@@ -28,7 +28,7 @@ from auth_portal.i18n import error_text
 from auth_portal.settings import LOOPBACK_NAMES, Settings
 from auth_portal.telemetry import Origin, log_event, origin, request_id
 from auth_portal.web.api.problems import PREFIX, problem_details
-from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token
+from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token, page_values
 
 LARGE_PIECE = 256 * 1024  # bytes of a large request that are read at once: enough for the fields sent with its file
 LARGEST_REQUEST = 64 * 1024  # bytes; the longest honest form is far shorter
@@ -54,7 +54,7 @@ HTTP_CODES = {
     415: "media_type",
 }
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-EVERY_HOST = frozenset({"ops.healthz", "ops.readyz"})
+EVERY_HOST = frozenset({"ops.healthz", "ops.readyz", "looks.stylesheet", "looks.icon"})  # like static files
 JUDGE_TIME = frozenset({"visitor", "credentials"})  # blueprints whose pages say that something has expired
 DEFAULT_CHAT_SECONDS = 600
 SERVER = "gunicorn/"  # drops every header whose name contains an underscore
@@ -155,9 +155,10 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, fault_page)
 
 
-def serve_with(app: Flask, *, is_https: bool) -> None:
-    """Give the edge what it needs from a process that serves."""
-    app.config["SESSION_COOKIE_SECURE"] = is_https
+def serve_with(app: Flask, settings: Settings) -> None:
+    """Give the edge what it needs from a process that serves; templates get ``site_host``, which pages name."""
+    app.config["SESSION_COOKIE_SECURE"] = settings.is_https
+    app.jinja_env.globals["site_host"] = settings.host
 
 
 def enter_request() -> Response | None:
@@ -165,7 +166,7 @@ def enter_request() -> Response | None:
     g.began = time.perf_counter()
     request_id.set(secrets.token_hex(8))
     if _is_for_operators() or request.endpoint in EVERY_HOST:
-        return None  # a probe comes without our Host and without a proxy, and while there is no database
+        return None  # a probe comes without our Host and without a proxy, and all of them while there is no database
     if EXTENSION not in current_app.extensions:
         raise Problem("unavailable", status=503)
     settings: Settings = current_app.extensions[EXTENSION].settings
@@ -348,7 +349,7 @@ def error_page(
     """Return a page that says what happened and what to do next; for a program, problem details."""
     if is_api():
         return problem_details(code, status, retry_after_seconds=retry_after_seconds, params=params)
-    html = render_template("error.html", text=error_text(code), code=code, status=status)
+    html = render_template("error.html", text=error_text(code), code=code, status=status, **page_values())
     response = current_app.make_response((html, status))
     if retry_after_seconds:
         response.headers["Retry-After"] = str(retry_after_seconds)

@@ -88,6 +88,7 @@ def _landing_page(
         "visitor/landing.html",
         portal=landing.snapshot.portal,
         journey=landing.journey,
+        look=landing.snapshot.look(landing.journey),
         is_closed=landing.is_closed,
         lacks_ticket=landing.lacks_ticket,
         ticket=landing.ticket_facts(portal.keyring),

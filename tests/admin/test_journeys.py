@@ -135,12 +135,12 @@ def test_ways_to_prove_and_their_order_outlive_the_form(owner: Desk) -> None:
 
 
 def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None:
-    given = {"limits.code_digits": "4", "colour": "#FFEE00", "name": "Balance & more", "server": "own",
+    given = {"limits.code_digits": "4", "colour": "#FFEE0", "name": "Balance & more", "server": "own",
              "server_own": "ftp://nowhere", "chat_seconds": "soon", "channel.sms": "", "channel.mail": "1"}  # fmt: skip
     page = edit(owner, **given)
     assert page.status_code == 422
     for words in (
-        "Digits of a code: must be at least 6", "Colour: is too light", "Where the answer goes: must be production",
+        "Digits of a code: must be at least 6", "Colour: must be # and six digits", "Where the answer goes: must be production",
         "Chat clock: must be a whole number",
     ):  # fmt: skip
         assert words in page.text
@@ -401,7 +401,7 @@ def test_looks_are_served_for_ever_and_hold_no_script(owner: Desk) -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "immutable" in answer.headers["Cache-Control"]
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    for path in (f"/logo/{'0' * 64}", "/theme/ffee00.css", "/theme/red.css"):
+    for path in (f"/logo/{'0' * 64}", "/theme/ffee0.css", "/theme/red.css"):
         assert owner.client.get(path, base_url=owner.base_url).status_code == 404
 
 

@@ -124,7 +124,7 @@ def test_saving_what_is_there_makes_no_version(desk: Desk) -> None:
         ({"callback": {"server": "http://10.0.0.1"}}, "callback.server", "https"),
         ({"channels": ["smoke"]}, "channels", "no such channel"),
         ({"steps": (*STEPS[:1], {"kind": "verify", "any_of": ("email_code",)})}, "steps[2].any_of", "email"),
-        ({"colour": "#ffee00"}, "colour", "too light"),
+        ({"colour": "#ffee0"}, "colour", "six digits"),
         ({"logo": "0" * 64}, "logo", "not stored here"),
         ({"texts": {"landing": "one\ntwo"}}, "texts.landing", "one paragraph"),
         ({"surprise": 1}, "surprise", "not known"),

@@ -1,34 +1,76 @@
-"""How a journey looks to its customers: the words of the business, its colour and its logo.
+"""How customers' pages look: the business's colour, the shape of its corners, its logo or monogram.
 
-A colour is refused if text in it would be hard to read: WCAG 2.2 requires a contrast of 4.5 to 1 (1.4.3). Pages allow
-no inline style, so a colour is served as a small stylesheet. A logo is a PNG, JPEG or WebP by its first bytes, whatever
-the browser calls it, and never SVG, which may contain script; it is named by the SHA-256 of its bytes.
+Any colour may be a brand's. What is written on it, and buttons and links in it, are computed so that they can be read:
+WCAG 2.2 requires a contrast of 4.5 to 1 for text (1.4.3) and of 3 to 1 for the edge of a button (1.4.11). Pages allow
+no inline style, so a look is served as one stylesheet: ``static/customer.css``, then the look's tokens. A logo is a
+PNG, JPEG or WebP by its first bytes, whatever the browser calls it, and never SVG, which may contain script; it is
+named by the SHA-256 of its bytes.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import html
 import re
-from functools import lru_cache
+import unicodedata
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 from sqlalchemy import select
 
 from auth_portal.errors import NotFound
-from auth_portal.services.config.portal import Frozen
+from auth_portal.settings import delivered
 from auth_portal.store.db import Transactions, Work, dialect_insert
 from auth_portal.store.models import Logo, table_of
 
-CONTRAST = 4.5
-LIGHTEST_GROUND = "#f3f5f8"  # of the page in light mode, as in static/app.css; white only adds to the contrast
-DARK_GROUND = "#1a212b"  # the lighter of the two in dark mode, which has the least contrast
-DARK_TEXT = "#0b1a2c"
+DEFAULT_COLOUR = "#0b4f8a"
+DEFAULT_RADIUS = 12  # CSS pixels
+MOST_RADIUS = 24
+CONTRAST = 4.5  # of text (WCAG 2.2, 1.4.3)
+EDGE_CONTRAST = 3.0  # of a button's edge with the page (WCAG 2.2, 1.4.11)
+BRAND_CONTRAST = 7.0  # of the brand's colour as text on a button of ink
+STEP = 0.04  # by which a colour is mixed until its contrast is enough
 SRGB_LINEAR = 0.04045  # up to here a part of a colour is linear (IEC 61966-2-1)
-TEXT_LENGTH = 300  # characters
+ROOT_PIXELS = 16  # of one rem
 LOGO_BYTES = 48 * 1024  # at most: a customer on a slow network waits for it, and a form may have 64 KiB in all
+LOOKS_CACHED = 64  # stylesheets that a process holds; strangers may ask for any
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_HOVER = 0.2  # how much darker a button gets under the pointer, or lighter in dark mode
+
+
+class Shades(NamedTuple):
+    """The colours of a light or a dark page that no brand changes, and how far its own may be mixed."""
+
+    page: str
+    ink: str
+    small: str  # small text
+    edge: str  # of a field
+    hairline: str
+    good: str
+    bad: str
+    mixed_with: str
+    tint: float  # the brand's share in the tint of a receipt
+    most_button: float  # how far a button's colour may be mixed
+    link_contrast: float
+    most_link: float
+
+
+LIGHT = Shades(
+    *("#ffffff", "#15202b", "#4d5a68", "#6f7c8a", "#dbe1e7", "#14713d", "#b3261e", "#000000"),
+    tint=0.07,
+    most_button=0.2,
+    link_contrast=CONTRAST,
+    most_link=0.4,
+)
+DARK = Shades(
+    *("#12171d", "#eef2f6", "#a9b4c0", "#7f8c9a", "#2c353f", "#5fd08e", "#ff9b92", "#ffffff"),
+    tint=0.16,
+    most_button=0.2,
+    link_contrast=6.0,
+    most_link=0.6,
+)
 
 
 def contrast(one: str, other: str) -> float:
@@ -43,54 +85,164 @@ def _luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def checked_colour(colour: str) -> str:
-    """Return the colour in lower case, or an empty text for none. Raise ValueError with a reason for the admin."""
-    colour = colour.lower()
-    if not colour:
-        return ""
-    if not _COLOUR.fullmatch(colour):
-        raise ValueError("must be # and six digits or letters from a to f, such as #0b4a8f")
-    if (found := contrast(colour, LIGHTEST_GROUND)) < CONTRAST:
-        raise ValueError(
-            f"is too light to read on the page: its contrast is {found:.1f} and must be at least {CONTRAST}; choose a "
-            "darker colour"
-        )
-    return colour
-
-
-def theme_css(colour: str) -> str:
-    """Return the stylesheet of a checked colour; in dark mode it is as much lighter as reading it requires."""
-    steps = (_mixed(colour, "#ffffff", step / 20) for step in range(21))
-    dark = next(found for found in steps if min(contrast(found, DARK_GROUND), contrast(found, DARK_TEXT)) >= CONTRAST)
-    return (
-        f":root {{ --accent: {colour}; --accent-hover: {_mixed(colour, '#000000', _HOVER)}; --accent-text: #fff; }}\n"
-        "@media (prefers-color-scheme: dark) {\n"
-        f"  :root {{ --accent: {dark}; --accent-hover: {_mixed(dark, '#ffffff', _HOVER)}; "
-        f"--accent-text: {DARK_TEXT}; }}\n}}\n"
-    )
-
-
 def _mixed(one: str, other: str, share: float) -> str:
     pairs = ((int(one[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
     return "#" + "".join(f"{round(first + (second - first) * share):02x}" for first, second in pairs)
 
 
-def _plain(text: str) -> str:
-    if any(not char.isprintable() for char in text):
-        raise ValueError("must be one paragraph of plain text")
-    return text
+def mixed_until(colour: str, other: str, most: float, wanted: Mapping[str, float]) -> str | None:
+    """Return the colour, mixed with ``other`` no further than needed to have these contrasts, by ground.
+
+    Return None if mixing in ``most`` of it is not enough.
+    """
+    for step in range(round(most / STEP) + 1):
+        found = _mixed(colour, other, step * STEP)
+        if all(contrast(found, ground) >= least for ground, least in wanted.items()):
+            return found
+    return None
+
+
+def text_on(colour: str) -> str:
+    """Return white, or black where white could not be read. One of the two always has a contrast of 4.5."""
+    return "#ffffff" if contrast("#ffffff", colour) >= CONTRAST else "#000000"
+
+
+def tokens(colour: str, shades: Shades) -> dict[str, str]:
+    """Return the colours of a brand's light or dark pages by the names of their custom properties."""
+    tint = _mixed(shades.page, colour, shades.tint)
+    button = mixed_until(colour, shades.mixed_with, shades.most_button, {shades.page: EDGE_CONTRAST})
+    if button is not None:
+        on_button = text_on(button)
+    else:
+        button = shades.ink
+        on_button = colour if contrast(colour, button) >= BRAND_CONTRAST else shades.page
+    grounds = dict.fromkeys((shades.page, tint), shades.link_contrast)
+    link = mixed_until(colour, shades.mixed_with, shades.most_link, grounds) or shades.ink
+    plain = {"p": shades.page, "i": shades.ink, "s": shades.small, "e": shades.edge, "h": shades.hairline}
+    signs = {"ok": shades.good, "no": shades.bad}
+    brand = {"b": colour, "ob": text_on(colour), "f": button, "of": on_button, "l": link, "t": tint}
+    return {**plain, **signs, **brand}
+
+
+def checked_colour(colour: str) -> str:
+    """Return the colour in lower case, or an empty text for none. Raise ValueError with a reason for the admin."""
+    colour = colour.lower()
+    if colour and not _COLOUR.fullmatch(colour):
+        raise ValueError("must be # and six digits or letters from a to f, such as #0b4f8a")
+    return colour
 
 
 Colour = Annotated[str, Field(max_length=7), AfterValidator(checked_colour)]
-Text = Annotated[str, Field(max_length=TEXT_LENGTH), AfterValidator(_plain)]
+Radius = Annotated[int, Field(ge=0, le=MOST_RADIUS)]
+LogoDigest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]  # the SHA-256 of a picture that is stored here
 
 
-class JourneyTexts(Frozen):
-    """What the business adds to the pages in its own words. It replaces nothing: our warnings stay."""
+# --- What is served
 
-    landing: Text = ""  # why the customer is here, below the first sentence
-    done: Text = ""  # after success
-    closed: Text = ""  # while the journey is off
+
+class ServedText(NamedTuple):
+    """A stylesheet or an icon as it is served: its URL contains the digest of its content."""
+
+    url: str
+    content: bytes
+    compressed: bytes
+
+    @classmethod
+    def made(cls, path: str, kind: str, text: str) -> ServedText:
+        """Return a text that is served under ``path``, with its digest and kind appended."""
+        content = text.encode()
+        url = f"{path}.{hashlib.sha256(content).hexdigest()[:12]}.{kind}"
+        return cls(url, content, gzip.compress(content, mtime=0))
+
+
+@lru_cache(maxsize=LOOKS_CACHED)
+def stylesheet(colour: str, radius: int) -> ServedText:
+    """Return the stylesheet of a look: that of all looks, then its own tokens."""
+    return ServedText.made(f"/look/{colour[1:]}-{radius}", "css", base_css() + tokens_css(colour, radius))
+
+
+def tokens_css(colour: str, radius: int) -> str:
+    """Return the tokens of a look as custom properties, for light and for dark pages."""
+    light, dark = (
+        ";".join(f"--{name}:{value}" for name, value in tokens(colour, shades).items()) for shades in (LIGHT, DARK)
+    )
+    corner = f"--r:{radius / ROOT_PIXELS:g}rem"
+    return f":root{{{light};{corner}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def theme_css(colour: str) -> str:
+    """Return the accents of the pages that do not use a look's tokens yet."""
+    light, dark = (tokens(colour, shades)["l"] for shades in (LIGHT, DARK))
+    return (
+        f":root {{ --accent: {light}; --accent-hover: {light}; --accent-text: {text_on(light)}; }}\n"
+        "@media (prefers-color-scheme: dark) {\n"
+        f"  :root {{ --accent: {dark}; --accent-hover: {dark}; --accent-text: {text_on(dark)}; }}\n}}\n"
+    )
+
+
+@cache
+def base_css() -> str:
+    """Return what the stylesheets of all looks begin with."""
+    return (delivered("static") / "customer.css").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=LOOKS_CACHED)
+def icon(colour: str, monogram: str) -> ServedText:
+    """Return the icon of a business without a logo: its monogram on its colour."""
+    size = 18 if len(monogram) == 1 else 16
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+        f'<rect width="32" height="32" rx="7" fill="{colour}"/>'
+        f'<text x="16" y="16" dy=".36em" text-anchor="middle" font-family="system-ui,sans-serif" font-size="{size}" '
+        f'font-weight="700" fill="{text_on(colour)}">{html.escape(monogram)}</text></svg>\n'
+    )
+    name = "_".join(f"{ord(char):x}" for char in monogram)
+    return ServedText.made(f"/look/{colour[1:]}-{name}", "svg", svg)
+
+
+# --- The monogram
+
+_JOINER = "\u200d"  # between the parts of one emoji, such as a family
+_VIRAMA = 9  # the combining class of the sign that joins two consonants of an Indic script
+_SKIN = range(0x1F3FB, 0x1F400)
+_FLAG = range(0x1F1E6, 0x1F200)
+_TAGS = range(0xE0020, 0xE0080)  # of the flags of England, Scotland and Wales
+_HANGUL = range(0x1100, 0x1200)
+MONOGRAM_LENGTH = 12  # code points: the longest emoji has ten
+
+
+def monogram_of(name: str) -> str:
+    """Return the first letter, digit or emoji of a name as people see it, with all marks that belong to it."""
+    text = unicodedata.normalize("NFC", name)
+    start = next((at for at, char in enumerate(text) if _begins(char)), None)
+    if start is None:
+        return "?"
+    end = start + 1
+    while end < len(text) and end - start < MONOGRAM_LENGTH and _continues(text[start:end], text[end]):
+        end += 1
+    found = text[start:end].rstrip(_JOINER)
+    return found.title() if len(found.title()) == len(found) else found
+
+
+def _begins(char: str) -> bool:
+    return unicodedata.category(char)[0] in "LN" or unicodedata.category(char) == "So"
+
+
+def _continues(cluster: str, char: str) -> bool:
+    """Report whether a character belongs to the one before it (after UAX 29, 3.1.1)."""
+    last = cluster[-1]
+    if unicodedata.category(char)[0] == "M" or char == _JOINER or ord(char) in _SKIN or ord(char) in _TAGS:
+        return True
+    if last == _JOINER:
+        return unicodedata.category(char)[0] == "L" or unicodedata.category(char) == "So"
+    if unicodedata.combining(last) == _VIRAMA:
+        return unicodedata.category(char) == "Lo"
+    if ord(char) in _FLAG:
+        return len(cluster) == 1 and ord(last) in _FLAG
+    return ord(char) in _HANGUL and ord(last) in _HANGUL
+
+
+# --- Logos
 
 
 class Picture(NamedTuple):
@@ -110,6 +262,10 @@ class Logos:
     def get(self, digest: str) -> Picture:
         """Return a logo by its digest. Raise NotFound, which is not cached: the logo may be stored later."""
         return self._cached(digest)
+
+    def content(self, digest: str) -> bytes:
+        """Return the bytes of a logo. Raise NotFound."""
+        return self.get(digest).content
 
     def _load(self, digest: str) -> Picture:
         with self._transactions.read() as work:

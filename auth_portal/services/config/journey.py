@@ -16,11 +16,11 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
-from auth_portal.services.config.appearance import Colour, JourneyTexts
+from auth_portal.services.config.appearance import Colour, LogoDigest
 from auth_portal.services.config.portal import Frozen
 from auth_portal.services.steps import AnyStep
 from auth_portal.store.models import VERIFIED
@@ -96,7 +96,25 @@ IS_STORED = {
 }  # context of reading what is stored: it is read whatever is wrong with it, see ``unsafe``
 DATA_KEYS = 20  # at most: with the values' length this keeps a callback far below 20 kB (D2)
 DATA_TEXT = 200  # characters
+TEXT_LENGTH = 300  # characters of the business's own words
 VALUE_LENGTH = 512  # characters of one rendered value; Flow's variables are short strings
+
+
+def _plain(text: str) -> str:
+    if any(not char.isprintable() for char in text):
+        raise ValueError("must be one paragraph of plain text")
+    return text
+
+
+Text = Annotated[str, Field(max_length=TEXT_LENGTH), AfterValidator(_plain)]
+
+
+class JourneyTexts(Frozen):
+    """What the business adds to the pages in its own words. It replaces nothing: our warnings stay."""
+
+    landing: Text = ""  # why the customer is here, below the first sentence
+    done: Text = ""  # after success
+    closed: Text = ""  # while the journey is off
 
 
 class JourneyLimits(Frozen):
@@ -166,7 +184,7 @@ class JourneyConfig(Frozen):
     limits: JourneyLimits = JourneyLimits()
     texts: JourneyTexts = JourneyTexts()
     colour: Colour = ""
-    logo: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # the SHA-256 of a picture that is stored here
+    logo: LogoDigest = ""
 
     @field_validator("return_url")
     @classmethod

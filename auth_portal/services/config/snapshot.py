@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, select
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
+from auth_portal.services.config.appearance import DEFAULT_COLOUR, DEFAULT_RADIUS, icon, monogram_of, stylesheet
 from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.store import StoredJourney, stored_channels
@@ -25,6 +26,19 @@ from auth_portal.store.models import Journey, JourneyVersion, Portal
 
 UNOPENED_SECONDS = 120.0  # of a chat's time, at most, for which its link may have lain unopened
 SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is read again
+
+
+@dataclass(frozen=True)
+class Look:
+    """What makes a page look like the business's own; all of it but colour and monogram are URLs or empty."""
+
+    stylesheet: str
+    colour: str  # of the band, and of the browser's bar
+    logo: str
+    logo_dark: str  # for dark pages, where the business has one; else the logo
+    icon: str
+    monogram: str  # instead of a logo
+    hides_name: bool  # next to the logo, which already says it
 
 
 @dataclass(frozen=True)
@@ -40,12 +54,26 @@ class Snapshot:
     deleted: Mapping[str, StoredJourney] = field(default_factory=dict)  # closed; their links still answer the chat
     broken: tuple[str, ...] = ()  # channels and journeys that are not used: their MACs are wrong (R54)
 
+    @classmethod
+    def unread(cls) -> Self:
+        """Return the configuration as it is to a process that has not read it yet: only defaults."""
+        return cls(0, PortalSettings(), journeys={}, channels={}, has_sandbox=False)
+
     def journey(self, slug: str | None) -> StoredJourney:
         """Return the journey of a path; the default one for ``/``. Raise NotFound."""
         found = self.default if slug is None else self.journeys.get(slug) or self.deleted.get(slug)
         if found is None:
             raise NotFound("journey_unknown")
         return found
+
+    @cached_property
+    def portal_look(self) -> Look:
+        """Return the look of the pages that belong to no journey."""
+        return _look(self.portal.name, DEFAULT_COLOUR, "")
+
+    def look(self, journey: JourneyConfig) -> Look:
+        """Return the look of a journey's pages."""
+        return _look(self.portal.name, journey.colour or DEFAULT_COLOUR, journey.logo)
 
     def channel_for(self, journey: JourneyConfig, carries: str) -> ChannelConfig | None:
         """Return the first of the journey's channels that can carry this kind of message here, or None."""
@@ -100,6 +128,20 @@ class Snapshot:
         return found.config.name if found else slug
 
 
+@lru_cache(maxsize=512)
+def _look(name: str, colour: str, logo: str) -> Look:
+    monogram, url = monogram_of(name), logo and f"/logo/{logo}"
+    return Look(
+        stylesheet=stylesheet(colour, DEFAULT_RADIUS).url,
+        colour=colour,
+        logo=url,
+        logo_dark=url,
+        icon=url or icon(colour, monogram).url,
+        monogram=monogram,
+        hides_name=False,
+    )
+
+
 class Journeys:
     """Hand out the current snapshot, and old versions for verifications that began with them."""
 
@@ -107,7 +149,7 @@ class Journeys:
         self._transactions = transactions
         self._has_sandbox = has_sandbox
         self._lock = threading.Lock()
-        self._snapshot: Snapshot | None = None
+        self.known: Snapshot | None = None  # the last one, however old: for pages that must be shown without a database
         self._read_at = 0.0
         self._versions = lru_cache(maxsize=512)(self._load_version)
         self.version = lru_cache(maxsize=512)(lambda version_id: self._versions(version_id).config)
@@ -117,7 +159,7 @@ class Journeys:
 
     def current(self) -> Snapshot:
         """Return a snapshot that is at most a second old. The request that finds it older renews it; others go on."""
-        snapshot = self._snapshot
+        snapshot = self.known
         if snapshot is not None and time.monotonic() - self._read_at < SNAPSHOT_SECONDS:
             return snapshot
         if not self._lock.acquire(blocking=snapshot is None):
@@ -138,7 +180,7 @@ class Journeys:
             row = work.execute(select(Portal.version, Portal.macs).where(Portal.id == 1)).one_or_none()
             version = row.version if row else 0
             work.keyring.read_macs_state(row.macs if row else None)
-            if self._snapshot is None or self._snapshot.version != version:
+            if self.known is None or self.known.version != version:
                 portal = work.execute(select(Portal.version, Portal.settings).where(Portal.id == 1)).one_or_none()
                 for cached in (self._versions, self.served_version):
                     cached.cache_clear()  # MACs may be required from now on
@@ -149,7 +191,7 @@ class Journeys:
                 broken += [f"channel {name}" for name, channel in channels.items() if not channel.is_trusted]
                 for name in broken:
                     work.log("integrity_broken", level=logging.ERROR, table=name)
-                self._snapshot = Snapshot(
+                self.known = Snapshot(
                     version=portal.version if portal else 0,
                     portal=PortalSettings.model_validate(portal.settings if portal else {}),
                     journeys=journeys,
@@ -160,7 +202,7 @@ class Journeys:
                     broken=tuple(broken),
                 )
         self._read_at = time.monotonic()
-        return self._snapshot
+        return self.known
 
     def _trusted_version(self, version_id: str) -> JourneyConfig:
         found = self._versions(version_id)

@@ -8,7 +8,7 @@ chat clock has run out. Requests for one drive are served one after another.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +18,6 @@ import pyotp
 from sqlalchemy import and_, delete, insert, or_, select, update
 
 from auth_portal.errors import Gone, Problem
-from auth_portal.services.config.appearance import Logos
 from auth_portal.services.config.journey import CHAT_CODE, JourneyConfig
 from auth_portal.services.config.portal import DRIVES_STORED
 from auth_portal.services.config.snapshot import Journeys
@@ -82,11 +81,16 @@ class Drives:
     """Begin, serve and end test drives; the only writer of the table ``drives``."""
 
     def __init__(
-        self, transactions: Transactions, journeys: Journeys, logos: Logos, build_portal: BuildPortal, public_url: str
+        self,
+        transactions: Transactions,
+        journeys: Journeys,
+        read_logo: Callable[[str], bytes],
+        build_portal: BuildPortal,
+        public_url: str,
     ) -> None:
         self._transactions = transactions
         self._journeys = journeys
-        self._logos = logos
+        self._read_logo = read_logo
         self._build_portal = build_portal
         self._public_url = public_url
 
@@ -98,7 +102,7 @@ class Drives:
         """
         clock, snapshot = self._transactions.clock, self._journeys.current()
         state = new_state(journey, snapshot, ends_at=clock() + timedelta(seconds=journey.chat_seconds), of=of)
-        logo = self._logos.get(journey.logo).content if journey.logo else b""
+        logo = self._read_logo(journey.logo) if journey.logo else b""
         prepare_drive(state, snapshot, clock, self._build_portal, logo)
         with self._transactions.write() as work:
             drive_id = work.new_id()

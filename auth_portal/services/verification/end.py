@@ -19,7 +19,7 @@ from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
 from auth_portal.errors import Problem, WrongClock
 from auth_portal.services.config.journey import CHAT_CODE, PHONE_MATCH, PURPOSE, result_body
-from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.config.snapshot import Journeys, Look
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import DATABASE_FAULTS, NewDelivery
 from auth_portal.services.verification.case import (
@@ -62,6 +62,7 @@ class Ending:
     return_url: str
     logo: str
     colour: str
+    look: Look
     words: str  # the business's own, after success
     delivery: str  # the state of the result's delivery
     chat_code: str
@@ -205,7 +206,8 @@ class Endings:
         if row.chat_code_sealed is not None and row.visit__id == row.verification__visit_id:
             # Only the browser that proved it sees the code: the sender of a relayed link has a separate visit.
             chat_code = work.open(row.chat_code_sealed, VERIFICATION_CHAT_CODE, row.verification__id)
-        portal, journey = self._journeys.current().portal, self._journeys.version(row.verification__version_id)
+        snapshot, journey = self._journeys.current(), self._journeys.version(row.verification__version_id)
+        portal = snapshot.portal
         return Ending(
             outcome=row.verification__outcome or "expired",  # by the clock already; the sweep writes it within a second
             journey=journey.name,
@@ -214,6 +216,7 @@ class Endings:
             return_url=journey.return_url,
             logo=journey.logo,
             colour=journey.colour,
+            look=snapshot.look(journey),
             words=journey.texts.done,
             delivery=row.state or DeliveryState.PENDING,
             chat_code=chat_code,

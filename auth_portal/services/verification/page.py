@@ -12,7 +12,7 @@ from datetime import timedelta
 from sqlalchemy import bindparam, select
 
 from auth_portal.methods import CARRIES, Method
-from auth_portal.services.config.snapshot import Snapshot
+from auth_portal.services.config.snapshot import Look, Snapshot
 from auth_portal.services.directory.person import mask_contact
 from auth_portal.services.verification.case import Case, Stage
 from auth_portal.store.db import Work
@@ -40,6 +40,7 @@ class Page:
     support_contact: str
     logo: str
     colour: str
+    look: Look
     step_number: int
     step_count: int
     kinds: tuple[str, ...]
@@ -85,7 +86,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
     """Return the page of a case. ``methods`` holds every method by its name."""
     journey, portal, method, now = case.journey, snapshot.portal, methods.get(case.method or ""), work.now
     offered, carries = case.offered(snapshot) if case.step else (), CARRIES.get(case.method or "")
-    channel = snapshot.channel_for(journey, carries) if carries else None
+    look, channel = snapshot.look(journey), snapshot.channel_for(journey, carries) if carries else None
     # By the channel's state alone, which is the same for everyone (R24).
     has_trouble = False
     if channel is not None:
@@ -104,6 +105,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         support_contact=portal.support_contact,
         logo=journey.logo,
         colour=journey.colour,
+        look=look,
         step_number=case.step,
         step_count=len(journey.steps) - 1,
         kinds=journey.identifiers,
