@@ -112,7 +112,6 @@ def take_phone(browser: Browser, url: str) -> None:
     take(page, "landing")
     page.fill("#identifier", "082 123 4567")
     page.locator("form.main-form button.main").click()
-    page.locator("button[name=method][value=sms_code]").click()
     page.locator("#code").wait_for()
     inbox = context.new_page()
     inbox.goto(f"{url}/sandbox/inbox")

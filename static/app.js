@@ -40,7 +40,9 @@
 
   const addTail = () => {
     const tail = document.querySelector("input[name=reference_tail]");
-    if (tail) tail.value = location.hash;
+    if (!tail) return;
+    const at = location.href.indexOf("#"); // location.hash is empty for a bare "#"
+    tail.value = at < 0 ? "" : location.href.slice(at);
   };
 
   // A second tap on the same form does nothing until the response arrives or the request fails.

@@ -58,6 +58,7 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         identifier=fields.get("identifier", ""),
         declines=fields.get("decline") == "not_me",
         again=bool(fields.get("again")),
+        method=fields.get("method", ""),
     )
     result = portal.verifications.beginnings.start_visit(form)
     if result.fault or result.has_ended_before:
@@ -81,6 +82,7 @@ def _landing_page(
 ) -> Response:
     portal = services()
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
+    first_methods = landing.first_methods
     form = request.form if request.method == "POST" else {}  # reading one costs as much as half the page
     g.chat_seconds = landing.journey.chat_seconds
     session.modified = True
@@ -94,6 +96,8 @@ def _landing_page(
         ticket=landing.ticket_facts(portal.keyring),
         weaker=landing.weaker,
         steps=landing.methods,
+        first_method=next(iter(first_methods), ""),
+        has_other_methods=len(first_methods) > 1,
         reference=reference,
         typed=form.get("identifier", ""),
         made_at=form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat()),

@@ -207,10 +207,10 @@ class Phone:
         page.locator("button[name=decline]").wait_for()
         return page
 
-    def name(self, page: Page, person: Person) -> None:
-        """Says who it is."""
+    def name(self, page: Page, person: Person, *, chooses: bool = False) -> None:
+        """Says who it is, and takes the first method, or asks which others there are."""
         page.fill("#identifier", person.customer_id)
-        press(page, page.locator("form.main-form button.main"))
+        press(page, page.locator(f"form.main-form button{'[value=choose]' if chooses else '.main'}"))
 
     def code_sent_to(self, address: str, *, count: int = 1) -> str:
         """The code of the newest of so many messages."""

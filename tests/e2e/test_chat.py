@@ -15,28 +15,31 @@ from tests.e2e.conftest import Portal
 from tests.e2e.phone import Person, Phone, press, waited
 from tests.serving import serving
 
-# method -> a journey of the demo, and whether its page first asks how to prove it
-METHODS = {
-    "sms_code": ("balance", True),
-    "email_code": ("email", False),
-    "totp": ("app", False),
-    "password": ("password", False),
-}
+# A method, a journey of the demo, and whether the customer asks for the choice: else the landing page takes the first.
+METHODS = [
+    ("sms_code", "balance", False),
+    ("totp", "balance", True),
+    ("email_code", "email", False),
+    ("totp", "app", False),
+    ("password", "password", False),
+]
 VERIFIED = "Done. Go back to your chat"
 DONE = re.compile(r"/done(\?looked=\d+)?$")
 TIME_IS_UP = "You ran out of time"
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_verified_by_each_method_and_the_chat_goes_on(any_phone: Phone, person: Person, method: str) -> None:
-    phone, (journey, has_choice) = any_phone, METHODS[method]
+@pytest.mark.parametrize(("method", "journey", "chooses"), METHODS)
+def test_verified_by_each_method_and_the_chat_goes_on(
+    any_phone: Phone, person: Person, method: str, journey: str, chooses: bool
+) -> None:
+    phone = any_phone
     chat, chat_page = phone.begin_by_hand(journey)
     expect(chat_page.locator("a.link-card")).to_be_visible()
     page = phone.tap_link(chat_page)
     phone.look_at(page)
-    phone.name(page, person)
+    phone.name(page, person, chooses=chooses)
     phone.look_at(page)
-    if has_choice:
+    if chooses:
         phone.choose(page, method)
         phone.look_at(page)
     phone.prove(page, method, person)
@@ -85,7 +88,7 @@ def test_the_code_of_the_page_is_typed_into_the_chat(any_phone: Phone, person: P
     phone = any_phone
     chat, chat_page = phone.begin_by_hand("code-back")
     page = phone.tap_link(chat_page)
-    phone.name(page, person)
+    phone.name(page, person, chooses=True)
     phone.choose(page, "totp")
     phone.prove(page, "totp", person)
     code = page.locator(".chat-code").inner_text()
@@ -247,7 +250,6 @@ def test_the_countdown_says_when_the_time_is_up(phone: Phone, person: Person) ->
     page.clock.install()
     page.goto(chat.link)
     phone.name(page, person)
-    phone.choose(page, "sms_code")
     resend = page.locator("form[action='/verify/resend'] button")
     expect(resend).to_be_disabled()
     page.clock.fast_forward(32_000)
@@ -268,7 +270,7 @@ def test_whoever_walks_off_leaves_a_chat_that_is_told(new_phone: Callable[..., P
         chat = phone.begin("balance")
         page = phone.open(chat.link)
         phone.name(page, clocked.new_person())
-        page.locator("button[value=sms_code]").wait_for()
+        page.locator("#code").wait_for()
         server.advance(500)
         state = chat.answered()
         assert (state["result"], state["data"]["outcome"]) == ("failed", "expired")

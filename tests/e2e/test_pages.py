@@ -23,9 +23,9 @@ def at_landing(phone: Phone, _person: Person, journey: str = "balance") -> Page:
     return phone.open(phone.begin(journey).link)
 
 
-def at_first_prompt(phone: Phone, person: Person, journey: str) -> Page:
+def at_first_prompt(phone: Phone, person: Person, journey: str, *, chooses: bool = False) -> Page:
     page = at_landing(phone, person, journey)
-    phone.name(page, person)
+    phone.name(page, person, chooses=chooses)
     return page
 
 
@@ -41,7 +41,7 @@ def landing_with_a_fault(phone: Phone, person: Person) -> Page:
 
 
 def choosing(phone: Phone, person: Person) -> Page:
-    return at_first_prompt(phone, person, "balance")
+    return at_first_prompt(phone, person, "balance", chooses=True)
 
 
 def sms_code(phone: Phone, person: Person) -> Page:
@@ -103,7 +103,7 @@ def verified(phone: Phone, person: Person) -> Page:
 
 
 def verified_with_a_chat_code(phone: Phone, person: Person) -> Page:
-    page = at_first_prompt(phone, person, "code-back")
+    page = at_first_prompt(phone, person, "code-back", chooses=True)
     phone.choose(page, "totp")
     phone.prove(page, "totp", person)
     return told(page)

@@ -39,7 +39,6 @@ def test_a_payment_is_confirmed_on_the_phone_of_the_chat(any_phone: Phone) -> No
     assert page.locator("#identifier").count() == 0
     phone.look_at(page)
     go_on(page)
-    phone.choose(page, "sms_code")
     page.fill("#code", phone.code_sent_to(THANDI, count=before + 1))
     go_on(page)
 
@@ -83,7 +82,7 @@ def test_the_attack_is_played_against_each_defence(phone: Phone, journey: str, m
     page = phone.tap_link(home)
     if journey != "pay":
         page.fill("#identifier", "C-1001")
-    go_on(page)
+    press(page, page.get_by_role("button", name="Use another method"))
     phone.choose(page, method)
     if journey != "pay":
         page.fill("#code", phone.code_sent_to(hers, count=before + 1))

@@ -21,7 +21,10 @@ ADDED = re.compile(r"&(fbclid|gclid|igshid|mibextid|msclkid|utm_[a-z_]+)=[^&]*$"
 
 
 def as_a_browser_cuts(link: str) -> tuple[str, str]:
-    """The query that a browser sends, and the hash that it keeps."""
+    """The query that a browser sends, and what the script takes from its address: all from the first "#" on.
+
+    That is not its ``location.hash``, which is empty for a "#" at the end: see ``tests/e2e/test_visits.py``.
+    """
     before, mark, after = link.partition("#")
     return before, mark + after
 

@@ -30,9 +30,12 @@ from auth_portal.services.verification.case import (
     Case,
     insert_both,
     insert_visit,
+    load_case,
     name_person,
+    new_prompt,
     record_move,
     unvisited_case,
+    update_visit,
     with_person,
 )
 from auth_portal.services.verification.end import Endings
@@ -69,6 +72,15 @@ class Landing:
         if self.found_ticket is not None:
             steps = [self.found_ticket.ticket.allowed(step) for step in steps]
         return [self.snapshot.workable(self.journey, step) for step in steps]
+
+    @property
+    def first_methods(self) -> tuple[str, ...]:
+        """Return what the landing page may begin with, the first at once; nothing where a journey begins otherwise.
+
+        By the journey, its channels and the link alone, never by what a customer has on file (R24, R52).
+        """
+        _first, second = self.journey.steps[:2]
+        return self.methods[0] if second.proves and not self.is_closed else ()
 
     @property
     def weaker(self) -> list[JourneyConfig]:
@@ -123,6 +135,7 @@ class LandingForm:
     again: bool = False
     dropped_parameters: str = ""
     ticket_token: str = ""  # in the link's path, if any
+    method: str = ""  # what the button named: a method to begin with, ``choose`` for a choice, "" where it named none
 
 
 @dataclass(frozen=True)
@@ -250,7 +263,7 @@ class Beginnings:
                 work.log("ticket_missing", level=logging.WARNING, journey=case.journey.slug)
         else:
             assert request.identifier is not None, "an identifier was checked before"
-            case = name_person(work, case, request.identifier, landing.snapshot)
+            case = name_person(work, case, request.identifier, landing.snapshot, form.method)
             # A ticket must leave something to prove, and its number a person to prove it. Otherwise, and by customer
             # ID, a stranger goes on (R24, R52).
             if case.ticket is not None:
@@ -288,6 +301,8 @@ class Beginnings:
         if not form.declines and (visit := _visit_of_browser(work, form.visit_token, case, identifier)):
             joined = with_person(work, case, identifier) if identifier is not None else case
             record_move(work, joined, "verification_joined", visit=visit, is_new_visit=False)
+            if form.method and not landing.is_closed:
+                self._choose_again(work, form, landing.snapshot)
             return BeginResult(form.visit_token)
         if form.declines or identifier is None:
             visit_token = insert_visit(work, case)
@@ -295,7 +310,7 @@ class Beginnings:
             why = "" if form.declines else landing.snapshot.why_closed(landing.journey)
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit_token, is_over=True)
-        joined = name_person(work, case, identifier, landing.snapshot)
+        joined = name_person(work, case, identifier, landing.snapshot, form.method)
         visit_token = insert_visit(work, joined)
         code = codes.issue(work, joined, landing.snapshot)
         is_other = case.last_identifier_key != joined.identifier_key
@@ -303,6 +318,21 @@ class Beginnings:
             work, joined, "verification_joined", visit=case.visit_id, is_new_visit=True, is_other=is_other, **code
         )
         return BeginResult(visit_token)
+
+    def _choose_again(self, work: Work, form: LandingForm, snapshot: Snapshot) -> None:
+        """Take what the landing form asks for in a visit that its browser has already, as the pages of the visit would.
+
+        It asks about the first step. A visit that is past it, or whose last try is being judged, stays where it is.
+        """
+        case = load_case(work, self._journeys, form.visit_token, locked=True)
+        if not case.is_at_first_step or not case.allows(case.prompt, "choose"):
+            return
+        if form.method == case.method:
+            codes.issue(work, case, snapshot)
+        elif form.method in case.offered(snapshot):
+            codes.take_method(work, case, form.method, snapshot)
+        elif case.method is not None:
+            update_visit(work, replace(case, method=None, prompt=new_prompt()))
 
 
 # The live or else the newest verification of a reference, and whether its address is slowed down.

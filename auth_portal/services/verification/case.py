@@ -194,6 +194,11 @@ class Case:
         return bool(self.proved) or (self.ticket is not None and self.is_named_by_ticket and not self.ticket.is_by_id)
 
     @property
+    def is_at_first_step(self) -> bool:
+        """Report whether a first proof is asked for now: what a landing page asks for is of this step."""
+        return self.step == 1 and not self.proved
+
+    @property
     def is_alone(self) -> bool:
         """Report whether one proof is all that this journey asks for."""
         return len(self.journey.verify_steps) == 1
@@ -249,11 +254,16 @@ class Case:
     def _is_changed(self, method: str) -> bool:
         return CARRIES.get(method) in self.changed
 
-    def at_step(self, step: int, snapshot: Snapshot) -> Case:
-        """Return the case at the start of a step, under a new prompt. A single method needs no choice."""
+    def at_step(self, step: int, snapshot: Snapshot, wanted: str = "") -> Case:
+        """Return the case at the start of a step, under a new prompt. A single method needs no choice.
+
+        ``wanted`` is the method that the customer has asked for already. If it is not one that the step offers, they
+        choose, even from a single one: nothing is sent by a method that their button did not name.
+        """
         case = replace(self, step=step, codes=())
         methods = case.offered(snapshot)
-        return replace(case, method=methods[0] if len(methods) == 1 else None, prompt=new_prompt())
+        method = methods[0] if len(methods) == 1 and not wanted else None
+        return replace(case, method=wanted if wanted in methods else method, prompt=new_prompt())
 
     def evidence(self, now: datetime, keyring: Keyring) -> Evidence:
         """Return what a proof by the visit's method is compared with."""
@@ -529,8 +539,10 @@ def _verification_values(case: Case) -> dict[str, object]:
     }
 
 
-def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapshot) -> Case:
+def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapshot, wanted: str = "") -> Case:
     """Return the case at its first proof, for the person that an identifier names now. The caller writes the visit.
+
+    ``wanted`` is the method that was asked for together with the identifier, if any: see ``Case.at_step``.
 
     Another identifier than the last one, in any visit, costs one of the verification's changes. Raise TooMany if they
     are spent.
@@ -541,7 +553,7 @@ def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapsh
         if not update_verification(work, case, has_left, identifier_key=identifier.key, identity_changes=more):
             work.counts.add("limits_hit", "too_many_changes")
             raise TooMany("too_many_changes", retry_after_seconds=60)
-    return with_person(work, case, identifier).at_step(1, snapshot)
+    return with_person(work, case, identifier).at_step(1, snapshot, wanted)
 
 
 def with_person(work: Work, case: Case, identifier: Identifier) -> Case:

@@ -20,7 +20,10 @@ from auth_portal.services.verification.case import (
     CHANGED_LATELY,
     Case,
     challenged,
+    new_prompt,
+    record_move,
     update_verification,
+    update_visit,
     with_codes,
 )
 from auth_portal.store.db import Work, new_id
@@ -42,6 +45,14 @@ def issue(work: Work, case: Case, snapshot: Snapshot) -> dict[str, str]:
         return {"code": "none_left"}
     send_new(work, case, snapshot)
     return {"code": "sent"}
+
+
+def take_method(work: Work, case: Case, method: str, snapshot: Snapshot) -> None:
+    """Move a visit on to a method that its step offers; use a valid code of it, else send one."""
+    case = replace(case, method=method, prompt=new_prompt(), codes=())
+    update_visit(work, case)
+    code = issue(work, case, snapshot)
+    record_move(work, case, "method_chosen", method=method, **code)
 
 
 def resend(work: Work, case: Case, snapshot: Snapshot) -> str:

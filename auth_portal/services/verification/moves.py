@@ -70,10 +70,7 @@ class VisitMoves:
             snapshot = self._journeys.current()
             if method not in case.offered(snapshot):
                 return stay(work, case, snapshot, self._methods, "method_missing")
-            case = replace(case, method=method, prompt=new_prompt(), codes=())
-            update_visit(work, case)
-            code = codes.issue(work, case, snapshot)
-            record_move(work, case, "method_chosen", method=method, **code)
+            codes.take_method(work, case, method, snapshot)
         self._wake()
         return CURRENT_PROMPT
 

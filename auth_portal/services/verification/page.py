@@ -6,7 +6,7 @@ Before a first proof, nothing in it depends on who was found; a ticket alone sho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import bindparam, select
@@ -61,6 +61,8 @@ class Page:
     has_trouble: bool
     changed_contact_hours: int  # of the journey (R45)
     purpose: str = ""
+    first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
+    has_other_methods: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         failing = {"name": channel.name, "since": now - TROUBLE_TIME}
         has_trouble = work.execute(_TROUBLE, failing).first() is not None
     code = case.valid_code(now)
+    is_asked_next = case.stage is Stage.NAMING and journey.steps[1].proves
+    first_methods = replace(case, step=1).offered(snapshot) if is_asked_next else ()
     destination, typed = "", case.identifier_sealed
     if carries and case.shows_contact and case.person.has_contact(carries):
         destination = mask_contact(case.person.contact(carries, work.keyring))
@@ -111,6 +115,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         kinds=journey.identifiers,
         method=case.method,
         methods=offered,
+        first_method=next(iter(first_methods), ""),
+        has_other_methods=len(first_methods) > 1,
         is_message=carries is not None,
         has_code=code is not None,
         destination=destination,

@@ -99,7 +99,7 @@ class Proofs:
         with self._transactions.write() as work:
             case, result = self._gate.admit(work, visit_token, prompt, "name", "prove")
             if result is None and case.stage is Stage.NAMING:
-                result = self._take_identifier(work, case, form.get("identifier", ""))
+                result = self._take_identifier(work, case, form.get("identifier", ""), form.get("method", ""))
             elif result is None:
                 method = self._methods[case.method or ""]
                 typed = form.get(method.field, "")
@@ -115,13 +115,13 @@ class Proofs:
             self._wake()
         return result
 
-    def _take_identifier(self, work: Work, case: Case, typed: str) -> MoveResult:
+    def _take_identifier(self, work: Work, case: Case, typed: str, wanted: str) -> MoveResult:
         snapshot = self._journeys.current()
         identifier = read_identifier(typed, case.journey.identifiers, snapshot.portal.default_region, work.keyring)
         if identifier is None:
             return stay(work, case, snapshot, self._methods, identifier_fault(typed))
         try:
-            named = name_person(work, case, identifier, snapshot)
+            named = name_person(work, case, identifier, snapshot, wanted)
         except TooMany as refused:
             return stay(work, case, snapshot, self._methods, refused.code)
         update_visit(work, named)
