@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test test-deploy check bench soak campaign mutants help screenshots format pins
+.PHONY: run test test-deploy check bench soak campaign mutants help screenshots format pins translations
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -72,6 +72,9 @@ pins: ## Pin what pyproject.toml lists and all that it needs, with hashes; the n
 	@$(PYTHON) -m venv .venv/pins && .venv/pins/bin/pip install --quiet --disable-pip-version-check uv
 	@$(PIN) $(UPGRADE) -o requirements.txt
 	@$(PIN) $(UPGRADE) --group dev -c requirements.txt -o requirements-dev.txt
+
+translations: .venv/.run ## Extract what customers read, merge it into each language and compile; NEW=zu adds one
+	@$(BIN)/python -m translations.catalogs $(NEW)
 
 screenshots: .venv/.test ## Take the pictures for the documents from the running product
 	@$(BIN)/python -m docs.screenshots

@@ -1,20 +1,37 @@
-"""Texts: gettext for the pages, and one sentence for each error code.
+"""Texts: gettext for the pages and messages, and one sentence for each error code.
 
-English is built in; a language is a folder below ``translations/`` with gettext's own layout.
+English is built in; a language is a folder below ``translations/`` with gettext's own layout (docs/languages.md). Only
+what customers read is translated, so the language is that of a customer: ``speaking`` sets it for a page or a message,
+and everywhere else it is English. Numbers and times follow the Unicode CLDR, which Babel has; it is loaded by the first
+text that needs it.
 """
 
 from __future__ import annotations
 
 import gettext as gettext_module
-from collections.abc import Mapping
-from functools import cache
+import importlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cache, lru_cache
+from typing import Any
 
 from markupsafe import Markup
 
 from auth_portal.settings import delivered
 
 FALLBACK = "en"
+DOMAIN = "customer"  # the name of every catalog
 TRANSLATIONS = delivered("translations")
+LONGEST_ACCEPTED = 400  # characters that are read of an Accept-Language
+MOST_ACCEPTED = 30  # languages that are read of one
+_TAG = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*")
+_QUALITY = re.compile(r"(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")  # RFC 9110 12.4.2
+_LARGE = 1_000_000  # the numbers that CLDR calls "many" in French, Spanish and Portuguese are its multiples
 
 ERRORS = {
     "reference_missing": "This page opens from the link in your chat. Tap the link there.",
@@ -94,10 +111,144 @@ ERRORS = {
 }
 
 
+# What customers can meet; all others are for admins, and programs read their own words (web/api/problems.py).
+CUSTOMER_ERRORS = frozenset(
+    {
+        *("reference_missing", "reference_invalid", "no_visit", "journey_unknown", "form_expired", "ticket_gone"),
+        *("too_many_begins", "too_many_checks", "credential_link_over", "hashing_busy", "too_many_changes", "csrf"),
+        *("cross_site", "not_found", "method_not_allowed", "too_large", "bad_host", "bad_request", "unavailable"),
+        "server_error",
+    }
+)
+
+
+# --- Languages
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language of customers."""
+
+    code: str  # as in BCP 47: zu, pt-BR
+    name: str  # in the language itself
+    dir: str = "ltr"  # or rtl
+    is_complete: bool = True
+    read_by_native: bool = True
+
+
+ENGLISH = Language(FALLBACK, "English")
+
+
 @cache
 def translations(locale: str) -> gettext_module.NullTranslations:
     """Return the texts of a locale, English where it has none."""
-    return gettext_module.translation("portal", TRANSLATIONS, [locale], fallback=True)
+    return gettext_module.translation(DOMAIN, TRANSLATIONS, [locale.replace("-", "_")], fallback=True)
+
+
+@cache
+def languages() -> Mapping[str, Language]:
+    """Return every language that has a folder, by its code; English first, the others by their names."""
+    found = []
+    for catalog in TRANSLATIONS.glob(f"*/LC_MESSAGES/{DOMAIN}.mo"):
+        code = catalog.parent.parent.name.replace("_", "-")
+        facts = translations(code).info()
+        found.append(
+            Language(
+                code,
+                facts.get("x-own-name", code),
+                facts.get("x-direction", "ltr"),
+                facts.get("x-complete") == "yes",
+                facts.get("x-read-by-native-speaker") == "yes",
+            )
+        )
+    by_name = sorted(found, key=lambda language: language.name.casefold())
+    return {language.code: language for language in (ENGLISH, *by_name)}
+
+
+def complete_languages() -> tuple[str, ...]:
+    """Return the codes of the languages that miss no text."""
+    return tuple(code for code, language in languages().items() if language.is_complete)
+
+
+def language(locale: str) -> Language:
+    """Return a language by its code; English for one that is not there."""
+    return languages().get(locale, ENGLISH)
+
+
+def forget_languages() -> None:
+    """Read the catalogs again when they are next needed."""
+    for cached in (translations, languages, _translated, _filled, _plural_forms, _cldr, matched, preferred):
+        cached.cache_clear()
+
+
+# --- The language of this page or message
+
+# The locale that all texts of this request are in. A message has its own: see ``speaking``.
+spoken: ContextVar[str] = ContextVar("locale", default=FALLBACK)
+
+
+class SpokenLanguage:
+    """The language of this page, for templates: ``locale.code``, ``locale.dir`` and ``locale.name``."""
+
+    code = property(lambda _self: language(spoken.get()).code)
+    dir = property(lambda _self: language(spoken.get()).dir)
+    name = property(lambda _self: language(spoken.get()).name)
+
+
+@contextmanager
+def speaking(locale: str) -> Iterator[None]:
+    """Let the texts of a block be in a locale."""
+    before = spoken.set(locale)
+    try:
+        yield
+    finally:
+        spoken.reset(before)
+
+
+@lru_cache(maxsize=512)
+def matched(tag: str, offered: tuple[str, ...]) -> str:
+    """Return the offered locale that a language tag asks for, or "": the tag is cut at its end until one fits.
+
+    That is the lookup of RFC 4647, 3.4. Where only a variety of the language is offered, it is that one.
+    """
+    wanted = tag.strip().replace("_", "-").lower()
+    if not _TAG.fullmatch(wanted):
+        return ""
+    by_code = {code.lower(): code for code in offered}
+    rest = wanted
+    while rest:
+        if rest in by_code:
+            return by_code[rest]
+        rest = rest.rpartition("-")[0]
+        if rest[-2:-1] == "-":  # no tag ends in a single character
+            rest = rest[:-2]
+    base = wanted.partition("-")[0]
+    return next((code for code in offered if code.lower().partition("-")[0] == base), "")
+
+
+@lru_cache(maxsize=512)
+def preferred(accepted: str, offered: tuple[str, ...]) -> str:
+    """Return the offered locale that an Accept-Language header likes best, or "". What cannot be read is left out."""
+    ranges = []
+    for part in accepted[:LONGEST_ACCEPTED].split(",")[:MOST_ACCEPTED]:
+        tag, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = "1"
+        for parameter in parameters:
+            name, _equals, value = parameter.partition("=")
+            if name.strip().lower() == "q":
+                quality = value.strip()
+        if _QUALITY.fullmatch(quality) and float(quality) > 0:
+            ranges.append((float(quality), tag))
+    ranges.sort(key=lambda pair: -pair[0])  # stable: of two equal ones the first
+    for _quality, tag in ranges:
+        if tag == "*":
+            return ""  # any: that is the portal's own
+        if found := matched(tag, offered):
+            return found
+    return ""
+
+
+# --- Texts
 
 
 @cache
@@ -112,26 +263,95 @@ def _filled(locale: str, text: str) -> Markup:
 
 def gettext(text: str, /, **params: object) -> Markup:
     """Return a page's text with its parameters filled in, escaped. Jinja's own function takes ten times as long."""
-    return _translated(FALLBACK, text) % params if params else _filled(FALLBACK, text)
+    return _translated(spoken.get(), text) % params if params else _filled(spoken.get(), text)
 
 
 def ngettext(one: str, many: str, /, num: int, **params: object) -> Markup:
     """Return the text for a number, which the text may name as ``%(num)s``."""
-    translated = Markup(translations(FALLBACK).ngettext(one, many, num))  # nosec B704  # noqa: S704 -- the portal's own
+    translated = Markup(translations(spoken.get()).ngettext(one, many, num))  # nosec B704  # noqa: S704 -- the portal's own
     return translated % {"num": num, **params}
 
 
-def error_text(code: str, locale: str = FALLBACK, params: Mapping[str, object] | None = None) -> str:
+def error_text(code: str, locale: str = "", params: Mapping[str, object] | None = None) -> str:
     """Return the sentence that a page shows for an error code, with its parameters, if it has some."""
-    text = translations(locale).gettext(ERRORS.get(code, ERRORS["server_error"]))
+    text = translations(locale or spoken.get()).gettext(ERRORS.get(code, ERRORS["server_error"]))
     return text % params if params and "%(" in text else text
 
 
 def translated(text: str) -> str:
     """Return the translation of a text with its parameters not filled in yet."""
-    return translations(FALLBACK).gettext(text)
+    return translations(spoken.get()).gettext(text)
 
 
 def plain(text: str, /, **params: object) -> str:
     """Return a sentence with its parameters, not escaped: for values that the page escapes, or text that is never HTML."""
     return translated(text) % params
+
+
+def plain_plural(one: str, many: str, /, num: int, **params: object) -> str:
+    """Return the sentence for a number, not escaped."""
+    return translations(spoken.get()).ngettext(one, many, num) % {"num": num, **params}
+
+
+def plurals(name: str, one: str, many: str, /) -> Markup:
+    """Return data attributes with every plural form of a text, for script: ``data-minutes-one="…"`` and so on.
+
+    What follows the name is the category that ``Intl.PluralRules`` has for a number; ``{n}`` stands for the number.
+    """
+    forms = _plural_forms(spoken.get(), one, many)
+    return Markup(" ").join(Markup('data-{}-{}="{}"').format(name, category, text) for category, text in forms)
+
+
+@cache
+def _plural_forms(locale: str, one: str, many: str) -> tuple[tuple[str, str], ...]:
+    catalog = translations(locale)
+    categories = catalog.info().get("x-plural-categories", "one other").split()
+    # gettext knows numbers alone, so each form is asked for by a number that has it.
+    number = getattr(catalog, "plural", lambda n: int(n != 1))
+    examples = {int(number(n)): n for n in (_LARGE, *range(200, -1, -1))}
+    return tuple((category, catalog.ngettext(one, many, examples[place])) for place, category in enumerate(categories))
+
+
+# --- Formats of the CLDR
+
+
+@cache
+def _cldr(locale: str, region: str) -> Any:
+    """Return Babel's locale: of the region, if the CLDR knows the language there, so that a time is as people write it."""
+    core = importlib.import_module("babel.core")
+    for name in (f"{locale}-{region}", locale) if region else (locale,):
+        try:
+            return core.Locale.parse(name, sep="-")
+        except (core.UnknownLocaleError, ValueError):
+            continue
+    return core.Locale.parse(FALLBACK)
+
+
+def format_number(number: float | Decimal, region: str = "") -> str:
+    """Return a number as it is written in the language."""
+    numbers = importlib.import_module("babel.numbers")
+    return str(numbers.format_decimal(number, locale=_cldr(spoken.get(), region)))
+
+
+def format_time(moment: datetime, region: str = "") -> str:
+    """Return the time of day of a moment, which is in the time zone to show."""
+    dates = importlib.import_module("babel.dates")
+    return str(dates.format_time(moment, "short", locale=_cldr(spoken.get(), region)))
+
+
+def format_date(day: date, region: str = "") -> str:
+    """Return a date with the month in words."""
+    dates = importlib.import_module("babel.dates")
+    return str(dates.format_date(day, "long", locale=_cldr(spoken.get(), region)))
+
+
+def format_amount(amount: Decimal, currency: str, region: str = "") -> str:
+    """Return an amount of money with its minor units. A text for GSM-7 must replace the no-break space in it."""
+    numbers = importlib.import_module("babel.numbers")
+    return str(numbers.format_currency(amount, currency, locale=_cldr(spoken.get(), region)))
+
+
+def format_choice(parts: Sequence[str]) -> str:
+    """Return a choice in words: "a, b or c"."""
+    lists = importlib.import_module("babel.lists")
+    return str(lists.format_list(parts, style="or", locale=_cldr(spoken.get(), "")))

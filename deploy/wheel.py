@@ -1,6 +1,8 @@
-"""A hook of the build: puts ``static/`` into the wheel, with a compressed copy next to each file that shrinks.
+"""A hook of the build: puts ``static/`` and the compiled catalogs of ``translations/`` into the wheel.
 
-The folder of the project is not touched: what `make run` has compressed there may be older than the files.
+Next to each file of ``static/`` that shrinks stands a compressed copy.
+
+The project's own folder is not touched: what `make run` has compressed there may be older than the files.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ class CompressedStatic(BuildHookInterface):  # type: ignore[type-arg]
         shutil.copytree(Path(self.root) / "static", static, ignore=shutil.ignore_patterns("*.gz", "*.br"))
         compress(["--quiet", "--no-brotli", str(static)])
         build_data["force_include"][str(static)] = "auth_portal/static"
+        folder = Path(self.root) / "translations"
+        for catalog in sorted(folder.glob("*/LC_MESSAGES/*.mo")):
+            place = catalog.relative_to(folder).as_posix()
+            build_data["force_include"][str(catalog)] = f"auth_portal/translations/{place}"
 
     def finalize(self, _version: str, _build_data: dict[str, Any], _artifact_path: str) -> None:
         """Remove the copy."""

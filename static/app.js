@@ -4,12 +4,20 @@
   const loaded = Date.now();
   const texts = document.body.dataset;
 
-  const about = (seconds) => {
-    const [n, one, many] = seconds >= 60
-      ? [Math.round(seconds / 60), texts.minute, texts.minutes]
-      : [seconds, texts.second, texts.secondsText];
-    return n === 1 ? one : many.replace("{n}", n);
+  // The text of a number, in the form that the language has for it: data-<name>-one, data-<name>-other and so on.
+  const category = (n) => {
+    try {
+      return new Intl.PluralRules(document.documentElement.lang).select(n);
+    } catch {
+      return n === 1 ? "one" : "other";
+    }
   };
+  const plural = (name, n) => {
+    const form = (kind) => texts[name + kind[0].toUpperCase() + kind.slice(1)];
+    return (form(category(n)) ?? form("other")).replace("{n}", n);
+  };
+  const about = (seconds) =>
+    seconds >= 60 ? plural("minutes", Math.round(seconds / 60)) : plural("seconds", seconds);
 
   // Seconds left of a time that came with the page; by the clock, so that a sleeping phone does not matter.
   const left = (seconds) => Math.max(0, Math.ceil(Number(seconds) - (Date.now() - loaded) / 1000));

@@ -14,7 +14,7 @@ from tests.compiled import FOLDER_VARIABLE
 from tests.receiver import Receiver
 from tests.world import World, open_world
 
-pytest_plugins = ["tests.postgres", "tests.pooler"]
+pytest_plugins = ["tests.postgres", "tests.pooler", "tests.languages"]
 hypothesis.settings.register_profile("portal", deadline=None)  # how fast the machine is proves nothing
 hypothesis.settings.register_profile("long", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile("portal")

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from auth_portal.errors import Problem, TooMany
-from auth_portal.i18n import error_text
+from auth_portal.i18n import FALLBACK, complete_languages, error_text, matched, preferred, spoken
 from auth_portal.settings import LOOPBACK_NAMES, Settings
 from auth_portal.telemetry import Origin, log_event, origin, request_id
 from auth_portal.web.api.problems import PREFIX, problem_details
@@ -56,6 +56,7 @@ HTTP_CODES = {
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 EVERY_HOST = frozenset({"ops.healthz", "ops.readyz", "looks.stylesheet", "looks.icon"})  # like static files
 JUDGE_TIME = frozenset({"visitor", "credentials"})  # blueprints whose pages say that something has expired
+IN_ENGLISH = ("/admin/", "/api/", "/sandbox/")  # for admins, programs and the sandbox, whatever a browser asks for
 DEFAULT_CHAT_SECONDS = 600
 SERVER = "gunicorn/"  # drops every header whose name contains an underscore
 LAST_PORT = 65535
@@ -146,6 +147,7 @@ def register(app: Flask) -> None:
         WTF_CSRF_CHECK_DEFAULT=False,
     )
     csrf.init_app(app)
+    app.before_request(choose_language)
     app.before_request(enter_request)
     app.after_request(leave_request)
     app.teardown_request(forget_request)
@@ -159,6 +161,30 @@ def serve_with(app: Flask, settings: Settings) -> None:
     """Give the edge what it needs from a process that serves; templates get ``site_host``, which pages name."""
     app.config["SESSION_COOKIE_SECURE"] = settings.is_https
     app.jinja_env.globals["site_host"] = settings.host
+
+
+def choose_language() -> None:
+    """Let a customer's page be in a language of the browser, until its view knows better."""
+    g.is_translated = EXTENSION in current_app.extensions and not f"{request.path}/".startswith(IN_ENGLISH)
+    if g.is_translated:
+        speak_for_customer()
+
+
+def speak_for_customer(*chosen: str) -> None:
+    """Let what this response says be in the first of the chosen locales that the portal offers.
+
+    Without one it is in a language of the browser, else in the portal's own. The database is not asked: the settings
+    are those that were read last.
+    """
+    snapshot = current_app.extensions[EXTENSION].journeys.known
+    offered = snapshot.portal.offered if snapshot is not None else complete_languages()
+    for tag in chosen:
+        if tag and (found := matched(tag, offered)):
+            spoken.set(found)
+            return
+    accepted = request.headers.get("Accept-Language", "")
+    own = snapshot.portal.language if snapshot is not None else FALLBACK
+    spoken.set((preferred(accepted, offered) if accepted else "") or own)
 
 
 def enter_request() -> Response | None:
@@ -322,6 +348,9 @@ def leave_request(response: Response) -> Response:
         response.headers.update(HEADERS)
     if current_app.config["SESSION_COOKIE_SECURE"]:
         response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}; includeSubDomains"
+    if g.get("is_translated") and response.mimetype == "text/html":
+        response.headers["Content-Language"] = spoken.get()
+        response.headers.add("Vary", "Accept-Language")
     response.headers["X-Request-Id"] = request_id.get()
     if request.endpoint not in ("ops.healthz", "ops.readyz", "ops.metrics"):
         now, route = time.perf_counter(), str(request.url_rule or "")
@@ -338,8 +367,9 @@ def leave_request(response: Response) -> Response:
 
 
 def forget_request(_error: BaseException | None) -> None:
-    """Forget the id of the request, and where it came from."""
+    """Forget the id of the request, where it came from, and its language."""
     request_id.set("")
+    spoken.set(FALLBACK)
     origin.set(Origin())
 
 

@@ -21,7 +21,7 @@ import requests
 from jinja2 import TemplateNotFound
 
 from auth_portal import cli
-from auth_portal.services.delivery.messages import Texts
+from auth_portal.services.delivery.texts import Texts
 from auth_portal.settings import VERSION
 from tests.admin.desk import signed_in
 from tests.programs import ROOT

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from auth_portal.services.delivery.messages import SMS_LENGTH, CodeMessage, gsm, sms_text
+from auth_portal.services.delivery.texts import SMS_LENGTH, CodeMessage, gsm, sms_text
 from auth_portal.store.models import Attempt, ChannelState, Delivery
 from tests.receiver import Receiver, wait_for
 from tests.serving import free_port

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cached_property
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
+from auth_portal.i18n import FALLBACK, complete_languages
 
 DRIVES_STORED = timedelta(hours=1)  # how long a test drive is stored after its chat clock has run out
 
@@ -63,6 +65,8 @@ class PortalSettings(Frozen):
     name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
     default_region: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # none until an owner has chosen one
     time_zone: Annotated[str, Field(max_length=64)] = DEFAULT_ZONE  # of the admins
+    language: Annotated[str, Field(max_length=16)] = FALLBACK  # where a browser asks for none offered
+    languages: tuple[str, ...] = ()  # that are offered to customers; none: all that miss no text
     support_contact: Annotated[str, Field(max_length=200)] = ""
     notices_by: Annotated[str, Field(max_length=64)] = ""  # the channel of mail to owners; else the first that can
     limits: PortalLimits = PortalLimits()
@@ -70,14 +74,23 @@ class PortalSettings(Frozen):
     alerts: AlertSettings = AlertSettings()
 
     def stored(self) -> dict[str, Any]:
-        """Return the settings as they are stored; a default country that is not chosen yet is left out.
+        """Return the settings as they are stored; what is not chosen yet is left out.
 
-        A process of the previous version would not accept an empty one.
+        A process of the previous version would not accept an empty default country, and knows no languages.
         """
         document = self.model_dump(mode="json")
-        if not self.default_region:
-            del document["default_region"]
+        for name, unset in (("default_region", ""), ("language", FALLBACK), ("languages", [])):
+            if document[name] == unset:
+                del document[name]
         return document
+
+    @cached_property
+    def offered(self) -> tuple[str, ...]:
+        """Return the languages that customers may read: those of the settings, as far as they miss no text."""
+        complete = complete_languages()
+        if not self.languages:
+            return complete
+        return tuple(code for code in complete if code in self.languages or code == self.language)
 
     @property
     def wall(self) -> WallClock:
@@ -90,6 +103,20 @@ class PortalSettings(Frozen):
         if value != DEFAULT_ZONE and value not in zone_names():
             raise ValueError("is not a time zone; use an IANA name such as Africa/Johannesburg or UTC")
         return value
+
+    @field_validator("language")
+    @classmethod
+    def _is_language(cls, value: str) -> str:
+        if value not in complete_languages():
+            raise ValueError(f"must be one of {', '.join(complete_languages())}")
+        return value
+
+    @field_validator("languages")
+    @classmethod
+    def _are_languages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [code for code in value if code not in complete_languages()]:
+            raise ValueError(f"{unknown[0]!r} must be one of {', '.join(complete_languages())}")
+        return tuple(dict.fromkeys(value))
 
     @field_validator("support_contact")
     @classmethod
