@@ -17,7 +17,8 @@ LISTED = dict(
 )
 # A licence of another kind needs a decision: add it here with the text in docs/licences.md that says what it asks for.
 ALLOWED = {
-    "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "LGPL-3.0-only", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense",
+    "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "LGPL-3.0-only", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0",
+    "PSF-2.0", "Unlicense",
 }  # fmt: skip
 WORDS = {"MIT": "MIT", "BSD": "BSD", "Apache-2.0": "Apache", "MPL-2.0": "Mozilla", "Unlicense": "Unlicense"}
 

@@ -21,7 +21,9 @@ from auth_portal.services.config.appearance import (
     MOST_RADIUS,
     ServedText,
     checked_colour,
+    look_sample,
     monogram_of,
+    sample,
     theme_css,
 )
 from auth_portal.services.config.appearance import icon as icon_of
@@ -30,6 +32,7 @@ from auth_portal.web.context import services
 
 _HASHED = re.compile(r"/static/.+\.[0-9a-f]{12}\.\w+$")
 _STYLESHEET = re.compile(r"([0-9a-f]{6})-(0|[1-9][0-9]?)")
+_SAMPLE = re.compile(_STYLESHEET.pattern + "-sample")
 _ICON = re.compile(r"([0-9a-f]{6})-([1-9a-f][0-9a-f]{1,4}(?:_[1-9a-f][0-9a-f]{1,4}){0,11})")
 _DIGEST = re.compile(r"[0-9a-f]{12}")
 OTHER_RELEASE_SECONDS = 60  # for which a look may be cached under the digest of another release
@@ -72,6 +75,7 @@ def register(app: Flask, static: Path) -> None:
         served.add_file_to_dictionary(url, str(file), stat_cache=stats)
     app.wsgi_app = served  # type: ignore[method-assign]
     app.jinja_env.globals["static_url"] = urls.__getitem__
+    app.jinja_env.globals["look_sample"] = look_sample
 
 
 def _unpacked(path: Path) -> bytes | None:
@@ -102,7 +106,12 @@ def stylesheet(name: str, digest: str) -> Response:
 
 @looks.get("/look/<name>.<digest>.svg")
 def icon(name: str, digest: str) -> Response:
-    """Send the icon of a business without a logo, given as its colour and the code points of its monogram."""
+    """Send the icon of a business without a logo, given as its colour and the code points of its monogram.
+
+    Or the sample of a look, given as the look itself.
+    """
+    if (drawn := _SAMPLE.fullmatch(name)) is not None and int(drawn[2]) <= MOST_RADIUS:
+        return _served(sample(f"#{drawn[1]}", int(drawn[2])), digest, "image/svg+xml")
     found = _ICON.fullmatch(name)
     monogram = "".join(chr(int(point, 16)) for point in found[2].split("_")) if found else ""
     if found is None or len(monogram) > MONOGRAM_LENGTH or monogram_of(monogram) != monogram:

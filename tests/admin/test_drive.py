@@ -37,7 +37,8 @@ from auth_portal.store.models import (
     table_of,
 )
 from tests.admin.desk import MAIL_OF, Desk, signed_in
-from tests.admin.test_journeys import PNG, edit, fields_of_logo, live, make
+from tests.admin.test_journeys import edit, fields_of_logo, live, make
+from tests.pictures import PNG
 from tests.receiver import Receiver
 from tests.world import Browser, World, journey, open_world
 

@@ -21,7 +21,8 @@ from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.serving import build
 from auth_portal.store.models import Admin, AdminLink, ApiKeyRow, AuditEvent, JourneyVersion, Portal, table_of
 from tests.admin.desk import ADMIN_ADDRESS, ADMIN_PASSWORD, MAIL_OF, Desk, join, seed_of, signed_in
-from tests.admin.test_journeys import PNG, send
+from tests.admin.test_journeys import send
+from tests.pictures import PNG
 from tests.postgres import MASTER_KEY
 from tests.receiver import wait_for
 from tests.test_cli_notices import run
@@ -51,8 +52,11 @@ JOURNEY_FORM: Mapping[str, Any] = {
     "limits": {"limits.sends": "2"},
     "texts": {"texts.done": "Now call 0800 123 456."},
     "colour": {"colour": "#0b4a8f"},
+    "radius": {"radius": "4"},
+    "hide_name": {"hide_name": "1"},
 }
-JOURNEY_BY_ACT = {"slug", "logo"}  # a new journey, and the logo's form
+JOURNEY_BY_ACT = {"slug", "logo", "logo_dark"}  # a new journey, and the forms of the logos
+SETTINGS_BY_ACT = {"logo", "logo_dark"}
 SETTINGS_FORM: Mapping[str, Mapping[str, Any]] = {
     "name": {"name": "Someone else's bank"},
     "default_region": {"default_region": "KE"},
@@ -62,6 +66,9 @@ SETTINGS_FORM: Mapping[str, Mapping[str, Any]] = {
     "limits": {"limits.begins_per_minute": "9000"},
     "retention": {"retention.audit_days": "90"},
     "alerts": {"alerts.email": []},
+    "colour": {"colour": "#0b4a8f"},
+    "radius": {"radius": "4"},
+    "hide_name": {"hide_name": "1"},
 }
 
 
@@ -107,7 +114,7 @@ def test_r44_every_field_is_guarded_or_harmless_for_a_reason(table: str) -> None
 
 def test_every_field_has_an_example() -> None:
     assert JOURNEY_FORM.keys() | JOURNEY_BY_ACT == JourneyConfig.model_fields.keys()
-    assert SETTINGS_FORM.keys() == PortalSettings.model_fields.keys()
+    assert SETTINGS_FORM.keys() | SETTINGS_BY_ACT == PortalSettings.model_fields.keys()
 
 
 def test_r44_every_field_of_a_journey_is_guarded_on_its_page(owner: Desk) -> None:
@@ -199,9 +206,12 @@ def _colleague(path: str, **fields: Any) -> Act:
     return act
 
 
-def _logo(desk: Desk, code: str) -> None:
-    desk.get("/admin/journeys/mail")
-    desk.post("/admin/journeys/mail/logo", logo=(BytesIO(PNG), "logo.png"), second_factor=code)
+def _logo(page: str, which: str) -> Act:
+    def act(desk: Desk, code: str) -> None:
+        desk.get(page)
+        desk.post(f"{page}/logo", which=which, logo=(BytesIO(PNG), "logo.png"), second_factor=code)
+
+    return act
 
 
 PASSWORD = {"present": ADMIN_PASSWORD, "password": "nine kudus dance slowly", "repeated": "nine kudus dance slowly"}
@@ -217,7 +227,10 @@ ACTS: Mapping[str, tuple[Act, str, str]] = {  # the act, its audit event, words 
         "journey_deleted",
         "journey mail: deleted",
     ),
-    "a logo": (_logo, "journey_changed", "  logo: nothing ->"),
+    "a logo": (_logo("/admin/journeys/mail", "logo"), "journey_changed", "  logo: nothing ->"),
+    "a dark logo": (_logo("/admin/journeys/mail", "logo_dark"), "journey_changed", "  logo_dark: nothing ->"),
+    "the portal's logo": (_logo("/admin/settings", "logo"), "settings_changed", "  logo: nothing ->"),
+    "the portal's dark logo": (_logo("/admin/settings", "logo_dark"), "settings_changed", "  logo_dark: nothing ->"),
     "a channel off": (
         _post("/admin/channels/spare", "/admin/channels/spare/switch"),
         "channel_switched",

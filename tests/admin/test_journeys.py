@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from io import BytesIO
 from typing import Any
@@ -11,11 +12,11 @@ from werkzeug.test import TestResponse
 
 from auth_portal.store.models import AuditEvent, Verification
 from tests.admin.desk import Desk, signed_in
+from tests.pictures import PNG, drawn, picture
 from tests.receiver import wait_for
 from tests.world import PHONE, World
 
 LIVE_SECONDS = 2.0
-PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 100
 
 
 class Fields(HTMLParser):
@@ -403,6 +404,64 @@ def test_looks_are_served_for_ever_and_hold_no_script(owner: Desk) -> None:
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     for path in (f"/logo/{'0' * 64}", "/theme/ffee0.css", "/theme/red.css"):
         assert owner.client.get(path, base_url=owner.base_url).status_code == 404
+
+
+def test_the_portal_s_look_is_every_journey_s_that_has_none_of_its_own(owner: Desk) -> None:
+    world = owner.world
+    owner.get("/admin/settings")
+    before = world.services.configuration.stored().portal
+    selected: dict[str, Any] = {"time_zone": before.time_zone, "notices_by": before.notices_by}
+    send(owner, "/admin/settings", colour="#ffd400", radius="4", hide_name="1", **selected)
+    assert "Saved." in owner.page.text
+    for which, image in (("logo", PNG), ("logo_dark", picture("PNG", drawn(100, 50)))):
+        owner.get("/admin/settings")
+        owner.post("/admin/settings/logo", which=which, logo=(BytesIO(image), "logo.png"))
+        assert "The logo was changed" in owner.page.text
+    whole = world.services.configuration.stored().portal
+    edit(owner, colour="#7a1f5c", radius="0", hide_name="0")
+    assert world.services.configuration.stored().portal == whole
+    look = world.services.journeys.renew().portal_look
+    assert (look.colour, look.hides_name) == ("#ffd400", True)
+    assert (look.logo, look.logo_dark, look.icon) == (f"/logo/{whole.logo}", f"/logo/{whole.logo_dark}", look.logo)
+    assert look.stylesheet.startswith("/look/ffd400-4.")
+    own = world.services.journeys.current().look(world.services.journeys.current().journey("balance").config)
+    assert (own.colour, own.logo, own.logo_dark, own.hides_name) == ("#7a1f5c", look.logo, look.logo_dark, False)
+    assert own.stylesheet.startswith("/look/7a1f5c-0.")
+    assert f'src="{look.logo}"' in world.browser().get("/j/none-such").text, "an error page has the portal's look"
+    owner.get("/admin/settings")
+    owner.post("/admin/settings/logo", which="logo_dark", act="remove")
+    owner.get("/admin/settings")
+    assert send(owner, "/admin/settings", name="Another bank", **selected).status_code == 200
+    found = world.services.configuration.stored().portal
+    assert (found.logo, found.logo_dark, found.colour) == (whole.logo, "", "#ffd400"), "the form keeps the logos"
+
+
+def test_a_form_shows_a_sample_of_the_look_that_was_typed(owner: Desk) -> None:
+    page = edit(owner, act="preview", colour="#ffd400", radius="3").text
+    assert '<img class="own" src="/look/ffd400-3-sample.' in page
+    assert "Contrast of the text on the band: 14.6 to 1." in page
+    url = re.search(r'src="(/look/ffd400-3-sample[^"]+)"', page)
+    assert url
+    drawing = owner.client.get(url[1], base_url=owner.base_url)
+    assert drawing.mimetype == "image/svg+xml"
+    assert 'fill="#ffd400"' in drawing.text
+    assert "sample" not in edit(owner, act="preview", colour="yellow").text
+
+
+@pytest.mark.parametrize(
+    ("picture_file", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\nnothing", "damaged"),
+        (PNG + b"0" * 300_000, "at most 256 kB"),
+        (b"", "choose a picture first"),
+    ],
+)
+def test_a_wrong_picture_is_refused_on_both_pages(owner: Desk, picture_file: bytes, words: str) -> None:
+    for page in ("/admin/settings", "/admin/journeys/balance"):
+        owner.get(page)
+        owner.post(f"{page}/logo", which="logo_dark", logo=(BytesIO(picture_file), "logo.png"))
+        assert owner.page.status_code == 422, page
+        assert words in owner.page.text, page
 
 
 def fields_of_logo(owner: Desk) -> dict[str, Any]:

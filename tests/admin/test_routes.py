@@ -57,6 +57,7 @@ TABLE: dict[str, set[str]] = {
     "journeys_copy_form": {OWNER},
     "journeys_copy": {OWNER},
     "journeys_logo": {OWNER},
+    "settings_logo": {OWNER},
     "journeys_delete_form": {OWNER},
     "journeys_delete": {OWNER},
     "journeys_versions": ALL,

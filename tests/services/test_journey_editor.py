@@ -15,11 +15,13 @@ from auth_portal.gateways.addresses import NetworkPolicy
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.services.config.changes import Author, SaveResult
 from auth_portal.services.config.configuration import Configuration
+from auth_portal.services.config.file import BadConfig
 from auth_portal.services.config.history import JourneyHistory
 from auth_portal.services.config.journey_editor import JourneyEdit, JourneyEditor
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.store.db import Database, Transactions, Work
 from auth_portal.store.models import Admin, AuditEvent, JourneyVersion, Portal
+from tests.pictures import PNG
 from tests.services.conftest import NOW
 
 ANNA = Author("anna", "asked for by the branch")
@@ -45,7 +47,6 @@ steps = [
 ]
 """
 STEPS = ({"kind": "identify", "by": ("phone",)}, {"kind": "verify", "any_of": ("totp",)})
-PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 100
 
 
 class Desk:
@@ -277,13 +278,41 @@ def test_a_logo_is_a_version_like_any_change(desk: Desk) -> None:
     ("content", "words"),
     [
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "PNG"),
-        (PNG + b"0" * 50_000, "at most 48 kB"),
+        (PNG + b"0" * 262_144, "at most 256 kB"),
         (b"RIFF1234", "PNG"),
     ],
 )
 def test_a_logo_that_is_no_picture_is_refused(desk: Desk, content: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         desk.editor.with_logo("balance", content, ANNA)
+
+
+def test_a_look_comes_and_goes_with_the_config_file(desk: Desk) -> None:
+    """What a journey leaves out is as the portal's, and is exported as left out."""
+    file = desk.configuration.export_toml()
+    for key in ("logo_dark", "radius", "hide_name"):
+        assert f"{key} =" not in file
+    looks = '[portal]\ncolour = "#FFD400"\nradius = 0\nhide_name = true\n'
+    desk.configuration.import_toml(looks, file_name="look.toml")
+    desk.change(radius=24, hide_name=False)
+    exported = desk.configuration.export_toml()
+    assert 'colour = "#ffd400"\nradius = 0\nhide_name = true' in exported
+    assert "radius = 24\nhide_name = false" in exported
+    assert desk.configuration.import_toml(exported, file_name="back.toml", prune=True).lines == ()
+    for wrong in ('colour = "yellow"', "radius = 25", 'hide_name = "yes"', f'logo = "{"0" * 64}"'):
+        with pytest.raises(BadConfig, match=wrong.split(maxsplit=1)[0]):
+            desk.configuration.import_toml(f"[portal]\n{wrong}\n", file_name="wrong.toml")
+
+
+def test_the_previous_release_can_read_what_has_no_look_of_its_own(desk: Desk) -> None:
+    """It refuses a key that it does not know."""
+    desk.change(name="Saved again")
+    with desk.database.read() as connection:
+        documents = connection.execute(select(JourneyVersion.document)).scalars().all()
+        portal = connection.execute(select(Portal.settings)).scalar_one()
+    for found in (*documents, portal):
+        assert not {"logo_dark", "radius", "hide_name"} & found.keys()
+    assert not {"colour", "logo"} & portal.keys()
 
 
 def test_the_config_file_brings_looks_back(desk: Desk) -> None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
+import importlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Annotated, NamedTuple
+from io import BytesIO
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field
 from sqlalchemy import select
@@ -35,7 +37,12 @@ BRAND_CONTRAST = 7.0  # of the brand's colour as text on a button of ink
 STEP = 0.04  # by which a colour is mixed until its contrast is enough
 SRGB_LINEAR = 0.04045  # up to here a part of a colour is linear (IEC 61966-2-1)
 ROOT_PIXELS = 16  # of one rem
-LOGO_BYTES = 48 * 1024  # at most: a customer on a slow network waits for it, and a form may have 64 KiB in all
+UPLOAD_BYTES = 256 * 1024  # of a picture that an admin chooses
+LOGO_BYTES = 4 * 1024  # of a logo as it is stored and served: a customer on a slow network waits for it
+LOGO_HEIGHTS = (72, 54, 36)  # pixels: it is shown 36 high, on most phones with two or more pixels each
+LOGO_SHAPE = 4  # times as wide as high, at most
+MOST_PIXELS = 5_000_000  # of an uploaded picture, which takes four bytes each to decode
+MOST_SIDE = 5_000  # pixels
 LOOKS_CACHED = 64  # stylesheets that a process holds; strangers may ask for any
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 
@@ -200,6 +207,53 @@ def icon(colour: str, monogram: str) -> ServedText:
     return ServedText.made(f"/look/{colour[1:]}-{name}", "svg", svg)
 
 
+# --- The sample that admins see
+
+_SAMPLE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 560 200" font-family="system-ui,sans-serif">
+{light}<g transform="translate(288)">{dark}</g></svg>
+"""
+_SAMPLE_PAGE = """<rect width="272" height="200" fill="{p}"/><rect width="272" height="90" fill="{b}"/>
+<text x="20" y="34" fill="{ob}" font-size="15" font-weight="700">Your name</text>
+<text x="20" y="64" fill="{ob}" font-size="20" font-weight="700">Check your balance</text>
+<rect y="78" width="272" height="40" rx="{radius}" fill="{p}"/>
+<text x="20" y="104" fill="{i}" font-size="14">First, confirm it's you.</text>
+<rect x="20" y="116" width="232" height="40" rx="{radius}" fill="{f}"/>
+<text x="136" y="141" fill="{of}" font-size="14" font-weight="600" text-anchor="middle">Send me a code</text>
+<text x="20" y="182" fill="{l}" font-size="14" text-decoration="underline">Use another method</text>"""
+
+
+class LookSample(NamedTuple):
+    """A drawing of a look, and the contrasts that its colours have: of text on the band, of buttons and of links."""
+
+    url: str
+    band: str
+    buttons: tuple[str, str]  # on light and on dark pages
+    links: tuple[str, str]
+
+
+@lru_cache(maxsize=LOOKS_CACHED)
+def sample(colour: str, radius: int) -> ServedText:
+    """Return the drawing of a light and of a dark page in a look."""
+    light, dark = (_SAMPLE_PAGE.format(**tokens(colour, shades), radius=radius) for shades in (LIGHT, DARK))
+    return ServedText.made(f"/look/{colour[1:]}-{radius}-sample", "svg", _SAMPLE.format(light=light, dark=dark))
+
+
+def look_sample(colour: str, radius: str | int) -> LookSample | None:
+    """Return the sample of what an admin typed, None if it is no colour; without a colour, that of the default."""
+    try:
+        checked = checked_colour(colour.strip()) or DEFAULT_COLOUR
+    except ValueError:
+        return None
+    pixels = int(radius) if str(radius) in map(str, range(MOST_RADIUS + 1)) else DEFAULT_RADIUS
+    pages = [tokens(checked, shades) for shades in (LIGHT, DARK)]
+
+    def found(text: str, ground: str) -> tuple[str, str]:
+        light, dark = (f"{int(contrast(page[text], page[ground]) * 10) / 10:g}" for page in pages)
+        return light, dark
+
+    return LookSample(sample(checked, pixels).url, found("ob", "b")[0], found("of", "f"), found("l", "p"))
+
+
 # --- The monogram
 
 _JOINER = "\u200d"  # between the parts of one emoji, such as a family
@@ -276,7 +330,7 @@ class Logos:
 
 
 def store_logo(work: Work, content: bytes) -> str:
-    """Store a logo and return its digest. Raise ValueError with a reason for the admin."""
+    """Store a logo as it is and return its digest. Raise ValueError if it is no picture."""
     digest = hashlib.sha256(content).hexdigest()
     values = {"digest": digest, "media_type": media_type_of(content), "content": content, "created_at": work.now}
     work.execute(dialect_insert(work.connection.dialect.name, table_of(Logo)).values(values).on_conflict_do_nothing())
@@ -284,9 +338,7 @@ def store_logo(work: Work, content: bytes) -> str:
 
 
 def media_type_of(content: bytes) -> str:
-    """Return the media type of a picture. Raise ValueError for any other content, and for one that is too large."""
-    if len(content) > LOGO_BYTES:
-        raise ValueError(f"must be at most {LOGO_BYTES // 1024} kB; this one has {-(-len(content) // 1024)} kB")
+    """Return the media type of a picture. Raise ValueError for any other content."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if content.startswith(b"\xff\xd8\xff"):
@@ -294,6 +346,71 @@ def media_type_of(content: bytes) -> str:
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return "image/webp"
     raise ValueError("must be a PNG, JPEG or WebP picture")
+
+
+def logo_of(content: bytes) -> bytes:
+    """Return an uploaded picture as a logo: small, still and without metadata. Raise ValueError for the admin.
+
+    Pictures are decoded here alone, when an admin uploads one; what decodes them is loaded then, too.
+    """
+    if len(content) > UPLOAD_BYTES:
+        raise ValueError(f"must be at most {UPLOAD_BYTES // 1024} kB; this one has {-(-len(content) // 1024)} kB")
+    media_type_of(content)
+    image = _decoded(content)
+    box = image.getbbox()  # without the transparent edge
+    if box is None:
+        raise ValueError("is empty: every pixel is transparent")
+    found = next((made for made in logo_forms(image.crop(box)) if len(made) <= LOGO_BYTES), None)
+    if found is None:
+        raise ValueError("has too much detail for a logo; choose a simpler picture")
+    return found
+
+
+def _decoded(content: bytes) -> Any:
+    """Return a picture with red, green, blue and alpha, the right way up. Raise ValueError for the admin."""
+    images, operations = importlib.import_module("PIL.Image"), importlib.import_module("PIL.ImageOps")
+    damaged = "can't be read: it may be damaged. Save it again in a picture program, as PNG"
+    try:  # reads the head alone
+        opened = images.open(BytesIO(content), formats=("PNG", "JPEG", "WEBP"))
+        is_moving = opened.format in ("PNG", "WEBP") and getattr(opened, "n_frames", 1) > 1
+    except Exception as fault:  # a decoder raises many kinds for a picture that is malformed
+        raise ValueError(damaged) from fault
+    if max(opened.size) > MOST_SIDE or opened.width * opened.height > MOST_PIXELS:
+        raise ValueError(
+            f"has {opened.width} x {opened.height} pixels; at most {MOST_SIDE} on a side and "
+            f"{MOST_PIXELS // 1_000_000} million in all"
+        )
+    if is_moving:
+        raise ValueError("moves; choose a still picture")
+    try:
+        image = operations.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits of grey
+            image = image.convert("I").point(lambda value: value / 256).convert("L")
+        elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            image = image.convert("RGB")
+        image = image.convert("RGBA")
+    except Exception as fault:
+        raise ValueError(damaged) from fault
+    image.info = {}  # no colour profile, place or time leaves with it
+    return image
+
+
+def logo_forms(image: Any) -> Iterator[bytes]:
+    """Yield a picture as files of a logo, the best first: fewer colours, less quality, then smaller."""
+    for height in LOGO_HEIGHTS:
+        sized = image.copy()
+        sized.thumbnail((LOGO_SHAPE * height, height))
+        yield _file(sized, format="PNG", optimize=True)
+        for colours in (256, 64):
+            yield _file(sized.quantize(colours, method=2), format="PNG", optimize=True)
+        for quality in (85, 70, 50):
+            yield _file(sized, format="WEBP", quality=quality, method=6)
+        yield _file(sized.quantize(16, method=2), format="PNG", optimize=True)
+
+
+def _file(image: Any, **how: Any) -> bytes:
+    image.save(found := BytesIO(), **how)
+    return found.getvalue()
 
 
 def logo_digests(work: Work) -> frozenset[str]:

@@ -22,12 +22,18 @@ from auth_portal.store.db import Work
 # owners. An act on a whole row (adding, switching, deleting, revoking, resetting) is guarded as well. The only
 # exceptions are here, each with its reason; a test walks all fields, so a new one must be entered in one of the two.
 GUARDED: Mapping[str, frozenset[str]] = {
-    "portal": frozenset({"name", "default_region", "support_contact", "notices_by", "limits", "retention", "alerts"}),
+    "portal": frozenset(
+        {
+            *("name", "default_region", "support_contact", "notices_by", "limits", "retention", "alerts"),
+            *("logo", "logo_dark", "hide_name"),
+        }
+    ),
     "channel": frozenset(name for kind in KINDS.values() for name in kind.config_type.model_fields),
     "journey": frozenset(
         {
             *("slug", "name", "default", "active", "chat_seconds", "return_url", "relay_defence", "shares_result"),
-            *("channels", "steps", "callback", "results", "data", "limits", "texts", "logo"),
+            *("channels", "steps", "callback", "results", "data", "limits", "texts"),
+            *("logo", "logo_dark", "hide_name"),
         }
     ),
     "key": frozenset({"name", "scopes", "expires_at", "revoked_at"}),
@@ -39,9 +45,16 @@ GUARDED: Mapping[str, frozenset[str]] = {
     ),
 }
 HARMLESS: Mapping[str, Mapping[str, str]] = {
-    "portal": {"time_zone": "only how times are shown to admins; mail to owners also has them in UTC"},
+    "portal": {
+        "time_zone": "only how times are shown to admins; mail to owners also has them in UTC",
+        "colour": "only the colour of pages; what is written on it is computed so that it can be read",
+        "radius": "only the shape of corners",
+    },
     "channel": {},
-    "journey": {"colour": "only the colour of buttons and links, refused if it could not be read"},
+    "journey": {
+        "colour": "only the colour of pages; what is written on it is computed so that it can be read",
+        "radius": "only the shape of corners",
+    },
     "key": {
         "id": "made by the portal",
         "token_hash": "made by the portal when the key is created",

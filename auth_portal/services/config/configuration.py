@@ -20,6 +20,7 @@ from sqlalchemy import update
 from auth_portal.crypto import same_text
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.way_out import WayOut
+from auth_portal.services.config.appearance import logo_of, store_logo
 from auth_portal.services.config.changes import (
     COMMAND,
     Author,
@@ -155,7 +156,7 @@ class Configuration:
         document: dict[str, Any] = {"portal": stored.portal.stored()}
         if channels := [exported_channel(channel.config) for channel in stored.channels.values() if channel.is_active]:
             document["channels"] = channels
-        if journeys := [journey.config.model_dump(mode="json") for journey in stored.journeys.values()]:
+        if journeys := [journey.config.stored() for journey in stored.journeys.values()]:
             document["journeys"] = journeys
         return tomli_w.dumps(document)
 
@@ -172,6 +173,15 @@ class Configuration:
         channels = stored.as_wanted.channels.items()
         carriers = tuple(name for name, channel in channels if "email" in channel.message_kinds)
         return SettingsForm(stored.portal, settings_mark(stored.portal), carriers)
+
+    def take_logo(self, content: bytes) -> str:
+        """Store an uploaded picture as a logo. Return its digest, empty for none. Raise ValueError for the admin."""
+        return self.keep_logo(logo_of(content)) if content else ""
+
+    def keep_logo(self, logo: bytes) -> str:
+        """Store a logo as it is. Return its digest."""
+        with self._transactions.write() as work:
+            return store_logo(work, logo)
 
     def propose(self, edit: Edit) -> SaveResult:
         """Return the result that saving would have. Write nothing. Raise NotFound for the table."""

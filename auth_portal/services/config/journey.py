@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
-from auth_portal.services.config.appearance import Colour, LogoDigest
+from auth_portal.services.config.appearance import Colour, LogoDigest, Radius
 from auth_portal.services.config.portal import Frozen
 from auth_portal.services.steps import AnyStep
 from auth_portal.store.models import VERIFIED
@@ -183,8 +183,11 @@ class JourneyConfig(Frozen):
     data: dict[str, Annotated[str, Field(max_length=DATA_TEXT)]] = Field(default_factory=dict)
     limits: JourneyLimits = JourneyLimits()
     texts: JourneyTexts = JourneyTexts()
-    colour: Colour = ""
+    colour: Colour = ""  # of the look, what is empty or None is as the portal's
     logo: LogoDigest = ""
+    logo_dark: LogoDigest = ""
+    radius: Radius | None = None
+    hide_name: bool | None = None
 
     @field_validator("return_url")
     @classmethod
@@ -251,6 +254,14 @@ class JourneyConfig(Frozen):
                 "another method in addition to email_code"
             )
         return self
+
+    def stored(self) -> dict[str, Any]:
+        """Return the journey as it is stored: without what is as the portal's and was unknown to the previous version.
+
+        A process of that version could not read the journey.
+        """
+        unset = {name for name in ("logo_dark", "radius", "hide_name") if getattr(self, name) in ("", None)}
+        return self.model_dump(mode="json", exclude=unset)
 
     @cached_property
     def unsafe(self) -> tuple[str, ...]:

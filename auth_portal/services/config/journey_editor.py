@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
-from auth_portal.services.config.appearance import store_logo
 from auth_portal.services.config.changes import Author, Newer, TableChange, differences, journey_change
 from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
 from auth_portal.services.config.file import Fault, Faults, parse
@@ -136,14 +135,14 @@ class JourneyEditor:
         now = {"active": stored.config.active, "default": stored.config.default}
         return JourneyEdit({**document, **now}, author, stored.number)
 
-    def with_logo(self, slug: str, content: bytes, author: Author) -> JourneyEdit:
-        """Return the journey with a logo, which is stored now, or with none. Raise ValueError with a reason."""
+    def with_logo(self, slug: str, content: bytes, author: Author, *, which: str = "logo") -> JourneyEdit:
+        """Return the journey with a ``logo`` or ``logo_dark``, which is stored now, or with none.
+
+        Raise ValueError with a reason.
+        """
         stored = self._stored(slug)
-        digest = ""
-        if content:
-            with self._transactions.write() as work:
-                digest = store_logo(work, content)
-        return JourneyEdit(stored.config.model_dump() | {"logo": digest}, author, stored.number)
+        digest = self._configuration.take_logo(content)
+        return JourneyEdit(stored.config.model_dump() | {which: digest}, author, stored.number)
 
     def _stored(self, slug: str) -> StoredJourney:
         return self._configuration.stored().journey(slug)

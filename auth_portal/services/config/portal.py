@@ -11,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
 from auth_portal.i18n import FALLBACK, complete_languages
+from auth_portal.services.config.appearance import DEFAULT_RADIUS, Colour, LogoDigest, Radius
 
 DRIVES_STORED = timedelta(hours=1)  # how long a test drive is stored after its chat clock has run out
+
+
+LOOK = ("colour", "logo", "logo_dark", "radius", "hide_name")  # of the portal, and again of a journey
 
 
 class Frozen(BaseModel):
@@ -60,7 +64,7 @@ class AlertSettings(Frozen):
 
 
 class PortalSettings(Frozen):
-    """The name and contact of the business, its limits, what is stored, and who is notified."""
+    """The name, contact and look of the business, its limits, what is stored, and who is notified."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
     default_region: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # none until an owner has chosen one
@@ -69,20 +73,23 @@ class PortalSettings(Frozen):
     languages: tuple[str, ...] = ()  # that are offered to customers; none: all that miss no text
     support_contact: Annotated[str, Field(max_length=200)] = ""
     notices_by: Annotated[str, Field(max_length=64)] = ""  # the channel of mail to owners; else the first that can
+    colour: Colour = ""
+    logo: LogoDigest = ""
+    logo_dark: LogoDigest = ""  # for dark pages
+    radius: Radius = DEFAULT_RADIUS  # of corners, in CSS pixels
+    hide_name: bool = False  # next to the logo, which says it already
     limits: PortalLimits = PortalLimits()
     retention: Retention = Retention()
     alerts: AlertSettings = AlertSettings()
 
     def stored(self) -> dict[str, Any]:
-        """Return the settings as they are stored; what is not chosen yet is left out.
+        """Return the settings as they are stored: without those that no one has chosen yet.
 
-        A process of the previous version would not accept an empty default country, and knows no languages.
+        A process of the previous version would refuse an empty default country, and knows neither languages nor looks.
         """
-        document = self.model_dump(mode="json")
-        for name, unset in (("default_region", ""), ("language", FALLBACK), ("languages", [])):
-            if document[name] == unset:
-                del document[name]
-        return document
+        left_out = ("default_region", "language", "languages", *LOOK)
+        unset = {name for name in left_out if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=unset)
 
     @cached_property
     def offered(self) -> tuple[str, ...]:

@@ -66,6 +66,9 @@ class Rules:
             faults.add(
                 "portal", "default_region", "is no country that phone numbers belong to; the United Kingdom is GB"
             )
+        for key, digest in (("logo", wanted.portal.logo), ("logo_dark", wanted.portal.logo_dark)):
+            if digest and digest not in wanted.logos:
+                faults.add("portal", key, "names a picture that is not stored here; upload it on the Settings page")
         notices_by, webhook = wanted.portal.notices_by, wanted.portal.alerts.webhook
         channel = wanted.channels.get(notices_by)
         if notices_by and (channel is None or "email" not in channel.message_kinds):
@@ -90,8 +93,9 @@ class Rules:
             faults.add(place, "", str(fault))
 
     def _check_journey(self, journey: JourneyConfig, place: str, wanted: WantedConfig, faults: Faults) -> None:
-        if journey.logo and journey.logo not in wanted.logos:
-            faults.add(place, "logo", "names a picture that is not stored here; upload it on the journey's page")
+        for key, digest in (("logo", journey.logo), ("logo_dark", journey.logo_dark)):
+            if digest and digest not in wanted.logos:
+                faults.add(place, key, "names a picture that is not stored here; upload it on the journey's page")
         server = journey.callback.server
         if server == "sandbox" and not self.has_sandbox:
             faults.add(place, "callback.server", "is the sandbox, which is off (PORTAL_SANDBOX)")

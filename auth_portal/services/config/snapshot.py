@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, select
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
-from auth_portal.services.config.appearance import DEFAULT_COLOUR, DEFAULT_RADIUS, icon, monogram_of, stylesheet
+from auth_portal.services.config.appearance import DEFAULT_COLOUR, icon, monogram_of, stylesheet
 from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.store import StoredJourney, stored_channels
@@ -35,7 +35,7 @@ class Look:
     stylesheet: str
     colour: str  # of the band, and of the browser's bar
     logo: str
-    logo_dark: str  # for dark pages, where the business has one; else the logo
+    logo_dark: str  # for dark pages, where the business has one for them
     icon: str
     monogram: str  # instead of a logo
     hides_name: bool  # next to the logo, which already says it
@@ -69,11 +69,16 @@ class Snapshot:
     @cached_property
     def portal_look(self) -> Look:
         """Return the look of the pages that belong to no journey."""
-        return _look(self.portal.name, DEFAULT_COLOUR, "")
+        its = self.portal
+        return _look(its.name, its.colour, its.radius, its.logo, its.logo_dark, is_hidden=its.hide_name)
 
     def look(self, journey: JourneyConfig) -> Look:
         """Return the look of a journey's pages."""
-        return _look(self.portal.name, journey.colour or DEFAULT_COLOUR, journey.logo)
+        its = self.portal
+        logo, dark = journey.logo or its.logo, journey.logo_dark or ("" if journey.logo else its.logo_dark)
+        radius = its.radius if journey.radius is None else journey.radius
+        is_hidden = its.hide_name if journey.hide_name is None else journey.hide_name
+        return _look(its.name, journey.colour or its.colour, radius, logo, dark, is_hidden=is_hidden)
 
     def channel_for(self, journey: JourneyConfig, carries: str) -> ChannelConfig | None:
         """Return the first of the journey's channels that can carry this kind of message here, or None."""
@@ -129,16 +134,16 @@ class Snapshot:
 
 
 @lru_cache(maxsize=512)
-def _look(name: str, colour: str, logo: str) -> Look:
-    monogram, url = monogram_of(name), logo and f"/logo/{logo}"
+def _look(name: str, colour: str, radius: int, logo: str, logo_dark: str, *, is_hidden: bool) -> Look:
+    colour, monogram, url = colour or DEFAULT_COLOUR, monogram_of(name), logo and f"/logo/{logo}"
     return Look(
-        stylesheet=stylesheet(colour, DEFAULT_RADIUS).url,
+        stylesheet=stylesheet(colour, radius).url,
         colour=colour,
         logo=url,
-        logo_dark=url,
+        logo_dark=f"/logo/{logo_dark}" if logo and logo_dark else "",
         icon=url or icon(colour, monogram).url,
         monogram=monogram,
-        hides_name=False,
+        hides_name=is_hidden and bool(logo),
     )
 
 

@@ -255,7 +255,7 @@ def _write_journey(
         "id": version_id,
         "journey_id": journey_id,
         "number": number,
-        "document": config.model_dump(mode="json"),
+        "document": config.stored(),
         "created_at": work.now,
         "made_by": author.admin_id,
         "note": author.note[:NOTE_LENGTH],

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, delete, exists, select, tuple_, update
+from sqlalchemy import Select, delete, exists, or_, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from auth_portal.services import limits
@@ -161,8 +161,12 @@ def _rules_of_admins(now: datetime, retention: Retention) -> Iterator[Rule]:
     is_referred_to = exists().where(JourneyVersion.journey_id == Journey.id, _IS_USED)
     due = select(Journey.id).where(Journey.deleted_at < records, ~is_referred_to)
     yield Rule("deleted journeys", due, _remove_journeys)
-    is_named = exists().where(JourneyVersion.document["logo"].as_string() == Logo.digest)
-    due = select(Logo.digest).where(Logo.created_at < records, ~is_named)
+    named = [
+        exists().where(document[key].as_string() == Logo.digest)
+        for document in (JourneyVersion.document, Portal.settings)
+        for key in ("logo", "logo_dark")
+    ]
+    due = select(Logo.digest).where(Logo.created_at < records, ~or_(*named))
     yield Rule("logos", due, _rows_by(Logo.digest))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
@@ -32,7 +32,6 @@ from auth_portal.crypto import MasterKeys
 from auth_portal.gateways.channels.http import HttpConfig
 from auth_portal.gateways.flow import PATHS
 from auth_portal.gateways.way_out import CapturedRequest, DeadEnd
-from auth_portal.services.config.appearance import store_logo
 from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.snapshot import Snapshot
@@ -144,6 +143,7 @@ class DrivePortal(Protocol):
         """Return what delivers for the drive."""
 
 
+NOT_DRIVEN = ("time_zone", "notices_by", "retention", "alerts")  # settings of the portal that a customer never meets
 BuildPortal = Callable[[Transactions, DeadEnd], DrivePortal]  # the one wiring, on a drive's database
 Fold = Callable[[], bytes]
 
@@ -200,16 +200,17 @@ def open_world(state: DriveState, clock: Clock, build_portal: BuildPortal) -> It
         state.tables = fold()
 
 
-def prepare_drive(state: DriveState, snapshot: Snapshot, clock: Clock, build_portal: BuildPortal, logo: bytes) -> None:
+def prepare_drive(
+    state: DriveState, snapshot: Snapshot, clock: Clock, build_portal: BuildPortal, logos: Sequence[bytes]
+) -> None:
     """Fill the tables of a new drive like those of the real portal. Raise BadConfig if its journey cannot be live."""
     with unfolded(empty_tables()) as (database, fold):
         master = MasterKeys((state.master_key,))
         furnish(database, master, clock())
         transactions = Transactions(database, load_keyring(database, master), clock)
-        if logo:
-            with transactions.write() as work:
-                store_logo(work, logo)
         portal = DriveWorld(transactions, state, build_portal).portal
+        for logo in logos:
+            portal.configuration.keep_logo(logo)
         portal.configuration.import_toml(_config(state.journey, snapshot), file_name="drive")
         created = portal.customers.create(state.person.model_dump())
         assert not created.faults, created.faults
@@ -292,10 +293,10 @@ def _config(journey: JourneyConfig, snapshot: Snapshot) -> str:
             }
             channels.append(HttpConfig.model_validate(stand_in).model_dump(mode="json", exclude_none=True))
     driven = {
-        **journey.model_dump(mode="json"),
+        **journey.stored(),
         "active": True,
         "channels": [channel["name"] for channel in channels],
         "callback": {"server": ORIGIN, "contract": journey.callback.contract},
     }
-    portal = snapshot.portal.model_dump(mode="json", include={"name", "default_region", "support_contact", "limits"})
+    portal = {key: value for key, value in snapshot.portal.stored().items() if key not in NOT_DRIVEN}
     return tomli_w.dumps({"portal": portal, "channels": channels, "journeys": [driven]})

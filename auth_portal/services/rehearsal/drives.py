@@ -102,8 +102,9 @@ class Drives:
         """
         clock, snapshot = self._transactions.clock, self._journeys.current()
         state = new_state(journey, snapshot, ends_at=clock() + timedelta(seconds=journey.chat_seconds), of=of)
-        logo = self._read_logo(journey.logo) if journey.logo else b""
-        prepare_drive(state, snapshot, clock, self._build_portal, logo)
+        its, own = snapshot.portal, (journey.logo, journey.logo_dark)
+        logos = [self._read_logo(digest) for digest in {*own, its.logo, its.logo_dark} if digest]
+        prepare_drive(state, snapshot, clock, self._build_portal, logos)
         with self._transactions.write() as work:
             drive_id = work.new_id()
             row = {

@@ -39,7 +39,16 @@ from auth_portal.web.context import (
     services,
     set_cookie,
 )
-from auth_portal.web.edge import HTTP_CODES, fault_page, http_page, may_send, session_csrf_token, session_forms
+from auth_portal.web.edge import (
+    HTTP_CODES,
+    LargeRequest,
+    fault_page,
+    http_page,
+    large_requests,
+    may_send,
+    session_csrf_token,
+    session_forms,
+)
 from auth_portal.web.edge import problem_page as edge_problem_page
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -62,6 +71,7 @@ LATE_FORM_PLACE = SealedColumn("admins", "kept_form")  # bound to the admin as i
 # Enough to find the phone, and to wait out the 15 minutes after five wrong tries (R40).
 LATE_FORM_LIFE = timedelta(minutes=30)
 # Sealed and in Base64 it fits into a request (64 KiB) next to the rest of the sign-in form.
+LARGEST_PICTURE = 512 * 1024  # bytes of a request: more than a logo may have, so that its form can say so
 LATE_FORM_BYTES = 36_000
 # What never comes back, by the name of the field. ``headers`` are those of a channel, which hold its keys.
 SECRET_FIELDS = frozenset(
@@ -282,6 +292,25 @@ def me() -> SignedInAdmin:
 def is_confirmed() -> bool:
     """Report whether the second factor was shown within the last ten minutes."""
     return me().is_confirmed(services().clock())
+
+
+def accept_logo(endpoint: str) -> None:
+    """Let owners send a picture to an endpoint."""
+
+    def is_owner() -> bool:
+        found = sender()
+        return found is not None and found.role in OWNERS
+
+    large_requests[f"{admin.name}.{endpoint}"] = LargeRequest(LARGEST_PICTURE, is_owner)
+
+
+def sent_logo() -> tuple[str, bytes | None]:
+    """Return which logo a form sent, ``logo`` or ``logo_dark``, and the picture: empty to remove it, None for none."""
+    which = "logo_dark" if form_text("which") == "logo_dark" else "logo"
+    if form_text("act") == "remove":
+        return which, b""
+    given = request.files.get("logo")
+    return which, (given.read() if given else b"") or None
 
 
 def second_factor_fault() -> str:

@@ -64,6 +64,8 @@ LIMIT_WORDS: Mapping[str, tuple[str, str]] = {
     ),
 }
 PLAIN = ("slug", "name", "return_url", "relay_defence", "colour")
+LOGOS = ("logo", "logo_dark")
+HIDES = {"": None, "1": True, "0": False}  # the name next to the logo; nothing: as the portal's settings say
 FLAGS = ("default", "active", "shares_result")
 LONGEST = 2000  # characters of one field; the rules allow far less, and the response contains them again
 MOST_STEPS = 7
@@ -120,6 +122,8 @@ def of_config(config: JourneyConfig) -> JourneyForm:
         **{f"limits.{name}": _text(value) for name, value in config.limits},
         **{f"texts.{name}": value for name, value in config.texts},
         "chat_seconds": str(config.chat_seconds),
+        "radius": "" if config.radius is None else str(config.radius),
+        "hide_name": next(text for text, value in HIDES.items() if value is config.hide_name),
         "server": server if server in SERVERS else OWN,
         "server_own": "" if server in SERVERS else server,
         "callback.contract": config.callback.contract,
@@ -146,8 +150,13 @@ def of_form(form: MultiDict[str, str]) -> JourneyForm:
     )
 
 
-def values_of(typed: JourneyForm, slug: str, logo: str) -> Mapping[str, Any]:
-    """Return what the config file would say instead; this form does not change ``slug`` and ``logo``."""
+def logos_of(config: JourneyConfig) -> Mapping[str, str]:
+    """Return a journey's logos, which have forms of their own."""
+    return {name: getattr(config, name) for name in LOGOS}
+
+
+def values_of(typed: JourneyForm, slug: str, logos: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return what the config file would say instead; this form does not change ``slug`` and ``logos``."""
     fields = typed.fields
     results = {outcome: text for outcome in OUTCOMES if (text := fields.get(f"results.{outcome}", ""))}
     server = fields.get("server", "")
@@ -158,7 +167,9 @@ def values_of(typed: JourneyForm, slug: str, logo: str) -> Mapping[str, Any]:
         **{name: fields.get(name, "") for name in PLAIN},
         **{name: bool(fields.get(name)) for name in FLAGS},
         "slug": slug,
-        "logo": logo,
+        **logos,
+        "radius": _number(radius) if (radius := fields.get("radius", "").strip()) else None,
+        "hide_name": HIDES.get(fields.get("hide_name", "")),
         "chat_seconds": _number(fields.get("chat_seconds", "")),
         "channels": tuple(name for _place, name in channels),
         "steps": tuple(step for step in typed.steps if step.keys() != {"kind"}),
@@ -259,7 +270,12 @@ def label_of(key: str) -> str:
         "texts.done": _("Your words after success"),
         "texts.closed": _("Your words while it is closed"),
         "colour": _("Colour"),
+        "radius": _("Roundness of corners"),
+        "hide_name": _("Name next to the logo"),
         "logo": _("Logo"),
-        **dict.fromkeys(("second_factor", "logo_second_factor"), _("Code from your authenticator app")),
+        "logo_dark": _("Logo for dark pages"),
+        **dict.fromkeys(
+            ("second_factor", "logo_second_factor", "logo_dark_second_factor"), _("Code from your authenticator app")
+        ),
     }
     return labels.get(key, key)

@@ -20,7 +20,18 @@ from auth_portal.services.config.rules import warnings_of, weaker_twins
 from auth_portal.services.rehearsal.flow_setup import examples
 from auth_portal.services.steps import ADDED, STEPS
 from auth_portal.web.admin import drive, journey_form
-from auth_portal.web.admin.frame import EVERYONE, OWNERS, done, form_text, me, render, route, second_factor_fault
+from auth_portal.web.admin.frame import (
+    EVERYONE,
+    OWNERS,
+    accept_logo,
+    done,
+    form_text,
+    me,
+    render,
+    route,
+    second_factor_fault,
+    sent_logo,
+)
 from auth_portal.web.admin.journey_form import JourneyForm, faults_of, label_of, lines_of, values_of
 from auth_portal.web.context import services
 
@@ -97,7 +108,7 @@ def _again(slug: str | None = None) -> Response:
 @route("/journeys/_new", allow=OWNERS, methods=("POST",), again=_again)
 def create() -> BaseResponse:
     """Create a journey."""
-    return _take_form(None, form_text("slug"), logo="")
+    return _take_form(None, form_text("slug"), {})
 
 
 @route("/journeys/<slug>/edit", allow=OWNERS)
@@ -110,17 +121,17 @@ def edit(slug: str) -> Response:
 @route("/journeys/<slug>/edit", allow=OWNERS, methods=("POST",), again=_again)
 def change(slug: str) -> BaseResponse:
     """Save the form as a new version."""
-    return _take_form(slug, slug, logo=services().journey_history.journey(slug).config.logo)
+    return _take_form(slug, slug, journey_form.logos_of(services().journey_history.journey(slug).config))
 
 
-def _take_form(stored_slug: str | None, slug: str, logo: str) -> BaseResponse:
+def _take_form(stored_slug: str | None, slug: str, logos: Mapping[str, str]) -> BaseResponse:
     typed, based_on = journey_form.of_form(request.form), request.form.get("based_on", 0, type=int)
     act = form_text("act")
     head, _dot, kind = act.partition(".")
     if head in ("add_step", "preview"):
         shown = typed.with_step(kind if kind in ADDED else ADDED[0]) if head == "add_step" else typed
         return _form_page(shown, slug=stored_slug, based_on=based_on, has_preview=act == "preview")
-    values = values_of(typed, slug, logo)
+    values = values_of(typed, slug, logos)
     if act == "drive":
         return _drive(typed, values, stored_slug, based_on)
     if twice := typed.named_twice:
@@ -178,6 +189,7 @@ def _form_page(
         lines=lines_of(faults or {}),
         newer=newer,
         label_of=label_of,
+        settings=snapshot.portal,
         channels=sorted({**dict.fromkeys(typed.channels, ""), **carried}.items()),
         has_sandbox=snapshot.has_sandbox,
         all_methods=list(services().methods),
@@ -203,7 +215,7 @@ def preview() -> Response:
 
 def _preview(typed: JourneyForm, slug: str | None) -> dict[str, object]:
     """Return the two requests, or why there are none yet. Whether it may be saved is not checked."""
-    config, faults = services().journey_editor.read(values_of(typed, slug or typed.fields.get("slug", ""), logo=""))
+    config, faults = services().journey_editor.read(values_of(typed, slug or typed.fields.get("slug", ""), {}))
     if config is None:
         return {"lines": lines_of(faults_of(faults)), "examples": ()}
     return {"lines": (), "examples": examples(config, services().settings.sandbox_url)}
@@ -264,19 +276,21 @@ def copy(slug: str) -> BaseResponse:
     return done(f"{PATH}/{new_slug}", _("The copy was created. It's off until you switch it on."))
 
 
+accept_logo("journeys_logo")
+
+
 @route("/journeys/<slug>/logo", allow=OWNERS, methods=("POST",))
 def logo(slug: str) -> BaseResponse:
     """Store a logo, or remove it."""
-    given = request.files.get("logo")
-    content = given.read() if given and form_text("act") != "remove" else b""
-    if not content and form_text("act") != "remove":
-        return _journey_page(slug, {"logo": _("choose a picture first")}, status=422)
+    which, content = sent_logo()
+    if content is None:
+        return _journey_page(slug, {which: _("choose a picture first")}, status=422)
     if fault := second_factor_fault():  # before the picture is stored
-        return _journey_page(slug, {"logo_second_factor": fault}, status=422)
+        return _journey_page(slug, {f"{which}_second_factor": fault}, status=422)
     try:
-        edit = services().journey_editor.with_logo(slug, content, _author())
+        edit = services().journey_editor.with_logo(slug, content, _author(), which=which)
     except ValueError as fault:
-        return _journey_page(slug, {"logo": str(fault)}, status=422)
+        return _journey_page(slug, {which: str(fault)}, status=422)
     _result, faults = _save(edit)
     if faults:
         return _journey_page(slug, faults, status=422)

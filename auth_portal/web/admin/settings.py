@@ -19,12 +19,14 @@ from auth_portal.web.admin.frame import (
     EVERYONE,
     INSPECTORS,
     OWNERS,
+    accept_logo,
     done,
     form_text,
     me,
     render,
     route,
     second_factor_fault,
+    sent_logo,
 )
 from auth_portal.web.context import services
 
@@ -36,9 +38,11 @@ NUMBERS = (
     "retention.codes_hours",
     "retention.verifications_days",
     "retention.audit_days",
+    "radius",
 )
-TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook")
-SWITCHES = ("alerts.email",)
+TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook", "colour")
+SWITCHES = ("alerts.email", "hide_name")
+LOGOS = {"logo", "logo_dark"}  # which have forms of their own
 
 
 @route("/settings", allow=EVERYONE)
@@ -57,11 +61,37 @@ def save() -> BaseResponse:
     typed = _typed()
     if fault := second_factor_fault():
         return _page(typed, SaveResult((Fault("portal", "second_factor", fault),)))
-    edit = SettingsEdit(_nested(typed), Author(me().admin_id), form_text("based_on"))
-    result = services().configuration.save(edit)
+    configuration = services().configuration
+    logos = configuration.settings().settings.model_dump(include=LOGOS)
+    edit = SettingsEdit(_nested(typed) | logos, Author(me().admin_id), form_text("based_on"))
+    result = configuration.save(edit)
     if not result.is_fine:
         return _page(typed, result)
     return done(PATH, _("Saved. Every server uses it within two seconds."))
+
+
+accept_logo("settings_logo")
+
+
+@route("/settings/logo", allow=OWNERS, methods=("POST",))
+def logo() -> BaseResponse:
+    """Store one of the portal's logos, or remove it."""
+    configuration, (which, content) = services().configuration, sent_logo()
+    form, typed = configuration.settings(), _flat(configuration.settings().settings)
+
+    def refused(key: str, reason: str) -> Response:
+        return _page(typed, SaveResult((Fault("portal", key, reason),)))
+
+    if content is None:
+        return refused(which, _("choose a picture first"))
+    if fault := second_factor_fault():  # before the picture is stored
+        return refused(f"{which}_second_factor", fault)
+    try:
+        values = form.settings.model_dump() | {which: configuration.take_logo(content)}
+    except ValueError as fault:
+        return refused(which, str(fault))
+    result = configuration.save(SettingsEdit(values, Author(me().admin_id), form.mark))
+    return _page(typed, result) if not result.is_fine else done(PATH, _("The logo was changed."))
 
 
 @route("/settings/webhook-secret", allow=OWNERS, methods=("POST",))
@@ -148,6 +178,7 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
         "admin/settings/settings.html",
         status=409 if result.newer else 422 if result.faults else 200,
         values=typed,
+        stored=form.settings,
         newer=result.newer,
         based_on=form.mark if result.newer else form_text("based_on") or form.mark,
         faults={fault.key: fault.reason for fault in result.faults},
