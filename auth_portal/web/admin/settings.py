@@ -42,7 +42,6 @@ NUMBERS = (
 )
 TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook", "colour")
 SWITCHES = ("alerts.email", "hide_name")
-LOGOS = {"logo", "logo_dark"}  # which have forms of their own
 
 
 @route("/settings", allow=EVERYONE)
@@ -62,8 +61,8 @@ def save() -> BaseResponse:
     if fault := second_factor_fault():
         return _page(typed, SaveResult((Fault("portal", "second_factor", fault),)))
     configuration = services().configuration
-    logos = configuration.settings().settings.model_dump(include=LOGOS)
-    edit = SettingsEdit(_nested(typed) | logos, Author(me().admin_id), form_text("based_on"))
+    untouched = configuration.settings().settings.model_dump()  # such as the logos, which have forms of their own
+    edit = SettingsEdit(untouched | _nested(typed), Author(me().admin_id), form_text("based_on"))
     result = configuration.save(edit)
     if not result.is_fine:
         return _page(typed, result)
