@@ -102,6 +102,7 @@ def _plain(value: bytes | datetime) -> str:
 
 
 _AS_TEXT = json.JSONEncoder(sort_keys=True, default=_plain).encode  # made once: an import needs it for each row
+LABEL_BYTES = 6  # enough to tell the visits of one browser apart
 NO_ROW = "0" * 32  # the row of no one
 VALUE_DIGITS = 6  # of one HOTP value: it has 31 bits, so that many more digits would not be uniform
 
@@ -123,6 +124,11 @@ def new_seed() -> str:
 def token_hash(token: str) -> bytes:
     """Return what is stored of a token and finds it again (SHA-256: the token itself is random enough)."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def label_of(hashed: bytes) -> str:
+    """Return a short public name of what has this token hash. It opens nothing, and nothing can be found from it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(b"label:" + hashed).digest()[:LABEL_BYTES]).decode()
 
 
 class MasterKeys:

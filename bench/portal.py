@@ -67,9 +67,9 @@ class Quick:
         return self._send("GET", path, None)[1]
 
     def post(self, path: str, fields: dict[str, str]) -> str:
-        """Where a form leads to, or its status."""
+        """The path that a form leads to, or its status."""
         location, body = self._send("POST", path, urlencode(fields))
-        return location or body
+        return location.partition("?")[0] or body
 
     def _send(self, method: str, path: str, body: str | None) -> tuple[str, str]:
         headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in self._cookies.items())}

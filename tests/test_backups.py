@@ -151,7 +151,7 @@ class Crowd:
             visitor = Visitor(self._server.url)
             visitor.begin(f"r-{number}", "app", f"C-{number}")
             answer = visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
-            assert answer.headers["Location"] == "/done"
+            assert answer.headers["Location"].partition("?")[0] == "/done"
             self.succeeded.append(f"r-{number}")
 
     def stop(self) -> None:
@@ -187,7 +187,7 @@ def test_a_backup_while_customers_verify_serves_on_an_empty_machine_and_answers_
         verified, expiring = Visitor(server.url), Visitor(server.url)
         expiring.begin("expiring", "app", "C-0")
         verified.begin("verified", "app", f"C-{PEOPLE - 1}")
-        assert verified.post("/verify", follow=False, code=code).headers["Location"] == "/done"
+        assert verified.post("/verify", follow=False, code=code).headers["Location"].partition("?")[0] == "/done"
         wait_for(lambda: any(call.header == "verified" for call in receiver.callbacks))
         server.advance(610)  # whatever was live at the time of the backup would have expired by now
         wait_for(lambda: any(call.header == "expiring" for call in receiver.callbacks))

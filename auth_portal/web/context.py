@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from flask import current_app, g, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -11,6 +14,9 @@ from auth_portal.services.serving import NOTHING_KNOWN, Services
 EXTENSION = "auth_portal"
 VISIT_COOKIE = "verification"
 ADMIN_COOKIE = "admin"
+VISITS = 4  # that a browser may hold at the same time; the oldest is dropped for a fifth
+VISIT_SEPARATOR = "."  # of their tokens, the newest first: no token contains it, and one alone is as before
+_VISIT_TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
 LINK_COOKIE = "link"  # tells the browsers apart that open a one-time link (R47)
 LINK_COOKIE_LENGTH = 64  # characters that are read of it
 LINK_COOKIE_SECONDS = 72 * 3600  # as long as the longest link, which is an admin's
@@ -45,14 +51,15 @@ def visit_root() -> str:
     return root
 
 
-def visit_token() -> str:
-    """Return the token of this browser's visit, or ""."""
-    return request.cookies.get(_visit_cookie(), "")
+def visit_tokens() -> tuple[str, ...]:
+    """Return the tokens of this browser's visits, the newest first. What cannot be one is left out."""
+    sent = request.cookies.get(_visit_cookie(), "").split(VISIT_SEPARATOR, 2 * VISITS)
+    return tuple(dict.fromkeys(filter(_VISIT_TOKEN.fullmatch, sent)))[:VISITS]
 
 
-def keep_visit(response: BaseResponse, token: str, seconds: int) -> BaseResponse:
-    """Give the browser its visit, for as long as the chat clock. Return the response."""
-    set_cookie(response, _visit_cookie(), token, seconds)
+def keep_visits(response: BaseResponse, tokens: Sequence[str], seconds: int) -> BaseResponse:
+    """Give the browser its visits, the newest first, for as long as the longest chat clock. Return the response."""
+    set_cookie(response, _visit_cookie(), VISIT_SEPARATOR.join(tokens[:VISITS]), seconds)
     return response
 
 

@@ -5,6 +5,7 @@ It knows no method by name: the page of one is ``templates/methods/<name>.html``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -13,11 +14,11 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
-from auth_portal.services.verification.begin import LandingForm
-from auth_portal.services.verification.case import Stage
-from auth_portal.services.verification.page import MoveResult
+from auth_portal.services.verification.begin import Landing, LandingForm
+from auth_portal.services.verification.case import HeldVisit, Stage, visit_label
+from auth_portal.services.verification.page import KnownVisit, MoveResult
 from auth_portal.services.verification.references import LinkReference, completed, dropped_names, read_query
-from auth_portal.web.context import keep_visit, services, visit_root, visit_token
+from auth_portal.web.context import keep_visits, services, visit_root, visit_tokens
 from auth_portal.web.edge import problem_page
 
 visitor = Blueprint("visitor", __name__)
@@ -39,7 +40,7 @@ def landing(slug: str | None = None, ticket: str = "") -> Response:
 @visitor.post("/j/<slug>/t/<ticket>")
 def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
     """Begin, join or decline a verification."""
-    portal, token, fields = services(), visit_token(), request.form
+    portal, tokens, fields = services(), visit_tokens(), request.form
     made_at = None
     if signed := fields.get("opened"):
         made_at = portal.transactions.keyring.verify(f"landing {slug or ''}", signed)
@@ -53,7 +54,7 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         reference=reference,
         dropped_parameters=dropped_names(dropped),
         made_at=datetime.fromisoformat(made_at).astimezone(UTC) if made_at else None,
-        visit_token=token,
+        visit_tokens=tokens,
         address=g.address,
         identifier=fields.get("identifier", ""),
         declines=fields.get("decline") == "not_me",
@@ -67,7 +68,24 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         return _landing_page(
             slug, ticket, read, status=status, fault=result.fault, has_ended_before=result.has_ended_before
         )
-    return keep_visit(_next_page(is_over=result.is_over), result.visit_token, result.chat_seconds)
+    assert result.visit is not None, "a landing form without a fault leads to a visit"
+    token, label = result.visit
+    held = _held([other for other in tokens if other != token])
+    kept, seconds = [token, *(one.token for one in held)], _longest(result.chat_seconds, held)
+    return keep_visits(_next_page(label, is_over=result.is_over), kept, seconds)
+
+
+def _held(tokens: Sequence[str]) -> list[HeldVisit]:
+    """Return the visits of a browser's tokens. Without one nothing is looked up."""
+    return services().verifications.moves.held(tokens) if tokens else []
+
+
+def _longest(chat_seconds: int, held: Sequence[HeldVisit]) -> int:
+    """Return for how long cookies must last: as long as the chat clock of any visit that needs them."""
+    if not held:
+        return chat_seconds
+    now = services().clock()
+    return max(chat_seconds, *(int((one.chat_ends_at - now).total_seconds()) for one in held))
 
 
 def _landing_page(
@@ -84,7 +102,8 @@ def _landing_page(
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
     first_methods = landing.first_methods
     form = request.form if request.method == "POST" else {}  # reading one costs as much as half the page
-    g.chat_seconds = landing.journey.chat_seconds
+    held = _held(visit_tokens()) if request.method != "POST" else []
+    g.chat_seconds = _longest(landing.journey.chat_seconds, held)
     session.modified = True
     html = render_template(
         "visitor/landing.html",
@@ -93,6 +112,7 @@ def _landing_page(
         look=landing.snapshot.look(landing.journey),
         is_closed=landing.is_closed,
         lacks_ticket=landing.lacks_ticket,
+        known=_known(held, landing, reference.text),
         ticket=landing.ticket_facts(portal.keyring),
         weaker=landing.weaker,
         steps=landing.methods,
@@ -112,11 +132,20 @@ def _landing_page(
     return make_response(html, status)
 
 
+def _known(held: Sequence[HeldVisit], landing: Landing, reference: str) -> KnownVisit | None:
+    """Return what this browser has of the link already, for its page to say so instead of asking again."""
+    if not held:
+        return None
+    ticket_id = landing.found_ticket.ticket.id if landing.found_ticket is not None else ""
+    return services().verifications.moves.known(held, reference, landing.journey.callback.server, ticket_id)
+
+
 @visitor.errorhandler(CSRFError)
 def without_cookie(_error: CSRFError) -> BaseResponse:
     """Show the landing page again after a form without its cookie, with what was typed and a fresh token."""
     if request.endpoint != "visitor.submit_landing":
-        return _next_page(is_over=False)
+        token = _visit_shown(request.form.get("v", ""))
+        return _next_page(visit_label(token) if token else "", is_over=False)
     args = request.view_args or {}
     slug, ticket = args.get("slug"), args.get("ticket", "")
     text, tail = request.form.get("reference", ""), request.form.get("reference_tail", "")
@@ -129,50 +158,67 @@ def without_cookie(_error: CSRFError) -> BaseResponse:
 @visitor.get("/verify")
 def prompt() -> BaseResponse:
     """Show the current prompt."""
-    return _answer(services().verifications.moves.look(visit_token()))
+    token = _visit_shown(request.args.get("v", ""))
+    return _answer(token, services().verifications.moves.look(token))
 
 
 @visitor.post("/verify")
 def prove() -> BaseResponse:
     """Take an identifier, a code or a password for the prompt that the form was made for."""
-    proofs = services().verifications.proofs
-    return _answer(proofs.prove(visit_token(), request.form.get("prompt", ""), request.form, g.address))
+    token, prompt = _visit_and_prompt()
+    return _answer(token, services().verifications.proofs.prove(token, prompt, request.form, g.address))
 
 
 @visitor.post("/verify/method")
 def choose() -> BaseResponse:
     """Take a method."""
-    return _answer(services().verifications.moves.choose(*_visit_and_prompt(), request.form.get("method", "")))
+    token, prompt = _visit_and_prompt()
+    return _answer(token, services().verifications.moves.choose(token, prompt, request.form.get("method", "")))
 
 
 @visitor.post("/verify/resend")
 def resend() -> BaseResponse:
     """Send the code again."""
-    return _answer(services().verifications.moves.resend(*_visit_and_prompt()))
+    token, prompt = _visit_and_prompt()
+    return _answer(token, services().verifications.moves.resend(token, prompt))
 
 
 @visitor.post("/verify/change")
 def change() -> BaseResponse:
     """Go back to the identifier."""
-    return _answer(services().verifications.moves.change(*_visit_and_prompt()))
+    token, prompt = _visit_and_prompt()
+    return _answer(token, services().verifications.moves.change(token, prompt))
 
 
 @visitor.post("/verify/cancel")
 def cancel() -> BaseResponse:
     """End the verification, for one of three reasons."""
+    token, prompt = _visit_and_prompt()
     reason = request.form.get("reason", "cancelled")
-    return _answer(services().verifications.moves.cancel(*_visit_and_prompt(), reason))
+    return _answer(token, services().verifications.moves.cancel(token, prompt, reason))
+
+
+def _visit_shown(label: str, prompt: str = "") -> str:
+    """Return the token of this browser's visit with a label, else with a prompt, else of the newest, or ""."""
+    tokens = visit_tokens()
+    if len(tokens) < 2:  # noqa: PLR2004 -- most browsers
+        return tokens[0] if tokens else ""
+    found = [token for token in tokens if visit_label(token) == label]
+    if not found and prompt:  # a form of the release before, or of a script
+        found = [one.token for one in _held(tokens) if one.prompt == prompt]
+    return [*found, *tokens][0]
 
 
 def _visit_and_prompt() -> tuple[str, str]:
-    return visit_token(), request.form.get("prompt", "")
+    prompt = request.form.get("prompt", "")
+    return _visit_shown(request.form.get("v", ""), prompt), prompt
 
 
-def _answer(result: MoveResult) -> BaseResponse:
+def _answer(token: str, result: MoveResult) -> BaseResponse:
     """Send the browser on with 303, or show the page with what was wrong."""
     page = result.page
     if page is None:
-        return _next_page(is_over=result.is_over)
+        return _next_page(visit_label(token), is_over=result.is_over)
     template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
     g.chat_seconds = max(60, page.seconds_left)
     response = make_response(
@@ -185,21 +231,28 @@ def _answer(result: MoveResult) -> BaseResponse:
     return response
 
 
-def _next_page(*, is_over: bool) -> BaseResponse:
-    return redirect(f"{visit_root()}{'/done' if is_over else '/verify'}", 303)
+def _next_page(label: str, *, is_over: bool) -> BaseResponse:
+    """Send the browser to the current page of a visit, by its label: other tabs may show others."""
+    which = f"?v={label}" if label else ""
+    return redirect(f"{visit_root()}{'/done' if is_over else '/verify'}{which}", 303)
 
 
 @visitor.get("/done")
 def done() -> BaseResponse:
     """Show how it ended, and whether the chat has the result; reload by itself until that is settled."""
-    ending = services().verifications.endings.done(visit_token())
+    token = _visit_shown(request.args.get("v", ""))
+    ending = services().verifications.endings.done(token)
     if ending is None:
-        return _next_page(is_over=False)
+        return _next_page(visit_label(token), is_over=False)
     looked = min(REFRESHES, request.args.get("looked", 0, type=int))
     is_open = ending.delivery == "pending" and not ending.is_chat_over
     response = make_response(
-        render_template("visitor/done.html", ending=ending, is_open=is_open, can_look=looked >= REFRESHES)
+        render_template(
+            "visitor/done.html", ending=ending, v=visit_label(token), is_open=is_open, can_look=looked >= REFRESHES
+        )
     )
     if is_open and 0 <= looked < REFRESHES:
-        response.headers["Refresh"] = f"{REFRESH_SECONDS}; url={visit_root()}/done?looked={looked + 1}"
+        response.headers["Refresh"] = (
+            f"{REFRESH_SECONDS}; url={visit_root()}/done?v={visit_label(token)}&looked={looked + 1}"
+        )
     return response

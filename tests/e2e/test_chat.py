@@ -24,7 +24,7 @@ METHODS = [
     ("password", "password", False),
 ]
 VERIFIED = "Done. Go back to your chat"
-DONE = re.compile(r"/done(\?looked=\d+)?$")
+DONE = re.compile(r"/done(\?v=[\w-]{8}(&looked=\d+)?)?$")
 TIME_IS_UP = "You ran out of time"
 
 
@@ -202,21 +202,28 @@ def test_two_tabs_of_one_link(phone: Phone, person: Person) -> None:
 
 
 def test_two_links_in_one_browser(phone: Phone, person: Person) -> None:
-    """The newer link takes the browser over; the older one's tab does no harm, and its link still works."""
+    """Each tab goes on with its own, and a link that is opened again knows what its browser has of it."""
     older, newer = phone.begin("app"), phone.begin("password")
     old_page, new_page = phone.open(older.link), phone.open(newer.link)
     phone.name(old_page, person)
     phone.name(new_page, person)
-    old_page.fill("#code", "123456")
+    old_page.reload()
+    page = phone.open(older.link)
+    expect(page.locator("#known")).to_contain_text("You've already started")
+    phone.look_at(page)
+    old_page.fill("#code", "12345x")
     press(old_page, old_page.locator("form.main-form button.main"))
-    old_page.locator("#password").wait_for()  # where this browser is now; nothing was counted
     expect(old_page.locator(".standing")).to_contain_text("5 tries left")
+    phone.prove(old_page, "totp", person)
+    assert older.answered()["result"] == "verified_app"
+    expect(old_page.get_by_role("heading", level=1)).to_have_text(VERIFIED)
     phone.prove(new_page, "password", person)
     assert newer.answered()["result"] == "verified_password"
-    page = phone.open(older.link)
-    phone.name(page, person)
-    phone.prove(page, "totp", person)
-    assert older.answered()["result"] == "verified_app"
+    page.reload()
+    expect(page.locator("#known")).to_contain_text("You used this link today")
+    press(page, page.locator("#known a"))
+    expect(page).to_have_url(DONE)
+    expect(page.locator("p.chat-state")).to_contain_text("has your answer")
 
 
 def test_a_browser_that_keeps_no_cookies_is_told_where_to_go(phone_without_cookies: Phone, person: Person) -> None:

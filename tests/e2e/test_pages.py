@@ -118,7 +118,7 @@ def the_chat_has_ended(phone: Phone, person: Person) -> Page:
 
 def told(page: Page) -> Page:
     """Opens the last page anew once it has stopped looking by itself."""
-    page.goto(page.url.partition("/done")[0] + "/done?looked=10")
+    page.goto(page.url.partition("&")[0] + "&looked=10")
     for _ in range(100):
         if not page.get_by_role("link", name="Refresh").count():
             return page

@@ -198,7 +198,7 @@ class Campaign:
                 answer = visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
             except requests.RequestException:
                 continue
-            if answer.status_code == 303 and answer.headers["Location"] == "/done":
+            if answer.status_code == 303 and answer.headers["Location"].partition("?")[0] == "/done":
                 if 'class="badge good"' in visitor.get("/done").text:
                     self.seen.succeeded.add(reference)
                 return

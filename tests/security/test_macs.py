@@ -76,7 +76,7 @@ def walk(world: World, identifier: str, reference: str) -> tuple[Browser, int, s
     browser = world.browser()
     browser.begin(reference, identifier=identifier)
     browser.prove(world.totp(), follow=False)
-    return browser, browser.page.status_code, browser.page.headers.get("Location", "")
+    return browser, browser.page.status_code, browser.page.headers.get("Location", "").partition("?")[0]
 
 
 RENAMED = "UPDATE customers SET customer_id = 'C-1002x' WHERE customer_id = 'C-1001'"

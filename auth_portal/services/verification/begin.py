@@ -8,10 +8,10 @@ what is live asks a new question: what it replaces is ended and withdrawn.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, select
 
@@ -28,6 +28,7 @@ from auth_portal.services.verification import codes, tickets
 from auth_portal.services.verification.case import (
     UNVISITED_COLUMNS,
     Case,
+    VisitKey,
     insert_both,
     insert_visit,
     load_case,
@@ -36,6 +37,7 @@ from auth_portal.services.verification.case import (
     record_move,
     unvisited_case,
     update_visit,
+    visit_label,
     with_person,
 )
 from auth_portal.services.verification.end import Endings
@@ -130,7 +132,7 @@ class LandingForm:
     address: str
     identifier: str = ""
     made_at: datetime | None = None  # when the page was made, UTC
-    visit_token: str = ""  # of the visit that this browser has, if any
+    visit_tokens: tuple[str, ...] = ()  # of the visits that this browser has, the newest first
     declines: bool = False
     again: bool = False
     dropped_parameters: str = ""
@@ -142,7 +144,7 @@ class LandingForm:
 class BeginResult:
     """What a landing form led to: a visit, a verification that is over, or a field to correct."""
 
-    visit_token: str = ""
+    visit: VisitKey | None = None
     is_over: bool = False
     has_ended_before: bool = False
     fault: str = ""
@@ -274,13 +276,13 @@ class Beginnings:
         if is_sent:  # counted in the row as it is inserted: ``codes.issue`` would need another statement
             case = replace(case, sends=1, sent_at=work.now)
         started_at, dropped = request.times.started_at, form.dropped_parameters
-        visit_token = insert_both(work, case, started_at=started_at, dropped=dropped)
-        if visit_token is None:
+        visit = insert_both(work, case, started_at=started_at, dropped=dropped)
+        if visit is None:
             raise LostRace  # the second beginning of a race
         if outcome:
             work.count("verifications_began", case.journey.slug)
             self._endings.end(work, case, outcome, why=why)
-            return BeginResult(visit_token, is_over=True)
+            return BeginResult(visit, is_over=True)
         if is_sent:
             codes.send_new(work, case, landing.snapshot)
         work.record(
@@ -290,7 +292,7 @@ class Beginnings:
             journey=case.journey.slug,
         )
         work.count("verifications_began", case.journey.slug)
-        return BeginResult(visit_token)
+        return BeginResult(visit)
 
     def _join_verification(self, work: Work, request: BeginRequest, case: Case) -> BeginResult:
         """Add a visit to a live verification: another browser, a reopened link, or a double tap.
@@ -298,39 +300,40 @@ class Beginnings:
         Without an identifier the journey was closed meanwhile: then only a browser that is under way goes on.
         """
         form, landing, identifier = request.form, request.landing, request.identifier
-        if not form.declines and (visit := _visit_of_browser(work, form.visit_token, case, identifier)):
+        mine = None if form.declines else _visit_of_browser(work, form.visit_tokens, case, identifier)
+        if mine is not None:
             joined = with_person(work, case, identifier) if identifier is not None else case
-            record_move(work, joined, "verification_joined", visit=visit, is_new_visit=False)
+            record_move(work, joined, "verification_joined", visit=mine.id, is_new_visit=False)
             if form.method and not landing.is_closed:
-                self._choose_again(work, form, landing.snapshot)
-            return BeginResult(form.visit_token)
+                self._choose_again(work, mine.token, form.method, landing.snapshot)
+            return BeginResult(VisitKey(mine.token, visit_label(mine.token)))
         if form.declines or identifier is None:
-            visit_token = insert_visit(work, case)
+            visit = insert_visit(work, case)
             outcome = "not_me" if form.declines else "unavailable"
             why = "" if form.declines else landing.snapshot.why_closed(landing.journey)
             self._endings.end(work, case, outcome, why=why)
-            return BeginResult(visit_token, is_over=True)
+            return BeginResult(visit, is_over=True)
         joined = name_person(work, case, identifier, landing.snapshot, form.method)
-        visit_token = insert_visit(work, joined)
+        visit = insert_visit(work, joined)
         code = codes.issue(work, joined, landing.snapshot)
         is_other = case.last_identifier_key != joined.identifier_key
         record_move(
             work, joined, "verification_joined", visit=case.visit_id, is_new_visit=True, is_other=is_other, **code
         )
-        return BeginResult(visit_token)
+        return BeginResult(visit)
 
-    def _choose_again(self, work: Work, form: LandingForm, snapshot: Snapshot) -> None:
+    def _choose_again(self, work: Work, visit_token: str, wanted: str, snapshot: Snapshot) -> None:
         """Take what the landing form asks for in a visit that its browser has already, as the pages of the visit would.
 
         It asks about the first step. A visit that is past it, or whose last try is being judged, stays where it is.
         """
-        case = load_case(work, self._journeys, form.visit_token, locked=True)
+        case = load_case(work, self._journeys, visit_token, locked=True)
         if not case.is_at_first_step or not case.allows(case.prompt, "choose"):
             return
-        if form.method == case.method:
+        if wanted == case.method:
             codes.issue(work, case, snapshot)
-        elif form.method in case.offered(snapshot):
-            codes.take_method(work, case, form.method, snapshot)
+        elif wanted in case.offered(snapshot):
+            codes.take_method(work, case, wanted, snapshot)
         elif case.method is not None:
             update_visit(work, replace(case, method=None, prompt=new_prompt()))
 
@@ -383,23 +386,31 @@ def _new_case(work: Work, request: BeginRequest) -> Case:
     )
 
 
-def _visit_of_browser(work: Work, visit_token: str, case: Case, identifier: Identifier | None) -> str | None:
-    """Return the visit that a browser has in this verification, past naming and for the same identifier, if any.
+class VisitOfBrowser(NamedTuple):
+    """A visit of this verification that the browser has already."""
+
+    id: str
+    token: str
+
+
+def _visit_of_browser(
+    work: Work, visit_tokens: Sequence[str], case: Case, identifier: Identifier | None
+) -> VisitOfBrowser | None:
+    """Return the newest visit that a browser has in this verification, past naming and for the same identifier, if any.
 
     One that was changed by someone other than the portal is none: the browser gets another (R54).
     """
-    if not visit_token:
+    if not visit_tokens:
         return None
+    hashes = {token_hash(token): token for token in visit_tokens}
     found = select(*signed_columns(Visit)).where(
-        Visit.token_hash == token_hash(visit_token), Visit.verification_id == case.verification_id, Visit.step > 0
+        Visit.token_hash.in_(hashes), Visit.verification_id == case.verification_id, Visit.step > 0
     )
     if identifier is not None:
         found = found.where(Visit.identifier_key == identifier.key)
-    row = work.execute(found).one_or_none()
-    if row is None:
-        return None
-    if not work.keyring.holds("visits", row._mapping):
-        limits.note_broken(work, "visits", row.id)
-        return None
-    visit: str = row.id
-    return visit
+    rows = {hashes[row.token_hash]: row for row in work.execute(found)}
+    for token in filter(rows.__contains__, visit_tokens):
+        if work.keyring.holds("visits", rows[token]._mapping):
+            return VisitOfBrowser(rows[token].id, token)
+        limits.note_broken(work, "visits", rows[token].id)
+    return None

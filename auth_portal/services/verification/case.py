@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ClauseElement, ColumnElement, and_, bindparam, func, insert, select, update
 
-from auth_portal.crypto import Keyring, new_token, token_hash
+from auth_portal.crypto import Keyring, label_of, new_token, token_hash
 from auth_portal.errors import Problem, TooMany
 from auth_portal.methods import CARRIES, ON_FILE, Evidence, IssuedCode, OnFile, ProofResult, Verdict
 from auth_portal.services import limits
@@ -124,6 +124,7 @@ class Case:
     identifier_key: str | None = None  # of this visit
     customer_row: str | None = None  # that this visit has named; ``person`` is a stranger if they may not prove here
     token_hash: bytes = b""  # of this visit, once it has one
+    label: str = ""  # and then its public name, which tells it from the others of its browser
     proved: tuple[str, ...] = ()
     wrong_tries: int = 0
     sends: int = 0
@@ -378,12 +379,55 @@ _CASE = (
 _LOCKED_CASE = _CASE.with_for_update(of=[Visit, Verification])
 
 
+@dataclass(frozen=True)
+class HeldVisit:
+    """A visit that a browser holds the token of, as far as it tells this one from the browser's others."""
+
+    token: str = field(repr=False)
+    prompt: str
+    reference_hash: bytes
+    server: str
+    ticket_id: str | None
+    began_at: datetime
+    chat_ends_at: datetime
+
+    def is_of(self, reference: str, server: str, ticket_id: str) -> bool:
+        """Report whether it answers what a link asks. A ticket that is newer than its own asks something else."""
+        is_asked = self.reference_hash == token_hash(reference) and self.server == server
+        return is_asked and ticket_id <= (self.ticket_id or "")
+
+
+_HELD = (
+    select(
+        *(Visit.token_hash, Visit.prompt, Verification.reference_hash, Verification.server, Verification.ticket_id),
+        *(Verification.began_at, Verification.chat_ends_at),
+    )
+    .join(Verification, Verification.id == Visit.verification_id)
+    .where(Visit.token_hash.in_(bindparam("tokens", expanding=True)))
+)
+
+
+def held_visits(work: Work, visit_tokens: Sequence[str]) -> list[HeldVisit]:
+    """Return the visits of these tokens in their order, those that exist."""
+    hashes = {token_hash(token): token for token in visit_tokens}
+    rows = work.execute(_HELD, {"tokens": list(hashes)}).all() if hashes else []
+    found = {row.token_hash: HeldVisit(hashes[row.token_hash], *row[1:]) for row in rows}
+    return [found[hashed] for hashed in hashes if hashed in found]
+
+
+def visit_label(visit_token: str) -> str:
+    """Return the public name of the visit of a token, as ``Case.label``."""
+    return label_of(token_hash(visit_token))
+
+
 def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool) -> Case:
     """Return the case of a visit. Raise Problem("no_visit") if no visit of ours has it.
 
     Raise NotFound if the version of the journey was changed by someone other than the portal.
     """
-    rows = work.execute(_LOCKED_CASE if locked else _CASE, {"token": token_hash(visit_token)}).all()
+    hashed = token_hash(visit_token)
+    label = label_of(hashed)
+    rows = work.execute(_LOCKED_CASE if locked else _CASE, {"token": hashed}).all()
     if not rows:
         raise Problem("no_visit")
     row, key = rows[0], rows[0].visit__person_key or ""
@@ -403,6 +447,7 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     hours = journey.limits.changed_contact_hours
     return Case(
         **values,
+        label=label,
         journey=journey,
         proved=tuple(row.visit__proved.split("+")) if row.visit__proved else (),
         person=person,
@@ -607,22 +652,33 @@ def _visit_update(names: tuple[str, ...]) -> Any:
 _INSERT_VISIT = insert(_VISITS)
 
 
-def insert_visit(work: Work, case: Case) -> str:
-    """Insert the visit of a case. Return the token that its browser keeps."""
+class VisitKey(NamedTuple):
+    """What a browser is given of its visit: the token that opens it, and the label that tells it from others."""
+
+    token: str
+    label: str
+
+
+def insert_visit(work: Work, case: Case) -> VisitKey:
+    """Insert the visit of a case."""
     values, token = _visit_values(case), new_token()
-    visit = work.keyring.signed("visits", {**values, "token_hash": token_hash(token)})
+    hashed = token_hash(token)
+    key = VisitKey(token, label_of(hashed))
+    visit = work.keyring.signed("visits", {**values, "token_hash": hashed})
     work.execute(_INSERT_VISIT, {**visit, "created_at": work.now})
-    return token
+    return key
 
 
-def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str) -> str | None:
-    """Insert the verification of a case, and its first visit. Return the token that its browser keeps.
+def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str) -> VisitKey | None:
+    """Insert the verification of a case, and its first visit.
 
     Return None, and insert nothing, if a verification of the same reference and server is live. ``started_at`` is when
     the chat began, ``dropped`` the names of the link's other parameters.
     """
     values, visit_values, token = _verification_values(case), _visit_values(case), new_token()
-    visit = work.keyring.signed("visits", {**visit_values, "token_hash": token_hash(token)})
+    hashed = token_hash(token)
+    key = VisitKey(token, label_of(hashed))
+    visit = work.keyring.signed("visits", {**visit_values, "token_hash": hashed})
     verification = {
         **work.keyring.signed("verifications", values),
         "reference_sealed": case.reference_sealed,
@@ -638,7 +694,7 @@ def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str) -
     if work.execute(_insert_unless_live(work.connection.dialect.name), verification).first() is None:
         return None
     work.execute(_INSERT_VISIT, {**visit, "created_at": work.now})
-    return token
+    return key
 
 
 @cache

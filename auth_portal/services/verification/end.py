@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import and_, bindparam, select
 
@@ -69,10 +69,11 @@ class Ending:
     is_chat_over: bool
     changed_contact_hours: int  # of the journey (R45)
     purpose: str = ""
+    ended_at: datetime | None = None  # None while only the clock has ended it
 
 
 _DONE = (
-    select(*ENDED_COLUMNS, Verification.chat_code_sealed, Delivery.state)
+    select(*ENDED_COLUMNS, Verification.chat_code_sealed, Verification.ended_at, Delivery.state)
     .join(Verification, Verification.id == Visit.verification_id)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
@@ -223,6 +224,7 @@ class Endings:
             is_chat_over=work.now >= row.verification__chat_ends_at,
             changed_contact_hours=journey.limits.changed_contact_hours,
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
+            ended_at=row.ended_at,
         )
 
 

@@ -18,16 +18,26 @@ A move whose form was made for another prompt counts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from auth_portal.errors import Problem, TooMany
 from auth_portal.methods import Method
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import codes
-from auth_portal.services.verification.case import Stage, load_case, new_prompt, record_move, update_visit
+from auth_portal.services.verification.case import (
+    HeldVisit,
+    Stage,
+    held_visits,
+    load_case,
+    new_prompt,
+    record_move,
+    update_visit,
+    visit_label,
+)
 from auth_portal.services.verification.end import Endings
-from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, MoveResult, stay
+from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, KnownVisit, MoveResult, known_by, stay
 from auth_portal.services.verification.prove import Gate
 from auth_portal.store.db import Transactions
 
@@ -52,6 +62,42 @@ class VisitMoves:
         self._gate = gate
         self._endings = endings
         self._wake = wake
+
+    def held(self, visit_tokens: Sequence[str]) -> list[HeldVisit]:
+        """Return the visits that a browser holds, in the order of its tokens. Change nothing."""
+        with self._transactions.read() as work:
+            return held_visits(work, visit_tokens)
+
+    def known(self, held: Sequence[HeldVisit], reference: str, server: str, ticket_id: str) -> KnownVisit | None:
+        """Return the newest visit that a browser holds of a link, or None. Change nothing.
+
+        Nothing in it depends on who was found: it says what this browser's own pages have said (R24).
+        """
+        mine = [one for one in held if one.is_of(reference, server, ticket_id)]
+        if not mine:
+            return None
+        token = max(mine, key=lambda one: one.began_at).token
+        with suppress(Problem):  # changed by someone other than the portal: then it is no visit (R54)
+            page = self.look(token).page
+            return self._known_done(token) if page is None else known_by(page)
+        return None
+
+    def _known_done(self, visit_token: str) -> KnownVisit | None:
+        ending, wall = self._endings.done(visit_token), self._journeys.current().portal.wall
+        if ending is None:
+            return None
+        ended_at, now = ending.ended_at or self._transactions.clock(), self._transactions.clock()
+        return KnownVisit(
+            "done",
+            visit_label(visit_token),
+            outcome=ending.outcome,
+            delivery=ending.delivery,
+            is_chat_over=ending.is_chat_over,
+            return_url=ending.return_url,
+            ended_at=ended_at,
+            ended_time=wall.time(ended_at)[: len("17:08")],
+            is_today=wall.day(ended_at) == wall.day(now),
+        )
 
     def look(self, visit_token: str) -> MoveResult:
         """Return the current prompt. Change nothing. Raise Problem("no_visit")."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, select
 
@@ -33,6 +33,7 @@ class Page:
     """The current prompt. Times are whole seconds from now."""
 
     prompt: str
+    v: str  # the public name of the visit
     stage: Stage
     journey: str
     slug: str
@@ -73,6 +74,31 @@ class MoveResult:
     note: str = ""
     is_over: bool = False
     retry_after_seconds: int = 0
+
+
+@dataclass(frozen=True)
+class KnownVisit:
+    """A visit that a browser has of the link that it opens: under way (``started``) or over (``done``)."""
+
+    state: str
+    v: str  # its public name
+    typed: str = ""
+    method: str | None = None
+    has_code: bool = False  # a code that was sent still works
+    prompt: str = ""
+    changes_left: int = 0
+    outcome: str = ""
+    delivery: str = ""  # the state of the result's delivery
+    is_chat_over: bool = False
+    return_url: str = ""
+    ended_at: datetime | None = None  # UTC
+    ended_time: str = ""  # in the portal's time zone, such as 17:08
+    is_today: bool = False  # there
+
+
+def known_by(page: Page) -> KnownVisit:
+    """Return a visit under way as the landing page shows it, by its current page."""
+    return KnownVisit("started", page.v, page.typed, page.method, page.has_code, page.prompt, page.changes_left)
 
 
 CURRENT_PROMPT = MoveResult()  # the browser is sent to the prompt of its visit as it is now
@@ -131,5 +157,6 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         purpose=case.ticket.purpose(work.keyring) if case.ticket is not None else "",
         field=method.field if method else "identifier",
         digits=method.length(case.code_digits) if method else 0,
+        v=case.label,
         typed=work.keyring.open(typed, VISIT_IDENTIFIER, case.visit_id) if typed is not None else "",
     )
