@@ -53,6 +53,12 @@
     tail.value = at < 0 ? "" : location.href.slice(at);
   };
 
+  // The part behind "#" goes along where a link leads to the same page again.
+  const hash = location.href.indexOf("#");
+  for (const link of document.querySelectorAll("a[data-tail]")) {
+    if (hash >= 0) link.href += location.href.slice(hash);
+  }
+
   // A second tap on the same form does nothing until the response arrives or the request fails.
   const sent = new Set();
   const release = (form) => {

@@ -425,6 +425,7 @@ class Visit(Base):
     person_key: Mapped[str | None] = mapped_column(Key)
     customer_row: Mapped[str | None] = mapped_column(Id)
     proved: Mapped[str] = mapped_column(String(64), server_default="")  # methods in order, joined by "+"
+    locale: Mapped[str | None] = mapped_column(String(16))  # that its link or its customer chose
     mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(
@@ -488,6 +489,7 @@ class Delivery(Base):
     give_up_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     request_id: Mapped[str | None] = mapped_column(String(64))  # of the request that caused it, for the log
+    locale: Mapped[str | None] = mapped_column(String(16))  # that the message of a code is in
     __table_args__ = (
         Index(
             "ix_deliveries_pending",

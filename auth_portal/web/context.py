@@ -85,6 +85,7 @@ def link_browser() -> str:
 
 def opened_here(browser: str) -> BaseResponse:
     """Show the page of a link again, which is open in this browser now, and let the browser be known again."""
-    response = redirect(request.path, 303)
+    asked = g.get("asked_language")
+    response = redirect(f"{request.path}?lang={asked}" if asked else request.path, 303)
     set_cookie(response, cookie_name(LINK_COOKIE), browser, LINK_COOKIE_SECONDS)
     return response

@@ -25,7 +25,7 @@ from auth_portal.i18n import gettext as _
 from auth_portal.services.directory.links import LinkOffer
 from auth_portal.services.directory.person import LinkView
 from auth_portal.web.context import link_browser, opened_here, page_values, services
-from auth_portal.web.edge import problem_page
+from auth_portal.web.edge import language_url, problem_page
 
 credentials = Blueprint("credentials", __name__)
 FORM_SECONDS = 3600  # how long a form may stay open: choosing a password or finding an app takes time
@@ -85,7 +85,9 @@ def _rendered(template: str, status: int, **values: object) -> Response:
     g.chat_seconds = FORM_SECONDS
     session.modified = True
     portal = services().journeys.current().portal
-    return make_response(render_template(template, portal=portal, path=request.path, **page_values(), **values), status)
+    path = request.path + (f"?lang={g.asked_language}" if g.asked_language else "")
+    values = {**page_values(), "portal": portal, "path": path, "language_url": language_url(), **values}
+    return make_response(render_template(template, **values), status)
 
 
 # --- The QR code

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO
+from urllib.parse import quote
 
 from flask import Flask, Request, Response, current_app, g, render_template, request
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
@@ -64,6 +65,12 @@ _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\[\]]*)?)\](?::([0-9]{1,5}))?")
 _WITH_PORT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _REQUEST_ID = re.compile(r"([A-Za-z0-9._-]{8,64})")
 _TRACE = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+# Pages that need no visit: their language stands in their address. No link is made to any other path.
+OPEN_PATH = re.compile(
+    r"(?:/drive/[A-Za-z0-9_-]+)?/(?:j/(?P<slug>[a-z0-9-]+)(?:/t/[A-Za-z0-9_-]+)?)?|/credentials/[A-Za-z0-9_-]+"
+)
+REFERENCE = re.compile(r"(?:^|&)(reference=.*)", re.DOTALL)
+_ASKED = re.compile(rb"(?:^|&)lang=([A-Za-z0-9-]{2,16})(?=&|$)")
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
 csrf = CSRFProtect()
 
@@ -167,24 +174,44 @@ def choose_language() -> None:
     """Let a customer's page be in a language of the browser, until its view knows better."""
     g.is_translated = EXTENSION in current_app.extensions and not f"{request.path}/".startswith(IN_ENGLISH)
     if g.is_translated:
-        speak_for_customer()
+        found = _ASKED.search(request.query_string) if request.query_string else None
+        # What stands behind the reference is a part of it.
+        is_before = found is not None and b"reference=" not in request.query_string[: found.start()]
+        g.asked_language = speak_for_customer(found[1].decode()) if found and is_before else speak_for_customer()
 
 
-def speak_for_customer(*chosen: str) -> None:
-    """Let what this response says be in the first of the chosen locales that the portal offers.
+def speak_for_customer(*chosen: str) -> str:
+    """Let what this response says be in the first of the chosen locales that the portal offers, and return that.
 
-    Without one it is in a language of the browser, else in the portal's own. The database is not asked: the settings
-    are those that were read last.
+    Without one return "": then it is in a language of the browser, else in the portal's own. The database is not asked:
+    the settings are those that were read last.
     """
     snapshot = current_app.extensions[EXTENSION].journeys.known
-    offered = snapshot.portal.offered if snapshot is not None else complete_languages()
+    g.offered_languages = offered = snapshot.portal.offered if snapshot is not None else complete_languages()
     for tag in chosen:
         if tag and (found := matched(tag, offered)):
             spoken.set(found)
-            return
+            return found
     accepted = request.headers.get("Accept-Language", "")
     own = snapshot.portal.language if snapshot is not None else FALLBACK
     spoken.set((preferred(accepted, offered) if accepted else "") or own)
+    return ""
+
+
+def language_url() -> str:
+    """Return the address at which the language of this page is chosen.
+
+    What is needed to come back goes along if no visit holds it: the path, and the reference exactly as it was sent.
+    """
+    root: str = g.get("visit_root", "")
+    if not OPEN_PATH.fullmatch(request.path):
+        return f"{root}/language"
+    asked = g.get("asked_language")
+    found = REFERENCE.search(request.query_string.decode("latin-1"))
+    rest = found[1] if found else ""
+    if not rest and (typed := request.__dict__.get("form", {}).get("reference")):  # if the form has been read
+        rest = f"reference={quote(typed, safe='')}"
+    return f"{root}/language?{f'lang={asked}&' if asked else ''}to={quote(request.path)}{f'&{rest}' if rest else ''}"
 
 
 def enter_request() -> Response | None:
@@ -379,7 +406,9 @@ def error_page(
     """Return a page that says what happened and what to do next; for a program, problem details."""
     if is_api():
         return problem_details(code, status, retry_after_seconds=retry_after_seconds, params=params)
-    html = render_template("error.html", text=error_text(code), code=code, status=status, **page_values())
+    html = render_template(
+        "error.html", text=error_text(code), code=code, status=status, language_url=language_url(), **page_values()
+    )
     response = current_app.make_response((html, status))
     if retry_after_seconds:
         response.headers["Retry-After"] = str(retry_after_seconds)

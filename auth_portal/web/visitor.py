@@ -6,6 +6,7 @@ It knows no method by name: the page of one is ``templates/methods/<name>.html``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -14,12 +15,13 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
+from auth_portal.i18n import language
 from auth_portal.services.verification.begin import Landing, LandingForm
 from auth_portal.services.verification.case import HeldVisit, Stage, visit_label
 from auth_portal.services.verification.page import KnownVisit, MoveResult
 from auth_portal.services.verification.references import LinkReference, completed, dropped_names, read_query
-from auth_portal.web.context import keep_visits, services, visit_root, visit_tokens
-from auth_portal.web.edge import problem_page
+from auth_portal.web.context import keep_visits, page_values, services, visit_root, visit_tokens
+from auth_portal.web.edge import OPEN_PATH, REFERENCE, language_url, problem_page, speak_for_customer
 
 visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
@@ -48,6 +50,8 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
             raise Problem("bad_request")
     reference = completed(fields.get("reference", ""), fields.get("reference_tail", ""))
     dropped = fields.get("dropped", "")
+    if asked := fields.get("lang"):
+        g.asked_language = speak_for_customer(asked)
     form = LandingForm(
         slug=slug,
         ticket_token=ticket,
@@ -60,6 +64,7 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         declines=fields.get("decline") == "not_me",
         again=bool(fields.get("again")),
         method=fields.get("method", ""),
+        locale=g.asked_language,
     )
     result = portal.verifications.beginnings.start_visit(form)
     if result.fault or result.has_ended_before:
@@ -102,6 +107,9 @@ def _landing_page(
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
     first_methods = landing.first_methods
     form = request.form if request.method == "POST" else {}  # reading one costs as much as half the page
+    asked = g.asked_language
+    if found := landing.found_ticket:
+        speak_for_customer(asked, found.ticket.locale)
     held = _held(visit_tokens()) if request.method != "POST" else []
     g.chat_seconds = _longest(landing.journey.chat_seconds, held)
     session.modified = True
@@ -126,8 +134,10 @@ def _landing_page(
         is_again=has_ended_before or bool(form.get("again")),
         is_without_cookie=is_without_cookie,
         was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
-        link=f"{portal.settings.public_url}{request.path}?reference={quote(reference.text, safe='')}",
+        link=f"{portal.settings.public_url}{request.path}?{f'lang={asked}&' if asked else ''}"
+        f"reference={quote(reference.text, safe='')}",
         path=request.path,
+        language_url=language_url(),
     )
     return make_response(html, status)
 
@@ -153,6 +163,51 @@ def without_cookie(_error: CSRFError) -> BaseResponse:
         return _landing_page(slug, ticket, LinkReference(completed(text, tail)), status=400, is_without_cookie=True)
     except Problem as problem:  # raised in an error handler, nothing else would make it a page
         return problem_page(problem)
+
+
+@visitor.errorhandler(Problem)
+def refused(problem: Problem) -> Response:
+    """Show why a request was refused, in the language of the visit, if the browser has one."""
+    if problem.status < 500 and visit_tokens() and "landing" not in (request.endpoint or ""):  # noqa: PLR2004
+        with suppress(Exception):  # then it is in the browser's language
+            token = _visit_shown(request.values.get("v", ""))
+            speak_for_customer(*services().verifications.moves.locales(token))
+    return problem_page(problem)
+
+
+@visitor.get("/language")
+def languages() -> Response:
+    """Offer the languages: for a visit of this browser, or for a page that needs none, which is then named."""
+    path, found = request.args.get("to", ""), REFERENCE.search(request.query_string.decode("latin-1"))
+    opened = OPEN_PATH.fullmatch(path)
+    token = "" if opened else _visit_shown(request.args.get("v", ""))
+    values, snapshot = page_values(), services().journeys.current()
+    if opened and (known := snapshot.journeys.get(opened["slug"] or "")):
+        values["look"] = snapshot.look(known.config)
+    if token:
+        try:
+            speak_for_customer(*services().verifications.moves.locales(token))
+        except Problem:  # the browser's visit is over and deleted
+            token = ""
+    rest = f"&{found[1]}" if opened and found else ""
+    choices = [(language(code), f"{path if opened else '/'}?lang={code}{rest}") for code in g.offered_languages]
+    label = visit_label(token) if token else ""
+    back = f"{visit_root()}/verify?v={label}" if token else ""
+    if opened:
+        asked = f"lang={g.asked_language}" if g.asked_language else ""
+        back = f"{path}?{asked}{rest if asked else rest.removeprefix('&')}".removesuffix("?")
+    values |= {"choices": choices, "v": label, "back": back, "language_url": ""}
+    return make_response(render_template("visitor/language.html", **values))
+
+
+@visitor.post("/language")
+def speak() -> BaseResponse:
+    """Show a visit of this browser in another language from now on."""
+    chosen, token = request.form.get("lang", ""), _visit_shown(request.form.get("v", ""))
+    if chosen not in g.offered_languages:
+        raise Problem("bad_request")
+    services().verifications.moves.speak(token, chosen)
+    return _next_page(visit_label(token), is_over=False)
 
 
 @visitor.get("/verify")
@@ -219,10 +274,18 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
     page = result.page
     if page is None:
         return _next_page(visit_label(token), is_over=result.is_over)
+    if any(page.locales):
+        speak_for_customer(*page.locales)
     template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
     g.chat_seconds = max(60, page.seconds_left)
     response = make_response(
-        render_template(template, page=page, note=result.note, typed=request.form.get("identifier"))
+        render_template(
+            template,
+            page=page,
+            note=result.note,
+            typed=request.form.get("identifier"),
+            language_url=f"{g.get('visit_root', '')}/language?v={page.v}",
+        )
     )
     response.status_code = FAULT_STATUS if result.note else 200
     if result.retry_after_seconds:
@@ -244,11 +307,18 @@ def done() -> BaseResponse:
     ending = services().verifications.endings.done(token)
     if ending is None:
         return _next_page(visit_label(token), is_over=False)
+    if any(ending.locales):
+        speak_for_customer(*ending.locales)
     looked = min(REFRESHES, request.args.get("looked", 0, type=int))
     is_open = ending.delivery == "pending" and not ending.is_chat_over
     response = make_response(
         render_template(
-            "visitor/done.html", ending=ending, v=visit_label(token), is_open=is_open, can_look=looked >= REFRESHES
+            "visitor/done.html",
+            ending=ending,
+            v=visit_label(token),
+            is_open=is_open,
+            can_look=looked >= REFRESHES,
+            language_url=f"{visit_root()}/language?v={visit_label(token)}",
         )
     )
     if is_open and 0 <= looked < REFRESHES:

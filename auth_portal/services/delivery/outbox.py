@@ -101,6 +101,7 @@ class NewDelivery:
     lane: bytes | None = None  # deliveries to one target with the same lane leave one after another
     body: str = ""
     withheld: str = ""
+    locale: str = ""  # of the message of a code
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class ClaimedDelivery:
     attempt_id: str
     began_at: datetime
     request_id: str | None = None  # of the request that caused it
+    locale: str | None = None  # that its message is in
     is_changed: bool = False  # by someone other than the portal (R54)
 
     def body(self, keyring: Keyring) -> str:
@@ -208,6 +210,7 @@ def add(work: Work, new: NewDelivery) -> str:
         "next_at": work.now,
         "give_up_at": new.give_up_at,
         "request_id": request_id.get() or None,
+        "locale": new.locale or None,
     }
     work.insert(_INSERT, values)
     return delivery_id

@@ -144,6 +144,7 @@ def _claiming(chosen: CTE) -> Any:
             Delivery.give_up_at,
             Delivery.leased_until,
             Delivery.request_id,
+            Delivery.locale,
         )
     )
 

@@ -35,6 +35,7 @@ from auth_portal.services.verification.case import (
     name_person,
     new_prompt,
     record_move,
+    set_language,
     unvisited_case,
     update_visit,
     visit_label,
@@ -137,6 +138,7 @@ class LandingForm:
     again: bool = False
     dropped_parameters: str = ""
     ticket_token: str = ""  # in the link's path, if any
+    locale: str = ""  # that the link or the customer chose
     method: str = ""  # what the button named: a method to begin with, ``choose`` for a choice, "" where it named none
 
 
@@ -300,8 +302,11 @@ class Beginnings:
         Without an identifier the journey was closed meanwhile: then only a browser that is under way goes on.
         """
         form, landing, identifier = request.form, request.landing, request.identifier
+        case = replace(case, visit_locale=form.locale or None)
         mine = None if form.declines else _visit_of_browser(work, form.visit_tokens, case, identifier)
         if mine is not None:
+            if form.locale:
+                set_language(work, mine.token, form.locale)
             joined = with_person(work, case, identifier) if identifier is not None else case
             record_move(work, joined, "verification_joined", visit=mine.id, is_new_visit=False)
             if form.method and not landing.is_closed:
@@ -383,6 +388,7 @@ def _new_case(work: Work, request: BeginRequest) -> Case:
         last_identifier_key=request.identifier.key if request.identifier else None,
         journey=landing.journey,
         ticket=request.ticket,
+        visit_locale=request.form.locale or None,
     )
 
 

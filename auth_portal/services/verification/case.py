@@ -123,6 +123,7 @@ class Case:
     identifier_sealed: bytes | None = None
     identifier_key: str | None = None  # of this visit
     customer_row: str | None = None  # that this visit has named; ``person`` is a stranger if they may not prove here
+    visit_locale: str | None = None  # that its link or its customer chose
     token_hash: bytes = b""  # of this visit, once it has one
     label: str = ""  # and then its public name, which tells it from the others of its browser
     proved: tuple[str, ...] = ()
@@ -198,6 +199,12 @@ class Case:
     def is_at_first_step(self) -> bool:
         """Report whether a first proof is asked for now: what a landing page asks for is of this step."""
         return self.step == 1 and not self.proved
+
+    @property
+    def locales(self) -> tuple[str, ...]:
+        """Return the languages for its page, the most wanted first: the person's own only after a proof (R24)."""
+        chosen = (self.visit_locale or "", self.ticket.locale if self.ticket is not None else "")
+        return (*chosen, self.person.locale) if self.proved else chosen
 
     @property
     def is_alone(self) -> bool:
@@ -340,6 +347,7 @@ _VISIT_COLUMNS = (
     Visit.identifier_key,
     Visit.customer_row,
     Visit.token_hash,
+    Visit.locale.label("visit_locale"),
 )
 _CODE = "code__"  # the names of a challenge's columns in a wider row begin so, and likewise of the other two
 _CODE_COLUMNS = (
@@ -649,6 +657,12 @@ def _visit_update(names: tuple[str, ...]) -> Any:
     return update(_VISITS).where(_VISITS.c.id == bindparam("of")).values({name: bindparam(name) for name in names})
 
 
+def set_language(work: Work, visit_token: str, locale: str) -> bool:
+    """Store the language that a visit is read in; return False if no visit of ours has this token."""
+    return work.execute(_SET_LANGUAGE, {"token": token_hash(visit_token), "chosen": locale}).rowcount == 1
+
+
+_SET_LANGUAGE = update(_VISITS).where(_VISITS.c.token_hash == bindparam("token")).values(locale=bindparam("chosen"))
 _INSERT_VISIT = insert(_VISITS)
 
 
@@ -715,6 +729,7 @@ def _visit_values(case: Case) -> dict[str, object]:
         "person_key": case.person.key,
         "customer_row": case.customer_row,
         "proved": "+".join(case.proved),
+        "locale": case.visit_locale,
     }
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from sqlalchemy import and_, insert, update
 
 from auth_portal.errors import TooMany
+from auth_portal.i18n import matched, spoken
 from auth_portal.methods import CARRIES
 from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.delivery import outbox
@@ -123,6 +124,7 @@ def _message(case: Case, snapshot: Snapshot) -> NewDelivery:
     The dispatcher counts it for its destination: counted when it is queued, it would show (R24).
     """
     carries = CARRIES[case.method or ""]
+    locale = _language(case, snapshot)
     channel = snapshot.channel_for(case.journey, carries)
     return NewDelivery(
         kind=MESSAGE,
@@ -131,7 +133,16 @@ def _message(case: Case, snapshot: Snapshot) -> NewDelivery:
         priority=outbox.CODE_PRIORITY,
         give_up_at=case.proofs_until,
         withheld=_why_withheld(case, carries),
+        locale=locale,
     )
+
+
+def _language(case: Case, snapshot: Snapshot) -> str:
+    """Return the language of a message: the chosen one, else the customer's own, else that of the page."""
+    chosen = (case.visit_locale or "", case.ticket.locale if case.ticket is not None else "")
+    wanted = (*chosen, case.person.locale)
+    found = (matched(tag, snapshot.portal.offered) for tag in wanted if tag)
+    return next(filter(None, found), spoken.get())
 
 
 def _why_withheld(case: Case, carries: str) -> str:

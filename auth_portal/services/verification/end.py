@@ -38,6 +38,7 @@ from auth_portal.store.models import (
     VERIFICATION_CHAT_CODE,
     VERIFICATION_REFERENCE,
     VERIFIED,
+    CustomerRow,
     Delivery,
     DeliveryState,
     TicketRow,
@@ -70,12 +71,15 @@ class Ending:
     changed_contact_hours: int  # of the journey (R45)
     purpose: str = ""
     ended_at: datetime | None = None  # None while only the clock has ended it
+    locales: tuple[str, ...] = ()  # that its page is to be in, the most wanted first
 
 
 _DONE = (
     select(*ENDED_COLUMNS, Verification.chat_code_sealed, Verification.ended_at, Delivery.state)
+    .add_columns(Visit.locale.label("visit_locale"), CustomerRow.locale.label("own_locale"))
     .join(Verification, Verification.id == Visit.verification_id)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+    .outerjoin(CustomerRow, CustomerRow.id == Visit.customer_row)
     .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
     .where(Visit.token_hash == bindparam("token"))
 )
@@ -225,6 +229,11 @@ class Endings:
             changed_contact_hours=journey.limits.changed_contact_hours,
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
             ended_at=row.ended_at,
+            locales=(
+                row.visit_locale or "",
+                ticket.locale if ticket is not None else "",
+                (row.own_locale or "") if row.visit__proved else "",  # not before a proof (R24)
+            ),
         )
 
 

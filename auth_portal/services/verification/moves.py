@@ -33,6 +33,7 @@ from auth_portal.services.verification.case import (
     load_case,
     new_prompt,
     record_move,
+    set_language,
     update_visit,
     visit_label,
 )
@@ -106,6 +107,17 @@ class VisitMoves:
             if case.stage is Stage.ENDED or case.is_due(work.now):
                 return OVER
             return stay(work, case, self._journeys.current(), self._methods)
+
+    def speak(self, visit_token: str, locale: str) -> None:
+        """Show a visit in a language from now on. Raise Problem("no_visit")."""
+        with self._transactions.write() as work:
+            if not set_language(work, visit_token, locale):
+                raise Problem("no_visit")
+
+    def locales(self, visit_token: str) -> tuple[str, ...]:
+        """Return the languages for a page about a visit, the most wanted first. Raise Problem("no_visit")."""
+        with self._transactions.read() as work:
+            return load_case(work, self._journeys, visit_token, locked=False).locales
 
     def choose(self, visit_token: str, prompt: str, method: str) -> MoveResult:
         """Take one of the methods that the step offers; use a valid code of it, else send one."""

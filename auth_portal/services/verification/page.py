@@ -64,6 +64,7 @@ class Page:
     purpose: str = ""
     first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
     has_other_methods: bool = False
+    locales: tuple[str, ...] = ()  # that it is to be in, the most wanted first
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         sends_left=case.sends_left,
         resend_in_seconds=case.resend_in_seconds(now),
         changes_left=case.changes_left,
+        locales=case.locales,
         has_trouble=has_trouble,
         changed_contact_hours=journey.limits.changed_contact_hours,
         purpose=case.ticket.purpose(work.keyring) if case.ticket is not None else "",
