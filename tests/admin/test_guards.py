@@ -69,6 +69,8 @@ SETTINGS_FORM: Mapping[str, Mapping[str, Any]] = {
     "colour": {"colour": "#0b4a8f"},
     "radius": {"radius": "4"},
     "hide_name": {"hide_name": "1"},
+    "language": {"language": "zu"},
+    "languages": {"languages": ["fr"]},
 }
 
 
@@ -154,7 +156,7 @@ def test_r44_the_issues_attack_needs_the_second_factor_and_is_refused_anyway(own
     assert owner.world.services.journey_history.journey("mail").edition.number == 1
 
 
-def test_r44_every_setting_is_guarded_on_its_page(owner: Desk) -> None:
+def test_r44_every_setting_is_guarded_on_its_page(languages: None, owner: Desk) -> None:
     for field, given in SETTINGS_FORM.items():
         let_the_second_factor_age(owner)
         owner.world.receiver.messages.clear()

@@ -70,6 +70,30 @@ def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(d
     assert events(desk.world, "settings_changed") == []
 
 
+def test_an_owner_chooses_which_languages_are_offered(
+    languages: None, tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        desk = signed_in(world)
+        page = desk.get("/admin/settings")
+        assert "isiZulu (no native speaker has checked it yet)" in page.text
+        assert "Deutsch" not in page.text, "it misses texts"
+        assert re.search(r'<option value="en" selected>', page.text)
+        desk.post("/admin/settings", **{**FORM, "language": "zu", "languages": ["zu", "fr"]})
+        assert (settings(world)["language"], settings(world)["languages"]) == ("zu", ["zu", "fr"])
+        page = desk.get("/admin/settings")
+        assert re.search(r'value="fr" checked', page.text)
+        assert not re.search(r'value="ar" checked', page.text)
+        assert '<html lang="zu"' in world.browser().get("/?reference=abc").text
+        page = desk.post("/admin/settings", **{**FORM, "language": "de", "languages": ["xx"]})
+        assert page.status_code == 422
+        assert "must be one of en, " in page.text
+        assert settings(world)["language"] == "zu"
+        desk.get("/admin/settings")
+        desk.post("/admin/settings", **FORM)
+        assert not {"language", "languages"} & settings(world).keys(), "the version before knows neither"
+
+
 def test_a_change_is_live_audited_and_what_an_attacker_would_change_is_mailed(desk: Desk) -> None:
     save(desk, name="Beta Bank")
     deliver(desk.world)

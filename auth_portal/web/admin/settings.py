@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.clock import zones_to_choose
 from auth_portal.errors import Misconfigured
+from auth_portal.i18n import FALLBACK, languages
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, SaveResult
 from auth_portal.services.config.configuration import SettingsEdit
@@ -40,7 +41,9 @@ NUMBERS = (
     "retention.audit_days",
     "radius",
 )
-TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook", "colour")
+TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook", "colour", "language")
+LANGUAGES = "languages"  # the only key with several values: in the form they are joined by spaces
+MOST_LANGUAGES = 100  # that are read of a form
 SWITCHES = ("alerts.email", "hide_name")
 
 
@@ -51,7 +54,9 @@ def settings() -> Response:
 
 
 def _typed() -> dict[str, str]:
-    return {key: form_text(key) for key in (*TEXTS, *NUMBERS, *SWITCHES)}
+    chosen = " ".join(request.form.getlist(LANGUAGES)[:MOST_LANGUAGES])
+    typed = {key: form_text(key) for key in (*TEXTS, *NUMBERS, *SWITCHES)}
+    return {**typed, LANGUAGES: chosen, "language": typed["language"] or FALLBACK}
 
 
 @route("/settings", allow=OWNERS, methods=("POST",), again=lambda: _page(_typed()))
@@ -185,6 +190,8 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
         zone_options=[(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own],
         zone_groups=cities,
         has_secret=services().webhooks.has_secret(),
+        languages=[one for one in languages().values() if one.is_complete],
+        language_options=[(one.code, one.name) for one in languages().values() if one.is_complete],
     )
 
 
@@ -194,6 +201,7 @@ def _flat(settings: PortalSettings) -> dict[str, str]:
     for key, value in settings.model_dump().items():
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
             text = ("1" if part else "") if isinstance(part, bool) else str(part)
+            text = " ".join(part) if isinstance(part, tuple) else text
             found[f"{key}.{name}" if name else key] = text
     return found
 
@@ -205,6 +213,8 @@ def _nested(typed: Mapping[str, str]) -> dict[str, Any]:
         value: object = text
         if key in SWITCHES:
             value = text == "1"
+        elif key == LANGUAGES:
+            value = text.split()
         elif key in NUMBERS and text.isascii() and text.isdigit():
             value = int(text[:9])
         table, _dot, name = key.rpartition(".")
