@@ -33,6 +33,8 @@ FORM = {
     "notices_by": "",
     "alerts.email": "1",
     "alerts.webhook": "",
+    "colour": "",
+    "radius": "12",
 }
 
 
