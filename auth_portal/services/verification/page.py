@@ -121,10 +121,9 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
     if channel is not None:
         failing = {"name": channel.name, "since": now - TROUBLE_TIME}
         has_trouble = work.execute(_TROUBLE, failing).first() is not None
-    code = case.valid_code(now)
     is_asked_next = case.stage is Stage.NAMING and journey.steps[1].proves
     first_methods = replace(case, step=1).offered(snapshot) if is_asked_next else ()
-    destination, typed = "", case.identifier_sealed
+    code, destination, typed = case.valid_code(now), "", case.identifier_sealed
     if carries and case.shows_contact and case.person.has_contact(carries):
         destination = mask_contact(case.person.contact(carries, work.keyring))
     return Page(
