@@ -59,6 +59,24 @@
     if (hash >= 0) link.href += location.href.slice(hash);
   }
 
+  const addScript = () => {
+    for (const field of document.querySelectorAll("input[name=script]")) field.value = "1";
+  };
+
+  // The last page says what became of the answer, in place: it asks again by itself until that is settled.
+  const look = async (live, times) => {
+    try {
+      const answer = await fetch(`${live.dataset.live}&looked=${times}`, { headers: { Accept: "application/json" } });
+      const { state, text } = await answer.json();
+      const place = live.querySelector("span");
+      if (text && place.textContent.trim() !== text) place.textContent = text;
+      const isCopied = document.querySelector(".chat-code"); // nothing moves under a code that is being copied
+      if (state !== "open" && !isCopied) location.replace(live.dataset.live);
+      if (state !== "open") return;
+    } catch { /* offline for a moment */ }
+    if (times < 10) setTimeout(look, 2000, live, times + 1);
+  };
+
   // A second tap on the same form does nothing until the response arrives or the request fails.
   const sent = new Set();
   const release = (form) => {
@@ -93,6 +111,9 @@
   if (link) link.addEventListener("focus", () => link.select());
 
   addTail();
+  addScript();
+  const live = document.querySelector("[data-live]");
+  if (live) setTimeout(look, 2000, live, 1);
   count();
   if (document.querySelector("[data-seconds]")) setInterval(count, 1000);
 })();

@@ -426,6 +426,7 @@ class Visit(Base):
     customer_row: Mapped[str | None] = mapped_column(Id)
     proved: Mapped[str] = mapped_column(String(64), server_default="")  # methods in order, joined by "+"
     locale: Mapped[str | None] = mapped_column(String(16))  # that its link or its customer chose
+    has_script: Mapped[bool | None]  # whether script filled a field of the landing form; decides nothing
     mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session
 from flask_wtf.csrf import CSRFError
+from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
@@ -35,6 +36,17 @@ FAULT_STATUS = 422
 def landing(slug: str | None = None, ticket: str = "") -> Response:
     """Show whose page this is and ask for an identifier. Change nothing, so that link previews may come."""
     return _landing_page(slug, ticket, read_query(request.query_string.decode("utf-8", "surrogateescape")))
+
+
+@visitor.get("/stop")
+@visitor.get("/j/<slug>/stop")
+@visitor.get("/j/<slug>/t/<ticket>/stop")
+def confirm_decline(slug: str | None = None, ticket: str = "") -> Response:
+    """Ask whether the link is to be declined. Change nothing."""
+    reference = read_query(request.query_string.decode("utf-8", "surrogateescape"))
+    path = request.path.removesuffix("stop")
+    path = path if path == f"{visit_root()}/" else path.removesuffix("/")
+    return _landing_page(slug, ticket, reference, template="visitor/stop.html", path=path)
 
 
 @visitor.post("/")
@@ -65,6 +77,7 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         again=bool(fields.get("again")),
         method=fields.get("method", ""),
         locale=g.asked_language,
+        has_script=fields.get("script") == "1",
     )
     result = portal.verifications.beginnings.start_visit(form)
     if result.fault or result.has_ended_before:
@@ -102,19 +115,22 @@ def _landing_page(
     fault: str = "",
     has_ended_before: bool = False,
     is_without_cookie: bool = False,
+    template: str = "visitor/landing.html",
+    path: str = "",
 ) -> Response:
-    portal = services()
+    portal, path = services(), path or request.path
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
     first_methods = landing.first_methods
     form = request.form if request.method == "POST" else {}  # reading one costs as much as half the page
     asked = g.asked_language
+    query = f"{f'lang={asked}&' if asked else ''}reference={quote(reference.text, safe='')}"
     if found := landing.found_ticket:
         speak_for_customer(asked, found.ticket.locale)
     held = _held(visit_tokens()) if request.method != "POST" else []
     g.chat_seconds = _longest(landing.journey.chat_seconds, held)
     session.modified = True
     html = render_template(
-        "visitor/landing.html",
+        template,
         portal=landing.snapshot.portal,
         journey=landing.journey,
         look=landing.snapshot.look(landing.journey),
@@ -134,9 +150,9 @@ def _landing_page(
         is_again=has_ended_before or bool(form.get("again")),
         is_without_cookie=is_without_cookie,
         was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
-        link=f"{portal.settings.public_url}{request.path}?{f'lang={asked}&' if asked else ''}"
-        f"reference={quote(reference.text, safe='')}",
-        path=request.path,
+        link=f"{portal.settings.public_url}{path}?{query}",
+        path=path,
+        stop_link=f"{path.rstrip('/')}/stop?{query}",
         language_url=language_url(),
     )
     return make_response(html, status)
@@ -214,7 +230,30 @@ def speak() -> BaseResponse:
 def prompt() -> BaseResponse:
     """Show the current prompt."""
     token = _visit_shown(request.args.get("v", ""))
-    return _answer(token, services().verifications.moves.look(token))
+    after_resend = request.args.get("sent") == "1"
+    return _answer(token, services().verifications.moves.look(token, after_resend=after_resend))
+
+
+@visitor.get("/verify/stop")
+def confirm_stop() -> BaseResponse:
+    """Ask whether the verification is to end: one step, so that no stray tap ends it."""
+    return _aside("visitor/stop.html")
+
+
+@visitor.get("/verify/help")
+def show_help() -> BaseResponse:
+    """Show what else the customer can do at this prompt."""
+    return _aside("visitor/help.html")
+
+
+def _aside(template: str) -> BaseResponse:
+    token = _visit_shown(request.args.get("v", ""))
+    result = services().verifications.moves.look(token)
+    if result.page is None:
+        return _next_page(visit_label(token), is_over=result.is_over)
+    if any(result.page.locales):
+        speak_for_customer(*result.page.locales)
+    return make_response(render_template(template, page=result.page))
 
 
 @visitor.post("/verify")
@@ -273,7 +312,8 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
     """Send the browser on with 303, or show the page with what was wrong."""
     page = result.page
     if page is None:
-        return _next_page(visit_label(token), is_over=result.is_over)
+        more = "&sent=1" if result.is_sent else ""
+        return _next_page(visit_label(token), is_over=result.is_over, more=more)
     if any(page.locales):
         speak_for_customer(*page.locales)
     template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
@@ -294,9 +334,9 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
     return response
 
 
-def _next_page(label: str, *, is_over: bool) -> BaseResponse:
+def _next_page(label: str, *, is_over: bool, more: str = "") -> BaseResponse:
     """Send the browser to the current page of a visit, by its label: other tabs may show others."""
-    which = f"?v={label}" if label else ""
+    which = f"?v={label}{more}" if label else ""
     return redirect(f"{visit_root()}{'/done' if is_over else '/verify'}{which}", 303)
 
 
@@ -310,18 +350,15 @@ def done() -> BaseResponse:
     if any(ending.locales):
         speak_for_customer(*ending.locales)
     looked = min(REFRESHES, request.args.get("looked", 0, type=int))
-    is_open = ending.delivery == "pending" and not ending.is_chat_over
+    label, is_open = visit_label(token), ending.chat == "open"
+    values = {"ending": ending, "v": label, "is_open": is_open, "can_look": looked >= REFRESHES}
+    if request.accept_mimetypes.best_match(("text/html", "application/json")) == "application/json":
+        text = Markup(render_template("visitor/chat_state.html", **values))  # noqa: S704 -- a template of ours
+        return make_response({"state": ending.chat, "text": text.striptags()})
     response = make_response(
-        render_template(
-            "visitor/done.html",
-            ending=ending,
-            v=visit_label(token),
-            is_open=is_open,
-            can_look=looked >= REFRESHES,
-            language_url=f"{visit_root()}/language?v={visit_label(token)}",
-        )
+        render_template("visitor/done.html", **values, language_url=f"{visit_root()}/language?v={label}")
     )
-    if is_open and 0 <= looked < REFRESHES:
+    if is_open and 0 <= looked < REFRESHES and not (ending.has_script or ending.shows_code):
         response.headers["Refresh"] = (
             f"{REFRESH_SECONDS}; url={visit_root()}/done?v={visit_label(token)}&looked={looked + 1}"
         )

@@ -139,6 +139,7 @@ class LandingForm:
     dropped_parameters: str = ""
     ticket_token: str = ""  # in the link's path, if any
     locale: str = ""  # that the link or the customer chose
+    has_script: bool = False  # script filled a field of the form
     method: str = ""  # what the button named: a method to begin with, ``choose`` for a choice, "" where it named none
 
 
@@ -278,7 +279,7 @@ class Beginnings:
         if is_sent:  # counted in the row as it is inserted: ``codes.issue`` would need another statement
             case = replace(case, sends=1, sent_at=work.now)
         started_at, dropped = request.times.started_at, form.dropped_parameters
-        visit = insert_both(work, case, started_at=started_at, dropped=dropped)
+        visit = insert_both(work, case, started_at=started_at, dropped=dropped, has_script=form.has_script)
         if visit is None:
             raise LostRace  # the second beginning of a race
         if outcome:
@@ -313,13 +314,13 @@ class Beginnings:
                 self._choose_again(work, mine.token, form.method, landing.snapshot)
             return BeginResult(VisitKey(mine.token, visit_label(mine.token)))
         if form.declines or identifier is None:
-            visit = insert_visit(work, case)
+            visit = insert_visit(work, case, has_script=form.has_script)
             outcome = "not_me" if form.declines else "unavailable"
             why = "" if form.declines else landing.snapshot.why_closed(landing.journey)
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit, is_over=True)
         joined = name_person(work, case, identifier, landing.snapshot, form.method)
-        visit = insert_visit(work, joined)
+        visit = insert_visit(work, joined, has_script=form.has_script)
         code = codes.issue(work, joined, landing.snapshot)
         is_other = case.last_identifier_key != joined.identifier_key
         record_move(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from operator import attrgetter
@@ -58,6 +58,7 @@ from auth_portal.store.models import (
 # An honest person at every limit of a journey (5 tries, 5 sends, 5 changes, each method chosen again) makes about 35.
 MOST_EVENTS = 50
 CHANGED_LATELY = "the contact was changed lately and would be the only proof"  # why its code is not sent (R45)
+JUST_NOW = timedelta(seconds=60)  # how long a page may say that a message was sent again just now
 PROMPT_BYTES = 12  # enough to tell the prompts of one visit apart
 
 
@@ -194,6 +195,10 @@ class Case:
         That is after a first proof (R24), or where the ticket names the chat's own number: its holder knows it.
         """
         return bool(self.proved) or (self.ticket is not None and self.is_named_by_ticket and not self.ticket.is_by_id)
+
+    def is_just_sent(self, now: datetime) -> bool:
+        """Report whether a message was sent again within the last minute."""
+        return self.sends > 1 and self.sent_at is not None and now - self.sent_at < JUST_NOW
 
     @property
     def is_at_first_step(self) -> bool:
@@ -673,17 +678,17 @@ class VisitKey(NamedTuple):
     label: str
 
 
-def insert_visit(work: Work, case: Case) -> VisitKey:
+def insert_visit(work: Work, case: Case, *, has_script: bool) -> VisitKey:
     """Insert the visit of a case."""
     values, token = _visit_values(case), new_token()
     hashed = token_hash(token)
     key = VisitKey(token, label_of(hashed))
     visit = work.keyring.signed("visits", {**values, "token_hash": hashed})
-    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now})
+    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
     return key
 
 
-def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str) -> VisitKey | None:
+def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str, has_script: bool) -> VisitKey | None:
     """Insert the verification of a case, and its first visit.
 
     Return None, and insert nothing, if a verification of the same reference and server is live. ``started_at`` is when
@@ -707,7 +712,7 @@ def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str) -
     }
     if work.execute(_insert_unless_live(work.connection.dialect.name), verification).first() is None:
         return None
-    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now})
+    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
     return key
 
 

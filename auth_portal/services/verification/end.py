@@ -38,6 +38,7 @@ from auth_portal.store.models import (
     VERIFICATION_CHAT_CODE,
     VERIFICATION_REFERENCE,
     VERIFIED,
+    Attempt,
     CustomerRow,
     Delivery,
     DeliveryState,
@@ -47,6 +48,7 @@ from auth_portal.store.models import (
 )
 
 CHAT_CODE_DIGITS = 6
+UNKNOWN_REFERENCE = 400  # Flow's answer where it can match no session
 SWEEP_BATCH = 50  # verifications expired in one transaction
 _NOT_ITS_FAULT = (*DATABASE_FAULTS, WrongClock)  # what keeps a verification from being ended, whatever it says
 NO_CHAT = timedelta(days=2)  # no chat lasts as long: 24 hours at most
@@ -72,10 +74,50 @@ class Ending:
     purpose: str = ""
     ended_at: datetime | None = None  # None while only the clock has ended it
     locales: tuple[str, ...] = ()  # that its page is to be in, the most wanted first
+    has_script: bool = False  # the visit's browser ran script on its landing page
+    may_be_cut: bool = False  # Flow knows no such reference, and without script a part behind "#" would be missing
+
+    @property
+    def chat(self) -> str:
+        """Return what the chat knows: heard, open, lost (it has ended), unclear, withdrawn (started again), or ""."""
+        if self.delivery in _CHAT:
+            return _CHAT[self.delivery]
+        if self.is_chat_over:
+            return "lost"
+        return "open" if self.delivery == DeliveryState.PENDING else ""
+
+    @property
+    def shows_code(self) -> bool:
+        """Report whether the page shows a chat code, which must not disappear while someone copies it."""
+        return self.outcome == VERIFIED and bool(self.chat_code) and self.chat not in ("lost", "withdrawn")
+
+
+_CHAT: Mapping[str, str] = {
+    DeliveryState.ACCEPTED: "heard",
+    DeliveryState.UNCONFIRMED: "unclear",
+    DeliveryState.SUPERSEDED: "withdrawn",
+    DeliveryState.REFUSED: "lost",
+    DeliveryState.GIVEN_UP: "lost",
+}
+_LAST_STATUS = (
+    select(Attempt.status)
+    .where(Attempt.delivery_id == Delivery.id)
+    .order_by(Attempt.number.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("last_status")
+)
 
 
 _DONE = (
-    select(*ENDED_COLUMNS, Verification.chat_code_sealed, Verification.ended_at, Delivery.state)
+    select(
+        *ENDED_COLUMNS,
+        Verification.chat_code_sealed,
+        Verification.ended_at,
+        Delivery.state,
+        Visit.has_script,
+        _LAST_STATUS,
+    )
     .add_columns(Visit.locale.label("visit_locale"), CustomerRow.locale.label("own_locale"))
     .join(Verification, Verification.id == Visit.verification_id)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
@@ -234,6 +276,10 @@ class Endings:
                 ticket.locale if ticket is not None else "",
                 (row.own_locale or "") if row.visit__proved else "",  # not before a proof (R24)
             ),
+            has_script=bool(row.has_script),
+            may_be_cut=row.state == DeliveryState.REFUSED
+            and row.last_status == UNKNOWN_REFERENCE
+            and not row.has_script,
         )
 
 

@@ -38,7 +38,7 @@ from auth_portal.services.verification.case import (
     visit_label,
 )
 from auth_portal.services.verification.end import Endings
-from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, KnownVisit, MoveResult, known_by, stay
+from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, RESENT, KnownVisit, MoveResult, known_by, stay
 from auth_portal.services.verification.prove import Gate
 from auth_portal.store.db import Transactions
 
@@ -100,13 +100,19 @@ class VisitMoves:
             is_today=wall.day(ended_at) == wall.day(now),
         )
 
-    def look(self, visit_token: str) -> MoveResult:
-        """Return the current prompt. Change nothing. Raise Problem("no_visit")."""
+    def look(self, visit_token: str, *, after_resend: bool = False) -> MoveResult:
+        """Return the current prompt. Change nothing. Raise Problem("no_visit").
+
+        ``after_resend`` is what the address claims: the page says so only if a message was sent again lately.
+        """
         with self._transactions.read() as work:
             case = load_case(work, self._journeys, visit_token, locked=False)
             if case.stage is Stage.ENDED or case.is_due(work.now):
                 return OVER
-            return stay(work, case, self._journeys.current(), self._methods)
+            result = stay(work, case, self._journeys.current(), self._methods)
+            if after_resend and result.page is not None and case.is_just_sent(work.now):
+                result = replace(result, page=replace(result.page, just_sent=True))
+            return result
 
     def speak(self, visit_token: str, locale: str) -> None:
         """Show a visit in a language from now on. Raise Problem("no_visit")."""
@@ -144,7 +150,7 @@ class VisitMoves:
             except TooMany as refused:
                 stayed = stay(work, case, snapshot, self._methods, refused.code)
                 return replace(stayed, retry_after_seconds=refused.retry_after_seconds)
-            result = stay(work, case, snapshot, self._methods, note) if note else CURRENT_PROMPT
+            result = stay(work, case, snapshot, self._methods, note) if note else RESENT
         self._wake()
         return result
 

@@ -65,6 +65,7 @@ class Page:
     first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
     has_other_methods: bool = False
     locales: tuple[str, ...] = ()  # that it is to be in, the most wanted first
+    just_sent: bool = False  # on the first page after a message was sent again
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class MoveResult:
     page: Page | None = None
     note: str = ""
     is_over: bool = False
+    is_sent: bool = False  # a message was sent again
     retry_after_seconds: int = 0
 
 
@@ -104,6 +106,7 @@ def known_by(page: Page) -> KnownVisit:
 
 CURRENT_PROMPT = MoveResult()  # the browser is sent to the prompt of its visit as it is now
 OVER = MoveResult(is_over=True)
+RESENT = MoveResult(is_sent=True)
 
 
 def stay(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Method], note: str = "") -> MoveResult:
