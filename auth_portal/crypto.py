@@ -69,6 +69,12 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
             *("identifier_key", "person_key", "customer_row", "proved"),
         )
     },
+    "acceptances": {
+        "mac": (
+            *("id", "verification_id", "customer_row", "slug", "version", "language", "digest", "boxes"),
+            "accepted_at",
+        )
+    },
     "challenges": {
         "mac": (
             *("id", "verification_id", "identifier_key", "customer_row", "destination_key", "step", "method"),
@@ -329,6 +335,10 @@ class Keyring:
         """
         self._was_sealed = self._was_sealed or was_sealed or state == self.mac(SEALED_MACS)
         self.requires_macs = self._was_sealed or state not in (self.mac(OPEN_MACS), OLD_MACS)
+
+    def shared_key(self, *names: str) -> str:
+        """Return a key that another system gets, for what these names say (hex, 256 bits)."""
+        return hmac.digest(self._key("sign"), "\0".join(("shared key", *names)).encode(), "sha256").hex()
 
     def session_key(self) -> bytes:
         """Return the key that signs the csrf cookie."""

@@ -22,7 +22,7 @@ GUESTS = {
     # What is old enough, or about an erased person, is deleted where it is found: the rule is one for all tables.
     "operations": {
         *("Attempt", "Challenge", "Delivery", "Journey", "JourneyVersion", "Portal", "TicketRow", "Verification"),
-        *("Tries", "Visit"),
+        *("Tries", "Visit", "Acceptance", "AnswerRow"),
         # After a restore, what was live or could be used once is closed in one transaction, whatever its room.
         *("Admin", "AdminLink", "AdminSession", "ApiAnswer", "CredentialLink", "CustomerRow"),
     },

@@ -25,6 +25,7 @@ from auth_portal.bootstrap import Process, create_app
 from auth_portal.crypto import MasterKeys, Passwords
 from auth_portal.gateways.way_out import DeadEnd
 from auth_portal.services.config.configuration import Configuration
+from auth_portal.services.config.journey import NEWER, document_digest
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.imports.csv import CsvFindings, Source, read_rows
@@ -278,6 +279,9 @@ def _insert(database: Database, receiver: Listens, origin: str, rows: dict[Any, 
         }
 
     there = {model: [moved(row) for row in some] for model, some in rows.items()}
+    for version in there[JourneyVersion]:
+        if version["whole"] is not None:
+            version["document"]["data"][NEWER] = document_digest(version["whole"])
     keyring = load_keyring(database, MasterKeys((MASTER_KEY,)))
     for fact in there[AuditEvent]:  # what it says was changed with the address, so it is signed anew
         fact["mac"] = keyring.audit_mac(canonical_event(fact))

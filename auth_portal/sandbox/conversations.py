@@ -136,7 +136,7 @@ class Conversation:
     def after_result(self, result: str, data: Mapping[str, str]) -> tuple[str, str]:
         """Return the next stage and what the business says, once the node's Logic section has compared a result."""
         has_matched = not self.card.needs_ticket or data.get(self.card.compares) == MATCHED
-        if result != self.card.success or not has_matched:
+        if result not in self.card.successes or not has_matched:
             return "refused", talk_of(self.card).refused
         if self.card.uses_chat_code:
             return "code", ASK_CODE

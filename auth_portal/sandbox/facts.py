@@ -51,8 +51,19 @@ class JourneyCard:
 
     @property
     def success(self) -> str:
-        """Return the one result that lets the flow continue."""
-        return self.results.get("verified", "verified")
+        """Return the result that lets the flow continue, the usual one."""
+        return self.successes[0]
+
+    @property
+    def successes(self) -> tuple[str, ...]:
+        """Return the results that let the flow continue."""
+        found = (self.results.get(outcome) for outcome in ("verified", "handed_over", "completed"))
+        return tuple(text for text in found if text) or ("verified",)
+
+    @property
+    def asks_who(self) -> bool:
+        """Report whether a customer is verified at all."""
+        return "verified" in self.results or not self.results
 
     @property
     def waits(self) -> bool:

@@ -94,11 +94,11 @@ def _answered(chat: Conversation) -> ChatStory:
             "The chat knows who you are",
             f"The portal posted “{chat.result}” with the same reference, Flow matched it, and the flow continued.",
         )
-    if chat.result == chat.card.success and chat.card.needs_ticket:
+    if chat.result in chat.card.successes and chat.card.needs_ticket:
         return ChatStory(
             4, "This was not the chat's own number", "The result was right, but phone_match was not “yes”."
         )
-    if chat.result == chat.card.success:
+    if chat.result in chat.card.successes:
         return ChatStory(
             4, "The chat code was wrong", "The result was right, but the code was not, so the flow stopped."
         )
@@ -256,7 +256,7 @@ def _link(chat: Conversation) -> Node:
 
 
 def _logic(chat: Conversation) -> Node:
-    is_success, card = chat.result is not None and chat.result == chat.card.success, chat.card
+    is_success, card = chat.result in chat.card.successes, chat.card
     success = "continues to the compare node" if card.compares else talk_of(card).goal
     branches = (
         Branch(card.success, success, is_success),
@@ -270,7 +270,7 @@ def _compare(chat: Conversation) -> Iterator[Node]:
     card = chat.card
     if not card.compares:
         return
-    if chat.result is None or chat.result != card.success:
+    if chat.result not in card.successes:
         yield Node("Compare", AHEAD, _rule(chat))
     elif card.uses_chat_code:
         state, typed = STOPPED, "The session ended first."

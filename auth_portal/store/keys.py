@@ -46,6 +46,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.store.db import Database, Transactions, Work, dialect_insert, first_id, unusable
 from auth_portal.store.models import (
     RARE_KIND,
+    Acceptance,
     Admin,
     AdminLink,
     AdminSession,
@@ -207,6 +208,7 @@ TABLES = (
     Visit,
     Challenge,
     TicketRow,
+    Acceptance,
 )
 
 CHATS = (Verification, Visit, Challenge, TicketRow)

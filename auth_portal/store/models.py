@@ -75,6 +75,7 @@ ADMIN_LINK_EMAIL = SealedColumn("admin_links", "email")
 ADMIN_PASSWORD = SealedColumn("admins", "password")
 ADMIN_RECOVERY = SealedColumn("admins", "recovery")
 ADMIN_TOTP = SealedColumn("admins", "totp")
+ANSWER_ANSWERS = SealedColumn("answers", "answers")
 API_ANSWER_ANSWER = SealedColumn("api_answers", "answer")
 CHANNEL_SECRETS = SealedColumn("channels", "secrets")
 CUSTOMER_NAME = SealedColumn("customers", "name")
@@ -89,6 +90,7 @@ TICKET_PHONE = SealedColumn("tickets", "phone")
 TICKET_PURPOSE = SealedColumn("tickets", "purpose")
 VERIFICATION_CHAT_CODE = SealedColumn("verifications", "chat_code")
 VERIFICATION_REFERENCE = SealedColumn("verifications", "reference")
+VISIT_GIVEN = SealedColumn("visits", "given")
 VISIT_IDENTIFIER = SealedColumn("visits", "identifier")
 WEBHOOK_SECRET = SealedColumn("webhook_secrets", "secret")
 
@@ -211,6 +213,8 @@ class JourneyVersion(Base):
     made_by: Mapped[str | None] = mapped_column(Id)  # an admin; null for a command
     note: Mapped[str] = mapped_column(String(200), server_default="")
     mac: Mapped[str | None] = mapped_column(String(32))
+    # The whole journey, where releases before 0.2 cannot read it; its digest is in the document.
+    whole: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     __table_args__ = (UniqueConstraint("journey_id", "number"),)
 
 
@@ -427,6 +431,7 @@ class Visit(Base):
     proved: Mapped[str] = mapped_column(String(64), server_default="")  # methods in order, joined by "+"
     locale: Mapped[str | None] = mapped_column(String(16))  # that its link or its customer chose
     has_script: Mapped[bool | None]  # whether script filled a field of the landing form; decides nothing
+    given_sealed: Mapped[bytes | None]  # what was accepted, answered and chosen so far, by step
     mac: Mapped[str | None] = mapped_column(String(32))
     __table_args__ = (
         Index(
@@ -444,6 +449,47 @@ class Visit(Base):
             postgresql_where=text("identifier_key IS NOT NULL"),
         ),
     )
+
+
+class Acceptance(Base):
+    """Terms that were accepted in a verification that came to its end. ``again = "changed"`` looks for it."""
+
+    __tablename__ = "acceptances"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    verification_id: Mapped[str] = mapped_column(Id, index=True)
+    customer_row: Mapped[str | None] = mapped_column(Id)  # who proved it; none where no one had to
+    slug: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(40))
+    language: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(String(64))  # SHA-256 of the text, or of the document behind the link
+    boxes: Mapped[str] = mapped_column(String(400))  # the keys of those that were ticked, apart by spaces
+    accepted_at: Mapped[datetime]
+    mac: Mapped[str | None] = mapped_column(String(32))
+    __table_args__ = (
+        Index("ix_acceptances_slug", "slug", "id"),
+        Index(
+            "ix_acceptances_customer_row",
+            "customer_row",
+            "slug",
+            "version",
+            sqlite_where=text("customer_row IS NOT NULL"),
+            postgresql_where=text("customer_row IS NOT NULL"),
+        ),
+    )
+
+
+class AnswerRow(Base):
+    """The answers of one step, stored until ``expires_at``. Anonymous ones name no verification, customer or hour."""
+
+    __tablename__ = "answers"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    slug: Mapped[str] = mapped_column(String(64))
+    verification_id: Mapped[str | None] = mapped_column(Id, index=True)
+    customer_row: Mapped[str | None] = mapped_column(Id, index=True)
+    answered_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    answers_sealed: Mapped[bytes]
+    __table_args__ = (Index("ix_answers_slug", "slug", "id"),)
 
 
 class Challenge(Base):

@@ -259,9 +259,20 @@ def _aside(template: str) -> BaseResponse:
 
 @visitor.post("/verify")
 def prove() -> BaseResponse:
-    """Take an identifier, a code or a password for the prompt that the form was made for."""
+    """Take an identifier, a code, a password or the answers of a step, for the prompt that the form was made for."""
     token, prompt = _visit_and_prompt()
     return _answer(token, services().verifications.proofs.prove(token, prompt, request.form, g.address))
+
+
+@visitor.get("/verify/decline")
+def decline() -> BaseResponse:
+    """Ask whether the terms shall really be declined."""
+    token = _visit_shown(request.args.get("v", ""))
+    result = services().verifications.moves.look(token)
+    if result.page is None or result.page.stage is not Stage.TERMS:
+        return _next_page(visit_label(token), is_over=result.is_over)
+    g.chat_seconds = max(60, result.page.seconds_left)
+    return make_response(render_template("visitor/decline.html", page=result.page))
 
 
 @visitor.post("/verify/method")

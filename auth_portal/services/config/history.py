@@ -12,7 +12,7 @@ from sqlalchemy import Select, select, text
 from auth_portal.errors import NotFound
 from auth_portal.services.config.changes import Difference, differences
 from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.config.store import journey_id_of, stored_journeys
+from auth_portal.services.config.store import journey_id_of, stored_document, stored_journeys
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import RARE_KIND, Admin, AuditEvent, Journey, JourneyVersion, table_of
 
@@ -74,14 +74,16 @@ class JourneyHistory:
         """
         with self._transactions.read() as work:
             journey_id = journey_id_of(work, slug)
-            query = _EDITIONS.add_columns(JourneyVersion.document).where(JourneyVersion.journey_id == journey_id)
+            query = _EDITIONS.add_columns(JourneyVersion.document, JourneyVersion.whole).where(
+                JourneyVersion.journey_id == journey_id
+            )
             if before:
                 query = query.where(JourneyVersion.number < before)
             rows = work.execute(query.order_by(JourneyVersion.number.desc()).limit(PAGE + 1)).all()
-        older = [*(row.document for row in rows[1:]), {}]
+        stored = [*map(stored_document, rows), {}]
         found = [
-            Version(_edition(row), differences(document, row.document) if document else ())
-            for row, document in zip(rows, older, strict=True)
+            Version(_edition(row), differences(before, document) if before else ())
+            for row, document, before in zip(rows, stored, stored[1:], strict=False)
         ]
         return found[:PAGE]
 
@@ -122,8 +124,9 @@ def document_of(work: Work, journey_id: str, number: int) -> Mapping[str, Any]:
 
     Raise NotFound, and Conflict("row_changed") if someone other than the portal has changed it.
     """
-    found = _version(work, select(JourneyVersion.id), journey_id, number)
-    document: Mapping[str, Any] = work.row_to_sign(table_of(JourneyVersion), found.id)["document"]
+    found = _version(work, select(JourneyVersion.id, JourneyVersion.document, JourneyVersion.whole), journey_id, number)
+    work.row_to_sign(table_of(JourneyVersion), found.id)
+    document = stored_document(found)
     try:
         return JourneyConfig.model_validate(document).model_dump()
     except ValueError:  # it would not be allowed today; the rules say why when it is proposed

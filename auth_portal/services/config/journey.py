@@ -6,6 +6,7 @@ journeys of one server (R35), and no customer may reach a step with no method le
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -16,13 +17,21 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
 from auth_portal.services.config.appearance import Colour, LogoDigest, Radius
 from auth_portal.services.config.portal import Frozen
-from auth_portal.services.steps import AnyStep
+from auth_portal.services.steps import DECLINED, HANDED_OVER, AnyStep, Step
 from auth_portal.store.models import VERIFIED
 
 # --- Relay defences: what stops a link that was sent on from answering the sender's chat with someone else's proof
@@ -76,7 +85,12 @@ def phone_only(methods: Iterable[str]) -> tuple[str, ...]:
 
 # --- What a configuration may say
 
-OUTCOMES = (VERIFIED, "wrong", "expired", "cancelled", "not_me", "no_code", "unavailable")
+COMPLETED = "completed"
+OF_PROOFS = (VERIFIED, "wrong", "expired", "cancelled", "not_me", "no_code", "unavailable")
+OF_NO_PROOF = ("expired", "cancelled", "not_me", "unavailable")
+OUTCOMES = (*OF_PROOFS, COMPLETED, DECLINED, HANDED_OVER)
+USUAL_RESULTS = {outcome: outcome for outcome in (COMPLETED, DECLINED, HANDED_OVER)}  # where a journey names no other
+SUCCESSES = (VERIFIED, HANDED_OVER, COMPLETED)  # after every step; no other outcome tells the flow more than its name
 PLACEHOLDERS = (
     "customer_id",
     "name",
@@ -90,14 +104,34 @@ PLACEHOLDERS = (
 )
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # What the portal vouches for: a flow trusts these keys, so none may hold a constant or another value (R44).
-RESERVED = ("customer_id", "chat_code", "phone_match", "method", "methods", "outcome", "journey", "verified_at")
+RESERVED_AT_FIRST = (
+    "customer_id",
+    "chat_code",
+    "phone_match",
+    "method",
+    "methods",
+    "outcome",
+    "journey",
+    "verified_at",
+)
+# Reserved later: a journey that was stored before keeps what it says of these, and cannot be saved so again.
+RESERVED = (
+    *RESERVED_AT_FIRST,
+    *("terms_version", "terms_accepted_at", "handover", "purpose"),
+    *("payment_amount", "payment_currency", "payment_payee"),
+)
+OF_STEPS = ("terms_version", "terms_accepted_at", "handover")  # filled by steps, under these names
+TAKEN_KEYS = frozenset((*RESERVED, *PLACEHOLDERS))  # by no question or box
 IS_STORED = {
     "is_stored": True
 }  # context of reading what is stored: it is read whatever is wrong with it, see ``unsafe``
-DATA_KEYS = 20  # at most: with the values' length this keeps a callback far below 20 kB (D2)
+DATA_KEYS = 20  # at most, without those of steps: with the values' length this keeps a callback below 20 kB (D2)
+BODY_BYTES = 20_000  # of a callback (D2)
+LONGEST_REFERENCE = "\\" * 512  # as JSON writes it, twice as long
 DATA_TEXT = 200  # characters
 TEXT_LENGTH = 300  # characters of the business's own words
 VALUE_LENGTH = 512  # characters of one rendered value; Flow's variables are short strings
+LONGEST_FACT = 512  # bytes of a customer's ID or name, for the longest result
 
 
 def _plain(text: str) -> str:
@@ -177,7 +211,7 @@ class JourneyConfig(Frozen):
     relay_defence: DefenceName = "none"
     shares_result: bool = False
     channels: tuple[str, ...] = ()
-    steps: Annotated[tuple[AnyStep, ...], Field(min_length=2, max_length=8)]
+    steps: Annotated[tuple[AnyStep, ...], Field(min_length=1, max_length=8)]
     callback: CallbackTarget = CallbackTarget()
     results: dict[str, Annotated[str, Field(min_length=1, max_length=100)]] = Field(default_factory=dict)
     data: dict[str, Annotated[str, Field(max_length=DATA_TEXT)]] = Field(default_factory=dict)
@@ -199,30 +233,44 @@ class JourneyConfig(Frozen):
     @field_validator("steps")
     @classmethod
     def _order(cls, steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
-        if [step.names_customer for step in steps] != [True, *(False for _step in steps[1:])]:
-            raise ValueError("must begin with one identify step, and have no other")
+        if fault := order_fault(steps):
+            raise ValueError(fault)
         if stuck := _stuck_after([step.methods for step in steps if step.proves]):
             raise ValueError(
                 f"verify step {len(stuck) + 1} has no method left for a customer who used {', '.join(stuck)}; "
                 "a method cannot be used twice in one visit"
             )
+        names = [name for step in steps for name in step.longest]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is the key of two questions or boxes")
+        if taken := [name for name in names if name in TAKEN_KEYS and name not in OF_STEPS]:
+            raise ValueError(f"{taken[0]} can't be the key of a question or box: flows trust the variable of this name")
         return steps
 
     @field_validator("results")
     @classmethod
-    def _outcomes(cls, results: dict[str, str]) -> dict[str, str]:
+    def _outcomes(cls, results: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         if unknown := set(results) - set(OUTCOMES):
             raise ValueError(f"unknown outcome {', '.join(sorted(unknown))}; known: {', '.join(OUTCOMES)}")
+        if steps := info.data.get("steps"):
+            possible = outcomes_of(steps)
+            if never := [outcome for outcome in results if outcome not in possible]:
+                raise ValueError(f"{never[0]} can't happen with these steps; leave it out")
         return results
 
     @field_validator("data")
     @classmethod
-    def _placeholders(cls, data: dict[str, str]) -> dict[str, str]:
-        if len(data) > DATA_KEYS:
+    def _placeholders(cls, data: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        of_steps = {name for step in info.data.get("steps", ()) for name in step.longest}
+        if len(data.keys() - of_steps) > DATA_KEYS:
             raise ValueError(f"has more than {DATA_KEYS} keys")
         for key, text in data.items():
             if not re.fullmatch(r"[a-z0-9_]{1,60}", key):
                 raise ValueError(f"key {key!r} may only have a-z, 0-9 and _")
+            if key in of_steps:
+                if text != f"{{{key}}}":
+                    raise ValueError(f"{key} is the key of a step's own variable; give this one another key")
+                continue
             if unknown := set(PLACEHOLDER.findall(text)) - set(PLACEHOLDERS):
                 raise ValueError(
                     f"{key}: unknown placeholder {{{', '.join(sorted(unknown))}}}; known: {', '.join(PLACEHOLDERS)}"
@@ -235,23 +283,45 @@ class JourneyConfig(Frozen):
         if not isinstance(values, dict):
             return values
         defence = find_defence(values.get("relay_defence"))
+        steps, usual = readable_steps(values.get("steps")), dict.fromkeys(OF_PROOFS, "failed")
+        of_proofs = not steps or any(step.proves for step in steps)
+        if steps:
+            usual = {outcome: USUAL_RESULTS.get(outcome, "failed") for outcome in outcomes_of(steps)}
         results = values.get("results") or {}
         if isinstance(results, dict):
-            results = {**dict.fromkeys(OUTCOMES, "failed"), "verified": default_success(values), **results}
-        data = values.get("data") or {name: f"{{{name}}}" for name in ("customer_id", "method", "verified_at")}
+            success = {VERIFIED: default_success(values)} if of_proofs else {}
+            results = {**usual, **success, **results}
+        data = values.get("data")
+        if not data:
+            names = ("customer_id", "method", "verified_at") if of_proofs else ()
+            data = {name: f"{{{name}}}" for name in names}
         if isinstance(data, dict):
             always = {name: f"{{{name}}}" for name in ("outcome", "journey", *defence.variables)}
-            data = {**always, **data}
+            data = {
+                **always,
+                **data,
+                **{name: f"{{{name}}}" for step in steps for name in step.longest if name not in data},
+            }
         return {**values, "results": results, "data": data}
 
     @model_validator(mode="after")
     def _agree(self, info: ValidationInfo) -> Self:
-        if self.unsafe and not (info.context or {}).get("is_stored"):
-            raise ValueError("; ".join(self.unsafe))
+        if not (info.context or {}).get("is_stored"):
+            if self.unsafe:
+                raise ValueError("; ".join(self.unsafe))
+            if forged := self._forged(RESERVED):
+                raise ValueError("; ".join(forged))
         if self.defence.demands_ticket and not self.works_by_phone_alone:
             raise ValueError(
                 "relay_defence: with phone_match codes go only to the chat's own number, so every verify step needs "
                 "another method in addition to email_code"
+            )
+        if not self.verify_steps and self.defence is not NO_DEFENCE:
+            raise ValueError("relay_defence: needs a verify step; without a proof there is nothing to protect")
+        if self.has_forms and (most := longest_body(self)) > BODY_BYTES:
+            raise ValueError(
+                f"steps: the longest answers would make a result of {most} bytes, and Flow takes {BODY_BYTES}; allow "
+                "fewer or shorter answers"
             )
         return self
 
@@ -269,26 +339,45 @@ class JourneyConfig(Frozen):
 
         Each begins with its table, ``results: …`` or ``data: …``, and says what to do.
         """
-        forged = [key for key in RESERVED if self.data.get(key, f"{{{key}}}") != f"{{{key}}}"]
-        success = result_key(self.results["verified"])
-        same = [outcome for outcome in OUTCOMES[1:] if result_key(self.results[outcome]) == success]
+        success = result_key(self.success)
+        same = [outcome for outcome, text in self.results.items() if result_key(text) == success]
+        same = [outcome for outcome in same if outcome != VERIFIED]
         return (
+            *self._forged(RESERVED_AT_FIRST),
             *(
-                f"data: {key} can only be {{{key}}}, because flows trust it; give another value another key"
-                for key in forged
-            ),
-            *(
-                f"results: {outcome} has the same text as verified ({self.results['verified']!r}), apart from case, "
+                f"results: {outcome} has the same text as verified ({self.success!r}), apart from case, "
                 "spaces or invisible characters; Flow could not tell them apart"
                 for outcome in same[:1]
+                if self.success
             ),
         )
+
+    def _forged(self, reserved: Iterable[str]) -> list[str]:
+        return [
+            f"data: {key} can only be {{{key}}}, because flows trust it; give another value another key"
+            for key in reserved
+            if self.data.get(key, f"{{{key}}}") != f"{{{key}}}"
+        ]
+
+    @property
+    def passing(self) -> tuple[str, ...]:
+        """Return the outcomes after every step, the usual one first."""
+        return tuple(outcome for outcome in SUCCESSES if outcome in self.results)
+
+    @property
+    def success(self) -> str:
+        """Return the text for ``verified``; "" if this journey proves nothing."""
+        return self.results.get(VERIFIED, "")
 
     @cached_property
     def closed_by_change(self) -> str:
         """Return why a customer whose contact was changed cannot pass for a time (R45), or an empty text."""
         hours = self.limits.changed_contact_hours
-        if not hours or not {method for step in self.verify_steps for method in step.methods} <= CARRIES.keys():
+        if (
+            not hours
+            or not self.verify_steps
+            or not {method for step in self.verify_steps for method in step.methods} <= CARRIES.keys()
+        ):
             return ""
         return (
             f"a customer whose contact was changed can't pass for {hours} hours (changed_contact_hours) unless they "
@@ -311,9 +400,29 @@ class JourneyConfig(Frozen):
         return tuple(step for step in self.steps if step.proves)
 
     @cached_property
+    def naming_step(self) -> int | None:
+        """Return the place of the step in which a customer says who they are; None if there is none."""
+        return next((number for number, step in enumerate(self.steps) if step.names_customer), None)
+
+    @cached_property
     def identifiers(self) -> tuple[str, ...]:
-        """Return the identifiers that a customer may enter in the first step."""
-        return self.steps[0].identifiers
+        """Return the identifiers that a customer may enter."""
+        return self.steps[self.naming_step].identifiers if self.naming_step is not None else ()
+
+    @cached_property
+    def has_forms(self) -> bool:
+        """Report whether it has a step that is answered by a form alone."""
+        return any(step.stage for step in self.steps)
+
+    @cached_property
+    def step_numbers(self) -> tuple[int, ...]:
+        """Return the number of each step as customers count them: naming is none."""
+        return tuple(itertools.accumulate(int(not step.names_customer) for step in self.steps))
+
+    @property
+    def begins_with(self) -> str:
+        """Return the kind of the first step."""
+        return self.steps[0].kind
 
     @property
     def choices_by_phone(self) -> list[tuple[str, ...]]:
@@ -327,6 +436,27 @@ class JourneyConfig(Frozen):
         return all(choices) and _stuck_after(choices) is None
 
 
+def order_fault(steps: Sequence[AnyStep]) -> str:
+    """Return what is wrong with the order of steps, or ""."""
+    named = [number for number, step in enumerate(steps) if step.names_customer]
+    proofs = [number for number, step in enumerate(steps) if step.proves]
+    kinds = [step.kind for step in steps]
+    if proofs and (len(named) != 1 or named[0] > proofs[0]):
+        return "must have one identify step before the first verify step, and no other"
+    if not proofs and named:
+        return "must have a verify step after identify: without a proof, who customers say they are is a claim"
+    for number, step in enumerate(steps):
+        if step.is_last and number + 1 < len(steps):
+            return f"{step.kind} must be the last step"
+        if step.is_single and kinds.count(step.kind) > 1:
+            return f"must have one {step.kind} step at most"
+        if getattr(step, "again", "") == "changed" and not any(proof < number for proof in proofs):
+            return 'terms with again = "changed" need a verify step before them: it says who accepted them'
+        if getattr(step, "anonymous", False) and named:
+            return "must have no identify and verify step where answers are anonymous"
+    return ""
+
+
 def _stuck_after(choices: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return methods after which a customer has none left for the next step, or None (R37)."""
     for chosen in itertools.product(*choices):
@@ -336,6 +466,36 @@ def _stuck_after(choices: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
     return None
 
 
+def outcomes_of(steps: Iterable[Step | type[Step]]) -> tuple[str, ...]:
+    """Return how a journey of these steps, or kinds of steps, can end."""
+    known = tuple(steps)
+    own = tuple(outcome for step in known for outcome in step.outcomes)
+    if any(step.proves for step in known):
+        return (*OF_PROOFS, *(outcome for outcome in own if outcome == DECLINED))
+    return (*OF_NO_PROOF, COMPLETED, *own)
+
+
+def readable_steps(steps: object) -> tuple[AnyStep, ...]:
+    """Return steps that are not checked yet; nothing if they cannot be read, which the field itself reports."""
+    if not isinstance(steps, (list, tuple)):
+        return ()
+    try:
+        return _STEPS.validate_python(tuple(steps))
+    except ValidationError:
+        return ()
+
+
+_STEPS: TypeAdapter[tuple[AnyStep, ...]] = TypeAdapter(tuple[AnyStep, ...])
+
+
+def longest_body(journey: JourneyConfig) -> int:
+    """Return the bytes of the longest result that a journey can send."""
+    of_steps = {name: "x" * size for step in journey.steps for name, size in step.longest.items()}
+    facts = {**dict.fromkeys(PLACEHOLDERS, "x" * LONGEST_FACT), **of_steps}
+    successes = (outcome for outcome in journey.results if outcome in SUCCESSES)
+    return max(len(result_body(journey, outcome, LONGEST_REFERENCE, facts, is_cut=False)) for outcome in successes)
+
+
 def default_success(values: Mapping[str, Any]) -> str:
     """Return the text for ``verified`` where a journey names none."""
     success = find_defence(values.get("relay_defence")).success
@@ -343,25 +503,31 @@ def default_success(values: Mapping[str, Any]) -> str:
 
 
 def all_proofs(journey: JourneyConfig) -> str:
-    """Return what a journey asks for, step by step: ``password, then SMS code or authenticator app``."""
-    return _(", then ").join(any_method(step.methods) for step in journey.verify_steps)
+    """Return what a journey asks for, step by step: ``terms, then password, then SMS code or authenticator app``."""
+    names = {"terms": _("terms"), "questions": _("questions"), "handover": _("hand-over")}
+    asked = [step for step in journey.steps if not step.names_customer]
+    return _(", then ").join(any_method(step.methods) if step.proves else names[step.kind] for step in asked)
 
 
-def result_body(journey: JourneyConfig, outcome: str, reference: str, facts: Mapping[str, str]) -> str:
+def result_body(
+    journey: JourneyConfig, outcome: str, reference: str, facts: Mapping[str, str], *, is_cut: bool = True
+) -> str:
     """Return the JSON body of a result: the exact bytes that Flow receives.
 
     Every configured key is always there, empty without a value, so that no value of an earlier chat survives. On
-    failure only ``outcome``, ``journey`` and ``locale`` have a value: nothing personal leaves. A reserved key always
-    has its own value, also where an earlier version of the portal stored something else.
+    failure only ``outcome`` and ``journey`` have a value: nothing personal leaves. A reserved key always has its own
+    value, also where an earlier version of the portal stored something else.
     """
-    values = {"outcome": outcome, "journey": journey.slug, **(facts if outcome == VERIFIED else {})}
-    texts = {key: f"{{{key}}}" if key in RESERVED else text for key, text in journey.data.items()}
+    values = {**(facts if outcome in SUCCESSES else {}), "outcome": outcome, "journey": journey.slug}
+    texts = {key: f"{{{key}}}" if key in RESERVED_AT_FIRST else text for key, text in journey.data.items()}
     data = {
-        key: PLACEHOLDER.sub(lambda found: values.get(found.group(1), ""), text[:DATA_TEXT])[:VALUE_LENGTH]
+        key: PLACEHOLDER.sub(lambda found: values.get(found.group(1), ""), text[:DATA_TEXT])[
+            : VALUE_LENGTH if is_cut else None
+        ]
         for key, text in texts.items()
     }
-    result, success = journey.results[outcome], journey.results[VERIFIED]
-    if outcome != VERIFIED and result_key(result) == result_key(success):  # stored under older rules
+    result, success = journey.results[outcome], journey.success
+    if success and outcome != VERIFIED and result_key(result) == result_key(success):  # stored under older rules
         result = next(text for text in ("failed", "not_verified") if result_key(text) != result_key(success))
     body = {"result": result, "reference": reference, "data": data}
     return json.dumps(body, ensure_ascii=True, separators=(",", ":"))
@@ -393,18 +559,19 @@ def result_clashes(journeys: Iterable[JourneyConfig], lingering: Sequence[Journe
         for one, other in itertools.product(active, [*known, *lingering])
         for outcome, text in other.results.items()
         if one.callback.server == other.callback.server
-        and outcome != "verified"
-        and result_key(text) == result_key(one.results["verified"])
+        and outcome != VERIFIED
+        and one.success
+        and result_key(text) == result_key(one.success)
     ]
     clashes += [
-        f"journeys {one.slug} and {other.slug} both answer {one.results['verified']!r} for verified at "
+        f"journeys {one.slug} and {other.slug} both answer {one.success!r} for verified at "
         f"{one.callback.server}: a link of one opened under the other would pass for it. Give each a different "
         "text, or set shares_result = true in both"
         for one, other in itertools.combinations(active, 2)
         if _pass_for_each_other(one, other)
     ]
     clashes += [
-        f"journey {other.slug} answered {one.results['verified']!r} for verified at {one.callback.server} until now, "
+        f"journey {other.slug} answered {one.success!r} for verified at {one.callback.server} until now, "
         f"and what began with it is still in progress: a link of {one.slug} could pass by it. Give {one.slug} "
         "another text, or save this again when those chats have ended"
         for one, other in itertools.product(active, lingering)
@@ -419,5 +586,48 @@ def _pass_for_each_other(one: JourneyConfig, other: JourneyConfig) -> bool:
 
 def answer_alike(one: JourneyConfig, other: JourneyConfig) -> bool:
     """Report whether two journeys answer one server with one text for ``verified``."""
-    texts = {result_key(journey.results["verified"]) for journey in (one, other)}
-    return one.callback.server == other.callback.server and len(texts) == 1
+    texts = {result_key(journey.success) for journey in (one, other)}
+    return one.callback.server == other.callback.server and len(texts) == 1 and bool(one.success)
+
+
+# --- What is stored of a journey
+
+NEWER = "newer_release"  # the variable of a stored document that says: the whole journey is in the other column
+_OF_EVERY_RELEASE = ("slug", "name", "default", "active", "chat_seconds", "return_url", "callback", "colour", "logo")
+_CLOSED = (
+    {"kind": "identify", "by": ["customer_id"]},
+    {"kind": "verify", "any_of": ["sms_code"]},
+    {"kind": "verify", "any_of": ["email_code"]},
+)
+
+
+def stored_documents(config: JourneyConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the document of a version, and the whole journey where releases before 0.2 could not read it.
+
+    A release that meets a kind of step that it does not know could serve no journey at all. So with one of them the
+    document is a journey that every release can read and none can open: its steps send codes and it has no channel. It
+    holds the digest of the whole one, so that the MAC of the version vouches for both.
+    """
+    whole = config.stored()
+    if not config.has_forms:
+        return whole, None
+    common = {name: whole[name] for name in _OF_EVERY_RELEASE}
+    results = {outcome: config.results.get(outcome, "failed") for outcome in OF_PROOFS}
+    results[VERIFIED] = f"{NEWER}_{config.slug}"
+    data = {"outcome": "{outcome}", "journey": "{journey}", NEWER: document_digest(whole)}
+    return {**common, "steps": list(_CLOSED), "results": results, "data": data}, whole
+
+
+def whole_document(document: Mapping[str, Any], whole: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return what is stored of a journey. Raise ValueError if someone else has changed the part that is not signed."""
+    expected = document.get("data", {}).get(NEWER)
+    if expected is None:
+        return document
+    if whole is None or document_digest(whole) != expected:
+        raise ValueError("the whole journey is missing, or was changed by someone other than the portal")
+    return whole
+
+
+def document_digest(whole: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a document, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -176,7 +176,7 @@ def warnings_of(journey: JourneyConfig) -> Iterator[str]:
         yield journey.closed_by_change
     if "support_code" in methods:
         yield "support can let a customer pass with support_code; anyone who convinces support passes that step"
-    if not journey.defence.stops_relay:
+    if journey.verify_steps and not journey.defence.stops_relay:
         yield "relay_defence is none; the result of a link that was sent on goes to the chat of its sender"
     if journey.callback.contract == "wait_for_callback" and journey.chat_seconds > WAIT_NODE_SECONDS:
         yield (

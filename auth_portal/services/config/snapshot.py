@@ -18,9 +18,9 @@ from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
 from auth_portal.services.config.appearance import DEFAULT_COLOUR, icon, monogram_of, stylesheet
-from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes
+from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes, whole_document
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.services.config.store import StoredJourney, stored_channels
+from auth_portal.services.config.store import StoredJourney, stored_channels, stored_document
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import Journey, JourneyVersion, Portal
 
@@ -221,7 +221,9 @@ class Journeys:
             row = work.execute(found).one_or_none()
         if row is None:
             raise NotFound("journey_unknown")
-        return LoadedVersion(_config(row.document), work.keyring.holds("journey_versions", row._mapping))
+        is_whole = _is_whole(row)
+        is_trusted = is_whole and work.keyring.holds("journey_versions", row._mapping)
+        return LoadedVersion(_config(stored_document(row)), is_trusted)
 
 
 class LoadedVersion(NamedTuple):
@@ -236,7 +238,7 @@ def _journeys(work: Work, which: ColumnElement[bool], broken: list[str]) -> dict
 
     One whose row or version was changed by someone other than the portal is only named in ``broken`` (R54).
     """
-    version = (JourneyVersion.journey_id, JourneyVersion.number, JourneyVersion.document)
+    version = (JourneyVersion.journey_id, JourneyVersion.number, JourneyVersion.document, JourneyVersion.whole)
     rows = work.execute(
         select(Journey.__table__, *version, JourneyVersion.mac.label("version_mac"))
         .join(JourneyVersion, JourneyVersion.id == Journey.version_id)
@@ -247,12 +249,21 @@ def _journeys(work: Work, which: ColumnElement[bool], broken: list[str]) -> dict
     for row in rows:
         values = {**row._mapping, "id": row.version_id, "mac": row.version_mac}
         is_own = row.journey_id == row.id and work.keyring.holds("journey_versions", values)
-        if not (is_own and work.keyring.holds("journeys", row._mapping)):
+        if not (is_own and _is_whole(row) and work.keyring.holds("journeys", row._mapping)):
             broken.append(f"journey {row.slug}")
             continue
-        config = _config({**row.document, "active": row.is_active, "default": row.is_default})
+        config = _config({**stored_document(row), "active": row.is_active, "default": row.is_default})
         found[config.slug] = StoredJourney(row.id, row.version_id, row.number, config)
     return found
+
+
+def _is_whole(row: Any) -> bool:
+    """Report whether both columns of a version's document belong together."""
+    try:
+        whole_document(row.document, row.whole)
+    except ValueError:
+        return False
+    return True
 
 
 def _default(journeys: dict[str, StoredJourney]) -> StoredJourney | None:

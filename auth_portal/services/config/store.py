@@ -18,7 +18,7 @@ from auth_portal.errors import Misconfigured, NotFound
 from auth_portal.gateways.channels import ChannelConfig, parse_channel
 from auth_portal.services.config.appearance import logo_digests
 from auth_portal.services.config.changes import Author, TableChange, channel_change, journey_change, portal_change
-from auth_portal.services.config.journey import IS_STORED, JourneyConfig
+from auth_portal.services.config.journey import IS_STORED, JourneyConfig, stored_documents, whole_document
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.store.db import Work
 from auth_portal.store.models import (
@@ -140,14 +140,14 @@ def stored_channels(work: Work, *, in_use_only: bool = False) -> dict[str, Store
 def stored_journeys(work: Work) -> dict[str, StoredJourney]:
     """Return every journey that was not deleted, by slug."""
     current = (
-        select(Journey, JourneyVersion.number, JourneyVersion.document)
+        select(Journey, JourneyVersion.number, JourneyVersion.document, JourneyVersion.whole)
         .join(JourneyVersion, JourneyVersion.id == Journey.version_id)
         .where(Journey.deleted_at.is_(None))
         .order_by(Journey.slug)
     )
     found = {}
     for row in work.execute(current):
-        document = {**row.document, "active": row.is_active, "default": row.is_default}
+        document = {**stored_document(row), "active": row.is_active, "default": row.is_default}
         found[row.slug] = StoredJourney(row.id, row.version_id, row.number, _config(document))
     return found
 
@@ -159,7 +159,7 @@ def _lingering_journeys(work: Work, current: Collection[str]) -> Iterator[Journe
     What is in progress ends under the version that it began with, which is yielded as ``active``: it alone can still
     verify.
     """
-    document = select(JourneyVersion.document)
+    document = select(JourneyVersion.document, JourneyVersion.whole)
     deleted = document.join(Journey, Journey.version_id == JourneyVersion.id).where(
         Journey.deleted_at.is_not(None), Journey.slug.not_in(list(current))
     )
@@ -171,8 +171,17 @@ def _lingering_journeys(work: Work, current: Collection[str]) -> Iterator[Journe
     )
     in_progress = document.where(JourneyVersion.id.in_(unfinished.union(undelivered)))
     for found, is_active in ((deleted, False), (in_progress, True)):
-        for text in work.execute(found).scalars():
-            yield _config({**text, "active": is_active})
+        for row in work.execute(found):
+            yield _config({**stored_document(row), "active": is_active})
+
+
+def stored_document(row: Any) -> Mapping[str, Any]:
+    """Return the document of a row with both columns; the closed one if the other was changed by someone else."""
+    try:
+        return whole_document(row.document, row.whole)
+    except ValueError:
+        document: Mapping[str, Any] = row.document
+        return document
 
 
 def _config(document: Mapping[str, Any]) -> JourneyConfig:
@@ -251,11 +260,13 @@ def _write_journey(
         unchanged_journey(work, before)
         work.execute(update(Journey).where(Journey.id == journey_id).values(row))
     number = before.number + 1 if before else 1
+    document, whole = stored_documents(config)
     version = {
         "id": version_id,
         "journey_id": journey_id,
         "number": number,
-        "document": config.stored(),
+        "document": document,
+        "whole": whole,
         "created_at": work.now,
         "made_by": author.admin_id,
         "note": author.note[:NOTE_LENGTH],

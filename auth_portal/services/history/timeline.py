@@ -317,6 +317,11 @@ def end(record: Record) -> Iterator[Moment]:
         yield Moment(record.now, text, _("still under way, %(left)s left", left=left))
         return
     at = record.time(row.ended_at)
+    if row.outcome in words.FINISHED:
+        yield Moment(
+            row.ended_at, _(words.FINISHED[row.outcome]), f"{_(words.OUTCOMES[row.outcome].clause)} {at}", "good"
+        )
+        return
     if row.outcome == VERIFIED:
         how = _(" and ").join(method_name(method) for method in row.methods.split("+"))
         yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")

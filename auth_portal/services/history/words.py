@@ -70,6 +70,14 @@ OUTCOMES: Mapping[str, OutcomeWords] = {
         "database. What it says of its outcome, customer and methods may be false, so this page doesn't show it.",
     ),
     "completed": OutcomeWords("completed", "good", "the customer finished every step", "completed"),
+    "declined": OutcomeWords(
+        "terms declined", "warn", "the customer declined the terms", "declined", "The customer declined the terms."
+    ),
+    "handed_over": OutcomeWords("handed over", "good", "the customer goes on elsewhere", "handed over"),
+}
+FINISHED: Mapping[str, str] = {  # without a proof
+    "completed": "The customer finished every step. No one had to prove who they are.",
+    "handed_over": "The customer chose where to go on. No one had to prove who they are.",
 }
 WHY_ENDED: Mapping[str, str] = {
     "ticket_missing": "This journey requires a ticket, and this link came without one: Flow must register a ticket and "
@@ -169,6 +177,10 @@ EVENTS: Mapping[str, str] = {
     "code_resent": "The code was requested again and sent: %(method)s.",
     "name_taken_back": "The visitor went back to change who they are.",
     "named_again": "The visitor said again who they are.",
+    "terms_accepted": "Version %(version)s of the terms was accepted, in language %(language)s.",
+    "terms_declined": "Version %(version)s of the terms was declined.",
+    "questions_answered": "Questions were answered: %(answers)s answers.",
+    "handover_chosen": "Chosen at the hand-over: %(choice)s.",
     "ticket_registered": "A ticket for journey %(journey)s was registered.",
     "delivery_retried": "A %(what)s was sent again. Reason given: %(reason)s",
     "customers_imported": "Customers were imported: %(new)s new, %(changed)s changed, %(equal)s unchanged.",

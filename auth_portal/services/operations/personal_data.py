@@ -7,12 +7,13 @@ only that an admin did it. After an erasure, what was counted and audited stays,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import Select, delete, or_, select, update
 
 from auth_portal.clock import iso
 from auth_portal.crypto import SealedColumn, new_token
@@ -25,6 +26,7 @@ from auth_portal.services.verification import tries
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.keys import update_signed
 from auth_portal.store.models import (
+    ANSWER_ANSWERS,
     CALLBACK,
     CHANGED,
     DELIVERY_BODY,
@@ -32,6 +34,8 @@ from auth_portal.store.models import (
     TICKET_PHONE,
     TICKET_PURPOSE,
     VISIT_IDENTIFIER,
+    Acceptance,
+    AnswerRow,
     AuditEvent,
     Challenge,
     CredentialLink,
@@ -54,6 +58,8 @@ CALLBACK_FIELDS = ("target", "state", "created_at", "ended_at")
 VISIT_FIELDS = ("verification_id", "created_at", "step", "proved")
 CODE_FIELDS = ("verification_id", "method", "issued_at", "expires_at", "used_at")
 TICKET_FIELDS = ("slug", "locale", "created_at", "ends_at", "bound_at")
+ACCEPTANCE_FIELDS = ("slug", "verification_id", "version", "language", "digest", "boxes", "accepted_at")
+ANSWER_FIELDS = ("slug", "verification_id", "answered_at", "expires_at")
 EVENT_FIELDS = ("at", "kind", "verification_id", "facts")
 
 Row = Mapping[str, Any]
@@ -87,6 +93,8 @@ def _document(work: Work, person: Person, row: str) -> dict[str, Any]:
     counted = select(Tries.__table__).where(Tries.person_key == row)
     links = select(CredentialLink.__table__).where(CredentialLink.customer_row == row)
     tickets = select(TicketRow.__table__).where(TicketRow.customer_row == row)
+    accepted = select(Acceptance.__table__).where(Acceptance.customer_row == row).order_by(Acceptance.id)
+    answers = select(AnswerRow.__table__).where(AnswerRow.customer_row == row).order_by(AnswerRow.id)
     until = person.support_code_expires_at
     return {
         "customer": _customer(work, person, row),
@@ -111,6 +119,11 @@ def _document(work: Work, person: Person, row: str) -> dict[str, Any]:
                 "purpose": _opened(work, ticket, "purpose_sealed", TICKET_PURPOSE),
             }
             for ticket in _rows(work, tickets)
+        ],
+        "accepted_terms": [_shown(one, ACCEPTANCE_FIELDS) for one in _rows(work, accepted)],
+        "answers": [
+            {**_shown(one, ANSWER_FIELDS), "answers": json.loads(_opened(work, one, "answers_sealed", ANSWER_ANSWERS))}
+            for one in _rows(work, answers)
         ],
         "events": [
             {**_shown(event, EVENT_FIELDS), "by_an_admin": event["admin_id"] is not None}
@@ -231,7 +244,9 @@ def _drop_notices(work: Work, row: str) -> None:
 
 
 def _forget_in_visits(work: Work, ids: Sequence[str]) -> None:
-    emptied = dict.fromkeys(("identifier_sealed", "identifier_key", "person_key", "customer_row", "method"))
+    emptied = dict.fromkeys(
+        ("given_sealed", "identifier_sealed", "identifier_key", "person_key", "customer_row", "method")
+    )
     # A visit still under way goes back to its beginning; a form that is open in the browser is out of date.
     beginning = {"step": 0, "proved": "", "prompt": new_token()}
     update_signed(work, Visit, ids, {**emptied, **beginning})
@@ -256,4 +271,6 @@ _FORGETTING: Mapping[Any, Callable[[Work, Sequence[str]], object]] = {
     Challenge: lambda work, ids: update_signed(work, Challenge, ids, {"customer_row": None}),
     Verification: _forget_in_verifications,
     TicketRow: _forget_tickets,
+    Acceptance: lambda work, ids: update_signed(work, Acceptance, ids, {"customer_row": None}),
+    AnswerRow: lambda work, ids: work.execute(delete(AnswerRow).where(AnswerRow.id.in_(ids))),
 }

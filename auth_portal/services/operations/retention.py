@@ -21,9 +21,11 @@ from auth_portal.services.limits import HOUR, Limit
 from auth_portal.store.db import Transactions, Work, first_id
 from auth_portal.store.models import (
     ALL_HOURS,
+    Acceptance,
     AdminLink,
     AdminSession,
     AlertRow,
+    AnswerRow,
     Attempt,
     Challenge,
     CredentialLink,
@@ -141,6 +143,10 @@ def _rules_of_customers(now: datetime, retention: Retention) -> Iterator[Rule]:
     yield Rule("notices", due, _remove_deliveries)
     due = select(CredentialLink.id).where(CredentialLink.expires_at < codes)
     yield Rule("customers' links", due, _rows_by(CredentialLink.id))
+    yield Rule("answers", select(AnswerRow.id).where(AnswerRow.expires_at < now), _rows_by(AnswerRow.id))
+    # What a customer accepted is on record for as long as the customer is.
+    due = select(Acceptance.id).where(Acceptance.id < first_id(records), Acceptance.customer_row.is_(None))
+    yield Rule("acceptances without a customer", due, _rows_by(Acceptance.id))
     is_customer = exists().where(CustomerRow.id == Tries.person_key)
     old = select(*_TRIES).where(Tries.day_ends_at < now - TRIES_STORED, ~is_customer)
     yield Rule("counts of strangers", old, lambda work, keys: work.execute(delete(Tries).where(_TRY.in_(keys))))

@@ -295,6 +295,8 @@ def _channels(route: Route) -> dict[str, ChannelConfig]:
 
 def _steps(route: Route, groups: Mapping[Standing, int]) -> Iterable[StepReach]:
     """Yield each step with those who come to it."""
+    if route.journey.naming_step is None:
+        return
     here = {standing: people for standing, people in groups.items() if standing.traits & Trait.ACTIVE}
     for number, choices in enumerate((route.journey.identifiers, *route.proofs), 1):
         arriving, stops, countries = sum(here.values()), Counter[Obstacle](), dict[Obstacle, Counter[str]]()

@@ -109,7 +109,7 @@ class Route:
     @property
     def needs_own(self) -> bool:
         """Report whether shared contacts matter: where a customer ID is accepted, it identifies every customer."""
-        return "customer_id" not in self.journey.identifiers
+        return bool(self.journey.identifiers) and "customer_id" not in self.journey.identifiers
 
     @property
     def methods(self) -> frozenset[str]:
@@ -124,6 +124,8 @@ class Route:
 
     def obstacle(self, standing: Standing) -> Obstacle | None:
         """Return what stops a customer, or None."""
+        if self.journey.naming_step is None:
+            return None  # it asks no one who they are, so everyone who has the link can finish it
         if not standing.traits & Trait.ACTIVE:
             return DISABLED
         if unidentified := self._why_unidentified(standing):

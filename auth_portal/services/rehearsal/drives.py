@@ -34,7 +34,7 @@ from auth_portal.services.rehearsal.drive_world import (
 )
 from auth_portal.services.rehearsal.flow_setup import variable_of
 from auth_portal.store.db import Transactions, expected_revision
-from auth_portal.store.models import DRIVE_STATE, VERIFIED, DriveRow, table_of
+from auth_portal.store.models import DRIVE_STATE, DriveRow, table_of
 
 LEASE_SECONDS = 10  # longer than any request of a drive; after a killed one, the next waits for so long
 WAIT_SECONDS = 3.0
@@ -72,9 +72,9 @@ class DriveView:
         return frozenset(method for step in self.journey.verify_steps for method in step.methods)
 
     @property
-    def success(self) -> str:
-        """Return the one result that lets the flow continue."""
-        return self.journey.results[VERIFIED]
+    def successes(self) -> tuple[str, ...]:
+        """Return the results that let the flow continue."""
+        return tuple(self.journey.results[outcome] for outcome in self.journey.passing)
 
 
 class Drives:
@@ -244,7 +244,7 @@ def _stage(state: DriveState, answer: SentCallback | None, now: datetime) -> str
     """Return where the flow stands, if its author built it as the setup panel says."""
     if answer is None:
         return "waiting" if now < state.ends_at else "ended"
-    if answer.content["result"] != state.journey.results[VERIFIED]:
+    if answer.content["result"] not in [state.journey.results[outcome] for outcome in state.journey.passing]:
         return "stopped"
     if not state.journey.defence.makes_chat_code or any(state.codes_typed):
         return "passed"

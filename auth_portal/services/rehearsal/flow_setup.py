@@ -19,12 +19,12 @@ from auth_portal.services.config.journey import (
     OUTCOMES,
     PHONE_MATCH,
     PURPOSE,
+    SUCCESSES,
     VARIABLES,
     JourneyConfig,
     result_body,
 )
 from auth_portal.services.config.rules import SESSION_SECONDS, WAIT_NODE_SECONDS
-from auth_portal.store.models import VERIFIED
 
 CLOSE = 0.75  # how alike two texts must be to be called a misspelling (difflib's ratio)
 PASTED_LENGTH = 8_000  # characters of pasted values that are checked
@@ -54,8 +54,8 @@ class LogicValue:
 
     @property
     def is_success(self) -> bool:
-        """Return True if this is the text that lets a customer pass."""
-        return VERIFIED in self.outcomes
+        """Return True if this is a text that lets a customer pass."""
+        return any(outcome in SUCCESSES for outcome in self.outcomes)
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,9 @@ def setup_of(journey: JourneyConfig, public_url: str) -> FlowSetup:
     ticket = ticket_fields(journey, "[[session:msisdn]]", "[[verify_ref]]")
     url = f"{public_url}/" if journey.default else f"{public_url}/j/{quote(journey.slug)}"
     waits = journey.callback.contract == "wait_for_callback"
-    last = [step.methods[0] for step in journey.verify_steps]
-    facts = {**EXAMPLES, "method": last[-1] if last else "", "methods": "+".join(last)}
-    passed = json.loads(result_body(journey, VERIFIED, EXAMPLE_REFERENCE, facts))["data"]
-    failed = json.loads(result_body(journey, "wrong", EXAMPLE_REFERENCE, {}))["data"]
+    passed = json.loads(result_body(journey, journey.passing[0], EXAMPLE_REFERENCE, example_facts(journey)))["data"]
+    failure = "wrong" if "wrong" in journey.results else "expired"
+    failed = json.loads(result_body(journey, failure, EXAMPLE_REFERENCE, {}))["data"]
     return FlowSetup(
         url=url,
         waiting_url=f"{url}?reference=",
@@ -225,16 +224,23 @@ class Example(NamedTuple):
 
 def examples(journey: JourneyConfig, sandbox_url: str) -> tuple[Example, Example]:
     """Return what Flow receives when a customer is verified, and when the time ran out."""
-    return _example(journey, VERIFIED, sandbox_url), _example(journey, "expired", sandbox_url)
+    return _example(journey, journey.passing[0], sandbox_url), _example(journey, "expired", sandbox_url)
+
+
+def example_facts(journey: JourneyConfig) -> Mapping[str, str]:
+    """Return what the result of a journey could say of an invented customer; nothing of one where no one is asked."""
+    facts = {name: text for step in journey.steps for name, text in step.example.items()}
+    proved = [step.methods[0] for step in journey.verify_steps]
+    if not proved:
+        return facts
+    empty = set(VARIABLES) - set(journey.defence.variables)
+    facts |= {name: text for name, text in EXAMPLES.items() if name not in empty}
+    return {**facts, "method": proved[-1], "methods": "+".join(proved)}
 
 
 def _example(journey: JourneyConfig, outcome: str, sandbox_url: str) -> Example:
     contract, server = journey.callback.contract, journey.callback.server
     origin = SERVERS.get(server) or (sandbox_url or "(sandbox)" if server == "sandbox" else server)
     reference = REFERENCES[contract]
-    proved = [step.methods[0] for step in journey.verify_steps]
-    empty = set(VARIABLES) - set(journey.defence.variables)
-    facts = {name: text for name, text in EXAMPLES.items() if name not in empty}
-    facts |= {"method": proved[-1], "methods": "+".join(proved)}
     head = f"POST {origin.rstrip('/')}{PATHS[contract]}\nreference: {reference}\nContent-Type: application/json"
-    return Example(outcome, head, result_body(journey, outcome, reference, facts))
+    return Example(outcome, head, result_body(journey, outcome, reference, example_facts(journey)))

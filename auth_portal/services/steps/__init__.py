@@ -7,13 +7,35 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from auth_portal.services.steps.contract import FormData, Step
+from auth_portal.services.steps.contract import FormData, Given, PageTime, Step, first, long_day, text_of, typed_texts
+from auth_portal.services.steps.handover import HANDED_OVER, HandOver, HandoverOption
 from auth_portal.services.steps.identify import Identify
+from auth_portal.services.steps.questions import Questions
+from auth_portal.services.steps.terms import DECLINED, Terms
 from auth_portal.services.steps.verify import Verify
 
-__all__ = ["ADDED", "FIRST", "STEPS", "AnyStep", "FormData", "Step"]
+__all__ = [
+    "ADDED",
+    "DECLINED",
+    "FIRST",
+    "HANDED_OVER",
+    "STEPS",
+    "AnyStep",
+    "FormData",
+    "Given",
+    "HandOver",
+    "HandoverOption",
+    "PageTime",
+    "Questions",
+    "Step",
+    "Terms",
+    "first",
+    "long_day",
+    "text_of",
+    "typed_texts",
+]
 
-AnyStep = Annotated[Identify | Verify, Field(discriminator="kind")]
+AnyStep = Annotated[Identify | Verify | Terms | Questions | HandOver, Field(discriminator="kind")]
 
 STEPS: Mapping[str, type[Step]] = {step.model_fields["kind"].default: step for step in get_args(get_args(AnyStep)[0])}
 FIRST = next(kind for kind, step in STEPS.items() if step.names_customer)

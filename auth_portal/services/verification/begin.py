@@ -29,10 +29,10 @@ from auth_portal.services.verification.case import (
     UNVISITED_COLUMNS,
     Case,
     VisitKey,
+    first_page,
     insert_both,
     insert_visit,
     load_case,
-    name_person,
     new_prompt,
     record_move,
     set_language,
@@ -82,8 +82,8 @@ class Landing:
 
         By the journey, its channels and the link alone, never by what a customer has on file (R24, R52).
         """
-        _first, second = self.journey.steps[:2]
-        return self.methods[0] if second.proves and not self.is_closed else ()
+        asks_next = self.journey.naming_step == 0 and self.journey.steps[1].proves
+        return self.methods[0] if asks_next and not self.is_closed else ()
 
     @property
     def weaker(self) -> list[JourneyConfig]:
@@ -203,12 +203,14 @@ class Beginnings:
             times = ChatClock.from_landing(min(form.made_at or now, now), landing.journey.chat_seconds)
         if now >= times.proofs_until:
             raise Gone("form_expired")
-        if ticket is not None and ticket.names_customer and not typed.strip():
+        names_first = landing.journey.naming_step == 0
+        identifier = None
+        if names_first and ticket is not None and ticket.names_customer and not typed.strip():
             identifier = ticket.identifier(keyring)
-        else:
+        elif names_first:
             region = landing.snapshot.portal.default_region
             identifier = read_identifier(typed, landing.journey.identifiers, region, keyring)
-        if identifier is None and not (form.declines or landing.is_closed):
+        if identifier is None and names_first and not (form.declines or landing.is_closed):
             return BeginResult(fault=identifier_fault(typed))
         address_key = limits.address_key(form.address, keyring)
         request = BeginRequest(form, landing, ticket, times, address_key, token_hash(form.reference), identifier)
@@ -267,13 +269,12 @@ class Beginnings:
                 why = "ticket_missing"
                 work.log("ticket_missing", level=logging.WARNING, journey=case.journey.slug)
         else:
-            assert request.identifier is not None, "an identifier was checked before"
-            case = name_person(work, case, request.identifier, landing.snapshot, form.method)
+            case = first_page(work, case, request.identifier, landing.snapshot, form.method)
             # A ticket must leave something to prove, and its number a person to prove it. Otherwise, and by customer
             # ID, a stranger goes on (R24, R52).
-            if case.ticket is not None:
+            if case.ticket is not None and request.identifier is not None:
                 is_no_one = case.is_named_by_ticket and not case.ticket.is_by_id and case.person.row is None
-                if is_no_one or not case.offered(landing.snapshot):
+                if is_no_one or (case.present.proves and not case.offered(landing.snapshot)):
                     outcome, why = "unavailable", "ticket_without_way"
         is_sent = not outcome and case.needs_message
         if is_sent:  # counted in the row as it is inserted: ``codes.issue`` would need another statement
@@ -313,16 +314,16 @@ class Beginnings:
             if form.method and not landing.is_closed:
                 self._choose_again(work, mine.token, form.method, landing.snapshot)
             return BeginResult(VisitKey(mine.token, visit_label(mine.token)))
-        if form.declines or identifier is None:
+        if form.declines or (identifier is None and landing.is_closed):
             visit = insert_visit(work, case, has_script=form.has_script)
             outcome = "not_me" if form.declines else "unavailable"
             why = "" if form.declines else landing.snapshot.why_closed(landing.journey)
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit, is_over=True)
-        joined = name_person(work, case, identifier, landing.snapshot, form.method)
+        joined = first_page(work, case, identifier, landing.snapshot, form.method)
         visit = insert_visit(work, joined, has_script=form.has_script)
         code = codes.issue(work, joined, landing.snapshot)
-        is_other = case.last_identifier_key != joined.identifier_key
+        is_other = joined.identifier_key is not None and case.last_identifier_key != joined.identifier_key
         record_move(
             work, joined, "verification_joined", visit=case.visit_id, is_new_visit=True, is_other=is_other, **code
         )
@@ -403,7 +404,9 @@ class VisitOfBrowser(NamedTuple):
 def _visit_of_browser(
     work: Work, visit_tokens: Sequence[str], case: Case, identifier: Identifier | None
 ) -> VisitOfBrowser | None:
-    """Return the newest visit that a browser has in this verification, past naming and for the same identifier, if any.
+    """Return the newest visit that a browser has in this verification, if any.
+
+    Where the landing page asks for an identifier it is past naming and for the same one.
 
     One that was changed by someone other than the portal is none: the browser gets another (R54).
     """
@@ -411,9 +414,11 @@ def _visit_of_browser(
         return None
     hashes = {token_hash(token): token for token in visit_tokens}
     found = select(*signed_columns(Visit)).where(
-        Visit.token_hash.in_(hashes), Visit.verification_id == case.verification_id, Visit.step > 0
+        Visit.token_hash.in_(hashes), Visit.verification_id == case.verification_id
     )
-    if identifier is not None:
+    names_first = case.journey.naming_step == 0
+    found = found.where(Visit.step > 0) if names_first else found
+    if identifier is not None and names_first:
         found = found.where(Visit.identifier_key == identifier.key)
     rows = {hashes[row.token_hash]: row for row in work.execute(found)}
     for token in filter(rows.__contains__, visit_tokens):

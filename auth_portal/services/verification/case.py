@@ -7,11 +7,14 @@ the write gate sees to that).
 Each of these rows carries a MAC of what it says of the person, of the steps proved and of the chat (R54), and whatever
 changes one of those columns signs the row again. A case whose verification or visit was changed by someone other than
 the portal is over: nothing is proved in it, and its page is that of a visit that does not exist. A code that was
-changed does not exist, and a ticket that was changed means no one.
+changed does not exist, and a ticket that was changed means no one. What was given in steps without a proof is sealed
+for its visit together with the step and the person, so that what belongs to another state of the visit counts for
+nothing; a visit that is past such a step without having given anything was changed by someone else.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +26,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ClauseElement, ColumnElement, and_, bindparam, func, insert, select, update
 
-from auth_portal.crypto import Keyring, label_of, new_token, token_hash
+from auth_portal.crypto import KeyFault, Keyring, label_of, new_token, token_hash
 from auth_portal.errors import Problem, TooMany
 from auth_portal.methods import CARRIES, ON_FILE, Evidence, IssuedCode, OnFile, ProofResult, Verdict
 from auth_portal.services import limits
@@ -40,10 +43,12 @@ from auth_portal.services.directory.person import (
     stranger,
     trusted,
 )
+from auth_portal.services.steps import AnyStep, Given
 from auth_portal.services.verification.tickets import CASE_COLUMNS, Ticket, ticket_for_no_one, ticket_of
 from auth_portal.services.verification.tickets import PREFIX as _TICKET
 from auth_portal.store.db import Work, dialect_insert
 from auth_portal.store.models import (
+    VISIT_GIVEN,
     VISIT_IDENTIFIER,
     AuditEvent,
     Challenge,
@@ -68,6 +73,9 @@ class Stage(StrEnum):
     NAMING = "naming"
     CHOOSING = "choosing"
     PROVING = "proving"
+    TERMS = "terms"
+    QUESTIONS = "questions"
+    HANDOVER = "handover"
     ENDED = "ended"
 
 
@@ -75,6 +83,7 @@ MOVES: Mapping[Stage, frozenset[str]] = {
     Stage.NAMING: frozenset({"name", "cancel"}),
     Stage.CHOOSING: frozenset({"choose", "change", "cancel"}),
     Stage.PROVING: frozenset({"prove", "resend", "choose", "change", "cancel"}),
+    **dict.fromkeys((Stage.TERMS, Stage.QUESTIONS, Stage.HANDOVER), frozenset({"answer", "cancel"})),
     Stage.ENDED: frozenset(),
 }
 
@@ -128,6 +137,7 @@ class Case:
     token_hash: bytes = b""  # of this visit, once it has one
     label: str = ""  # and then its public name, which tells it from the others of its browser
     proved: tuple[str, ...] = ()
+    given: Mapping[str, Given] = field(default_factory=dict, repr=False)  # by the number of the step
     wrong_tries: int = 0
     sends: int = 0
     sent_at: datetime | None = None
@@ -146,9 +156,33 @@ class Case:
         """Return where this visit stands."""
         if self.outcome is not None or self.is_broken:
             return Stage.ENDED
-        if self.step == 0:
-            return Stage.NAMING
+        step = self.present
+        if not step.proves:
+            return Stage.NAMING if step.names_customer else Stage(step.stage)
         return Stage.CHOOSING if self.method is None else Stage.PROVING
+
+    @property
+    def present(self) -> AnyStep:
+        """Return the step where this visit stands."""
+        return self.journey.steps[self.step]
+
+    @property
+    def given_here(self) -> Given:
+        """Return what was given in this step so far."""
+        return self.given.get(str(self.step), {})
+
+    def with_given(self, given: Given) -> Case:
+        """Return the case with what was given in this step."""
+        return replace(self, given={**self.given, str(self.step): given})
+
+    @property
+    def has_whole_past(self) -> bool:
+        """Report whether every step before this one was finished, as far as this visit shows it."""
+        past = self.journey.steps[: self.step]
+        proofs = [step.methods for step in past if step.proves]
+        if len(proofs) != len(self.proved) or not all(map(lambda one, step: one in step, self.proved, proofs)):
+            return False
+        return all(str(number) in self.given for number, step in enumerate(past) if step.stage)
 
     def allows(self, prompt: str, *moves: str) -> bool:
         """Report whether one of these moves counts, made by a form for this prompt.
@@ -203,7 +237,7 @@ class Case:
     @property
     def is_at_first_step(self) -> bool:
         """Report whether a first proof is asked for now: what a landing page asks for is of this step."""
-        return self.step == 1 and not self.proved
+        return self.step > 0 and self.journey.steps[self.step - 1].names_customer and self.present.proves
 
     @property
     def locales(self) -> tuple[str, ...]:
@@ -354,6 +388,7 @@ _VISIT_COLUMNS = (
     Visit.token_hash,
     Visit.locale.label("visit_locale"),
 )
+_HAS_GIVEN = Visit.given_sealed.label("given_sealed")
 _CODE = "code__"  # the names of a challenge's columns in a wider row begin so, and likewise of the other two
 _CODE_COLUMNS = (
     *signed_columns(Challenge, _CODE),
@@ -366,6 +401,7 @@ _VERIFICATION_SIGNED = signed_columns(Verification, _VERIFICATION)
 _CASE = (
     select(
         *_VISIT_COLUMNS,
+        _HAS_GIVEN,
         *signed_columns(Visit, _VISIT),
         *_VERIFICATION_COLUMNS,
         *_VERIFICATION_SIGNED,
@@ -458,11 +494,12 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     journey = journeys.served_version(row.version_id)
     person = ticket.limited_to(person, key) if ticket is not None else person
     hours = journey.limits.changed_contact_hours
-    return Case(
+    case = Case(
         **values,
         label=label,
         journey=journey,
         proved=tuple(row.visit__proved.split("+")) if row.visit__proved else (),
+        given=_opened(work, row) if row.given_sealed is not None else {},
         person=person,
         changed=person.changed_lately(hours, work.now) if hours else frozenset(),
         codes=tuple(map(SentCode._make, map(_CODE_OF, valid))),
@@ -470,6 +507,26 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
         is_broken=not whole,
         is_misrouted=not whole and _is_misrouted(work, row),
     )
+    if journey.has_forms and whole and case.outcome is None and not case.has_whole_past:
+        limits.note_broken(work, "visits", case.visit_id, is_writing=locked)
+        return replace(case, is_broken=True)
+    return case
+
+
+def _opened(work: Work, row: Any) -> Mapping[str, Given]:
+    """Return what a visit has given, if it was sealed at the step where the visit is and for the person it names."""
+    try:
+        sealed = json.loads(work.keyring.open(row.given_sealed, VISIT_GIVEN, row.visit__id))
+    except KeyFault:
+        return {}
+    is_now = [row.visit__step, row.visit__person_key or "", row.visit__proved] == sealed["at"]
+    given: Mapping[str, Given] = sealed["given"] if is_now else {}
+    return given
+
+
+def given_of_row(work: Work, row: Any) -> Mapping[str, Given]:
+    """Return what the visit of a row of ENDED_COLUMNS has given."""
+    return _opened(work, row) if row.given_sealed is not None else {}
 
 
 def _is_misrouted(work: Work, row: Any) -> bool:
@@ -524,7 +581,13 @@ def unvisited_case(work: Work, row: Any, journeys: Journeys) -> Case:
 
 
 # An ended verification with one of its visits, as part of a statement that joins its ticket.
-ENDED_COLUMNS = (*signed_columns(Visit, _VISIT), *_VERIFICATION_SIGNED, Verification.ticket_id, *CASE_COLUMNS)
+ENDED_COLUMNS = (
+    *signed_columns(Visit, _VISIT),
+    _HAS_GIVEN,
+    *_VERIFICATION_SIGNED,
+    Verification.ticket_id,
+    *CASE_COLUMNS,
+)
 
 
 def ended_whole(work: Work, row: Any) -> tuple[bool, Ticket | None]:
@@ -597,21 +660,30 @@ def _verification_values(case: Case) -> dict[str, object]:
     }
 
 
+def first_page(work: Work, case: Case, identifier: Identifier | None, snapshot: Snapshot, wanted: str = "") -> Case:
+    """Return the case where a visit begins: past naming, if the landing page asked for it, else at the first step."""
+    if case.journey.naming_step == 0 and identifier is not None:
+        return name_person(work, case, identifier, snapshot, wanted)
+    return case.at_step(0, snapshot)
+
+
 def name_person(work: Work, case: Case, identifier: Identifier, snapshot: Snapshot, wanted: str = "") -> Case:
-    """Return the case at its first proof, for the person that an identifier names now. The caller writes the visit.
+    """Return the case at the step after naming, for the person that an identifier names now. The caller writes it.
 
     ``wanted`` is the method that was asked for together with the identifier, if any: see ``Case.at_step``.
 
-    Another identifier than the last one, in any visit, costs one of the verification's changes. Raise TooMany if they
-    are spent.
+    Another identifier than the last one, in any visit, costs one of the verification's changes; the first one is no
+    change. Raise TooMany if they are spent.
     """
-    if case.last_identifier_key != identifier.key:
+    if case.last_identifier_key is None:
+        update_verification(work, case, identifier_key=identifier.key)
+    elif case.last_identifier_key != identifier.key:
         has_left = Verification.identity_changes < case.journey.limits.identity_changes
         more = Verification.identity_changes + 1
         if not update_verification(work, case, has_left, identifier_key=identifier.key, identity_changes=more):
             work.counts.add("limits_hit", "too_many_changes")
             raise TooMany("too_many_changes", retry_after_seconds=60)
-    return with_person(work, case, identifier).at_step(1, snapshot, wanted)
+    return with_person(work, case, identifier).at_step((case.journey.naming_step or 0) + 1, snapshot, wanted)
 
 
 def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
@@ -647,13 +719,13 @@ def renew_prompt(work: Work, case: Case) -> None:
 
 def update_visit(work: Work, case: Case) -> None:
     """Write the visit of a case as it is now, and sign it."""
-    signed = work.keyring.signed("visits", _visit_values(case))
+    signed = work.keyring.signed("visits", _visit_values(work, case))
     work.execute(_visit_update(_CHANGING), {"of": case.visit_id, **{name: signed[name] for name in _CHANGING}})
 
 
 _CHANGING = (
     *("prompt", "step", "method", "identifier_sealed", "identifier_key"),
-    *("person_key", "customer_row", "proved", "mac"),
+    *("person_key", "customer_row", "proved", "given_sealed", "mac"),
 )
 
 
@@ -680,7 +752,7 @@ class VisitKey(NamedTuple):
 
 def insert_visit(work: Work, case: Case, *, has_script: bool) -> VisitKey:
     """Insert the visit of a case."""
-    values, token = _visit_values(case), new_token()
+    values, token = _visit_values(work, case), new_token()
     hashed = token_hash(token)
     key = VisitKey(token, label_of(hashed))
     visit = work.keyring.signed("visits", {**values, "token_hash": hashed})
@@ -694,7 +766,7 @@ def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str, h
     Return None, and insert nothing, if a verification of the same reference and server is live. ``started_at`` is when
     the chat began, ``dropped`` the names of the link's other parameters.
     """
-    values, visit_values, token = _verification_values(case), _visit_values(case), new_token()
+    values, visit_values, token = _verification_values(case), _visit_values(work, case), new_token()
     hashed = token_hash(token)
     key = VisitKey(token, label_of(hashed))
     visit = work.keyring.signed("visits", {**visit_values, "token_hash": hashed})
@@ -721,7 +793,11 @@ def _insert_unless_live(dialect: str) -> Any:
     return dialect_insert(dialect, _VERIFICATIONS).on_conflict_do_nothing().returning(_VERIFICATIONS.c.id)
 
 
-def _visit_values(case: Case) -> dict[str, object]:
+def _visit_values(work: Work, case: Case) -> dict[str, object]:
+    given, proved = None, "+".join(case.proved)
+    if case.given:
+        at = [case.step, case.person.key, proved]
+        given = work.keyring.seal(json.dumps({"at": at, "given": case.given}), VISIT_GIVEN, case.visit_id)
     return {
         "id": case.visit_id,
         "token_hash": case.token_hash,
@@ -733,7 +809,8 @@ def _visit_values(case: Case) -> dict[str, object]:
         "identifier_key": case.identifier_key,
         "person_key": case.person.key,
         "customer_row": case.customer_row,
-        "proved": "+".join(case.proved),
+        "proved": proved,
+        "given_sealed": given,
         "locale": case.visit_locale,
     }
 

@@ -12,22 +12,25 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import and_, bindparam, select
 
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
 from auth_portal.errors import Problem, WrongClock
-from auth_portal.services.config.journey import CHAT_CODE, PHONE_MATCH, PURPOSE, result_body
+from auth_portal.services.config.journey import CHAT_CODE, PHONE_MATCH, PURPOSE, SUCCESSES, JourneyConfig, result_body
 from auth_portal.services.config.snapshot import Journeys, Look
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import DATABASE_FAULTS, NewDelivery
+from auth_portal.services.verification import given
 from auth_portal.services.verification.case import (
     ENDED_COLUMNS,
     UNVISITED_COLUMNS,
     Case,
     end_silently,
     ended_whole,
+    given_of_row,
     unvisited_case,
     update_verification,
     verification_mac,
@@ -55,6 +58,15 @@ NO_CHAT = timedelta(days=2)  # no chat lasts as long: 24 hours at most
 
 
 @dataclass(frozen=True)
+class HandoverLink:
+    """Where a customer goes on. The address of a web chat or page holds a value that is valid for 5 minutes."""
+
+    kind: str
+    label: Mapping[str, str]
+    address: str
+
+
+@dataclass(frozen=True)
 class Ending:
     """How a verification ended, as its /done page shows it to one visit."""
 
@@ -74,6 +86,8 @@ class Ending:
     purpose: str = ""
     ended_at: datetime | None = None  # None while only the clock has ended it
     locales: tuple[str, ...] = ()  # that its page is to be in, the most wanted first
+    has_proof: bool = True  # of the journey
+    handover: HandoverLink | None = None
     has_script: bool = False  # the visit's browser ran script on its landing page
     may_be_cut: bool = False  # Flow knows no such reference, and without script a part behind "#" would be missing
 
@@ -177,18 +191,18 @@ class Endings:
         if not is_decided:
             return
         reference = work.open(case.reference_sealed, VERIFICATION_REFERENCE, case.verification_id)
-        body = result_body(case.journey, outcome, reference, _facts(work, case, chat_code) if is_verified else {})
         callback = NewDelivery(
             kind=CALLBACK,
             target=case.server,
             contract=case.journey.callback.contract,
             verification_id=case.verification_id,
             lane=case.reference_hash,
-            body=body,
+            body=result_body(case.journey, outcome, reference, _facts(work, case, outcome, chat_code)),
             priority=outbox.priority_of(outcome),
             give_up_at=case.chat_ends_at,
         )
         outbox.add(work, callback)
+        given.store(work, case, outcome)
         work.record(
             "verification_ended",
             verification_id=case.verification_id,
@@ -280,7 +294,21 @@ class Endings:
             may_be_cut=row.state == DeliveryState.REFUSED
             and row.last_status == UNKNOWN_REFERENCE
             and not row.has_script,
+            has_proof=bool(journey.verify_steps),
+            handover=_handover(work, row, journey) if work.now < row.verification__chat_ends_at else None,
         )
+
+
+def _handover(work: Work, row: Any, journey: JourneyConfig) -> HandoverLink | None:
+    """Return where the visit that decided goes on, if it has chosen a hand-over. No other visit gets the link."""
+    if row.visit__id != row.verification__visit_id or row.verification__outcome not in SUCCESSES:
+        return None
+    chosen = given_of_row(work, row)
+    option = given.chosen_option(journey, chosen)
+    if option is None:
+        return None
+    address = given.handover_address(work, journey, option, chosen, row.verification__id, row.verification__methods)
+    return HandoverLink(option.kind, option.label, address)
 
 
 def _count(work: Work, case: Case, outcome: str, methods: str) -> None:
@@ -290,11 +318,17 @@ def _count(work: Work, case: Case, outcome: str, methods: str) -> None:
         work.count("proof_seconds", case.journey.slug, value=(work.now - began_at).total_seconds())
 
 
-def _facts(work: Work, case: Case, chat_code: str) -> Mapping[str, str]:
-    """Return what the data of a result may say of a verified customer."""
-    person, ticket = case.person, case.ticket
+def _facts(work: Work, case: Case, outcome: str, chat_code: str) -> Mapping[str, str]:
+    """Return what the data of a result may say after every step: of a verified customer, else of the chat alone."""
+    if outcome not in SUCCESSES:
+        return {}
+    person, ticket, answers = case.person, case.ticket, given.values_of(case)
+    of_chat = {PURPOSE: ticket.purpose(work.keyring), "locale": ticket.locale} if ticket is not None else {}
+    if outcome != VERIFIED:
+        return {**answers, **of_chat}
     return {
-        PURPOSE: ticket.purpose(work.keyring) if ticket is not None else "",
+        **answers,
+        **of_chat,
         # The person holds the chat's own number: otherwise they would have been a stranger to this ticket.
         PHONE_MATCH: "yes" if ticket is not None and ticket.phone_key is not None else "",
         "customer_id": person.customer_id,
@@ -302,6 +336,6 @@ def _facts(work: Work, case: Case, chat_code: str) -> Mapping[str, str]:
         "method": case.proved[-1],
         "methods": "+".join(case.proved),
         "verified_at": iso(work.now),
-        "locale": (ticket.locale if ticket is not None else "") or person.locale,
+        "locale": of_chat.get("locale") or person.locale,
         CHAT_CODE: chat_code,
     }

@@ -6,11 +6,13 @@ A visit's stages and the moves they allow (``case.MOVES``)::
        ▲                │                    │ ▲ │
        └─────change─────┴────────change──────┘ └─┘ resend, choose another method
 
-A step with a single method skips CHOOSING.
+A step with a single method skips CHOOSING. Steps without a proof (TERMS, QUESTIONS, HANDOVER) may come before naming,
+between and after the proofs; ``answer`` stays at one or goes on to the next step.
 
 From any visit, what ends the verification for all of them::
 
-    prove the last step ── verified        spend the tries ── wrong        the chat clock ── expired
+    prove or answer the last step ── verified, completed, handed_over        decline the terms ── declined
+    spend the tries ── wrong        the chat clock ── expired
     cancel ── cancelled, not_me, no_code                     nothing can work ── unavailable
 
 A move whose form was made for another prompt counts nothing.
@@ -107,6 +109,8 @@ class VisitMoves:
         """
         with self._transactions.read() as work:
             case = load_case(work, self._journeys, visit_token, locked=False)
+            if case.is_broken:
+                raise Problem("no_visit")
             if case.stage is Stage.ENDED or case.is_due(work.now):
                 return OVER
             result = stay(work, case, self._journeys.current(), self._methods)
@@ -155,14 +159,16 @@ class VisitMoves:
         return result
 
     def change(self, visit_token: str, prompt: str) -> MoveResult:
-        """Go back to naming. Send Flow nothing and reset no count."""
+        """Go back to naming. Send Flow nothing and reset no count. What another person gave after naming is dropped."""
         with self._transactions.write() as work:
             case, result = self._gate.admit(work, visit_token, prompt, "change")
             if result is not None:
                 return result
             if case.changes_left == 0:
                 return stay(work, case, self._journeys.current(), self._methods, "too_many_changes")
-            update_visit(work, replace(case, prompt=new_prompt(), step=0, method=None, proved=()))
+            naming = case.journey.naming_step or 0
+            given = {number: what for number, what in case.given.items() if int(number) < naming}
+            update_visit(work, replace(case, prompt=new_prompt(), step=naming, method=None, proved=(), given=given))
             record_move(work, case, "name_taken_back", visit=case.visit_id)
         return CURRENT_PROMPT
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import bindparam, select
 
@@ -15,6 +16,7 @@ from auth_portal.methods import CARRIES, Method
 from auth_portal.services.config.snapshot import Look, Snapshot
 from auth_portal.services.directory.person import mask_contact
 from auth_portal.services.verification.case import Case, Stage
+from auth_portal.services.verification.given import moment
 from auth_portal.store.db import Work
 from auth_portal.store.models import VISIT_IDENTIFIER, ChannelState
 
@@ -66,6 +68,8 @@ class Page:
     has_other_methods: bool = False
     locales: tuple[str, ...] = ()  # that it is to be in, the most wanted first
     just_sent: bool = False  # on the first page after a message was sent again
+    view: Any = None  # of a step without a proof, as its kind describes it
+    faults: Mapping[str, str] | None = None  # codes, by the fields of its form
 
 
 @dataclass(frozen=True)
@@ -109,29 +113,40 @@ OVER = MoveResult(is_over=True)
 RESENT = MoveResult(is_sent=True)
 
 
-def stay(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Method], note: str = "") -> MoveResult:
-    """Return the page of a case, with a note on what was wrong."""
-    return MoveResult(page_of(work, case, snapshot, methods), note)
+def stay(
+    work: Work,
+    case: Case,
+    snapshot: Snapshot,
+    methods: Mapping[str, Method],
+    note: str = "",
+    typed: Any = None,
+    faults: Mapping[str, str] | None = None,
+) -> MoveResult:
+    """Return the page of a case, with a note on what was wrong; for a step without a proof, with what was typed."""
+    page = page_of(work, case, snapshot, methods)
+    if case.method is None and case.present.stage:
+        view = case.present.view(case.given_here, moment(work, case, snapshot), typed)
+        page = replace(page, view=view, faults=faults or {})
+    return MoveResult(page, note)
 
 
 def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Method]) -> Page:
     """Return the page of a case. ``methods`` holds every method by its name."""
     journey, portal, method, now = case.journey, snapshot.portal, methods.get(case.method or ""), work.now
-    offered, carries = case.offered(snapshot) if case.step else (), CARRIES.get(case.method or "")
+    offered, carries, has_trouble = case.offered(snapshot), CARRIES.get(case.method or ""), False
     look, channel = snapshot.look(journey), snapshot.channel_for(journey, carries) if carries else None
-    # By the channel's state alone, which is the same for everyone (R24).
-    has_trouble = False
-    if channel is not None:
+    if channel is not None:  # by its state alone, which is the same for everyone (R24)
         failing = {"name": channel.name, "since": now - TROUBLE_TIME}
         has_trouble = work.execute(_TROUBLE, failing).first() is not None
-    is_asked_next = case.stage is Stage.NAMING and journey.steps[1].proves
-    first_methods = replace(case, step=1).offered(snapshot) if is_asked_next else ()
-    code, destination, typed = case.valid_code(now), "", case.identifier_sealed
+    code, stage = case.valid_code(now), case.stage
+    is_asked_next = stage is Stage.NAMING and journey.steps[case.step + 1].proves
+    first_methods = replace(case, step=case.step + 1).offered(snapshot) if is_asked_next else ()
+    destination, typed = "", case.identifier_sealed
     if carries and case.shows_contact and case.person.has_contact(carries):
         destination = mask_contact(case.person.contact(carries, work.keyring))
     return Page(
         prompt=case.prompt,
-        stage=case.stage,
+        stage=stage,
         journey=journey.name,
         slug=journey.slug,
         portal=portal.name,
@@ -139,8 +154,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         logo=journey.logo,
         colour=journey.colour,
         look=look,
-        step_number=case.step,
-        step_count=len(journey.steps) - 1,
+        step_number=0 if stage is Stage.NAMING else journey.step_numbers[case.step],
+        step_count=journey.step_numbers[-1],
         kinds=journey.identifiers,
         method=case.method,
         methods=offered,

@@ -26,12 +26,13 @@ from auth_portal.services.directory.person import (
     use_totp_step,
 )
 from auth_portal.services.limits import MINUTE, Limit
-from auth_portal.services.verification import codes, tries
+from auth_portal.services.verification import codes, given, tries
 from auth_portal.services.verification.case import (
     Case,
     Stage,
     load_case,
     name_person,
+    new_prompt,
     record_move,
     update_visit,
 )
@@ -91,18 +92,22 @@ class Proofs:
         self._wake = wake
         self._memory = tries.Memory()
 
-    def prove(self, visit_token: str, prompt: str, form: Mapping[str, str], address: str) -> MoveResult:
-        """Take what was typed for the current prompt: an identifier, a code or a password.
+    def prove(self, visit_token: str, prompt: str, form: given.StepForm, address: str) -> MoveResult:
+        """Take what was typed for the current prompt: an identifier, a code, a password, or the answers of a step.
 
         Raise Busy if hashing is full and TooMany for the address, both before anything is counted.
         """
         with self._transactions.write() as work:
-            case, result = self._gate.admit(work, visit_token, prompt, "name", "prove")
+            case, result = self._gate.admit(work, visit_token, prompt, "name", "prove", "answer")
             if result is None and case.stage is Stage.NAMING:
-                result = self._take_identifier(work, case, form.get("identifier", ""), form.get("method", ""))
+                result = self._take_identifier(
+                    work, case, next(iter(form.getlist("identifier")), ""), next(iter(form.getlist("method")), "")
+                )
+            elif result is None and case.method is None:
+                result = self._take_answers(work, case, form)
             elif result is None:
                 method = self._methods[case.method or ""]
-                typed = form.get(method.field, "")
+                typed = next(iter(form.getlist(method.field)), "")
                 proof = method.parse(typed, case.code_digits)
                 if proof is None:
                     fault = f"{method.field}_unreadable" if typed else f"{method.field}_missing"
@@ -136,6 +141,29 @@ class Proofs:
         )
         return CURRENT_PROMPT
 
+    def _take_answers(self, work: Work, case: Case, form: given.StepForm) -> MoveResult:
+        """Take the form of a step without a proof: stay at it, go on, or end the verification."""
+        snapshot = self._journeys.current()
+        taken = case.present.take(form, case.given_here, given.moment(work, case, snapshot))
+        if taken.faults:
+            return stay(work, case, snapshot, self._methods, next(iter(taken.faults.values())), form, taken.faults)
+        if taken.event:
+            record_move(work, case, taken.event, visit=case.visit_id, **taken.facts)
+        if taken.outcome:
+            self._endings.end(work, case, taken.outcome)
+            return OVER
+        case = case.with_given(taken.given)
+        if not taken.is_done:
+            update_visit(work, replace(case, prompt=new_prompt()))
+            return CURRENT_PROMPT
+        following = given.next_step(work, case, case.step + 1, snapshot)
+        if following.outcome:
+            self._endings.end(work, following.case, following.outcome, why=following.why)
+            return OVER
+        update_visit(work, following.case)
+        codes.issue(work, following.case, snapshot)
+        return CURRENT_PROMPT
+
     def _prove_at_once(self, work: Work, case: Case, method: Method, proof: str) -> MoveResult:
         """Check, count and settle a cheap proof in the caller's transaction."""
         verdict = method.check(proof, case.evidence(work.now, work.keyring))
@@ -148,7 +176,7 @@ class Proofs:
             return self._go_on(work, case)
         return self._stay_or_end(work, tries.count_for_verification(work, case), verdict, has_tries=has_tries)
 
-    def _prove_slowly(self, visit_token: str, prompt: str, form: Mapping[str, str], address: str) -> MoveResult:
+    def _prove_slowly(self, visit_token: str, prompt: str, form: given.StepForm, address: str) -> MoveResult:
         """Reserve a try and commit, check with no transaction open, settle."""
         with self._passwords.slot():
             with self._transactions.write() as work:
@@ -161,7 +189,7 @@ class Proofs:
                 has_tries = tries.count_for_person(work, case, self._memory, succeeded=False)
                 case = tries.count_for_verification(work, case)
             method = self._methods[case.method or ""]
-            typed = form.get(method.field, "")
+            typed = next(iter(form.getlist(method.field)), "")
             evidence = case.evidence(self._transactions.clock(), self._transactions.keyring)
             verdict = method.check(typed, evidence)
             if not has_tries:
@@ -192,17 +220,15 @@ class Proofs:
 
     def _go_on(self, work: Work, case: Case) -> MoveResult:
         """Go on to the next step after a right proof, or end the verification as verified."""
-        method, snapshot, step = case.method or "", self._journeys.current(), case.step + 1
+        method, snapshot = case.method or "", self._journeys.current()
         work.count("checks", method, "right")
         case = replace(case, proved=(*case.proved, method))
-        if step == len(case.journey.steps):
-            self._endings.end(work, case, VERIFIED)
-            return OVER
-        following = case.at_step(step, snapshot)
-        verification_id, subject_id = case.verification_id, case.person.subject_id
-        if not following.offered(snapshot):
-            work.record("step_passed", verification_id=verification_id, subject_id=subject_id, method=method)
-            self._endings.end(work, case, "unavailable", why="no_next_step")
+        found = given.next_step(work, case, case.step + 1, snapshot)
+        following, verification_id, subject_id = found.case, case.verification_id, case.person.subject_id
+        if found.outcome:
+            if found.outcome != VERIFIED:
+                work.record("step_passed", verification_id=verification_id, subject_id=subject_id, method=method)
+            self._endings.end(work, following, found.outcome, why=found.why)
             return OVER
         update_visit(work, following)
         code = codes.issue(work, following, snapshot)

@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.file import Fault
-from auth_portal.services.config.journey import LIMIT_BOUNDS, OUTCOMES, JourneyConfig, JourneyLimits, default_success
+from auth_portal.services.config.journey import LIMIT_BOUNDS, JourneyConfig, JourneyLimits, default_success, outcomes_of
 from auth_portal.services.steps import ADDED, FIRST, STEPS
 
 SERVERS = ("production", "uat", "sandbox")
@@ -69,6 +69,7 @@ HIDES = {"": None, "1": True, "0": False}  # the name next to the logo; nothing:
 FLAGS = ("default", "active", "shares_result")
 LONGEST = 2000  # characters of one field; the rules allow far less, and the response contains them again
 MOST_STEPS = 7
+KINDS = ("", *STEPS)  # a form of an earlier version names none
 BLANK_ROWS = 2
 _DROPPED = {"", "0"}
 
@@ -83,8 +84,29 @@ class JourneyForm:
     data: tuple[tuple[str, str], ...] = ()
 
     def with_step(self, kind: str) -> JourneyForm:
-        """Return the form with one more step to fill in."""
-        return replace(self, steps=(*self.steps, {"kind": kind})[: MOST_STEPS + 1])
+        """Return the form with one more step to fill in; the one that names customers comes first."""
+        steps = (*self.steps, {"kind": kind})
+        steps = ({"kind": kind}, *self.steps) if kind == FIRST and self.lacks_naming else steps
+        return replace(self, steps=steps[: MOST_STEPS + 1])
+
+    def rearranged(self, act: str, place: int) -> JourneyForm:
+        """Return the form with the step at a place (from 1) moved ``up`` or ``down`` by one, or removed."""
+        steps, at = list(self.steps), place - 1
+        if 0 <= at < len(steps):
+            step = steps.pop(at)
+            if act != "remove":
+                steps.insert(max(0, at - 1) if act == "up" else at + 1, step)
+        return replace(self, steps=tuple(steps))
+
+    @property
+    def lacks_naming(self) -> bool:
+        """Report whether no step names the customer."""
+        return FIRST not in [step["kind"] for step in self.steps]
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Return how a journey of these steps can end."""
+        return outcomes_of(STEPS[step["kind"]] for step in self.steps)
 
     @property
     def named_twice(self) -> str:
@@ -113,7 +135,7 @@ def of_config(config: JourneyConfig) -> JourneyForm:
     always_sent = {(key, f"{{{key}}}") for key in ("outcome", "journey", *config.defence.variables)}
     success = default_success(config.model_dump())
     results = {f"results.{outcome}": text for outcome, text in config.results.items()}
-    if config.results["verified"] == success:
+    if config.success == success:
         results["results.verified"] = ""  # so that it follows the defence against relay
     fields = {
         **{name: str(getattr(config, name)) for name in PLAIN},
@@ -136,15 +158,17 @@ def of_config(config: JourneyConfig) -> JourneyForm:
     )
 
 
-def of_form(form: MultiDict[str, str]) -> JourneyForm:
-    """Return the form as it was sent. Empty steps and rows are dropped."""
-    kinds = (form.get(f"kind{number}", ADDED[0]) for number in range(1, MOST_STEPS + 1))
-    fields = [(FIRST, ""), *((kind, f"step{number}") for number, kind in enumerate(kinds, 1) if kind in ADDED)]
-    steps = tuple(step for kind, name in fields if (step := STEPS[kind].read_form(form, name)) is not None)
+def of_form(form: MultiDict[str, str], *, has_empty: bool = False) -> JourneyForm:
+    """Return the form as it was sent. Empty rows are dropped, and empty steps too, unless ``has_empty``."""
+    kinds = [form.get("kind0", FIRST), *(form.get(f"kind{number}", "") for number in range(1, MOST_STEPS + 1))]
+    read = [
+        (kind, STEPS[kind or ADDED[0]].read_form(form, f"step{n}")) for n, kind in enumerate(kinds) if kind in KINDS
+    ]
+    steps = tuple(step or {"kind": kind} for kind, step in read if step or (kind and has_empty))
     rows = zip(form.getlist("data_key"), form.getlist("data_text"), strict=False)
     return JourneyForm(
         {name: value.strip()[:LONGEST] for name, value in form.items()},
-        steps=steps if len(steps) > 1 else (*steps, {"kind": ADDED[0]}),
+        steps=steps if any(STEPS[step["kind"]].add_label for step in steps) else (*steps, {"kind": ADDED[0]}),
         channels={name.removeprefix("channel."): value for name, value in form.items() if name.startswith("channel.")},
         data=tuple((key.strip(), text.strip()[:LONGEST]) for key, text in rows if key.strip() or text.strip()),
     )
@@ -158,7 +182,7 @@ def logos_of(config: JourneyConfig) -> Mapping[str, str]:
 def values_of(typed: JourneyForm, slug: str, logos: Mapping[str, str]) -> Mapping[str, Any]:
     """Return what the config file would say instead; this form does not change ``slug`` and ``logos``."""
     fields = typed.fields
-    results = {outcome: text for outcome in OUTCOMES if (text := fields.get(f"results.{outcome}", ""))}
+    results = {outcome: text for outcome in typed.outcomes if (text := fields.get(f"results.{outcome}", ""))}
     server = fields.get("server", "")
     limits = {name: fields.get(f"limits.{name}", "") for name in LIMIT_BOUNDS}
     channels = [(_number(place), name) for name, place in typed.channels.items() if place.strip() not in _DROPPED]
@@ -245,7 +269,7 @@ def lines_of(faults: Mapping[str, str]) -> list[str]:
 
 def label_of(key: str) -> str:
     """Return the form's name of a key, or the key itself if the form has none."""
-    if found := re.fullmatch(r"steps\[(\d+)\]\.(\w+)", key):
+    if found := re.match(r"steps\[(\d+)\]", key):
         return _("Step %(number)s", number=found[1])
     if key.startswith("results."):
         return _("Result for %(outcome)s", outcome=key.removeprefix("results."))

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, Newer, SaveResult
 from auth_portal.services.config.file import BadConfig, Fault
-from auth_portal.services.config.journey import OUTCOMES, PLACEHOLDERS, JourneyConfig, default_success
+from auth_portal.services.config.journey import PLACEHOLDERS, USUAL_RESULTS, JourneyConfig, default_success
 from auth_portal.services.config.journey_editor import JourneyEdit
 from auth_portal.services.config.rules import warnings_of, weaker_twins
 from auth_portal.services.rehearsal.flow_setup import examples
@@ -125,11 +125,15 @@ def change(slug: str) -> BaseResponse:
 
 
 def _take_form(stored_slug: str | None, slug: str, logos: Mapping[str, str]) -> BaseResponse:
-    typed, based_on = journey_form.of_form(request.form), request.form.get("based_on", 0, type=int)
-    act = form_text("act")
+    based_on, act = request.form.get("based_on", 0, type=int), form_text("act")
     head, _dot, kind = act.partition(".")
-    if head in ("add_step", "preview"):
-        shown = typed.with_step(kind if kind in ADDED else ADDED[0]) if head == "add_step" else typed
+    is_shown = head in ("add_step", "preview", "up", "down", "remove")
+    typed = journey_form.of_form(request.form, has_empty=is_shown)
+    if is_shown:
+        shown = typed.with_step(kind if kind in STEPS else ADDED[0]) if head == "add_step" else typed
+        shown = (
+            shown.rearranged(head, int(kind) if kind.isdigit() else 0) if head not in ("add_step", "preview") else shown
+        )
         return _form_page(shown, slug=stored_slug, based_on=based_on, has_preview=act == "preview")
     values = values_of(typed, slug, logos)
     if act == "drive":
@@ -194,7 +198,8 @@ def _form_page(
         has_sandbox=snapshot.has_sandbox,
         all_methods=list(services().methods),
         added_steps=[(kind, _(STEPS[kind].add_label)) for kind in ADDED],
-        outcomes=OUTCOMES,
+        outcomes=typed.outcomes,
+        usual_results=USUAL_RESULTS,
         limits=journey_form.limit_fields(),
         placeholders=PLACEHOLDERS,
         success=default_success({**typed.fields, "slug": slug or typed.fields.get("slug", "")}),

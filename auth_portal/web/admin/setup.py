@@ -51,6 +51,7 @@ def reach(slug: str) -> Response:
         disabled=DISABLED,
         is_waiting=is_waiting,
         is_matched=journey.defence.demands_ticket,
+        asks_no_one=journey.naming_step is None,
     )
     if is_waiting:
         response.headers["Refresh"] = f"2; url={request.path}?seen={seen + 1}"

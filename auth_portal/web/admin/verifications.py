@@ -1,24 +1,41 @@
-"""Verifications: searched by link, person, time, journey or outcome, each with its story. Changes nothing.
+"""The home page, and verifications, each with its story: searched by link, person, time, journey or outcome.
 
-The search text is posted, so that no reference or contact stands in an address or a log; the list that it leads to
-names people by their rows and keyed hashes.
+Nothing is changed here. The search text is posted, so that no reference or contact stands in an address or a log; the
+list that it leads to names people by their rows and keyed hashes.
 """
 
 from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from flask import Response, redirect
+from flask import Response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.journey import OUTCOMES
+from auth_portal.services.history.overview import PERIODS
 from auth_portal.services.history.stories import LIVE, StoryFilter
 from auth_portal.services.verification.references import pasted
 from auth_portal.web.admin.frame import EVERYONE, FilterForm, form_text, newest_url, older_url, render, route
 from auth_portal.web.context import services
 
 PATH = "/admin/verifications"
+
+
+@route("/", allow=EVERYONE)
+def home() -> Response:
+    """Show what needs attention now, and how the last hour, day and week went."""
+    period = request.args.get("period", "day")
+    overview = services().overview
+    return render(
+        "admin/home.html",
+        periods=tuple(PERIODS),
+        figures=overview.figures(period if period in PERIODS else "day"),
+        checklist=overview.checklist(),
+        locked=overview.locked(),
+        warnings=services().health.warnings(),
+        alerts=services().alerts.open(services().clock()),
+    )
 
 
 @route("/verifications", allow=EVERYONE)
