@@ -197,8 +197,8 @@ class SpokenLanguage:
 
 @contextmanager
 def speaking(locale: str) -> Iterator[None]:
-    """Let the texts of a block be in a locale."""
-    before = spoken.set(locale)
+    """Let the texts of a block be in a locale; "" is English."""
+    before = spoken.set(locale or FALLBACK)
     try:
         yield
     finally:

@@ -122,6 +122,7 @@ class Services:
 
     # what leaves, and what is wrong with it
     dispatcher: Dispatcher
+    messages: MessageDelivery
     delivery_lists: DeliveryLists
     retries: Retries
     notices: Notices
@@ -251,6 +252,7 @@ class Core:
     verifications: Verifications
     alerts: Alerts
     dispatcher: Dispatcher
+    messages: MessageDelivery
     wake: Callable[[], None]
     health: Health
 
@@ -279,13 +281,12 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     housekeeping = Housekeeping(on.transactions)
     sealer = Sealer(on.transactions)
     dispatcher = Dispatcher(lanes, verifications.endings, alerts, import_work, housekeeping, sealer.seal)
-    return Core(methods, verifications, alerts, dispatcher, lanes.wake, Health(on.transactions))
+    return Core(methods, verifications, alerts, dispatcher, messages, lanes.wake, Health(on.transactions))
 
 
 def _build_services(on: Foundation, core: Core) -> Services:
     settings, journeys, notices, passwords = on.settings, on.journeys, on.notices, on.passwords
-    logos = Logos(on.transactions)
-    admins = Admins(on.transactions, passwords, notices)
+    logos, admins = Logos(on.transactions), Admins(on.transactions, passwords, notices)
     admin_sessions = AdminSessions(on.transactions, passwords, notices)
     configuration = Configuration(
         on.transactions, has_sandbox=settings.has_sandbox, way_out=on.outbound, notify_owners=notices.change_to_owners
@@ -301,6 +302,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
         alerts=core.alerts,
         webhooks=on.webhooks,
         dispatcher=core.dispatcher,
+        messages=core.messages,
         health=core.health,
         heart=Loop("heartbeat", core.health.beat, every_seconds=BEAT_SECONDS, fault="heartbeat_fault"),
         verifications=core.verifications,

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from auth_portal.errors import Problem, TooMany
-from auth_portal.i18n import FALLBACK, complete_languages, error_text, matched, preferred, spoken
+from auth_portal.i18n import FALLBACK, Language, complete_languages, error_text, language, matched, preferred, spoken
 from auth_portal.settings import LOOPBACK_NAMES, Settings
 from auth_portal.telemetry import Origin, log_event, origin, request_id
 from auth_portal.web.api.problems import PREFIX, problem_details
@@ -196,6 +196,11 @@ def speak_for_customer(*chosen: str) -> str:
     own = snapshot.portal.language if snapshot is not None else FALLBACK
     spoken.set((preferred(accepted, offered) if accepted else "") or own)
     return ""
+
+
+def offered_languages() -> list[Language]:
+    """Return the languages that this portal offers to customers."""
+    return [language(code) for code in g.offered_languages]
 
 
 def language_url() -> str:

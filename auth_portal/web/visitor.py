@@ -16,13 +16,12 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
-from auth_portal.i18n import language
 from auth_portal.services.verification.begin import Landing, LandingForm
 from auth_portal.services.verification.case import HeldVisit, Stage, visit_label
 from auth_portal.services.verification.page import KnownVisit, MoveResult
 from auth_portal.services.verification.references import LinkReference, completed, dropped_names, read_query
 from auth_portal.web.context import keep_visits, page_values, services, visit_root, visit_tokens
-from auth_portal.web.edge import OPEN_PATH, REFERENCE, language_url, problem_page, speak_for_customer
+from auth_portal.web.edge import OPEN_PATH, REFERENCE, language_url, offered_languages, problem_page, speak_for_customer
 
 visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
@@ -207,7 +206,8 @@ def languages() -> Response:
         except Problem:  # the browser's visit is over and deleted
             token = ""
     rest = f"&{found[1]}" if opened and found else ""
-    choices = [(language(code), f"{path if opened else '/'}?lang={code}{rest}") for code in g.offered_languages]
+    at = path if opened else "/"
+    choices = [(one, f"{at}?lang={one.code}{rest}") for one in offered_languages()]
     label = visit_label(token) if token else ""
     back = f"{visit_root()}/verify?v={label}" if token else ""
     if opened:

@@ -70,6 +70,7 @@ SETTINGS_FORM: Mapping[str, Mapping[str, Any]] = {
     "radius": {"radius": "4"},
     "hide_name": {"hide_name": "1"},
     "language": {"language": "zu"},
+    "latin_name": {"latin_name": "Someone else"},
     "languages": {"languages": ["fr"]},
 }
 

@@ -25,7 +25,7 @@ GUARDED: Mapping[str, frozenset[str]] = {
     "portal": frozenset(
         {
             *("name", "default_region", "support_contact", "notices_by", "limits", "retention", "alerts"),
-            *("language", "languages"),
+            *("language", "languages", "latin_name"),
             *("logo", "logo_dark", "hide_name"),
         }
     ),

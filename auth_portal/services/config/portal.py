@@ -67,6 +67,7 @@ class PortalSettings(Frozen):
     """The name, contact and look of the business, its limits, what is stored, and who is notified."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)] = "Auth Portal"
+    latin_name: Annotated[str, Field(max_length=60, pattern=r"^[A-Za-z0-9 &'().,+/!:-]*$")] = ""  # in SMS
     default_region: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # none until an owner has chosen one
     time_zone: Annotated[str, Field(max_length=64)] = DEFAULT_ZONE  # of the admins
     language: Annotated[str, Field(max_length=16)] = FALLBACK  # where a browser asks for none offered
@@ -85,9 +86,9 @@ class PortalSettings(Frozen):
     def stored(self) -> dict[str, Any]:
         """Return the settings as they are stored: without those that no one has chosen yet.
 
-        A process of the previous version would refuse an empty default country, and knows neither languages nor looks.
+        A process of the previous version would refuse an empty default country, and knows no languages and no looks.
         """
-        left_out = ("default_region", "language", "languages", *LOOK)
+        left_out = ("default_region", "language", "languages", "latin_name", *LOOK)
         unset = {name for name in left_out if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=unset)
 

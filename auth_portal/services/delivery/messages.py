@@ -1,7 +1,7 @@
 """Deliver a message: a code to a customer, a notice, an admin's test of a channel, or a webhook.
 
-A text with a code is made when it is sent and stored nowhere. An SMS is one message of 160 GSM characters or fewer, and
-its last line is ``@host #code``, from which iOS and Android fill the code in. An email has the code in the first words
+A text with a code is made when it is sent and stored nowhere. The last line of
+an SMS is ``@host #code``, from which iOS and Android fill the code in. An email has the code in the first words
 of its subject.
 """
 
@@ -38,7 +38,7 @@ from auth_portal.services.delivery.outbox import (
     Outbox,
     log_attempt,
 )
-from auth_portal.services.delivery.texts import CodeMessage, Texts
+from auth_portal.services.delivery.texts import CodeMessage, SmsText, Texts, sms_in_each_language
 from auth_portal.services.delivery.webhooks import Webhooks
 from auth_portal.services.directory.credentials import PersonTries
 from auth_portal.services.directory.person import Person, country_of, is_trusted, person_of_row
@@ -133,6 +133,20 @@ class MessageDelivery:
         log_attempt(claimed, state, report, milliseconds)
         return state
 
+    def examples(self) -> list[tuple[str, SmsText]]:
+        """Return the SMS of a code, for the default journey, in each language that is offered, with its own name."""
+        snapshot = self._journeys.renew()
+        limits_of = snapshot.default.config.limits if snapshot.default is not None else JourneyLimits()
+        example = CodeMessage(
+            code="0" * limits_of.code_digits,
+            portal=snapshot.portal.name,
+            journey=snapshot.default.config.name if snapshot.default is not None else "",
+            host=self._texts.host,
+            seconds=limits_of.code_seconds,
+            latin_name=snapshot.portal.latin_name,
+        )
+        return sms_in_each_language(example, snapshot.portal.offered)
+
     def _prepare(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport | Receipt:
         """Return what is ready to leave, or the report of an attempt that is not made.
 
@@ -178,7 +192,8 @@ class MessageDelivery:
         """Return a notice for this channel, or for the one that the notice carries with it."""
         notice = json.loads(claimed.body(self._transactions.keyring))
         channel = channel or parse_channel(notice["channel"])
-        outgoing = self._texts.notice(notice["to"], notice["subject"], notice["text"], claimed.id)
+        parts = (notice["to"], notice["subject"], notice["text"])
+        outgoing = self._texts.notice(*parts, claimed.id, notice.get("locale", ""))
         country = country_of(outgoing.to) if outgoing.kind == "sms" else ""
         return PreparedMessage(self._sending(channel, outgoing), country=country)
 
@@ -209,8 +224,10 @@ class MessageDelivery:
             host=self._texts.host,
             seconds=int((challenge.expires_at - now).total_seconds()),
             support=portal.support_contact.removeprefix("mailto:").removeprefix("tel:"),
+            latin_name=portal.latin_name,
         )
-        sending = self._sending(channel, self._texts.outgoing(carries, to, message, claimed.id))
+        outgoing = self._texts.outgoing(carries, to, message, claimed.id, claimed.locale or "")
+        sending = self._sending(channel, outgoing)
         bounds = journey.limits
         counted = limits.destination_limits(challenge.destination_key, bounds.destination_hour, bounds.destination_day)
         counted.append(Limit(f"sends:{claimed.verification_id}", bounds.sends, DAY))  # a repeat is one (D13)

@@ -1,22 +1,63 @@
-"""The texts of messages: a code by SMS or email, and a notice."""
+"""The texts of messages: a code by SMS or email, and a notice. They are in the language that is spoken (i18n).
+
+An SMS is written in the GSM 7-bit alphabet where its letters allow it, 160 of them to a part, else in UCS-2 with 70.
+Latin letters lose marks that the alphabet lacks, as people and banks write them in SMS: one part, not two. Any other
+script stays as it is. The tables for single languages of 3GPP TS 23.038 are not used: few networks know them.
+"""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from auth_portal.gateways.channels import OutgoingMessage
+from auth_portal.i18n import gettext, language, ngettext, plain, plain_plural, speaking, spoken
 
-SMS_LENGTH = 160  # characters of one message (3GPP TS 23.038 6.2.1)
+GSM_7, UCS_2 = "GSM-7", "UCS-2"
+# What a message holds alone, and each part of a longer one, which also has a header (3GPP TS 23.040 9.2.3.24).
+ROOM = {GSM_7: (160, 153), UCS_2: (70, 67)}
+MOST_PARTS = 3  # of a notice; a longer one is cut
 TEMPLATES = ("email.txt", "email.html", "notice.txt", "notice.html")
-# The basic set of 3GPP TS 23.038, as far as our texts use it, without the characters that take two septets.
+# The basic set of 3GPP TS 23.038 6.2.1, and the extension table, whose characters take two septets.
 _GSM = frozenset(
-    "@£$¥èéùìòÇØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
-    "abcdefghijklmnopqrstuvwxyzäöñüà\n"
+    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
+    "abcdefghijklmnopqrstuvwxyzäöñüà"
 )
+_EXTENSION = frozenset("\f^{}\\[~]|€")
+# Latin letters and marks that Unicode does not take apart, as they are written without them.
+_INSTEAD = str.maketrans(
+    {
+        **dict(zip("ŁłĐđĦħŦŧıĸŊŋƏəƉɖƁɓƊɗƘƙ", "LlDdHhTtikNnEeDdBbDdKk", strict=True)),
+        "Œ": "OE",
+        "œ": "oe",
+        "Þ": "Th",
+        "þ": "th",
+        "Ð": "D",
+        "ð": "d",
+        "ẞ": "SS",
+        "…": "...",
+        **dict.fromkeys("‘’‚‛`´ʻʼ′", "'"),
+        **dict.fromkeys("“”„‟«»″", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        **dict.fromkeys("\u00a0\u2007\u202f\u2009\u200a\t", " "),
+    }
+)
+_LETTERS = "LN"  # categories of Unicode that a text cannot lose: letters and numbers; marks belong to letters
+_JOINER, _FRACTION = "\u200d", "\u2044"
+SHORTEST_NAME = 3  # characters of a name that still say which business it is
+
+
+@dataclass(frozen=True)
+class SmsText:
+    """An SMS as it leaves: its text, the encoding that its characters need, and how many messages it is paid as."""
+
+    text: str
+    encoding: str
+    parts: int
 
 
 @dataclass(frozen=True)
@@ -29,6 +70,7 @@ class CodeMessage:
     host: str
     seconds: int  # for which the code is still valid
     support: str = ""
+    latin_name: str = ""  # of the business, for an SMS that needs no other script
 
     @property
     def minutes(self) -> int:
@@ -36,26 +78,147 @@ class CodeMessage:
         return max(1, round(self.seconds / 60))
 
 
-def gsm(text: str) -> str:
-    """Return text in the GSM basic set: without marks if the letter alone is in it, a dot for any other character."""
+# --- SMS
+
+
+def gsm(text: str) -> str | None:
+    """Return a text in the GSM alphabet, or None if that would lose letters of another script.
+
+    Latin letters lose their marks if need be, and symbols such as emoji are left out.
+    """
     letters = []
-    for letter in text:
-        plain = letter if letter in _GSM else unicodedata.normalize("NFKD", letter)[:1]
-        letters.append(plain if plain in _GSM else ".")
+    for letter in unicodedata.normalize("NFC", text).translate(_INSTEAD):
+        if letter in _GSM or letter in _EXTENSION:
+            letters.append(letter)
+            continue
+        plain_letter = unicodedata.normalize("NFKD", letter).replace(_FRACTION, "/")
+        kept = "".join(part for part in plain_letter if part in _GSM)
+        if not kept and (unicodedata.category(letter)[0] in _LETTERS or _is_foreign_mark(letter)):
+            return None
+        letters.append(kept)
     return "".join(letters)
 
 
-def sms_text(message: CodeMessage) -> str:
-    """Return the SMS: which business asks, for what, for how long, the warning, and the line that fills the code in."""
-    last_line = f"\n\n@{message.host} #{message.code}"
-    tail = f". Valid {message.minutes} min. Never share this code."
-    head = f"{message.code} is your {gsm(message.portal)} code"
-    about = f" for {gsm(message.journey)}"
-    room = SMS_LENGTH - len(last_line) - len(tail)
-    if len(head) + len(about) > room:
-        about = ""
-    text = head[:room] + about + tail + last_line
-    return text if len(text) <= SMS_LENGTH else head + tail
+def _is_foreign_mark(letter: str) -> bool:
+    """Report whether a mark belongs to letters of a script, as vowel signs do; those of Latin are of no script."""
+    return unicodedata.category(letter) in ("Mc", "Mn") and not unicodedata.name(letter, "").startswith(
+        ("COMBINING ", "VARIATION ")
+    )
+
+
+def measured(text: str) -> SmsText:
+    """Return a text with the encoding that it needs as it is, and its parts, which split no character."""
+    is_gsm = all(letter in _GSM or letter in _EXTENSION for letter in text)
+    encoding = GSM_7 if is_gsm else UCS_2
+    widths = [_width(letter, is_gsm=is_gsm) for letter in text]
+    alone, joined = ROOM[encoding]
+    if sum(widths) <= alone:
+        return SmsText(text, encoding, 1)
+    parts, left = 1, joined
+    for width in widths:
+        if width > left:
+            parts, left = parts + 1, joined
+        left -= width
+    return SmsText(text, encoding, parts)
+
+
+def _width(letter: str, *, is_gsm: bool) -> int:
+    """Return what a character takes: septets in GSM-7, units of 16 bits in UCS-2."""
+    return (2 if letter in _EXTENSION else 1) if is_gsm else (2 if ord(letter) > 0xFFFF else 1)  # noqa: PLR2004
+
+
+def sms_text(message: CodeMessage) -> SmsText:
+    """Return the SMS of a code: which business asks, for what, for how long, the warning, the line that fills it in.
+
+    To be one part it first leaves out the journey, then shortens the name of the business, then leaves the name out;
+    never the code, its life, the warning or the last line. If even that is not one part, it is as few as the whole name
+    takes. The Latin name stands in where the name alone would need UCS-2; without one the name keeps its script.
+    """
+    name = message.portal if any(unicodedata.category(letter)[0] in _LETTERS for letter in message.portal) else ""
+    if not _latin(name) and message.latin_name and gsm(_sentence(message, message.latin_name)) is not None:
+        name = message.latin_name
+    alone = _fitting(_sentence(message, name))
+    whole = [_fitting(_sentence(message, name, message.journey)), alone]
+    if not _latin(message.journey):
+        whole.reverse()  # one name in another script must not change the encoding of all the rest
+    for offer in whole:
+        if offer.parts == 1:
+            return offer
+    bare = _fitting(_sentence(message))
+    if bare.parts > 1 or bare.encoding != alone.encoding:  # a name is not left out for its script
+        return min(whole, key=lambda offer: offer.parts)
+    while len(name := _without_end(name)) >= SHORTEST_NAME:
+        offer = _fitting(_sentence(message, name))
+        if offer.parts == 1:
+            return offer
+    return bare
+
+
+def _latin(text: str) -> str:
+    """Return a name in the GSM alphabet, or "" if it has letters of another script, or nothing but symbols."""
+    return " ".join((gsm(text) or "").split())
+
+
+def _fitting(text: str) -> SmsText:
+    """Return a text in the GSM alphabet if its letters allow it, else as it is."""
+    plain_text = gsm(text)
+    return measured(text if plain_text is None else plain_text)
+
+
+def _sentence(message: CodeMessage, name: str = "", journey: str = "") -> str:
+    """Return the text as it is in its language, with the line that phones fill the code in from."""
+    values = {"code": message.code, "business": _latin(name) or name, "journey": _latin(journey) or journey}
+    minutes = message.minutes
+    if name and journey:
+        text = plain_plural(
+            "%(code)s is your %(business)s code for %(journey)s. Valid %(num)s min. Never share this code.",
+            "%(code)s is your %(business)s code for %(journey)s. Valid %(num)s min. Never share this code.",
+            minutes,
+            **values,
+        )
+    elif name:
+        text = plain_plural(
+            "%(code)s is your %(business)s code. Valid %(num)s min. Never share this code.",
+            "%(code)s is your %(business)s code. Valid %(num)s min. Never share this code.",
+            minutes,
+            **values,
+        )
+    else:
+        text = plain_plural(
+            "%(code)s is your code. Valid %(num)s min. Never share this code.",
+            "%(code)s is your code. Valid %(num)s min. Never share this code.",
+            minutes,
+            **values,
+        )
+    return f"{text}\n\n@{message.host} #{message.code}"
+
+
+def _without_end(text: str) -> str:
+    """Return a text without its last character, with the marks and joiners that belong to it."""
+    end = len(text) - 1
+    while end > 0 and (unicodedata.category(text[end])[0] == "M" or _JOINER in text[end - 1 : end + 1]):
+        end -= 1
+    return text[:end].rstrip()
+
+
+def notice_sms(text: str) -> SmsText:
+    """Return a notice as an SMS of at most MOST_PARTS parts."""
+    shown = _fitting(text)
+    while shown.parts > MOST_PARTS:
+        shown = measured(_without_end(shown.text))
+    return shown
+
+
+def sms_in_each_language(message: CodeMessage, locales: tuple[str, ...]) -> list[tuple[str, SmsText]]:
+    """Return the SMS as it would be in each of these languages, with the language's own name."""
+    found = []
+    for locale in locales:
+        with speaking(locale):
+            found.append((language(locale).name, sms_text(message)))
+    return found
+
+
+# --- All messages
 
 
 class Texts:
@@ -80,18 +243,32 @@ class Texts:
         """Return the host of the page, which every message names."""
         return self._host
 
-    def outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str) -> OutgoingMessage:
-        """Return the message with a code, for a channel of this kind."""
-        if kind == "sms":
-            return OutgoingMessage("sms", to, "", sms_text(message), "", message_id)
-        values = {name: getattr(message, name) for name in ("code", "portal", "journey", "host", "minutes", "support")}
-        text, html = (self._environment.get_template(f"email.{part}").render(values) for part in ("txt", "html"))
-        return OutgoingMessage("email", to, f"{message.code} is your {message.portal} code", text, html, message_id)
+    def outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str, locale: str) -> OutgoingMessage:
+        """Return the message with a code, for a channel of this kind, in a language."""
+        with speaking(locale):
+            return self._outgoing(kind, to, message, message_id)
 
-    def notice(self, to: str, subject: str, text: str, message_id: str) -> OutgoingMessage:
+    def _outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str) -> OutgoingMessage:
+        if kind == "sms":
+            return OutgoingMessage("sms", to, "", sms_text(message).text, "", message_id)
+        values = {name: getattr(message, name) for name in ("code", "portal", "journey", "host", "minutes", "support")}
+        subject = plain("%(code)s is your %(business)s code", code=message.code, business=message.portal)
+        text, html = self._render("email", values)
+        return OutgoingMessage("email", to, subject, text, html, message_id)
+
+    def notice(self, to: str, subject: str, text: str, message_id: str, locale: str) -> OutgoingMessage:
         """Return a message without a code, to an email address or a phone (then subject and text become one SMS)."""
         if "@" not in to:
-            return OutgoingMessage("sms", to, "", gsm(f"{subject}. {text}")[: 2 * SMS_LENGTH], "", message_id)
-        values = {"subject": subject, "lines": text.splitlines(), "host": self._host}
-        plain, html = (self._environment.get_template(f"notice.{part}").render(values) for part in ("txt", "html"))
-        return OutgoingMessage("email", to, subject, plain, html, message_id)
+            return OutgoingMessage("sms", to, "", notice_sms(f"{subject}. {text}").text, "", message_id)
+        with speaking(locale):
+            values = {"subject": subject, "lines": text.splitlines(), "host": self._host}
+            plain_text, html = self._render("notice", values)
+        return OutgoingMessage("email", to, subject, plain_text, html, message_id)
+
+    def _render(self, name: str, values: Mapping[str, object]) -> tuple[str, str]:
+        """Return a message as plain text and as HTML."""
+        words = {"locale": language(spoken.get())}
+        return (
+            self._environment.get_template(f"{name}.txt").render(values, **words, _=plain, ngettext=plain_plural),
+            self._environment.get_template(f"{name}.html").render(values, **words, _=gettext, ngettext=ngettext),
+        )

@@ -41,7 +41,17 @@ NUMBERS = (
     "retention.audit_days",
     "radius",
 )
-TEXTS = ("name", "default_region", "time_zone", "support_contact", "notices_by", "alerts.webhook", "colour", "language")
+TEXTS = (
+    "name",
+    "default_region",
+    "time_zone",
+    "support_contact",
+    "notices_by",
+    "alerts.webhook",
+    "colour",
+    "language",
+    "latin_name",
+)
 LANGUAGES = "languages"  # the only key with several values: in the form they are joined by spaces
 MOST_LANGUAGES = 100  # that are read of a form
 SWITCHES = ("alerts.email", "hide_name")
@@ -190,6 +200,7 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
         zone_options=[(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own],
         zone_groups=cities,
         has_secret=services().webhooks.has_secret(),
+        sms_texts=services().messages.examples(),
         languages=[one for one in languages().values() if one.is_complete],
         language_options=[(one.code, one.name) for one in languages().values() if one.is_complete],
     )
