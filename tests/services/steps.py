@@ -28,7 +28,7 @@ HANDOVER = """{ kind = "handover", title = "Talk to a person", zone = "Africa/Jo
   { key = "call", kind = "call", label = "Call us", hint = "0860 100 200", address = "+27860100200" },
   { key = "message", kind = "whatsapp", label = "Leave a WhatsApp message", address = "27115550100", when = "closed" },
   { key = "mine", kind = "url", label = "My page", address = "https://chat.example/me", shares_customer = true,
-    when = "always" } ] }"""
+    when = "always" } ] }""".replace("\n", " ")
 
 
 def stepped(slug: str, *steps: str, more: str = "", channels: str = '"sms"') -> str:

@@ -120,7 +120,6 @@ RESERVED = (
     *("terms_version", "terms_accepted_at", "handover", "purpose"),
     *("payment_amount", "payment_currency", "payment_payee"),
 )
-OF_STEPS = ("terms_version", "terms_accepted_at", "handover")  # filled by steps, under these names
 TAKEN_KEYS = frozenset((*RESERVED, *PLACEHOLDERS))  # by no question or box
 IS_STORED = {
     "is_stored": True
@@ -240,10 +239,10 @@ class JourneyConfig(Frozen):
                 f"verify step {len(stuck) + 1} has no method left for a customer who used {', '.join(stuck)}; "
                 "a method cannot be used twice in one visit"
             )
-        names = [name for step in steps for name in step.longest]
+        names = [name for step in steps for name in step.chosen_keys]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is the key of two questions or boxes")
-        if taken := [name for name in names if name in TAKEN_KEYS and name not in OF_STEPS]:
+        if taken := [name for name in names if name in TAKEN_KEYS]:
             raise ValueError(f"{taken[0]} can't be the key of a question or box: flows trust the variable of this name")
         return steps
 

@@ -170,6 +170,11 @@ class Step(BaseModel):
         return {}
 
     @property
+    def chosen_keys(self) -> tuple[str, ...]:
+        """Return the keys that an admin has chosen for what is asked here."""
+        return ()
+
+    @property
     def example(self) -> Mapping[str, str]:
         """Return values such as these variables may have, for an admin."""
         return {}

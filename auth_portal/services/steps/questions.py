@@ -130,7 +130,8 @@ class Question(BaseModel):
 
     def read(self, typed: Sequence[str], region: str) -> tuple[str, str]:
         """Return the answer as it is stored, and the code of what is wrong with it, or ""."""
-        texts = [" ".join(text.split()) for text in typed if text.strip()]
+        plain = ("".join(char for char in " ".join(text.split()) if char.isprintable()) for text in typed)
+        texts = [" ".join(text.split()) for text in plain if text.strip()]
         if not texts:
             return "", "answer_missing" if self.required else ""
         if self.kind == "multiple":
@@ -151,7 +152,6 @@ class Question(BaseModel):
         return text, "" if is_on_it and not self._range_fault(int(text), "", "") else "answer_unreadable"
 
     def _read_text(self, text: str, _region: str) -> tuple[str, str]:
-        text = "".join(char for char in text if char.isprintable())
         return text, self._range_fault(len(text.encode("utf-16-le", "replace")) // 2, "short", "long")
 
     def _read_number(self, text: str, _region: str) -> tuple[str, str]:
@@ -275,6 +275,11 @@ class Questions(Step):
         if self.anonymous and not self.store_days:
             raise ValueError("anonymous answers are only stored, so set store_days to 1 or more")
         return self
+
+    @property
+    def chosen_keys(self) -> tuple[str, ...]:
+        """Return the keys of its questions."""
+        return tuple(question.key for question in self.questions)
 
     @property
     def longest(self) -> Mapping[str, int]:

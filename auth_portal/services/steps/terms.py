@@ -118,6 +118,11 @@ class Terms(Step):
         return self.sha256 or {language: _digest(text) for language, text in self.text.items()}
 
     @property
+    def chosen_keys(self) -> tuple[str, ...]:
+        """Return the keys of its boxes."""
+        return tuple(box.key for box in self.boxes)
+
+    @property
     def longest(self) -> Mapping[str, int]:
         """Return the version, when it was accepted, and the boxes that are not required."""
         optional = {box.key: 3 for box in self.boxes if not box.required}
