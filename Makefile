@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test test-deploy check bench soak campaign mutants help screenshots format pins translations
+.PHONY: run test test-deploy check bench soak campaign mutants help screens screenshots format pins translations
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -75,6 +75,9 @@ pins: ## Pin what pyproject.toml lists and all that it needs, with hashes; the n
 
 translations: .venv/.run ## Extract what customers read, merge it into each language and compile; NEW=zu adds one
 	@$(BIN)/python -m translations.catalogs $(NEW)
+
+screens: .venv/.test ## Take a picture of every customer page in every state; LANGUAGES=en,zu,ar
+	@$(BIN)/python -m tests.e2e.screens $${LANGUAGES:+--languages $$LANGUAGES}
 
 screenshots: .venv/.test ## Take the pictures for the documents from the running product
 	@$(BIN)/python -m docs.screenshots

@@ -30,7 +30,7 @@ def ids() -> set[str]:
 
 def test_what_customers_read_is_extracted_and_nothing_else() -> None:
     found = ids()
-    assert {"Back to the chat", "%(num)s tries left.", "about {n} minutes", "Send me a code by SMS"} <= found
+    assert {"Back to the chat", "%(num)s tries left.", "About {n} minutes left", "Send me a code by SMS"} <= found
     assert ERRORS["no_visit"] in found
     assert (
         not {ERRORS[code] for code in ERRORS if code not in CUSTOMER_ERRORS}
@@ -105,7 +105,7 @@ def test_a_reworded_text_is_to_be_looked_at_again_and_a_new_one_is_empty(tmp_pat
 
 
 BROKEN = {
-    "Only continue if you started this chat with %(business)s.": {
+    "Use the details %(business)s has on file.": {
         "[zu] %(busines)s.": "other placeholders",
         "[zu] without": "other placeholders",
         "[zu] %(business)s and %(business)s": "other placeholders",

@@ -381,9 +381,12 @@ class Browser:
         self.client.environ_base |= {"REMOTE_ADDR": address, "SERVER_SOFTWARE": "gunicorn/27"}
         self.base_url = base_url
         self.page: TestResponse
+        self._landing_pages: dict[str, list[str]] = {}
 
     def get(self, path: str, **kwargs: Any) -> TestResponse:
         self.page = self.client.get(path, base_url=self.base_url, **kwargs)
+        if 'name="reference_tail"' in self.page.text:
+            self._landing_pages[self.page.request.full_path] = [self.page.text]
         return self._followed()
 
     def open(self, reference: str, slug: str = "", raw: bool = False) -> TestResponse:
@@ -397,12 +400,26 @@ class Browser:
         return self._followed() if follow else self.page
 
     def hidden(self, path: str) -> dict[str, str]:
-        """The hidden fields of the page's form for a path."""
-        for form in re.findall(r"<form\b.*?</form>", self.page.text, re.DOTALL):
+        """The hidden fields of the page's form for a path.
+
+        If it has none: of the help page's, or of the landing page as another tab of this browser still shows it.
+        """
+        texts = [self.page.text]
+        if path.startswith(f"{self.root}/verify/"):
+            texts.append(self.help())
+        texts += self._landing_pages.get(self.page.request.full_path, [])
+        for form in (found for text in texts for found in re.findall(r"<form\b.*?</form>", text, re.DOTALL)):
             if f'action="{path}"' in form:
                 inputs = re.findall(r"<input\b[^>]*type=\"?hidden\"?[^>]*>", form)
                 return {_attribute(tag, "name"): _attribute(tag, "value") for tag in inputs}
         raise AssertionError(f"no form for {path} on this page:\n{self.page.text}")
+
+    def help(self) -> str:
+        """What the help page of the visit says, which has the tries that are left. The browser stays where it is."""
+        shown = re.search(r'name="v" value="([^"]*)"', self.page.text)
+        path = f"{self.root}/verify/help?v={shown[1] if shown else ''}"
+        text: str = self.client.get(path, base_url=self.base_url).text
+        return text
 
     def open_link(self, path: str) -> TestResponse:
         """Opens a one-time link by the button on its first page."""

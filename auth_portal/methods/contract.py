@@ -78,7 +78,7 @@ class Words:
     name: str  # to admins, within a sentence; the one name on all of their pages
     on_file: str  # to admins, next to a customer's name: what of them it compares with
     proof: str = "code"  # to admins: what was right or wrong
-    icon: str = "shield-check"
+    icon: str = "lock"
 
 
 class Method(ABC):

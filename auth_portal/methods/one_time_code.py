@@ -69,7 +69,7 @@ class SmsCode(OneTimeCode):
         begin="Send me a code by SMS",
         name="SMS code",
         on_file="Phone, for codes by SMS",
-        icon="message-circle",
+        icon="message-square-more",
     )
 
 

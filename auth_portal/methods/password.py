@@ -37,7 +37,7 @@ class Password(Method):
         name="password",
         on_file="Password",
         proof="password",
-        icon="key-round",
+        icon="rectangle-ellipsis",
     )
 
     def __init__(self, passwords: Passwords) -> None:

@@ -23,6 +23,7 @@ class SupportCode(Method):
         begin="Enter my code from support",
         name="code from support",
         on_file="Temporary code from support",
+        icon="headset",
     )
 
     def length(self, digits: int) -> int:

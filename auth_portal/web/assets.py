@@ -14,17 +14,16 @@ from pathlib import Path
 from wsgiref.headers import Headers
 
 from flask import Blueprint, Flask, Response, abort, request
+from markupsafe import Markup
 from whitenoise import WhiteNoise
 
 from auth_portal.services.config.appearance import (
     MONOGRAM_LENGTH,
     MOST_RADIUS,
     ServedText,
-    checked_colour,
     look_sample,
     monogram_of,
     sample,
-    theme_css,
 )
 from auth_portal.services.config.appearance import icon as icon_of
 from auth_portal.services.config.appearance import stylesheet as stylesheet_of
@@ -74,8 +73,17 @@ def register(app: Flask, static: Path) -> None:
             stats[str(twin)] = twin.stat()
         served.add_file_to_dictionary(url, str(file), stat_cache=stats)
     app.wsgi_app = served  # type: ignore[method-assign]
-    app.jinja_env.globals["static_url"] = urls.__getitem__
-    app.jinja_env.globals["look_sample"] = look_sample
+    shapes = {path.stem: _shape(path) for path in (static / "icons").glob("*.svg")}
+    app.jinja_env.globals.update(
+        {"static_url": urls.__getitem__, "icon_shape": shapes.__getitem__, "look_sample": look_sample}
+    )
+
+
+def _shape(path: Path) -> Markup:
+    """Return what is drawn inside the picture of an icon: its frame is that of the page."""
+    drawn = "".join(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    inside = drawn[drawn.index(">", drawn.index("<svg")) + 1 : drawn.rindex("</svg>")]
+    return Markup(inside)  # nosec B704  # noqa: S704 -- a file of ours
 
 
 def _unpacked(path: Path) -> bytes | None:
@@ -83,16 +91,6 @@ def _unpacked(path: Path) -> bytes | None:
         return gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error):  # half of one, of a build that was interrupted
         return None
-
-
-@looks.get("/theme/<colour>.css")
-def theme(colour: str) -> Response:
-    """Send the stylesheet of one colour, given as six hexadecimal digits."""
-    try:
-        checked = checked_colour(f"#{colour}")
-    except ValueError:
-        abort(404)
-    return Response(theme_css(checked), mimetype="text/css", headers=LOOKS_HEADERS)
 
 
 @looks.get("/look/<name>.<digest>.css")

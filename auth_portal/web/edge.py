@@ -21,6 +21,7 @@ from urllib.parse import quote
 from flask import Flask, Request, Response, current_app, g, render_template, request
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
 from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf, validate_csrf
+from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
@@ -59,6 +60,7 @@ EVERY_HOST = frozenset({"ops.healthz", "ops.readyz", "looks.stylesheet", "looks.
 JUDGE_TIME = frozenset({"visitor", "credentials"})  # blueprints whose pages say that something has expired
 IN_ENGLISH = ("/admin/", "/api/", "/sandbox/")  # for admins, programs and the sandbox, whatever a browser asks for
 DEFAULT_CHAT_SECONDS = 600
+SHOWN_ID = 8  # characters of a request's id that an error page shows: enough to find it in the log
 SERVER = "gunicorn/"  # drops every header whose name contains an underscore
 LAST_PORT = 65535
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\[\]]*)?)\](?::([0-9]{1,5}))?")
@@ -167,7 +169,8 @@ def register(app: Flask) -> None:
 def serve_with(app: Flask, settings: Settings) -> None:
     """Give the edge what it needs from a process that serves; templates get ``site_host``, which pages name."""
     app.config["SESSION_COOKIE_SECURE"] = settings.is_https
-    app.jinja_env.globals["site_host"] = settings.host
+    # A narrow page may break it after each dot.
+    app.jinja_env.globals["site_host"] = Markup("<wbr>").join(f"{part}." for part in settings.host.split("."))[:-1]
 
 
 def choose_language() -> None:
@@ -411,8 +414,16 @@ def error_page(
     """Return a page that says what happened and what to do next; for a program, problem details."""
     if is_api():
         return problem_details(code, status, retry_after_seconds=retry_after_seconds, params=params)
+    is_ours = request.method == "GET" and not request.path.startswith("//")  # else it would name another host
     html = render_template(
-        "error.html", text=error_text(code), code=code, status=status, language_url=language_url(), **page_values()
+        "error.html",
+        text=error_text(code),
+        code=code,
+        status=status,
+        error_id=request_id.get()[:SHOWN_ID],
+        again_path=request.full_path if is_ours else "",
+        language_url=language_url(),
+        **page_values(),
     )
     response = current_app.make_response((html, status))
     if retry_after_seconds:

@@ -336,6 +336,7 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
             page=page,
             note=result.note,
             typed=request.form.get("identifier"),
+            wrong_code=_wrong_code(result),
             language_url=f"{g.get('visit_root', '')}/language?v={page.v}",
         )
     )
@@ -344,6 +345,20 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
         response.status_code = 429
         response.headers["Retry-After"] = str(result.retry_after_seconds)
     return response
+
+
+@visitor.app_template_filter()
+def grouped(code: str) -> str:
+    """Return a code in groups of three or four digits, as people read it."""
+    size = 4 if len(code) % 4 == 0 else 3
+    return " ".join(code[at : at + size] for at in range(0, len(code), size))
+
+
+def _wrong_code(result: MoveResult) -> str:
+    """Return the code that was typed, for the page that says it is wrong: people see what they mistyped."""
+    typed = "".join(filter(str.isdecimal, request.form.get("code", "")))
+    is_code = result.note == "code_wrong" and result.page is not None and len(typed) == result.page.digits
+    return grouped(typed) if is_code else ""
 
 
 def _next_page(label: str, *, is_over: bool, more: str = "") -> BaseResponse:

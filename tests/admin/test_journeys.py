@@ -383,26 +383,26 @@ def test_words_colour_and_logo_are_on_the_customer_s_pages(owner: Desk) -> None:
     assert live(world, "balance", logo=digest)
     browser = world.browser()
     for page in (browser.open("looks").text, browser.name("C-1001").text):
-        assert '<link rel="stylesheet" href="/theme/7a1f5c.css">' in page
+        assert '<link rel="stylesheet" href="/look/7a1f5c-12.' in page
         assert f'src="/logo/{digest}"' in page
     assert "Please have &lt;your&gt; card ready." in world.browser().open("looks-again").text
     done = browser.prove(code(world)).text
     assert "See you soon." in done
-    assert "/theme/7a1f5c.css" in done
+    assert "/look/7a1f5c-12." in done
 
 
 def test_looks_are_served_for_ever_and_hold_no_script(owner: Desk) -> None:
     data = {**fields_of_logo(owner), "logo": (BytesIO(PNG), "logo.svg", "image/svg+xml")}
     owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
     digest = owner.world.services.journey_history.journey("balance").config.logo
-    for path, kind in ((f"/logo/{digest}", "image/png"), ("/theme/0b4a8f.css", "text/css")):
+    for path, kind in ((f"/logo/{digest}", "image/png"),):
         answer = owner.client.get(path, base_url=owner.base_url)
         assert answer.status_code == 200
         assert answer.mimetype == kind
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "immutable" in answer.headers["Cache-Control"]
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    for path in (f"/logo/{'0' * 64}", "/theme/ffee0.css", "/theme/red.css"):
+    for path in (f"/logo/{'0' * 64}", "/look/red-12.0123456789ab.css", "/look/0b4f8a-25.0123456789ab.css"):
         assert owner.client.get(path, base_url=owner.base_url).status_code == 404
 
 

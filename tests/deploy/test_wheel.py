@@ -147,7 +147,7 @@ def test_code_and_files_come_from_the_wheel_alone(installed: Path, tmp_path: Pat
     assert code.is_relative_to(installed.parent)
     assert compiled.exists()
     assert static == code.parent / "static"
-    assert (static / "app.css.gz").exists()
+    assert (static / "app.js.gz").exists()
     assert sorted(path.name for path in static.rglob("*") if path.suffix != ".gz") == sorted(
         path.name for path in (ROOT / "static").rglob("*") if path.suffix != ".gz"
     )

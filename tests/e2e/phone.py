@@ -204,7 +204,7 @@ class Phone:
         with self.context.expect_page() as opened:
             chat_page.locator("a.link-card").last.click()
         page = opened.value
-        page.locator("button[name=decline]").wait_for()
+        page.locator(".safe").wait_for()
         return page
 
     def name(self, page: Page, person: Person, *, chooses: bool = False) -> None:
@@ -243,6 +243,19 @@ class Phone:
     def choose(self, page: Page, method: str) -> None:
         """Takes a way to prove it."""
         press(page, page.locator(f"button[name=method][value={method}]"))
+
+    def help(self, page: Page) -> str:
+        """Says what the help page of this browser's visit shows, which has the tries that are left."""
+        v = page.locator("input[name=v]").first.input_value()
+        answer = page.request.get(f"{self.server.url}/verify/help?v={v}")
+        assert answer.ok
+        return answer.text()
+
+    def says_not_me(self, page: Page) -> None:
+        """Says that it was not them, and confirms it."""
+        press(page, page.locator(".safe a"))
+        self.look_at(page)
+        press(page, page.locator("button.stop"))
 
 
 def _last_part(url: str) -> str:

@@ -143,10 +143,11 @@ def something_happened(phone: Phone, portal: Portal) -> None:
         if proves:
             phone.prove(page, "totp", person)
         else:
+            page.get_by_role("link", name="Need help?").click()
             page.locator("button[name=reason][value=cancelled]").click()
         chat.answered()
     refused = phone.begin("app", fault="400")
-    phone.open(refused.link).locator("button[name=decline]").click()
+    phone.says_not_me(phone.open(refused.link))
     waited(lambda: refused.state()["callbacks"])
 
 

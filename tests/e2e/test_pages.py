@@ -47,7 +47,6 @@ def choosing(phone: Phone, person: Person) -> Page:
 def sms_code(phone: Phone, person: Person) -> Page:
     page = choosing(phone, person)
     phone.choose(page, "sms_code")
-    page.locator("details.stuck summary").click()
     return page
 
 
@@ -80,20 +79,37 @@ def second_step(phone: Phone, person: Person) -> Page:
 
 
 def changing(phone: Phone, person: Person) -> Page:
-    return submitted(totp(phone, person), "form[action='/verify/change'] button")
+    return submitted(totp(phone, person), "button[form=change]")
+
+
+def helped(page: Page) -> Page:
+    press(page, page.get_by_role("link", name="Need help?"))
+    return page
+
+
+def stopping(phone: Phone, person: Person) -> Page:
+    page = totp(phone, person)
+    press(page, page.locator(".safe a"))
+    return page
+
+
+def declining(phone: Phone, person: Person) -> Page:
+    page = at_landing(phone, person)
+    press(page, page.locator(".safe a"))
+    return page
 
 
 def cancelled(phone: Phone, person: Person) -> Page:
-    return told(submitted(totp(phone, person), "button[name=reason][value=cancelled]"))
+    return told(submitted(helped(totp(phone, person)), "button[name=reason][value=cancelled]"))
 
 
 def no_code(phone: Phone, person: Person) -> Page:
-    page = sms_code(phone, person)
+    page = helped(sms_code(phone, person))
     return told(submitted(page, "button[name=reason][value=no_code]"))
 
 
 def not_me(phone: Phone, person: Person) -> Page:
-    return told(submitted(at_landing(phone, person), "button[name=decline]"))
+    return told(submitted(declining(phone, person), "button.stop"))
 
 
 def verified(phone: Phone, person: Person) -> Page:
@@ -129,7 +145,9 @@ def told(page: Page) -> Page:
 
 def used_link(phone: Phone, person: Person) -> Page:
     link = phone.begin("app").link
-    submitted(phone.open(link), "button[name=decline]")
+    page = phone.open(link)
+    press(page, page.locator(".safe a"))
+    submitted(page, "button.stop")
     page = phone.open(link)
     phone.name(page, person)
     return page
@@ -173,6 +191,7 @@ PAGES: dict[str, dict[str, Way]] = {
         "a journey with a password": lambda phone, person: at_landing(phone, person, "transfer"),
         "a fault": landing_with_a_fault,
         "used link": used_link,
+        "it was not me": declining,
     },
     "proving": {
         "choosing": choosing,
@@ -183,6 +202,11 @@ PAGES: dict[str, dict[str, Way]] = {
         "wrong password": wrong_password,
         "second step": second_step,
         "changing": changing,
+        "help with an SMS": lambda phone, person: helped(sms_code(phone, person)),
+        "help with an email": lambda phone, person: helped(email_code(phone, person)),
+        "help with an app": lambda phone, person: helped(totp(phone, person)),
+        "help with a password": lambda phone, person: helped(wrong_password(phone, person)),
+        "it was not me": stopping,
     },
     "done": {
         "verified": verified,

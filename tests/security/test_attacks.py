@@ -204,7 +204,7 @@ def test_r41_a_nul_is_refused_before_it_comes_to_a_database(still: World) -> Non
         assert owner.get(path).status_code in (400, 404), path
     owner.get("/admin/customers")
     assert owner.post("/admin/customers/search", q="a\0b").status_code == 400
-    for path in ("/credentials/%00", "/j/%00?reference=a", "/j/app/t/%00?reference=a", "/logo/%00", "/theme/%00.css",
+    for path in ("/credentials/%00", "/j/%00?reference=a", "/j/app/t/%00?reference=a", "/logo/%00", "/look/%00.css",
                  "/admin/join/%00"):  # fmt: skip
         assert still.browser().get(path).status_code in (400, 404, 410), path
 

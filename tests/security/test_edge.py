@@ -247,7 +247,7 @@ def test_r31_ten_preview_bots_then_a_person(still: World) -> None:
         "/?reference=one",
         "/j/app?reference=one",
         "/done?looked=3",
-        "/static/app.css",
+        "/static/app.js",
         "/nope",
     ]
     before = everything(still)
@@ -370,7 +370,7 @@ def test_r32_static_files_are_for_a_year_and_immutable(tls: World) -> None:
         assert f"max-age={365 * 24 * 3600}" in answer.headers["Cache-Control"]
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "Set-Cookie" not in answer.headers
-    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/app.css/../../app.py", "/static//etc/passwd"):
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/app.js/../../app.py", "/static//etc/passwd"):
         assert browser.client.get(path, base_url=browser.base_url).status_code == 404
 
 

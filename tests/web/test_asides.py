@@ -92,7 +92,7 @@ def test_help_has_every_move(world: World) -> None:
     for path, fields, shows in (
         ("/verify/method", {"method": "totp"}, "code"),
         ("/verify/cancel", {"reason": "no_code"}, "another option"),
-        ("/verify/cancel", {"reason": "cancelled"}, "You stopped this check"),
+        ("/verify/cancel", {"reason": "cancelled"}, "Stopped. Go back to your chat"),
         ("/verify/change", {}, 'name="identifier"'),
     ):
         browser = world.browser()

@@ -15,8 +15,9 @@ from tests.world import World
 def test_styles_are_compressed_and_never_asked_for_again(small_world: World) -> None:
     browser = small_world.browser()
     page = browser.open("abc")
-    urls = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
-    assert len([url for url in urls if url.endswith(".css")]) >= 2
+    urls = re.findall(r'<(?:link|script|img)\b[^>]*(?:href|src)="(/[^"]+)"', page.text)
+    assert {url.rpartition(".")[2] for url in urls} == {"css", "svg", "js"}
+    assert len(urls) == 3
     for url in urls:
         answer = browser.client.get(url, base_url=browser.base_url, headers={"Accept-Encoding": "gzip"})
         assert answer.status_code == 200, url

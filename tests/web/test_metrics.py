@@ -177,7 +177,7 @@ def test_metrics_can_have_an_address_of_their_own(
         assert "auth_portal_ready 1" in ask("/metrics")[1]
         assert "faults" in ask("/readyz")[1]
         assert ask("/healthz")[0] == 200
-        for page in ("/", "/?reference=r-1", "/admin/", "/api/v1/tickets", "/static/app.css", "/nothing"):
+        for page in ("/", "/?reference=r-1", "/admin/", "/api/v1/tickets", "/static/app.js", "/nothing"):
             assert ask(page, "verify.acme.example")[0] == 404, page
         ours = {"Host": "verify.acme.example"}
         assert requests.get(f"{server.url}/?reference=r-1", headers=ours, timeout=GIVE_UP_SECONDS).ok

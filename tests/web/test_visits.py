@@ -118,9 +118,9 @@ def test_pages_are_chosen_by_label_and_the_newest_without_one(world: World) -> N
     for address in ("/verify", "/verify?v=", "/verify?v=unknown", f"/verify?v={a['v']}x"):
         assert 'name="password"' in browser.get(address).text
     browser.client.post("/verify/cancel", data={**a, "reason": "cancelled"}, base_url=browser.base_url)
-    assert "You stopped this check" in browser.get(f"/done?v={a['v']}").text
+    assert "Stopped. Go back to your chat" in browser.get(f"/done?v={a['v']}").text
     assert browser.get("/done").request.path == "/verify"
-    assert "You stopped this check" in browser.get(f"/verify?v={a['v']}").text
+    assert "Stopped. Go back to your chat" in browser.get(f"/verify?v={a['v']}").text
 
 
 def test_a_label_opens_nothing_in_another_browser(world: World) -> None:
@@ -249,11 +249,15 @@ def test_a_cookie_of_two_visits_is_no_visit_to_the_release_before_and_its_link_s
 
 # --- A link that is opened again
 
+GO_ON = "You've already started You can go on where you stopped. Go on Not your details? Change them"
+
 
 def known(page: str) -> str:
     """What the landing page says of a visit that the browser has, in one line; "" if it knows none."""
     found = re.search(r'<section[^>]*id="known">(.*?)</section>', page, re.DOTALL)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found[1])).strip() if found else ""
+    heading = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)
+    text = f"{heading[1]} {found[1]}" if found and heading else ""
+    return re.sub(r"\s+", " ", re.sub(r"\s*<[^>]+>", " ", text)).replace(" .", ".").strip()
 
 
 def test_a_link_opened_again_leads_to_the_code(world: World) -> None:
@@ -262,7 +266,10 @@ def test_a_link_opened_again_leads_to_the_code(world: World) -> None:
     which = label(browser)
     before = (world.rows(Visit), world.rows(Verification), world.rows(AuditEvent), world.rows(Delivery))
     page = browser.open("abc").text
-    assert known(page) == "You've already started Your code for 082 123 4567 still works. Enter my code"
+    assert (
+        known(page)
+        == "You've already started Your code for 082 123 4567 still works. Enter my code Not your details? Change them"
+    )
     assert f'href="/verify?v={which}"' in page
     after = (world.rows(Visit), world.rows(Verification), world.rows(AuditEvent))
     assert after == before[:3]
@@ -276,7 +283,7 @@ def test_a_code_that_has_expired_is_not_said_to_work(world: World) -> None:
     browser = world.browser()
     browser.begin("abc")
     world.clock.advance(301)
-    assert known(browser.open("abc").text) == "You've already started Go on"
+    assert known(browser.open("abc").text) == GO_ON
 
 
 def test_a_link_that_was_used_says_when(world: World) -> None:
@@ -322,7 +329,9 @@ def test_r24_what_is_shown_does_not_say_who_is_a_customer(world: World) -> None:
         browser.open(f"abc-{number}", "either")
         browser.post("/j/either", method="email_code", identifier=identifier)
         pages.append(known(browser.open(f"abc-{number}", "either").text).replace(identifier, "?"))
-    assert pages == ["You've already started Your code for ? still works. Enter my code"] * 3
+    assert (
+        pages == ["You've already started Your code for ? still works. Enter my code Not your details? Change them"] * 3
+    )
 
 
 def test_the_newest_verification_of_a_link_is_the_one_shown(world: World) -> None:
@@ -331,9 +340,8 @@ def test_the_newest_verification_of_a_link_is_the_one_shown(world: World) -> Non
     browser.post("/verify/cancel", reason="cancelled")
     world.clock.advance(10)
     browser.open("abc", "app")
-    browser.name("C-1001")
     browser.post("/j/app", again="1", identifier="C-1001")
-    assert known(browser.open("abc", "app").text) == "You've already started Go on"
+    assert known(browser.open("abc", "app").text) == GO_ON
     browser.get("/verify")
     browser.prove(world.totp())
     assert known(browser.open("abc", "app").text).startswith("Already done.")

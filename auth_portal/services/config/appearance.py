@@ -177,16 +177,6 @@ def tokens_css(colour: str, radius: int) -> str:
     return f":root{{{light};{corner}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
-def theme_css(colour: str) -> str:
-    """Return the accents of the pages that do not use a look's tokens yet."""
-    light, dark = (tokens(colour, shades)["l"] for shades in (LIGHT, DARK))
-    return (
-        f":root {{ --accent: {light}; --accent-hover: {light}; --accent-text: {text_on(light)}; }}\n"
-        "@media (prefers-color-scheme: dark) {\n"
-        f"  :root {{ --accent: {dark}; --accent-hover: {dark}; --accent-text: {text_on(dark)}; }}\n}}\n"
-    )
-
-
 @cache
 def base_css() -> str:
     """Return what the stylesheets of all looks begin with."""

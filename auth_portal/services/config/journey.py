@@ -124,6 +124,13 @@ TAKEN_KEYS = frozenset((*RESERVED, *PLACEHOLDERS))  # by no question or box
 IS_STORED = {
     "is_stored": True
 }  # context of reading what is stored: it is read whatever is wrong with it, see ``unsafe``
+CHAT_APPS = {
+    "wa.me": "WhatsApp",
+    "api.whatsapp.com": "WhatsApp",
+    "t.me": "Telegram",
+    "m.me": "Messenger",
+    "bcrw.apple.com": "Messages",
+}  # by the host of a journey's return link
 DATA_KEYS = 20  # at most, without those of steps: with the values' length this keeps a callback below 20 kB (D2)
 BODY_BYTES = 20_000  # of a callback (D2)
 LONGEST_REFERENCE = "\\" * 512  # as JSON writes it, twice as long
@@ -392,6 +399,11 @@ class JourneyConfig(Frozen):
     def finds_ticket_by_reference(self) -> bool:
         """Report whether an ordinary link of this journey may have a ticket, so that it is worth looking for one."""
         return self.defence.demands_ticket or self.callback.contract == "wait_for_callback"
+
+    @cached_property
+    def chat_app(self) -> str:
+        """Return the app that the return link opens, as customers know it; "" for any other link."""
+        return CHAT_APPS.get(urlsplit(self.return_url).hostname or "", "")
 
     @cached_property
     def verify_steps(self) -> tuple[AnyStep, ...]:

@@ -75,8 +75,7 @@ class Ending:
     portal: str
     support_contact: str
     return_url: str
-    logo: str
-    colour: str
+    chat_app: str
     look: Look
     words: str  # the business's own, after success
     delivery: str  # the state of the result's delivery
@@ -275,8 +274,7 @@ class Endings:
             portal=portal.name,
             support_contact=portal.support_contact,
             return_url=journey.return_url,
-            logo=journey.logo,
-            colour=journey.colour,
+            chat_app=journey.chat_app,
             look=snapshot.look(journey),
             words=journey.texts.done,
             delivery=row.state or DeliveryState.PENDING,

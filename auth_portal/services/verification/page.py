@@ -37,12 +37,8 @@ class Page:
     prompt: str
     v: str  # the public name of the visit
     stage: Stage
-    journey: str
-    slug: str
     portal: str
     support_contact: str
-    logo: str
-    colour: str
     look: Look
     step_number: int
     step_count: int
@@ -52,10 +48,8 @@ class Page:
     methods: tuple[str, ...]
     field: str
     digits: int
-    is_message: bool
     has_code: bool
     destination: str
-    code_seconds_left: int
     seconds_left: int
     tries_left: int
     sends_left: int
@@ -63,6 +57,9 @@ class Page:
     changes_left: int
     has_trouble: bool
     changed_contact_hours: int  # of the journey (R45)
+    seconds_in_all: int  # of the chat
+    return_url: str
+    chat_app: str
     purpose: str = ""
     first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
     has_other_methods: bool = False
@@ -147,12 +144,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
     return Page(
         prompt=case.prompt,
         stage=stage,
-        journey=journey.name,
-        slug=journey.slug,
         portal=portal.name,
         support_contact=portal.support_contact,
-        logo=journey.logo,
-        colour=journey.colour,
         look=look,
         step_number=0 if stage is Stage.NAMING else journey.step_numbers[case.step],
         step_count=journey.step_numbers[-1],
@@ -161,10 +154,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         methods=offered,
         first_method=next(iter(first_methods), ""),
         has_other_methods=len(first_methods) > 1,
-        is_message=carries is not None,
         has_code=code is not None,
         destination=destination,
-        code_seconds_left=int((code.expires_at - now).total_seconds()) if code else 0,
         seconds_left=max(0, int((case.proofs_until - now).total_seconds())),
         tries_left=case.tries_left,
         sends_left=case.sends_left,
@@ -173,6 +164,9 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         locales=case.locales,
         has_trouble=has_trouble,
         changed_contact_hours=journey.limits.changed_contact_hours,
+        seconds_in_all=journey.chat_seconds,
+        return_url=journey.return_url,
+        chat_app=journey.chat_app,
         purpose=case.ticket.purpose(work.keyring) if case.ticket is not None else "",
         field=method.field if method else "identifier",
         digits=method.length(case.code_digits) if method else 0,
