@@ -183,8 +183,8 @@ def without_cookie(_error: CSRFError) -> BaseResponse:
 @visitor.errorhandler(Problem)
 def refused(problem: Problem) -> Response:
     """Show why a request was refused, in the language of the visit, if the browser has one."""
-    has_visit = problem.code != "no_visit" and visit_tokens()  # else it was looked up already
-    if problem.status < 500 and has_visit and "landing" not in (request.endpoint or ""):  # noqa: PLR2004
+    is_about_visit = problem.code != "no_visit" and "landing" not in (request.endpoint or "")  # else it was looked up
+    if problem.status < 500 and is_about_visit and visit_tokens():  # noqa: PLR2004
         with suppress(Exception):  # then it is in the browser's language
             token = _visit_shown(request.values.get("v", ""))
             speak_for_customer(*services().verifications.moves.locales(token))
