@@ -25,6 +25,10 @@ from jinja2.meta import find_referenced_templates
 
 from auth_portal.i18n import CUSTOMER_ERRORS, DOMAIN, ERRORS
 from auth_portal.methods import METHODS
+from auth_portal.services.directory import links
+from auth_portal.services.directory.credentials import RESETTABLE, SUPPORT_TEXT
+from auth_portal.services.directory.fields import NOTIFIED
+from auth_portal.services.imports.notify import QUESTION
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "translations"
@@ -89,12 +93,28 @@ def template(root: Path = ROOT) -> Catalog:
     for method in METHODS.values():
         for word in METHOD_WORDS:
             catalog.add(getattr(method.words, word), locations=[(f"{method.__module__.replace('.', '/')}.py", 0)])
+    for text in notice_texts():
+        catalog.add(text, locations=[("auth_portal/services/directory", 0)])
     for code in CUSTOMER_ERRORS:
         catalog.add(ERRORS[code], locations=[("auth_portal/i18n.py", 0)])
     for message in catalog:
         message.locations = sorted(set(message.locations))
         message.flags.discard("python-format")
     return catalog
+
+
+def notice_texts() -> Iterator[str]:
+    """Yield what customers are notified of. Each is a whole sentence, made of the name of what was changed."""
+    for label in NOTIFIED.values():
+        yield from (f"Your {label} was {verb}" for verb in ("changed", "removed"))
+    for name in RESETTABLE:
+        yield f"Your {METHODS[name].words.name} was removed"
+    for name in ("password", "totp"):  # what a link can be for
+        yield f"Your {METHODS[name].words.name} was set"
+        yield f"We created a link to set your {METHODS[name].words.name}"
+    yield from ("Set your password", "Set up your authenticator app", "A temporary code was issued")
+    yield from (links.LINK_TEXT, links.IN_PERSON, links.UNASKED, links.NOT_YOU)
+    yield from (QUESTION, SUPPORT_TEXT)
 
 
 def _texts(root: Path) -> Iterator[tuple[str, str | tuple[str, ...]]]:

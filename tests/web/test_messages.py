@@ -25,12 +25,15 @@ from auth_portal.services.delivery.texts import (
     notice_sms,
     sms_text,
 )
-from auth_portal.store.models import Attempt, ChannelState, Delivery
+from auth_portal.services.directory.fields import change_notices
+from auth_portal.store.models import Attempt, ChannelState, CustomerRow, Delivery
 from tests.admin.desk import signed_in
 from tests.admin.test_settings import FORM as SETTINGS
+from tests.languages import all_texts
 from tests.receiver import Receiver, wait_for
 from tests.serving import free_port
 from tests.world import CONFIG, PHONE, STANDARD, World, journey, open_world
+from translations.catalogs import ids_of
 
 SMTP = """
 [[channels]]
@@ -335,3 +338,39 @@ def test_the_settings_show_the_sms_of_each_language_with_its_parts(
         assert page.status_code == 200, page.text
         assert "000000 is your Banque Misr code" in page.text
         assert "parts in Unicode" not in page.text
+
+
+def test_a_customer_is_notified_in_their_language_and_owners_in_english(
+    languages: None, tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, customers=CUSTOMER.format(locale="zu")) as world:
+        desk = signed_in(world)
+        row = next(row.id for row in world.rows(CustomerRow) if row.customer_id == "C-1001")
+        path = f"/admin/customers/{row}"
+        desk.get(f"{path}/edit")
+        desk.post(f"{path}/edit", customer_id="C-1001", phone="083 000 2222", reason="called")
+        wait_for(lambda: len([one for one in receiver.messages if "phone number" in one["text"]]) == 2)
+        for message in [one for one in receiver.messages if "phone number" in one["text"]]:
+            assert message["text"].startswith("Acme Bank: [zu] Your phone number was changed. [zu] If you didn't")
+        receiver.messages.clear()
+        desk.get(f"{path}/credentials/password")
+        desk.post(f"{path}/credentials/password/link", way="email", reason="called")
+        mail = wait_for(lambda: next((one for one in receiver.messages if "/credentials/" in one["text"]), None))
+        assert mail["subject"] == "Acme Bank: [zu] Set your password"
+        link = re.search(r"/credentials/[\w-]+", mail["text"])
+        assert link is not None, mail["text"]
+        assert "[zu] http://127.0.0.1:8000/credentials/" in mail["text"]
+        receiver.messages.clear()
+        browser = world.browser()
+        browser.get(f"{link[0]}?lang=zu")
+        browser.post(f"{link[0]}?lang=zu", decline="1")
+        assert "[zu]" in browser.page.text
+        mail = wait_for(lambda: next((one for one in receiver.messages if "declined" in one["subject"]), None))
+        assert "[zu]" not in mail["subject"] + mail["text"]
+
+
+def test_every_notice_to_a_customer_can_be_translated() -> None:
+    found = {text for message in all_texts() for text in ids_of(message)}
+    changes: dict[str, str | None] = {"phone": None, "email": "a@example.com", "password": "x", "totp_secret": None}
+    for notice in change_notices({"phone": PHONE, "email": "b@example.com"}, changes):
+        assert {notice.subject, notice.text} <= found

@@ -192,8 +192,8 @@ class MessageDelivery:
         """Return a notice for this channel, or for the one that the notice carries with it."""
         notice = json.loads(claimed.body(self._transactions.keyring))
         channel = channel or parse_channel(notice["channel"])
-        parts = (notice["to"], notice["subject"], notice["text"])
-        outgoing = self._texts.notice(*parts, claimed.id, notice.get("locale", ""))
+        portal = self._journeys.current().portal
+        outgoing = self._texts.notice(notice, claimed.id, portal.name, portal.offered)
         country = country_of(outgoing.to) if outgoing.kind == "sms" else ""
         return PreparedMessage(self._sending(channel, outgoing), country=country)
 

@@ -28,7 +28,7 @@ from auth_portal.services.delivery.outbox import (
 )
 from auth_portal.services.directory.person import country_of
 from auth_portal.store.db import Work
-from auth_portal.store.models import ADMIN_EMAIL, MESSAGE, Admin
+from auth_portal.store.models import ADMIN_EMAIL, MESSAGE, Admin, CustomerRow
 
 LIFETIME = timedelta(hours=24)  # how long a notice is tried: it is no code, and late is better than never
 OWNER = "owner"
@@ -123,18 +123,31 @@ class Notices:
             _add(work, channel, self._notice(address, subject, text))
 
     def to_customer(
-        self, work: Work, row: str, contacts: Iterable[str], subject: str, text: str, *, is_bulk: bool = False
+        self,
+        work: Work,
+        row: str,
+        contacts: Iterable[str],
+        subject: str,
+        text: str,
+        *,
+        link: str = "",
+        is_bulk: bool = False,
     ) -> int:
         """Send one text to email addresses and phones (E.164) of a customer; return to how many it can be sent.
 
+        Subject and text are English; they leave in the customer's own language. ``link`` stands in for ``%(link)s``.
         One of very many (``is_bulk``) leaves after all other messages. Erasing the customer of ``row`` erases it, and
         erasing no other customer does: a made-up one with the same contact must not silence it.
         """
+        locale = work.execute(select(CustomerRow.locale).where(CustomerRow.id == row)).scalar_one_or_none() or ""
+        said = {"locale": locale, "said": [subject, text, link]} if locale else {}
+        filled = text % {"link": link} if link else text
         lane, priority = notice_lane(work.keyring, row), BULK_PRIORITY if is_bulk else NOTICE_PRIORITY
         sent = 0
         for contact in contacts:
             if channel := self._channel_to(work, contact, subject):
-                _add(work, channel, self._notice(contact, subject, text), lane=lane, priority=priority)
+                notice = {**self._notice(contact, subject, filled), **said}
+                _add(work, channel, notice, lane=lane, priority=priority)
                 sent += 1
         return sent
 

@@ -11,11 +11,23 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from auth_portal.gateways.channels import OutgoingMessage
-from auth_portal.i18n import gettext, language, ngettext, plain, plain_plural, speaking, spoken
+from auth_portal.i18n import (
+    FALLBACK,
+    gettext,
+    language,
+    matched,
+    ngettext,
+    plain,
+    plain_plural,
+    speaking,
+    spoken,
+    translated,
+)
 
 GSM_7, UCS_2 = "GSM-7", "UCS-2"
 # What a message holds alone, and each part of a longer one, which also has a header (3GPP TS 23.040 9.2.3.24).
@@ -256,11 +268,21 @@ class Texts:
         text, html = self._render("email", values)
         return OutgoingMessage("email", to, subject, text, html, message_id)
 
-    def notice(self, to: str, subject: str, text: str, message_id: str, locale: str) -> OutgoingMessage:
-        """Return a message without a code, to an email address or a phone (then subject and text become one SMS)."""
-        if "@" not in to:
-            return OutgoingMessage("sms", to, "", notice_sms(f"{subject}. {text}").text, "", message_id)
-        with speaking(locale):
+    def notice(
+        self, notice: Mapping[str, Any], message_id: str, business: str, offered: tuple[str, ...]
+    ) -> OutgoingMessage:
+        """Return a message without a code, to an email address or a phone (then subject and text become one SMS).
+
+        One to a customer has its English in ``said``, and is in their own ``locale`` if that is offered.
+        """
+        to, subject, text = notice["to"], notice["subject"], notice["text"]
+        with speaking(matched(notice.get("locale", ""), offered)):
+            if spoken.get() != FALLBACK:
+                english, english_text, link = notice["said"]
+                subject = f"{business}: {translated(english)}"
+                text = translated(english_text) % {"link": link} if link else translated(english_text)
+            if "@" not in to:
+                return OutgoingMessage("sms", to, "", notice_sms(f"{subject}. {text}").text, "", message_id)
             values = {"subject": subject, "lines": text.splitlines(), "host": self._host}
             plain_text, html = self._render("notice", values)
         return OutgoingMessage("email", to, subject, plain_text, html, message_id)

@@ -31,6 +31,7 @@ from auth_portal.store.models import VERIFIED, CustomerRow, Verification, signed
 
 REASON_LENGTH = 200
 LOOKED_BACK = 200  # verifications of a customer that are searched for the last use of each credential
+SUPPORT_TEXT = "Our support team created a code to verify you. If you didn't ask for it, contact us immediately."
 RESETTABLE: Mapping[str, Mapping[str, Any]] = {  # by method: the columns after its credential was removed
     "password": {"password_hash": None, "password_is_long": False},
     "totp": {"totp_sealed": None, "totp_last_step": 0},
@@ -179,9 +180,8 @@ class Credentials:
             work.execute(update(CustomerRow).where(CustomerRow.id == row).values(**values))
             facts = {"subject_id": person.subject_id, "admin_id": admin_id}
             work.record("support_code_issued", **facts, reason=without_identifiers(reason))
-            text = "Our support team created a code to verify you. If you didn't ask for it, contact us immediately."
             contacts = person.contacts(work.keyring)
-            self._notices.to_customer(work, person.key, contacts, "A temporary code was issued", text)
+            self._notices.to_customer(work, person.key, contacts, "A temporary code was issued", SUPPORT_TEXT)
         code_id, key_id = values["support_code_id"], values["support_code_key_id"]
         return IssuedSupportCode(work.keyring.code(code_id, support_code.DIGITS, key_id), until)
 

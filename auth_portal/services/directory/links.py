@@ -47,6 +47,13 @@ KINDS = ("password", "totp")  # the methods whose credential a link sets
 CHANNELS = ("sms", "email", "hand")  # how a link reaches the customer
 
 
+# What customers are notified of, in English: it is translated as it leaves. Owners read English.
+LINK_TEXT = "%(link)s The link works once, within 24 hours. Never share it."
+IN_PERSON = "Our support team is setting up an authenticator app with you"
+UNASKED = "If you didn't ask for it, contact us immediately."
+NOT_YOU = "If this wasn't you, contact us immediately."
+
+
 @dataclass(frozen=True)
 class NewLink:
     """A link that was created, shown only if an admin hands it over; or the code of a fault."""
@@ -141,15 +148,13 @@ class CredentialLinks:
         """Send the link, unless it is handed over, and notify the other contacts that there is one."""
         sent_to = "" if channel == "hand" else person.contact(channel, work.keyring)
         if sent_to:
-            subject = _("Set your password") if kind == "password" else _("Set up your authenticator app")
-            text = _("%(link)s The link works once, within 24 hours. Never share it.", link=link)
-            self._notices.to_customer(work, person.key, [sent_to], subject, str(text))
+            subject = "Set your password" if kind == "password" else "Set up your authenticator app"
+            self._notices.to_customer(work, person.key, [sent_to], subject, LINK_TEXT, link=link)
         others = [contact for contact in person.contacts(work.keyring) if contact != sent_to]
-        subject = _("We created a link to set your %(what)s", what=method_name(kind))
+        subject = f"We created a link to set your {method_name(kind)}"
         if kind == "totp" and channel == "hand":
-            subject = _("Our support team is setting up an authenticator app with you")
-        text = _("If you didn't ask for it, contact us immediately.")
-        self._notices.to_customer(work, person.key, others, subject, str(text))
+            subject = IN_PERSON
+        self._notices.to_customer(work, person.key, others, subject, UNASKED)
 
     def open_links(self, row: str) -> Mapping[str, datetime]:
         """Return the kinds of link that a customer could use now, and when each expires."""
@@ -216,11 +221,11 @@ class CredentialLinks:
                 facts: dict[str, Any] = {"of": offer.kind, "number": number}
                 work.record("credential_link_opened", subject_id=offer.person.subject_id, **facts)
             if number == SECOND:
-                subject = _("A customer's one-time link was opened in a second browser")
+                subject = "A customer's one-time link was opened in a second browser"
                 lines = [
-                    _("You created a link to set a customer's %(what)s.", what=method_name(offer.kind)),
-                    _("It was opened in one browser and then in another, so someone else may have it."),
-                    _("Call the customer. If they opened it only once, remove what was set and create a new link."),
+                    f"You created a link to set a customer's {method_name(offer.kind)}.",
+                    "It was opened in one browser and then in another, so someone else may have it.",
+                    "Call the customer. If they opened it only once, remove what was set and create a new link.",
                 ]
                 self._to_issuer(work, offer, subject, lines)
         return browser
@@ -231,11 +236,11 @@ class CredentialLinks:
         with self._transactions.write() as work:
             self._use_up(work, offer)
             work.record("credential_link_declined", subject_id=offer.person.subject_id, of=offer.kind)
-            subject = _("A customer's one-time link was declined")
+            subject = "A customer's one-time link was declined"
             lines = [
-                _("You created a link to set a customer's %(what)s.", what=method_name(offer.kind)),
-                _("The person who opened it says that they didn't ask for it, so it no longer works."),
-                _("Call the customer before you create a new one."),
+                f"You created a link to set a customer's {method_name(offer.kind)}.",
+                "The person who opened it says that they didn't ask for it, so it no longer works.",
+                "Call the customer before you create a new one.",
             ]
             self._to_issuer(work, offer, subject, lines)
 
@@ -314,6 +319,5 @@ class CredentialLinks:
             self._tries.clear(work, person.row, offer.kind, is_ticketed=True)
             kind = "credential_set_in_person" if by_admin else "credential_set_by_link"
             work.record(kind, subject_id=person.subject_id, of=offer.kind, **by_admin)
-            subject = _("Your %(what)s was set", what=method_name(offer.kind))
-            text = _("If this wasn't you, contact us immediately.")
-            self._notices.to_customer(work, person.key, person.contacts(keyring), subject, str(text))
+            subject = f"Your {method_name(offer.kind)} was set"
+            self._notices.to_customer(work, person.key, person.contacts(keyring), subject, NOT_YOU)

@@ -209,8 +209,13 @@ _USE_SUPPORT_CODE = (
 class CustomerNotices(Protocol):
     """What notifies customers of a change to their contacts or credentials (R13)."""
 
-    def to_customer(self, work: Work, row: str, contacts: Iterable[str], subject: str, text: str) -> int:
-        """Send one text to these contacts of a customer; return to how many of them it can be sent."""
+    def to_customer(
+        self, work: Work, row: str, contacts: Iterable[str], subject: str, text: str, *, link: str = ""
+    ) -> int:
+        """Send one text, in English, to these contacts of a customer; return to how many of them it can be sent.
+
+        It leaves in the customer's own language. ``link`` stands in for ``%(link)s``.
+        """
         ...
 
     def to_issuer(self, work: Work, made_by: str | None, subject: str, lines: Sequence[str]) -> None:
