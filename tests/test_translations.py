@@ -40,6 +40,31 @@ def test_what_customers_read_is_extracted_and_nothing_else() -> None:
     assert not {"Audit", "Settings", "Save", "Second factor", "Verifications", "SMS code"} & found
 
 
+FOR_PROGRAMS = {
+    "customer_id_shared",
+    "customer_unknown",
+    "journey_closed",
+}  # and those of tickets, as Flow's server reads them
+RAISED = re.compile(r'(?:Problem|NotFound|Gone|TooMany|Conflict|Busy|error_page)\(\s*"([a-z_]+)"')
+
+
+def test_every_error_that_a_customer_can_meet_is_translated() -> None:
+    package = ROOT / "auth_portal"
+    places = ("services/verification", "services/steps", "services/directory", "web/visitor.py", "web/credentials.py")
+    files = [path for name in places for path in (package / name).rglob("*.py")]
+    files += [package / name for name in (*places, "services/limits.py", "web/edge.py", "crypto.py")]
+    raised = {code for path in files if path.is_file() for code in RAISED.findall(path.read_text(encoding="utf-8"))}
+    assert {"no_visit", "ticket_gone", "hashing_busy", "csrf"} <= raised
+    met = {code for code in raised if code == "ticket_gone" or not code.startswith("ticket_")} - FOR_PROGRAMS
+    assert (met & ERRORS.keys()) - CUSTOMER_ERRORS == set()
+
+
+def test_the_document_lists_every_language_and_who_has_read_it() -> None:
+    text = catalogs.DOCUMENT.read_text(encoding="utf-8")
+    for locale in ("en", *OURS):
+        assert f"| {locale} | " in text, "run `make translations`"
+
+
 def test_templates_are_found_by_what_customers_pages_use() -> None:
     names = catalogs.customer_templates(ROOT / "templates")
     assert {"layouts/page.html", "macros/fields.html", "visitor/landing.html", "messages/email.txt"} <= set(names)

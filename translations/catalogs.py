@@ -32,6 +32,8 @@ from auth_portal.services.imports.notify import QUESTION
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "translations"
+DOCUMENT = ROOT / "docs" / "languages.md"
+TABLE = ("<!-- languages: written by make translations -->", "<!-- end of languages -->")
 # Where a customer's way begins; what these extend, import or include is found from there.
 PAGES = ("error.html", "visitor/*.html", "methods/*.html", "steps/*.html", "messages/*")
 # Code whose texts are for customers alone. In a module for both, ``_`` is for customers (see KEYWORDS).
@@ -318,7 +320,26 @@ def _files(folder: Path, texts: Catalog) -> dict[Path, bytes]:
         one = merged(folder, locale, texts)
         found[folder / one.path] = po_text(one).encode()
         found[(folder / one.path).with_suffix(".mo")] = mo_bytes(one)
+    if folder == FOLDER:
+        found[DOCUMENT] = _with_table(DOCUMENT.read_text(encoding="utf-8"), texts).encode()
     return found
+
+
+def _with_table(text: str, texts: Catalog) -> str:
+    """Return the document with the languages as they are now."""
+    lines = [
+        "| | language | read by a native speaker | |",
+        "|---|---|---|---|",
+        "| en | English | yes | written in it |",
+    ]
+    for locale in locales():
+        one = merged(FOLDER, locale, texts)
+        said = headers(header(locale, one.marks))
+        native = "yes" if one.marks["X-Read-By-Native-Speaker"] == "yes" else "no, by no one yet"
+        state = "complete" if one.is_complete else "not offered: it misses texts"
+        lines.append(f"| {locale} | {said['X-Own-Name']} | {native} | {state} |")
+    before, after = text.partition(TABLE[0])[0], text.partition(TABLE[1])[2]
+    return f"{before}{TABLE[0]}\n" + "\n".join(lines) + f"\n{TABLE[1]}{after}"
 
 
 def _content(path: Path) -> bytes | None:
