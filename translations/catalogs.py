@@ -330,12 +330,12 @@ def _with_table(text: str, texts: Catalog) -> str:
     lines = [
         "| | language | read by a native speaker | |",
         "|---|---|---|---|",
-        "| en | English | yes | written in it |",
+        "| en | English | – | built in |",
     ]
     for locale in locales():
         one = merged(FOLDER, locale, texts)
         said = headers(header(locale, one.marks))
-        native = "yes" if one.marks["X-Read-By-Native-Speaker"] == "yes" else "no, by no one yet"
+        native = "yes" if one.marks["X-Read-By-Native-Speaker"] == "yes" else "not yet"
         state = "complete" if one.is_complete else "not offered: it misses texts"
         lines.append(f"| {locale} | {said['X-Own-Name']} | {native} | {state} |")
     before, after = text.partition(TABLE[0])[0], text.partition(TABLE[1])[2]

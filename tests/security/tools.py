@@ -16,7 +16,8 @@ from auth_portal.telemetry import JsonLines, set_up_logging
 from tests.world import Browser, World
 
 STILL = {"PORTAL_DISPATCH": "off"}  # nothing leaves until the test says so
-NEWER = {"csrf_token", "prompt", "opened"}  # hidden fields that differ from page to page
+VISIT = re.compile(r"(?<=[?&;])v=[\w-]{8}(?![\w-])")  # the name of a visit, made of its token alone
+NEWER = {"csrf_token", "prompt", "opened", "v"}  # hidden fields that differ from page to page
 VARYING = {"X-Request-Id", "Date"}
 
 
@@ -88,10 +89,11 @@ def face(page: TestResponse, typed: str = "") -> tuple[int, list[tuple[str, str]
     body = page.text
     for name in NEWER:
         body = re.sub(rf'name="{name}" value="[^"]*"', f'name="{name}"', body)
+    body = VISIT.sub("v=…", body)
     if typed:
         body = body.replace(typed, "TYPED")
     headers = sorted(
-        (name, re.sub(r"^(\w+)=[^;]*", r"\1=…", value) if name == "Set-Cookie" else value)
+        (name, re.sub(r"^(\w+)=[^;]*", r"\1=…", value) if name == "Set-Cookie" else VISIT.sub("v=…", value))
         for name, value in page.headers
         if name not in VARYING
     )
