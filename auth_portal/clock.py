@@ -60,7 +60,7 @@ class WallClock:
 
     def day(self, moment: datetime) -> str:
         """Return the date there, such as ``2026-11-22``."""
-        return f"{self._local(moment):{DAY}}"
+        return f"{self.local(moment):{DAY}}"
 
     def time(self, moment: datetime, *, of: datetime | None = None) -> str:
         """Return the time of day, such as ``21:05:00``; with its date if that is not the date of ``of``."""
@@ -70,11 +70,11 @@ class WallClock:
     def with_zone(self, moment: datetime) -> str:
         """Return a time for a message, which has no page: ``2026-11-22 21:05 (Africa/Johannesburg, UTC+2)``."""
         where = ", ".join(dict.fromkeys((self.name, self.offset(moment))))  # UTC once
-        return f"{self._local(moment):{DAY} {SHORT_TIME}} ({where})"
+        return f"{self.local(moment):{DAY} {SHORT_TIME}} ({where})"
 
     def offset(self, moment: datetime) -> str:
         """Return the offset from UTC at a time: ``UTC+2``, ``UTC-3:30``."""
-        minutes = int(_offset(self._local(moment)).total_seconds()) // 60
+        minutes = int(_offset(self.local(moment)).total_seconds()) // 60
         if not minutes:
             return DEFAULT_ZONE
         hours, rest = divmod(abs(minutes), 60)
@@ -83,7 +83,7 @@ class WallClock:
     def new_day(self, moment: datetime) -> str:
         """Return when the next day of UTC begins, by which daily caps count: ``02:00``."""
         midnight = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        return f"{self._local(midnight):{SHORT_TIME}}"
+        return f"{self.local(midnight):{SHORT_TIME}}"
 
     def read(self, typed: str, *, is_end: bool = False) -> datetime:
         """Return a typed time in UTC. Raise ValueError.
@@ -103,18 +103,19 @@ class WallClock:
         if before <= after:
             return before, after
         # The clock skips it: find the second at which it goes forward, between the two.
-        seconds, old = range(int((before - after).total_seconds())), _offset(self._local(after))
-        passed = bisect_right(seconds, old, key=lambda second: _offset(self._local(after + timedelta(seconds=second))))
+        seconds, old = range(int((before - after).total_seconds())), _offset(self.local(after))
+        passed = bisect_right(seconds, old, key=lambda second: _offset(self.local(after + timedelta(seconds=second))))
         jump = after + timedelta(seconds=passed)
         return jump, jump
 
     def _written(self, moment: datetime, form: str) -> str:
         """Return a time in a form, with the offset from UTC if the clock shows this twice."""
-        local = self._local(moment)
+        local = self.local(moment)
         is_twice = local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
         return f"{local:{form}} {self.offset(moment)}" if is_twice else f"{local:{form}}"
 
-    def _local(self, moment: datetime) -> datetime:
+    def local(self, moment: datetime) -> datetime:
+        """Return the same time in the zone."""
         return moment.astimezone(ZoneInfo(self.name))
 
 

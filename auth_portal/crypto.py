@@ -84,15 +84,28 @@ SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "tickets": {
         "mac": (
             *("id", "token_hash", "slug", "reference_hash", "customer_row", "phone_key"),
-            *("purpose_sealed", "locale", "created_at", "proofs_until", "ends_at"),
+            *("purpose_sealed", "locale", "created_at", "proofs_until", "ends_at", "payment_sealed"),
         )
     },
 }
+# How many columns came later, at the end of a MAC. While they are empty the MAC is as it was, so that this release and
+# the one before read each other's rows; one that has a value is a changed row to the release before.
+LATER_SIGNED = {("tickets", "mac"): 1}
 
 
 def signed_names(table: str) -> list[str]:
     """Return the names of a table's MACs and of the columns that they are made of."""
     return list(dict.fromkeys(name for mac, names in SIGNED[table].items() for name in (mac, *names)))
+
+
+def _signed_values(table: str, column: str, row: Mapping[Any, Any], prefix: str = "") -> list[object]:
+    """Return the values that a MAC of a row is made of."""
+    values = [row[f"{prefix}{name}"] for name in SIGNED[table][column]]
+    later = LATER_SIGNED.get((table, column), 0)
+    while later and values[-1] is None:
+        values.pop()
+        later -= 1
+    return values
 
 
 class _Wider(Protocol):
@@ -279,7 +292,7 @@ class Keyring:
     def signed(self, table: str, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return a row's values with those of its MACs whose columns it has (R54)."""
         macs = {
-            column: self.mac(f"{table}.{column}", *(row[name] for name in names))
+            column: self.mac(f"{table}.{column}", *_signed_values(table, column, row))
             for column, names in SIGNED[table].items()
             if all(name in row for name in names)
         }
@@ -289,9 +302,9 @@ class Keyring:
         """Return the MACs of a row that are wrong or missing, required or not."""
         return [
             column
-            for column, names in SIGNED[table].items()
+            for column in SIGNED[table]
             if not self.is_mac(
-                row[f"{prefix}{column}"], f"{table}.{column}", *(row[f"{prefix}{name}"] for name in names)
+                row[f"{prefix}{column}"], f"{table}.{column}", *_signed_values(table, column, row, prefix)
             )
         ]
 

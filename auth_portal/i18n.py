@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -49,6 +50,8 @@ ERRORS = {
     "ticket_several": "Several customers have this number on file, and this journey asks for nothing that tells them apart.",
     "ticket_no_method": "A step of this journey accepts only a code by email. With msisdn, codes are sent only to that number.",
     "ticket_purpose_unreadable": "The purpose must be one line of at most 140 characters, without control characters.",
+    "ticket_payment_unreadable": "The payment can't be shown to a customer as it is.",
+    "ticket_payment_unproved": "Nothing is proved in this journey, so no payment can be approved in it.",
     "ticket_locale_unreadable": "The locale must be a language such as en, af or zu, with an optional region as in en-ZA.",
     "ticket_reference_invalid": "The reference must have 1 to 512 visible ASCII characters.",
     "ticket_reference_made_by_flow": "Leave the reference out. Only a journey with Wait for Callback or phone_match finds a ticket by its reference.",
@@ -345,10 +348,58 @@ def format_date(day: date, region: str = "") -> str:
     return str(dates.format_date(day, "long", locale=_cldr(spoken.get(), region)))
 
 
-def format_amount(amount: Decimal, currency: str, region: str = "") -> str:
-    """Return an amount of money with its minor units. A text for GSM-7 must replace the no-break space in it."""
-    numbers = importlib.import_module("babel.numbers")
-    return str(numbers.format_currency(amount, currency, locale=_cldr(spoken.get(), region)))
+def format_amount(amount: Decimal, currency: str, region: str = "", *, short: bool = False, sign: str = "") -> str:
+    """Return an amount of money with its minor units, as in ``R 500.00``; ``short`` leaves out those that are zero.
+
+    Numbers are written as in the language; the sign of the currency is that of the region, which may be a country whose
+    language this is not. A text for GSM-7 must replace the no-break space in it, and leave out the marks of direction.
+    """
+    locale, digits = _cldr(spoken.get(), ""), minor_units(currency) or 0
+    pattern = copy(locale.currency_formats["standard"])
+    pattern.frac_prec = (0, 0) if short and amount == amount.to_integral_value() else (digits, digits)
+    text, sign = pattern.apply(amount, locale), sign or _sign_of(currency, spoken.get(), region)
+    # The CLDR's rule of spacing, which Babel does not have: a sign that is a letter stands apart from the number.
+    if sign[-1].isalpha():
+        text = re.sub(r"¤(?=[\d-])", "¤\u00a0", text)
+    if sign[0].isalpha():
+        text = re.sub(r"(?<=\d)¤", "\u00a0¤", text)
+    return str(text.replace("¤", sign))
+
+
+@cache
+def _sign_of(currency: str, language_code: str, region: str) -> str:
+    """Return how people in a region write a currency, if this language can show it; its code where no one does."""
+    core, numbers = importlib.import_module("babel.core"), importlib.import_module("babel.numbers")
+    official = (
+        importlib.import_module("babel.languages").get_official_languages(region, de_facto=True) if region else ()
+    )
+    tags = [f"{name}-{region}" for name in (language_code, FALLBACK, *official)] if region else []
+    for tag in (*tags, language_code, FALLBACK):
+        try:
+            sign = str(numbers.get_currency_symbol(currency, core.Locale.parse(tag, sep="-")))
+        except (core.UnknownLocaleError, ValueError):
+            continue
+        if sign != currency and (sign.isascii() or tag.partition("-")[0] == language_code):
+            return sign
+    return currency
+
+
+# The decimals of ISO 4217 where they are not two. The CLDR has fewer for some, as people write them in shops.
+_WITHOUT_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
+_WITH_THREE = "BHD IQD JOD KWD LYD OMR TND"
+
+
+def minor_units(currency: str) -> int | None:
+    """Return how many decimals a currency has (ISO 4217), or None for a code that is no country's money today."""
+    if currency not in _currencies():
+        return None
+    return 0 if currency in _WITHOUT_DECIMALS else 3 if currency in _WITH_THREE else 2
+
+
+@cache
+def _currencies() -> frozenset[str]:
+    places = importlib.import_module("babel.core").get_global("territory_currencies").values()
+    return frozenset(code for used in places for code, _since, until, is_tender in used if until is None and is_tender)
 
 
 def format_choice(parts: Sequence[str]) -> str:

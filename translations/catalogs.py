@@ -56,7 +56,7 @@ KEYWORDS: dict[str, tuple[int, ...] | None] = {
     "plain_plural": (1, 2),
     "plurals": (2, 3),
 }
-METHOD_WORDS = ("choice", "inline", "hint", "begin")  # of a method's words, what customers read
+METHOD_WORDS = ("choice", "inline", "hint", "begin", "approve")  # of a method's words, what customers read
 CATEGORIES = ("zero", "one", "two", "few", "many", "other")  # of the CLDR, in the order in which plural forms stand
 OF_ONE_NUMBER = ("zero", "one", "two")  # categories in which a text may say the number in words
 MARKS = ("X-Complete", "X-Read-By-Native-Speaker")  # headers that people set, "yes" or "no"
@@ -94,7 +94,8 @@ def template(root: Path = ROOT) -> Catalog:
         catalog.add(text, locations=[(path, 0)])
     for method in METHODS.values():
         for word in METHOD_WORDS:
-            catalog.add(getattr(method.words, word), locations=[(f"{method.__module__.replace('.', '/')}.py", 0)])
+            if text := getattr(method.words, word):
+                catalog.add(text, locations=[(f"{method.__module__.replace('.', '/')}.py", 0)])
     for text in notice_texts():
         catalog.add(text, locations=[("auth_portal/services/directory", 0)])
     for code in CUSTOMER_ERRORS:

@@ -79,6 +79,7 @@ class Words:
     on_file: str  # to admins, next to a customer's name: what of them it compares with
     proof: str = "code"  # to admins: what was right or wrong
     icon: str = "lock"
+    approve: str = ""  # to customers, on that button where a payment is approved with it, if other than ``begin``
 
 
 class Method(ABC):

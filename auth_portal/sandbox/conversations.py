@@ -24,7 +24,16 @@ from datetime import datetime, timedelta
 
 from auth_portal.clock import Clock
 from auth_portal.sandbox.database import SandboxFile, prune, read_time
-from auth_portal.sandbox.facts import ApiCall, FlowFault, JourneyCard, ReferenceStyle, address_of, link_for, read_json
+from auth_portal.sandbox.facts import (
+    PAYMENT_AMOUNT,
+    ApiCall,
+    FlowFault,
+    JourneyCard,
+    ReferenceStyle,
+    address_of,
+    link_for,
+    read_json,
+)
 
 STATES = {
     "waiting": "waiting",
@@ -133,10 +142,16 @@ class Conversation:
         """Return the callbacks since the node last issued its link."""
         return tuple(found for found in self.callbacks if found.round == self.round)
 
+    @property
+    def asked_amount(self) -> str:
+        """Return the amount that the flow asked for and compares; "" where its journey sends none back."""
+        return self.call.amount if self.call is not None and PAYMENT_AMOUNT in self.card.data else ""
+
     def after_result(self, result: str, data: Mapping[str, str]) -> tuple[str, str]:
         """Return the next stage and what the business says, once the node's Logic section has compared a result."""
         has_matched = not self.card.needs_ticket or data.get(self.card.compares) == MATCHED
-        if result not in self.card.successes or not has_matched:
+        is_asked = not self.asked_amount or data.get(PAYMENT_AMOUNT) == self.asked_amount
+        if result not in self.card.successes or not has_matched or not is_asked:
             return "refused", talk_of(self.card).refused
         if self.card.uses_chat_code:
             return "code", ASK_CODE
@@ -387,7 +402,7 @@ BALANCE = Talk(
 )
 PAYMENT = Talk(
     opening="Hi, please send R 500 to N. Dlamini",
-    ask="Of course. First, confirm it's you. Tap the link to open our page and confirm the payment.",
+    ask="Of course. Tap the link to check the payment on our page and approve it.",
     done="R 500 is on its way to N. Dlamini.",
     goal="sends the money",
     refused="We couldn't verify you, so nothing was paid.",

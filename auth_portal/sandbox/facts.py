@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 Contract = Literal["external_link", "wait_for_callback"]
 DefenceName = Literal["none", "chat_code", "phone_match"]
-PURPOSE = "Confirm transfer of R 500 to N. Dlamini"  # of a sandbox's ticket
+ASKED_PAYMENT = {"amount": "500.00", "currency": "ZAR", "payee": "N. Dlamini"}  # of a sandbox's ticket
+PAYMENT_AMOUNT = "payment_amount"  # the variable that a flow compares with the amount it asked for
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ CREATED = 201
 class ApiCall:
     """A request of the node, and the portal's response."""
 
-    body: Mapping[str, str]
+    body: Mapping[str, object]
     status: int
     answer: str
 
@@ -236,18 +237,24 @@ class ApiCall:
         return link if isinstance(link, str) else ""
 
     @property
+    def amount(self) -> str:
+        """Return the amount of the payment that has to be approved; "" if nothing is paid."""
+        payment = self.body.get("payment")
+        return str(payment.get("amount", "")) if isinstance(payment, dict) else ""
+
+    @property
     def pretty_answer(self) -> str:
         """Return the response as readable JSON, or unchanged if it is not JSON."""
         content = read_json(self.answer)
         return self.answer if content is None else json.dumps(content, indent=2, ensure_ascii=False)
 
 
-AskPortal = Callable[[Mapping[str, str]], ApiCall]  # a ticket's fields, sent to the portal's API
+AskPortal = Callable[[Mapping[str, object]], ApiCall]  # a ticket's fields, sent to the portal's API
 
 
-def ticket_body(card: JourneyCard, phone: str, reference: str) -> dict[str, str]:
+def ticket_body(card: JourneyCard, phone: str, reference: str) -> dict[str, object]:
     """Return the node's body with its variables filled in; Flow writes a number without its plus."""
-    body = {"journey": card.slug, "msisdn": phone.removeprefix("+"), "purpose": PURPOSE}
+    body: dict[str, object] = {"journey": card.slug, "msisdn": phone.removeprefix("+"), "payment": ASKED_PAYMENT}
     return {**body, "reference": reference} if card.waits else body
 
 

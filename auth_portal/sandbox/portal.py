@@ -37,7 +37,7 @@ def of_portal(settings: Settings, snapshot: Callable[[], Snapshot], clock: Clock
     )
 
 
-def register_ticket(settings: Settings, fields: Mapping[str, str]) -> ApiCall:
+def register_ticket(settings: Settings, fields: Mapping[str, object]) -> ApiCall:
     """Request a ticket from the portal's API as Flow's server would, in this process, with the key of the demo.
 
     It has the address of the request that is being answered, so that it passes the portal's trusted proxies too.

@@ -9,7 +9,7 @@ from datetime import datetime
 import pyotp
 
 from auth_portal.sandbox.conversations import CODE_TRIES, MATCHED, Conversation, talk_of
-from auth_portal.sandbox.facts import DEFENCES, Cast, DefenceName, DemoPerson, JourneyCard
+from auth_portal.sandbox.facts import DEFENCES, PAYMENT_AMOUNT, Cast, DefenceName, DemoPerson, JourneyCard
 
 STEPS = ("Chat asks", "Browser proves", "Portal informs Flow", "Chat continues")
 TOTP_SECONDS = 30
@@ -93,6 +93,12 @@ def _answered(chat: Conversation) -> ChatStory:
             4,
             "The chat knows who you are",
             f"The portal posted “{chat.result}” with the same reference, Flow matched it, and the flow continued.",
+        )
+    if chat.result in chat.card.successes and (chat.data or {}).get(chat.card.compares) == MATCHED:
+        return ChatStory(
+            4,
+            "This was not the payment that the chat asked for",
+            f"The result was right, but {PAYMENT_AMOUNT} was not “{chat.asked_amount}”.",
         )
     if chat.result in chat.card.successes and chat.card.needs_ticket:
         return ChatStory(
@@ -235,7 +241,7 @@ def _before(chat: Conversation) -> Iterator[Node]:
         yield Node("Set Variable", DONE, "Made a UUID, the reference that the result will name.")
     if chat.call is None:
         return
-    asked = f"Before the link, sent the portal the number of this chat, {chat.phone}, and what has to be confirmed."
+    asked = f"Before the link, sent the portal the number of this chat, {chat.phone}, and the payment to approve."
     if chat.call.link:
         yield Node("API Integration", DONE, f"{asked} The portal answered with a ticket: a link for this chat only.")
     else:
@@ -283,7 +289,9 @@ def _compare(chat: Conversation) -> Iterator[Node]:
         yield Node("Compare", state, f"{_rule(chat)} {typed}")
     else:
         value = (chat.data or {}).get(card.compares, "")
-        is_equal = value == MATCHED
+        amount = (chat.data or {}).get(PAYMENT_AMOUNT, "")
+        is_equal = value == MATCHED and (not chat.asked_amount or amount == chat.asked_amount)
+        value = f"{value}”, “{amount}" if chat.asked_amount else value
         found = f"It is “{value}”: {talk_of(card).goal}." if is_equal else f"It is “{value}”: the flow stops."
         yield Node("Compare", DONE if is_equal else STOPPED, f"{_rule(chat)} {found}")
 
@@ -291,4 +299,5 @@ def _compare(chat: Conversation) -> Iterator[Node]:
 def _rule(chat: Conversation) -> str:
     if chat.card.uses_chat_code:
         return f"Asks for the code on the page and compares it with {chat.card.compares}, {CODE_TRIES} times at most."
-    return f"Continues only if {chat.card.compares} is “{MATCHED}”."
+    amount = f" and {PAYMENT_AMOUNT} is “{chat.asked_amount}”" if chat.asked_amount else ""
+    return f"Continues only if {chat.card.compares} is “{MATCHED}”{amount}."

@@ -86,6 +86,7 @@ DELIVERY_BODY = SealedColumn("deliveries", "body")
 DRIVE_STATE = SealedColumn("drives", "state")
 IMPORT_PART_TEXT = SealedColumn("import_parts", "text")
 IMPORT_ROW_PLAIN = SealedColumn("import_rows", "plain")
+TICKET_PAYMENT = SealedColumn("tickets", "payment")
 TICKET_PHONE = SealedColumn("tickets", "phone")
 TICKET_PURPOSE = SealedColumn("tickets", "purpose")
 VERIFICATION_CHAT_CODE = SealedColumn("verifications", "chat_code")
@@ -753,6 +754,7 @@ class TicketRow(Base):
     phone_key: Mapped[str | None] = mapped_column(Key)  # none where it was registered by customer ID
     phone_sealed: Mapped[bytes | None]
     purpose_sealed: Mapped[bytes | None]
+    payment_sealed: Mapped[bytes | None]  # what the customer is asked to approve
     locale: Mapped[str] = mapped_column(String(16), server_default="")
     api_key_id: Mapped[str | None] = mapped_column(Id)  # whose act it was
     created_at: Mapped[datetime]

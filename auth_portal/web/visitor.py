@@ -27,6 +27,7 @@ visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
 REFRESH_SECONDS = 2
 FAULT_STATUS = 422
+DECLINES = ("not_me", "cancelled")  # why a link may be refused before it began anything
 
 
 @visitor.get("/")
@@ -72,7 +73,7 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         visit_tokens=tokens,
         address=g.address,
         identifier=fields.get("identifier", ""),
-        declines=fields.get("decline") == "not_me",
+        declines=refusal if (refusal := fields.get("decline", "")) in DECLINES else "",
         again=bool(fields.get("again")),
         method=fields.get("method", ""),
         locale=g.asked_language,
@@ -120,8 +121,7 @@ def _landing_page(
     portal, path = services(), path or request.path
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
     first_methods = landing.first_methods
-    form = request.form if request.method == "POST" else {}  # reading one costs as much as half the page
-    asked = g.asked_language
+    form, asked = request.form if request.method == "POST" else {}, g.asked_language  # reading one takes long
     query = f"{f'lang={asked}&' if asked else ''}reference={quote(reference.text, safe='')}"
     if found := landing.found_ticket:
         speak_for_customer(asked, found.ticket.locale)
@@ -137,6 +137,7 @@ def _landing_page(
         lacks_ticket=landing.lacks_ticket,
         known=_known(held, landing, reference.text),
         ticket=landing.ticket_facts(portal.keyring),
+        now=portal.clock(),
         weaker=landing.weaker,
         steps=landing.methods,
         first_method=next(iter(first_methods), ""),
@@ -379,6 +380,9 @@ def done() -> BaseResponse:
     looked = min(REFRESHES, request.args.get("looked", 0, type=int))
     label, is_open = visit_label(token), ending.chat == "open"
     values = {"ending": ending, "v": label, "is_open": is_open, "can_look": looked >= REFRESHES}
+    if ending.payment is not None and ending.ended_at is not None:
+        portal = services().journeys.current().portal
+        values["approved_at"] = portal.shown_time(ending.ended_at, services().clock())
     if request.accept_mimetypes.best_match(("text/html", "application/json")) == "application/json":
         text = Markup(render_template("visitor/chat_state.html", **values))  # noqa: S704 -- a template of ours
         return make_response({"state": ending.chat, "text": text.striptags()})

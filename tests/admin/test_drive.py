@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
@@ -611,7 +612,8 @@ def test_phone_match_is_driven_with_a_ticket(
             assert link.startswith(fact(desk, "“link” in the response").removeprefix("http://127.0.0.1:8000"))
             prove_ticketed(desk, path, link)
             assert fact(desk, "phone_match") == "yes"
-            assert fact(desk, "purpose") in desk.get(link).text
+            assert fact(desk, "payment_amount") == json.loads(fact(desk, "payment"))["amount"] == "500.00"
+            assert "N. Dlamini" in desk.get(link).text
             desk.get(path)
             assert "the chat knows who you are" in desk.page.text
             world.clock.advance(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from html import unescape
@@ -96,7 +97,7 @@ def test_the_panel_of_phone_match_has_its_nodes_in_their_order(
         for (_number, title), part in zip(found, expected, strict=True):
             assert part in title
         key = world.services.api_keys.create("Flow", ["tickets:write"], 30, None).key
-        for body in (copied["ticket-body"], copied["purpose-body"]):
+        for body in (copied["ticket-body"], copied["payment-body"], copied["purpose-body"]):
             filled = body.replace("[[session:msisdn]]", PHONE.removeprefix("+")).replace(
                 "[[verify_ref]]", "a-reference"
             )
@@ -109,6 +110,8 @@ def test_the_panel_of_phone_match_has_its_nodes_in_their_order(
             assert answer.status_code == 201, answer.text
         assert "We can't verify you in this chat." in copied["no-ticket"]
         assert (copied["phone-match"], copied["phone-match-value"]) == ("phone_match", "yes")
+        assert json.loads(copied["payment-body"])["payment"]["amount"] == "500.00"
+        assert copied["payment-amount"] == "payment_amount"
 
 
 def numbered(text: str) -> list[tuple[int, str]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import update
 
+from auth_portal.services.config.journey import Payment
 from auth_portal.services.verification.references import pasted
-from auth_portal.store.models import CALLBACK, Delivery, Verification
-from tests.admin.desk import Desk
-from tests.receiver import wait_for
+from auth_portal.store.models import CALLBACK, Challenge, Delivery, TicketRow, Verification
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import Receiver, wait_for
+from tests.ticketed import open_ticketed, opened, ticket
 from tests.web.test_way import sent, verified
 from tests.world import MAIL, PHONE, World
 
@@ -136,3 +140,27 @@ def test_a_live_one_is_told_while_it_lasts(small_world: World, owner: Desk) -> N
     wait_for(lambda: small_world.receiver.messages)
     (row,) = small_world.rows(Verification)
     assert "Still under way" in owner.get(f"{PATH}/{row.id}").text
+
+
+def test_support_sees_which_payment_was_approved_unless_its_ticket_was_changed(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_ticketed(tmp_path, sqlite_url, receiver) as world:
+        desk, line = signed_in(world), "R\u00a0500.00 → N. Dlamini"
+        browser = opened(world, ticket(world, payment=Payment("500.00", "ZAR", "N. Dlamini")).path)
+        (row,) = world.rows(Verification)
+        story = f"/admin/verifications/{row.id}"
+        assert "Payment asked for" in desk.get(story).text
+        (code,) = world.rows(Challenge)
+        browser.prove(world.transactions.keyring.code(code.id, code.digits, code.key_id))
+        assert browser.path == "/done"
+        page = desk.get(story).text
+        assert "Payment approved" in page
+        assert line in page
+        assert line in desk.get("/admin/verifications").text
+        (callback,) = [one for one in world.rows(Delivery) if one.kind == "callback"]
+        assert line in desk.get(f"/admin/deliveries/{callback.id}").text
+        with world.transactions.write() as work:
+            work.execute(update(TicketRow).values(locale="af"))
+        for path in (story, "/admin/verifications", f"/admin/deliveries/{callback.id}"):
+            assert "Dlamini" not in desk.get(path).text

@@ -10,7 +10,6 @@ from tests.e2e.phone import Phone, press
 
 # Of the demo: the sandbox offers the phones of its people, and no others.
 THANDI, THANDIS_MAIL, SIPHO, STRANGER = "+27821234567", "thandi@example.com", "+27831234567", "+27605550199"
-PURPOSE = "Confirm transfer of R 500 to N. Dlamini"
 
 
 def go_on(page: Page) -> None:
@@ -34,20 +33,44 @@ def test_a_payment_is_confirmed_on_the_phone_of_the_chat(any_phone: Phone) -> No
     phone.look_at(chat_page)
 
     page = phone.tap_link(chat_page)
-    expect(page.locator("p.purpose")).to_contain_text(PURPOSE)
-    expect(page.locator(".typed")).to_contain_text("••• 567")
+    expect(page.locator("h1")).to_have_text("Pay R 500 to N. Dlamini?")
+    expect(page.locator("dl.receipt")).to_contain_text("••• 567")
     assert page.locator("#identifier").count() == 0
     phone.look_at(page)
     go_on(page)
+    expect(page.locator("h1")).to_have_text("Enter the code to pay R 500 to N. Dlamini")
+    phone.look_at(page)
     page.fill("#code", phone.code_sent_to(THANDI, count=before + 1))
+    assert "is your code to pay R 500.00 to N. Dlamini. Valid" in phone.messages_to(THANDI)[0]["text"]
     go_on(page)
+    expect(page.locator("h1")).to_have_text("You approved R 500 to N. Dlamini")
+    expect(page.locator("dl.receipt")).to_contain_text("R 500.00")
+    phone.look_at(page)
 
     expect(chat_page.locator("#log .bubble.business").last).to_contain_text("R 500 is on its way")
     node(chat_page, "Compare", "done")
     state = chat.answered()
-    found = {key: state["data"][key] for key in ("customer_id", "phone_match", "purpose")}
-    assert found == {"customer_id": "C-1001", "phone_match": "yes", "purpose": PURPOSE}
+    names = ("customer_id", "phone_match", "payment_amount", "payment_currency", "payment_payee")
+    assert [state["data"][name] for name in names] == ["C-1001", "yes", "500.00", "ZAR", "N. Dlamini"]
     phone.look_at(chat_page)
+
+
+@pytest.mark.parametrize(
+    ("button", "outcome"), [("Stop: it wasn't me", "not_me"), ("Stop: I changed my mind", "cancelled")]
+)
+def test_a_payment_is_stopped_by_one_confirming_step(any_phone: Phone, button: str, outcome: str) -> None:
+    phone = any_phone
+    chat, chat_page = phone.begin_by_hand("pay", THANDI)
+    page = phone.tap_link(chat_page)
+    page.get_by_role("link", name="Don't pay").click()
+    expect(page.locator("h1")).to_have_text("Don't pay R 500 to N. Dlamini?")
+    phone.look_at(page)
+    page.wait_for_timeout(700)  # until then it may be the second half of a double tap
+    press(page, page.get_by_role("button", name=button))
+    expect(page.locator("p.purpose")).to_contain_text("Not approved: R 500.00 to N. Dlamini")
+    phone.look_at(page)
+    state = chat.answered()
+    assert (state["data"]["outcome"], state["data"]["payment_amount"]) == (outcome, "")
 
 
 def test_a_chat_on_a_strangers_phone_gets_no_link(any_phone: Phone) -> None:

@@ -26,7 +26,9 @@ from tests.sandbox.conftest import Chat, MovableClock
 
 THANDI, SIPHO, FAMILY, STRANGER = "+27821234567", "+27831234567", "+27845551234", "+27605550199"
 URL = "http://localhost"  # where a test client looks
-PURPOSE = "Confirm transfer of R 500 to N. Dlamini"
+PAYMENT = {"amount": "500.00", "currency": "ZAR", "payee": "N. Dlamini"}
+APPROVED = {f"payment_{name}": value for name, value in PAYMENT.items()}
+HEADING = "Pay <bdi>R\u00a0500</bdi> to <bdi>N. Dlamini</bdi>?"
 WAITING = """
 [[journeys]]
 slug = "pay-waiting"
@@ -104,7 +106,7 @@ def path_of(chat: Chat) -> str:
 def test_the_flow_registers_a_ticket_for_the_number_of_the_chat(demo: Demo) -> None:
     chat = demo.start(phone="+27 83 123 4567")
     call = chat.state()["api_call"]
-    assert call["body"] == {"journey": "pay", "msisdn": "27831234567", "purpose": PURPOSE}
+    assert call["body"] == {"journey": "pay", "msisdn": "27831234567", "payment": PAYMENT}
     assert (call["status"], chat.state()["phone"]) == (201, SIPHO)
     assert path_of(chat).startswith("/j/pay/t/")
     assert nodes(chat) == {
@@ -114,7 +116,7 @@ def test_the_flow_registers_a_ticket_for_the_number_of_the_chat(demo: Demo) -> N
         "Compare": "ahead",
     }
     landing = demo.client.get(path_of(chat), query_string={"reference": chat.reference}).text
-    assert PURPOSE in landing
+    assert HEADING in landing
     assert "••• 567" in landing
     assert 'name="identifier"' not in landing
     page = unescape(chat.page().text)
@@ -157,7 +159,7 @@ def test_a_phone_that_two_people_share_asks_which_of_them_it_is(demo: Demo) -> N
 
 def test_the_compare_node_lets_through_who_matched(demo: Demo) -> None:
     chat = demo.start()
-    chat.tell("verified_pay", phone_match="yes", customer_id="C-1001")
+    chat.tell("verified_pay", phone_match="yes", customer_id="C-1001", **APPROVED)
     assert chat.state()["stage"] == "thanked"
     assert nodes(chat)["Compare"] == "done"
     assert chat.said()[-1] == "Thank you, customer C-1001. R 500 is on its way to N. Dlamini."
@@ -170,6 +172,17 @@ def test_the_compare_node_stops_whoever_did_not_match(demo: Demo, found: dict[st
     assert chat.state()["stage"] == "refused"
     assert (nodes(chat)["Logic section"], nodes(chat)["Compare"]) == ("done", "stopped")
     assert "nothing was paid" in chat.said()[-1]
+
+
+@pytest.mark.parametrize("amount", ["5000.00", "500", ""])
+def test_the_compare_node_stops_a_payment_that_was_not_asked_for(demo: Demo, amount: str) -> None:
+    chat = demo.start()
+    chat.tell("verified_pay", phone_match="yes", customer_id="C-1001", **{**APPROVED, "payment_amount": amount})
+    assert chat.state()["stage"] == "refused"
+    assert nodes(chat)["Compare"] == "stopped"
+    page = unescape(chat.page().text)
+    assert "This was not the payment that the chat asked for" in page
+    assert "Continues only if phone_match is “yes” and payment_amount is “500.00”." in page
 
 
 def test_each_round_has_a_ticket_of_its_own(demo: Demo) -> None:
@@ -198,7 +211,7 @@ def test_a_flow_that_waits_for_its_callback_registers_its_own_reference(own_demo
     assert chat.state()["api_call"]["body"]["reference"] == chat.reference
     assert path_of(chat) == "/j/pay-waiting"
     assert list(nodes(chat))[:3] == ["Set Variable", "API Integration", "Message, then Wait for Callback"]
-    assert PURPOSE in own_demo.client.get(path_of(chat), query_string={"reference": chat.reference}).text
+    assert HEADING in own_demo.client.get(path_of(chat), query_string={"reference": chat.reference}).text
 
 
 def test_a_key_that_was_revoked_is_refused_and_comes_back_with_the_demo(own_demo: Demo) -> None:
@@ -279,7 +292,7 @@ def test_with_phone_match_the_victim_gets_no_code(demo: Demo) -> None:
     page = unescape(chat.page().text)
     assert "The attack failed: Thandi Nkosi gets no code" in page
     assert "Thandi Nkosi, the victim: <strong>0</strong>" in page
-    chat.tell("verified_pay", phone_match="yes", customer_id="C-1002")
+    chat.tell("verified_pay", phone_match="yes", customer_id="C-1002", **APPROVED)
     assert "The attacker is only himself" in chat.page().text
 
 

@@ -80,7 +80,7 @@ def is_unknown(browser: Browser) -> bool:
 def other(row: Any, column: str) -> Any:
     """Another value for a column, as a writer might put there."""
     value = getattr(row, column)
-    if column in ("reference_hash", "purpose_sealed"):
+    if column in ("reference_hash", "purpose_sealed", "payment_sealed"):
         return token_hash("another")
     if value is None or isinstance(value, str):
         return f"{(value or '')[:-1]}z"

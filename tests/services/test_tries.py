@@ -197,7 +197,7 @@ def gate_refuses(world: World, config: JourneyConfig, row: str, method: str, *, 
                 journey=config,
                 method=method,
                 person=get_person(work.connection, row),
-                ticket=Ticket("0" * 32, "the key of a phone", row, None, "") if is_ticketed else None,
+                ticket=Ticket("0" * 32, "the key of a phone", row, None, None, "") if is_ticketed else None,
             )
             has_tries = tries.count_for_person(work, case, tries.Memory(), succeeded=False)
             raise Undone  # noqa: TRY301 -- rolls the transaction back

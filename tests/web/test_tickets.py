@@ -43,6 +43,9 @@ def small(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World
         yield world
 
 
+NO_PAYMENT = dict.fromkeys(("payment_amount", "payment_currency", "payment_payee"), "")
+
+
 def data(world: World) -> dict[str, str]:
     deliver(world)
     return world.receiver.callbacks[-1].body["data"]
@@ -72,6 +75,7 @@ def test_with_a_ticket_nobody_says_who_they_are(ticketed: World) -> None:
         "journey": "pay",
         "phone_match": "yes",
         "purpose": PURPOSE,
+        **NO_PAYMENT,
         "customer_id": "C-1001",
         "method": "sms_code",
         "verified_at": "2026-11-22T12:00:00Z",
@@ -181,7 +185,7 @@ def test_a_link_without_the_ticket_it_needs_answers_unavailable_once(ticketed: W
     assert results(ticketed) == ["failed"]
     assert data(ticketed) == {
         "outcome": "unavailable", "journey": "pay", "phone_match": "", "purpose": "", "customer_id": "", "method": "",
-        "verified_at": "",
+        "verified_at": "", **NO_PAYMENT,
     }  # fmt: skip
     assert not ticketed.receiver.messages
     assert not ticketed.rows(Challenge)

@@ -12,7 +12,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from auth_portal.i18n import format_amount, minor_units
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
 from auth_portal.services.config.appearance import Colour, LogoDigest, Radius
@@ -42,6 +44,7 @@ DefenceName = Literal["none", "chat_code", "phone_match"]
 CHAT_CODE = "chat_code"
 PHONE_MATCH = "phone_match"
 PURPOSE = "purpose"
+PAYMENT_VARIABLES = ("payment_amount", "payment_currency", "payment_payee")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class RelayDefence:
 NO_DEFENCE = RelayDefence("none", strength=0)
 # With a chat code the default text is not "verified": a flow that does not compare the code must not pass anyone.
 TYPED_BACK = RelayDefence("chat_code", strength=1, makes_chat_code=True, variables=(CHAT_CODE,), success="check_code")
-PHONE_MATCHED = RelayDefence("phone_match", strength=2, demands_ticket=True, variables=(PHONE_MATCH, PURPOSE))
+PHONE_MATCHED = RelayDefence(
+    "phone_match", strength=2, demands_ticket=True, variables=(PHONE_MATCH, PURPOSE, *PAYMENT_VARIABLES)
+)
 DEFENCES: Mapping[str, RelayDefence] = {found.name: found for found in (NO_DEFENCE, TYPED_BACK, PHONE_MATCHED)}
 VARIABLES = tuple(name for found in DEFENCES.values() for name in found.variables)
 
@@ -81,6 +86,87 @@ def find_defence(name: object) -> RelayDefence:
 def phone_only(methods: Iterable[str]) -> tuple[str, ...]:
     """Return the methods that send nothing by email: codes go to the chat's own number, where it is known."""
     return tuple(method for method in methods if CARRIES.get(method) != "email")
+
+
+# --- A payment: what a ticket asks its customer to approve, and what the result says was approved (RTS 5)
+
+AMOUNT_DIGITS = 12  # before the decimals: a trillion fits no page
+_AMOUNT = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?")
+
+
+@dataclass(frozen=True)
+class Payment:
+    """A payment as Flow's server registered it: the amount with the currency's minor units (ISO 4217)."""
+
+    amount: str
+    currency: str
+    payee: str
+
+    @property
+    def json(self) -> str:
+        """Return the text that is sealed."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Return what a result says of it, each value as it was registered, so that a flow can compare them."""
+        return dict(zip(PAYMENT_VARIABLES, (self.amount, self.currency, self.payee), strict=True))
+
+    def shown(self, region: str) -> ShownPayment:
+        """Return it for a page or message; the sign of the currency is that of the region."""
+        return ShownPayment(self, region)
+
+
+@dataclass(frozen=True)
+class ShownPayment:
+    """A payment as a page or message writes it, in the language that is spoken while it writes."""
+
+    payment: Payment
+    region: str
+
+    @property
+    def payee(self) -> str:
+        """Return who gets the money."""
+        return self.payment.payee
+
+    @property
+    def amount(self) -> str:
+        """Return the amount with its minor units: R 500.00."""
+        return format_amount(Decimal(self.payment.amount), self.payment.currency, self.region)
+
+    @property
+    def coded(self) -> str:
+        """Return the amount with the code of its currency, where its sign cannot be written: ZAR 500.00."""
+        return format_amount(Decimal(self.payment.amount), self.payment.currency, sign=self.payment.currency)
+
+    @property
+    def short(self) -> str:
+        """Return the amount without minor units that are zero: R 500."""
+        return format_amount(Decimal(self.payment.amount), self.payment.currency, self.region, short=True)
+
+    @property
+    def text(self) -> str:
+        """Return it in one line, which needs no words."""
+        return f"{self.amount} → {self.payee}"
+
+
+def payment_of(text: str) -> Payment:
+    """Return the payment of a text that was sealed."""
+    return Payment(**json.loads(text))
+
+
+def amount_faults(amount: str, currency: str) -> dict[str, str]:
+    """Return what is wrong with an amount and its currency, by their names."""
+    decimals = minor_units(currency)
+    if decimals is None:
+        return {"currency": "must be the code of a currency in use, in capital letters such as ZAR (ISO 4217)"}
+    found = _AMOUNT.fullmatch(amount)
+    example = "500" + ("." + "0" * decimals if decimals else "")
+    if found is None or len(found[2] or "") != decimals:
+        return {"amount": f"must be digits with {decimals} decimals in {currency}, such as {example}"}
+    if len(found[1]) > AMOUNT_DIGITS:
+        return {"amount": f"must have at most {AMOUNT_DIGITS} digits before its decimals"}
+    return {} if Decimal(amount) else {"amount": "must be more than zero"}
 
 
 # --- What a configuration may say
@@ -115,11 +201,7 @@ RESERVED_AT_FIRST = (
     "verified_at",
 )
 # Reserved later: a journey that was stored before keeps what it says of these, and cannot be saved so again.
-RESERVED = (
-    *RESERVED_AT_FIRST,
-    *("terms_version", "terms_accepted_at", "handover", "purpose"),
-    *("payment_amount", "payment_currency", "payment_payee"),
-)
+RESERVED = (*RESERVED_AT_FIRST, *("terms_version", "terms_accepted_at", "handover", "purpose"), *PAYMENT_VARIABLES)
 TAKEN_KEYS = frozenset((*RESERVED, *PLACEHOLDERS))  # by no question or box
 IS_STORED = {
     "is_stored": True
@@ -137,6 +219,7 @@ LONGEST_REFERENCE = "\\" * 512  # as JSON writes it, twice as long
 DATA_TEXT = 200  # characters
 TEXT_LENGTH = 300  # characters of the business's own words
 VALUE_LENGTH = 512  # characters of one rendered value; Flow's variables are short strings
+LONGEST_PAYEE = 40 * 12  # bytes: a character beyond the basic plane takes two escapes
 LONGEST_FACT = 512  # bytes of a customer's ID or name, for the longest result
 
 
@@ -268,7 +351,7 @@ class JourneyConfig(Frozen):
     @classmethod
     def _placeholders(cls, data: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         of_steps = {name for step in info.data.get("steps", ()) for name in step.longest}
-        if len(data.keys() - of_steps) > DATA_KEYS:
+        if len(data.keys() - of_steps - set(PAYMENT_VARIABLES)) > DATA_KEYS:
             raise ValueError(f"has more than {DATA_KEYS} keys")
         for key, text in data.items():
             if not re.fullmatch(r"[a-z0-9_]{1,60}", key):
@@ -334,10 +417,15 @@ class JourneyConfig(Frozen):
     def stored(self) -> dict[str, Any]:
         """Return the journey as it is stored: without what is as the portal's and was unknown to the previous version.
 
-        A process of that version could not read the journey.
+        A process of that version could not read the journey. What its defence adds to the variables is not stored.
         """
         unset = {name for name in ("logo_dark", "radius", "hide_name") if getattr(self, name) in ("", None)}
-        return self.model_dump(mode="json", exclude=unset)
+        document = self.model_dump(mode="json", exclude=unset)
+        added = set(PAYMENT_VARIABLES) & set(self.defence.variables)
+        document["data"] = {
+            key: text for key, text in document["data"].items() if key not in added or text != f"{{{key}}}"
+        }
+        return document
 
     @cached_property
     def unsafe(self) -> tuple[str, ...]:
@@ -502,7 +590,8 @@ _STEPS: TypeAdapter[tuple[AnyStep, ...]] = TypeAdapter(tuple[AnyStep, ...])
 def longest_body(journey: JourneyConfig) -> int:
     """Return the bytes of the longest result that a journey can send."""
     of_steps = {name: "x" * size for step in journey.steps for name, size in step.longest.items()}
-    facts = {**dict.fromkeys(PLACEHOLDERS, "x" * LONGEST_FACT), **of_steps}
+    of_payment = dict(zip(PAYMENT_VARIABLES, ("x" * 16, "ZAR", "x" * LONGEST_PAYEE), strict=True))
+    facts = {**dict.fromkeys(PLACEHOLDERS, "x" * LONGEST_FACT), **of_payment, **of_steps}
     successes = (outcome for outcome in journey.results if outcome in SUCCESSES)
     return max(len(result_body(journey, outcome, LONGEST_REFERENCE, facts, is_cut=False)) for outcome in successes)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
-from auth_portal.i18n import FALLBACK, complete_languages
+from auth_portal.i18n import FALLBACK, complete_languages, format_date, format_time
 from auth_portal.services.config.appearance import DEFAULT_RADIUS, Colour, LogoDigest, Radius
 
 DRIVES_STORED = timedelta(hours=1)  # how long a test drive is stored after its chat clock has run out
@@ -23,6 +24,14 @@ class Frozen(BaseModel):
     """Config values: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class ShownTime:
+    """A time of day in words, with its date unless that is today."""
+
+    time: str
+    date: str = ""
 
 
 class PortalLimits(Frozen):
@@ -99,6 +108,12 @@ class PortalSettings(Frozen):
         if not self.languages:
             return complete
         return tuple(code for code in complete if code in self.languages or code == self.language)
+
+    def shown_time(self, moment: datetime, now: datetime) -> ShownTime:
+        """Return a time as a customer reads it, in the language of this page."""
+        local = self.wall.local(moment)
+        date = "" if local.date() == self.wall.local(now).date() else format_date(local.date(), self.default_region)
+        return ShownTime(format_time(local, self.default_region), date)
 
     @property
     def wall(self) -> WallClock:

@@ -24,7 +24,7 @@ from auth_portal.gateways.way_out import WayOut
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.config.channel import ALARM_SHARES, CAP, HOURLY_CAP, cap_key, hourly_cap_key, most_today
-from auth_portal.services.config.journey import JourneyLimits
+from auth_portal.services.config.journey import JourneyLimits, payment_of
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.outbox import (
     AS_WAS,
@@ -45,6 +45,7 @@ from auth_portal.services.directory.person import Person, country_of, is_trusted
 from auth_portal.services.limits import DAY, HOUR, Limit
 from auth_portal.store.db import Transactions, Work, dialect_insert
 from auth_portal.store.models import (
+    TICKET_PAYMENT,
     Challenge,
     ChannelState,
     DeliveryState,
@@ -211,12 +212,17 @@ class MessageDelivery:
                 return _dropped(withheld)
             if not (work.keyring.holds("challenges", challenge._mapping) and is_trusted(work.keyring, person)):
                 return _dropped("the row of the code or of its customer was changed by someone other than the portal")
+            if not _has_its_ticket(work, challenge):
+                return _dropped("the ticket was deleted, or changed by someone other than the portal")
         carries, keyring, now = CARRIES[challenge.method], work.keyring, self._transactions.clock()
         to = person.contact(carries, keyring)
         country = country_of(to) if carries == "sms" else ""
         if not channel.sends_to(carries, country):
             return _dropped(f"the channel does not send to {country or 'this country'}")
         portal = self._journeys.current().portal
+        payment = None
+        if sealed := challenge.ticket__payment_sealed:
+            payment = payment_of(keyring.open(sealed, TICKET_PAYMENT, challenge.ticket_id)).shown(portal.default_region)
         message = CodeMessage(
             code=keyring.code(challenge.id, challenge.digits, challenge.key_id),
             portal=portal.name,
@@ -225,6 +231,7 @@ class MessageDelivery:
             seconds=int((challenge.expires_at - now).total_seconds()),
             support=portal.support_contact.removeprefix("mailto:").removeprefix("tel:"),
             latin_name=portal.latin_name,
+            payment=payment,
         )
         outgoing = self._texts.outgoing(carries, to, message, claimed.id, claimed.locale or "")
         sending = self._sending(channel, outgoing)
@@ -277,6 +284,8 @@ _CHALLENGE = (
         Verification.version_id,
         Verification.address_key,
         TicketRow.phone_key.is_not(None).label("is_ticketed"),
+        Verification.ticket_id,
+        *signed_columns(TicketRow, "ticket__"),
     )
     .join(Verification, Verification.id == Challenge.verification_id)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
@@ -285,6 +294,13 @@ _CHALLENGE = (
 
 def _dropped(reason: str) -> AttemptReport:
     return AttemptReport(DeliveryState.DROPPED, "dropped", detail=reason)
+
+
+def _has_its_ticket(work: Work, challenge: Any) -> bool:
+    """Report whether the ticket of a challenge, if it has one, says what the portal wrote (R54)."""
+    if challenge.ticket_id is None:
+        return True
+    return challenge.ticket__id is not None and work.keyring.holds("tickets", challenge._mapping, "ticket__")
 
 
 def _why_withheld(work: Work, challenge: Any, person: Person, bounds: JourneyLimits, tries: PersonTries) -> str:

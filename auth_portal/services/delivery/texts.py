@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -72,6 +72,22 @@ class SmsText:
     parts: int
 
 
+class PaymentWords(Protocol):
+    """A payment as its payer reads it, in the language that is spoken."""
+
+    @property
+    def amount(self) -> str:
+        """Return the amount with the sign of its currency."""
+
+    @property
+    def coded(self) -> str:
+        """Return the amount with the code of its currency."""
+
+    @property
+    def payee(self) -> str:
+        """Return who gets the money."""
+
+
 @dataclass(frozen=True)
 class CodeMessage:
     """What a message with a code says."""
@@ -83,6 +99,7 @@ class CodeMessage:
     seconds: int  # for which the code is still valid
     support: str = ""
     latin_name: str = ""  # of the business, for an SMS that needs no other script
+    payment: PaymentWords | None = None  # that the code approves
 
     @property
     def minutes(self) -> int:
@@ -143,27 +160,40 @@ def sms_text(message: CodeMessage) -> SmsText:
     """Return the SMS of a code: which business asks, for what, for how long, the warning, the line that fills it in.
 
     To be one part it first leaves out the journey, then shortens the name of the business, then leaves the name out;
-    never the code, its life, the warning or the last line. If even that is not one part, it is as few as the whole name
-    takes. The Latin name stands in where the name alone would need UCS-2; without one the name keeps its script.
+    never the code, what it pays to which payee (RTS 5), its life, the warning or the last line. If even that is not one
+    part, it is as few as the whole name takes. The Latin name stands in where the name alone would need UCS-2; without
+    one the name keeps its script.
     """
     name = message.portal if any(unicodedata.category(letter)[0] in _LETTERS for letter in message.portal) else ""
     if not _latin(name) and message.latin_name and gsm(_sentence(message, message.latin_name)) is not None:
         name = message.latin_name
-    alone = _fitting(_sentence(message, name))
-    whole = [_fitting(_sentence(message, name, message.journey)), alone]
+    alone = _written(message, name)
+    whole = [_written(message, name, message.journey), alone]
     if not _latin(message.journey):
         whole.reverse()  # one name in another script must not change the encoding of all the rest
     for offer in whole:
         if offer.parts == 1:
             return offer
-    bare = _fitting(_sentence(message))
+    bare = _written(message)
     if bare.parts > 1 or bare.encoding != alone.encoding:  # a name is not left out for its script
         return min(whole, key=lambda offer: offer.parts)
     while len(name := _without_end(name)) >= SHORTEST_NAME:
-        offer = _fitting(_sentence(message, name))
+        offer = _written(message, name)
         if offer.parts == 1:
             return offer
     return bare
+
+
+def _written(message: CodeMessage, name: str = "", journey: str = "") -> SmsText:
+    """Return the text as it fits best; as it is where the alphabet lacks a sign of the payee, who must not change."""
+    text, payee = _sentence(message, name, journey), message.payment.payee if message.payment is not None else ""
+    return _fitting(text) if all(map(gsm, payee)) else measured(text)
+
+
+def _sms_amount(payment: PaymentWords) -> str:
+    """Return an amount whose currency shows in the GSM alphabet."""
+    signs = (letter for letter in payment.amount if unicodedata.category(letter) == "Sc")
+    return payment.amount if all(map(gsm, signs)) else payment.coded
 
 
 def _latin(text: str) -> str:
@@ -181,7 +211,15 @@ def _sentence(message: CodeMessage, name: str = "", journey: str = "") -> str:
     """Return the text as it is in its language, with the line that phones fill the code in from."""
     values = {"code": message.code, "business": _latin(name) or name, "journey": _latin(journey) or journey}
     minutes = message.minutes
-    if name and journey:
+    if message.payment is not None:
+        values |= {"amount": _sms_amount(message.payment), "payee": message.payment.payee}
+        text = plain_plural(
+            "%(code)s is your code to pay %(amount)s to %(payee)s. Valid %(num)s min. Never share it. %(business)s",
+            "%(code)s is your code to pay %(amount)s to %(payee)s. Valid %(num)s min. Never share it. %(business)s",
+            minutes,
+            **values,
+        ).strip()
+    elif name and journey:
         text = plain_plural(
             "%(code)s is your %(business)s code for %(journey)s. Valid %(num)s min. Never share this code.",
             "%(code)s is your %(business)s code for %(journey)s. Valid %(num)s min. Never share this code.",
@@ -263,8 +301,17 @@ class Texts:
     def _outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str) -> OutgoingMessage:
         if kind == "sms":
             return OutgoingMessage("sms", to, "", sms_text(message).text, "", message_id)
-        values = {name: getattr(message, name) for name in ("code", "portal", "journey", "host", "minutes", "support")}
+        names = ("code", "portal", "journey", "host", "minutes", "support", "payment")
+        values = {name: getattr(message, name) for name in names}
         subject = plain("%(code)s is your %(business)s code", code=message.code, business=message.portal)
+        if (payment := message.payment) is not None:
+            amount = " ".join(payment.amount.split())  # no header needs a no-break space
+            subject = plain(
+                "%(code)s is your code to pay %(amount)s to %(payee)s",
+                code=message.code,
+                amount=amount,
+                payee=payment.payee,
+            )
         text, html = self._render("email", values)
         return OutgoingMessage("email", to, subject, text, html, message_id)
 

@@ -15,7 +15,7 @@ from auth_portal.crypto import KeyFault, Keyring, SealedColumn
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
-from auth_portal.services.config.journey import JourneyConfig
+from auth_portal.services.config.journey import JourneyConfig, payment_of
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.outbox import TIME_WAS_OVER
 from auth_portal.services.directory.person import (
@@ -33,6 +33,7 @@ from auth_portal.store.models import (
     CALLBACK,
     MESSAGE,
     RESULT_COLUMNS,
+    TICKET_PAYMENT,
     VERIFICATION_REFERENCE,
     VISIT_IDENTIFIER,
     Admin,
@@ -40,9 +41,11 @@ from auth_portal.store.models import (
     Challenge,
     CustomerRow,
     Delivery,
+    TicketRow,
     Verification,
     Visit,
     is_changed,
+    signed_columns,
 )
 
 KINDS = ("customer_id", "phone", "email")
@@ -127,6 +130,7 @@ class Record:
     deliveries: tuple[DeliveryFacts, ...]
     events: tuple[EventFacts, ...]
     people: Mapping[str, Person]
+    payment: str  # that the customer was asked to approve, in one line
     has_others: bool
     is_closed: bool  # the journey accepts no customer now
 
@@ -188,6 +192,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         deliveries=tuple(DeliveryFacts(line, tuple(tries[line.id])) for line in lines),
         events=events,
         people=people,
+        payment=payment_text(work.keyring, row, snapshot.portal.default_region),
         is_closed=current is None or not snapshot.is_open(current.config),
         has_others=work.execute(others.limit(1)).first() is not None,
     )
@@ -206,8 +211,25 @@ def is_forged(keyring: Keyring, journeys: Journeys, row: Any) -> bool:
         return True
 
 
-_VERIFICATION = select(Verification.__table__, *RESULT_COLUMNS).outerjoin(
-    CustomerRow, CustomerRow.id == Verification.customer_row
+TICKET_COLUMNS = signed_columns(TicketRow, "ticket__")  # what payment_text reads, where a statement joins the ticket
+
+
+def payment_text(keyring: Keyring, row: Any, region: str) -> str:
+    """Return the payment that a ticket asked for, in one line; "" if there is none or the ticket was changed (R54)."""
+    found = row._mapping
+    sealed = found["ticket__payment_sealed"]
+    if sealed is None or not keyring.holds("tickets", found, "ticket__"):
+        return ""
+    try:
+        return payment_of(keyring.open(sealed, TICKET_PAYMENT, found["ticket__id"])).shown(region).text
+    except KeyFault:
+        return ""
+
+
+_VERIFICATION = (
+    select(Verification.__table__, *RESULT_COLUMNS, *TICKET_COLUMNS)
+    .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
 )
 _CODES = select(
     Challenge.id,

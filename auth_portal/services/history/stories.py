@@ -18,7 +18,7 @@ from auth_portal.errors import NotFound
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import read_identifier
 from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
-from auth_portal.services.history.record import KINDS, holders_of, is_forged, load_record
+from auth_portal.services.history.record import KINDS, TICKET_COLUMNS, holders_of, is_forged, load_record, payment_text
 from auth_portal.services.history.timeline import Moment, headline, raw_timeline, story_moments
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
@@ -29,6 +29,7 @@ from auth_portal.store.models import (
     VERIFIED,
     CustomerRow,
     Delivery,
+    TicketRow,
     Verification,
     Visit,
 )
@@ -71,6 +72,7 @@ class StoryLine:
     customer_row: str | None
     customer_id: str | None
     callback: str | None
+    payment: str = ""  # that the customer was asked to approve, in one line
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Story:
     moments: tuple[Moment, ...]
     timeline: tuple[Moment, ...]
     callback_id: str
+    payment: str  # that the customer was asked to approve, in one line
     has_others: bool  # the same reference has more verifications
 
 
@@ -115,8 +118,9 @@ _LINE = (
     Delivery.state.label("callback"),
 )
 _LINES: Any = (
-    select(*_LINE, *RESULT_COLUMNS)
+    select(*_LINE, *RESULT_COLUMNS, *TICKET_COLUMNS)
     .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
+    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
 )
 
@@ -176,7 +180,9 @@ class Stories:
         return self._line(row)
 
     def _line(self, row: Any) -> StoryLine:
-        line = StoryLine(**{name: getattr(row, name) for name in StoryLine.__dataclass_fields__})
+        region = self._journeys.current().portal.default_region
+        payment = payment_text(self._transactions.keyring, row, region)
+        line = StoryLine(**{column.key: getattr(row, column.key) for column in _LINE}, payment=payment)
         if not is_forged(self._transactions.keyring, self._journeys, row):
             return line
         return replace(line, outcome=CHANGED, methods="", customer_row=None, customer_id=None)
@@ -199,6 +205,7 @@ class Stories:
             moments=moments,
             timeline=tuple(raw_timeline(record)),
             callback_id=record.callback.line.id if record.callback else "",
+            payment=record.payment,
             has_others=record.has_others,
         )
 

@@ -31,6 +31,7 @@ from auth_portal.store.models import (
     CHANGED,
     DELIVERY_BODY,
     MESSAGE,
+    TICKET_PAYMENT,
     TICKET_PHONE,
     TICKET_PURPOSE,
     VISIT_IDENTIFIER,
@@ -117,6 +118,7 @@ def _document(work: Work, person: Person, row: str) -> dict[str, Any]:
                 **_shown(ticket, TICKET_FIELDS),
                 "phone": _opened(work, ticket, "phone_sealed", TICKET_PHONE),
                 "purpose": _opened(work, ticket, "purpose_sealed", TICKET_PURPOSE),
+                "payment": json.loads(_opened(work, ticket, "payment_sealed", TICKET_PAYMENT) or "null"),
             }
             for ticket in _rows(work, tickets)
         ],
@@ -263,7 +265,8 @@ def _forget_in_verifications(work: Work, ids: Sequence[str]) -> None:
 
 def _forget_tickets(work: Work, ids: Sequence[str]) -> None:
     # Its row stays while a verification may look for it: a ticket without a person lets no one through.
-    update_signed(work, TicketRow, ids, dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed")))
+    emptied = dict.fromkeys(("customer_row", "phone_key", "phone_sealed", "purpose_sealed", "payment_sealed"))
+    update_signed(work, TicketRow, ids, emptied)
 
 
 _FORGETTING: Mapping[Any, Callable[[Work, Sequence[str]], object]] = {

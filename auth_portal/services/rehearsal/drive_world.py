@@ -36,7 +36,7 @@ from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.directory.customers import Customers
-from auth_portal.services.rehearsal.flow_setup import EXAMPLES, ticket_fields
+from auth_portal.services.rehearsal.flow_setup import EXAMPLE_PAYMENT, ticket_fields
 from auth_portal.services.verification.tickets import TicketRequest, Tickets
 from auth_portal.store.db import Database, Transactions
 from auth_portal.store.keys import furnish, load_keyring
@@ -157,12 +157,12 @@ class DriveWorld:
         self._state = state
 
     def register_ticket(self) -> None:
-        """Register a ticket as the flow's API node would: the chat is on the test person's phone, and has a purpose."""
+        """Register a ticket as the flow's API node would: on the test person's phone, something is to be paid."""
         state = self._state
         msisdn = state.person.phone.removeprefix("+")  # as Flow knows a number
-        asked = ticket_fields(state.journey, msisdn, state.reference) | {"purpose": EXAMPLES["purpose"]}
-        made = self.portal.tickets.register(TicketRequest(**asked))
-        state.ticket, state.path = asked, made.path
+        asked = ticket_fields(state.journey, msisdn, state.reference)
+        made = self.portal.tickets.register(TicketRequest(**asked, payment=EXAMPLE_PAYMENT))
+        state.ticket, state.path = {**asked, "payment": EXAMPLE_PAYMENT.json}, made.path
 
     def _take(self, taken: CapturedRequest) -> int:
         """Answer a request that would have been sent: store a message, judge a callback as the chat would."""

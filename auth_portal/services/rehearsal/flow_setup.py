@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -17,11 +17,13 @@ from auth_portal.gateways.flow import PATHS, SERVERS
 from auth_portal.services.config.journey import (
     CHAT_CODE,
     OUTCOMES,
+    PAYMENT_VARIABLES,
     PHONE_MATCH,
     PURPOSE,
     SUCCESSES,
     VARIABLES,
     JourneyConfig,
+    Payment,
     result_body,
 )
 from auth_portal.services.config.rules import SESSION_SECONDS, WAIT_NODE_SECONDS
@@ -34,12 +36,14 @@ REFERENCES = {
     "external_link": "f7_4hn5=8f",
     "wait_for_callback": "0b6f6c5e-6f0e-4f0a-9c53-2f4e8f0a7d11",
 }  # as Flow makes
+EXAMPLE_PAYMENT = Payment("500.00", "ZAR", "N. Dlamini")
 EXAMPLES: Mapping[str, str] = {
     "customer_id": "C-1001",
     "name": "Thandi Nkosi",
     "verified_at": "2026-11-22T19:05:00Z",
     "locale": "en",
-    PURPOSE: "Confirm transfer of R 500 to N. Dlamini",
+    PURPOSE: "Confirm your new address: 12 Long Street",
+    **EXAMPLE_PAYMENT.variables,
     CHAT_CODE: "482913",
     PHONE_MATCH: "yes",
 }
@@ -77,9 +81,11 @@ class FlowSetup:
     variables: tuple[Variable, ...]
     advised_chat_seconds: int
     ticket_body: str  # what the API Integration node posts for a ticket
-    purpose_body: str  # the same for a chat in which something is to be confirmed
+    payment_body: str  # the same for a chat in which a payment is to be approved
+    purpose_body: str  # and for one in which something else is to be confirmed
     chat_code_variable: str
     phone_match_variable: str
+    payment_variable: str  # with the amount
 
     @property
     def success(self) -> str:
@@ -102,9 +108,11 @@ def setup_of(journey: JourneyConfig, public_url: str) -> FlowSetup:
         variables=tuple(Variable(name, passed[name], failed[name]) for name in journey.data),
         advised_chat_seconds=WAIT_NODE_SECONDS if waits else SESSION_SECONDS,
         ticket_body=json.dumps(ticket),
+        payment_body=json.dumps({**ticket, "payment": asdict(EXAMPLE_PAYMENT)}),
         purpose_body=json.dumps({**ticket, "purpose": EXAMPLES[PURPOSE]}),
         chat_code_variable=variable_of(journey, CHAT_CODE),
         phone_match_variable=variable_of(journey, PHONE_MATCH),
+        payment_variable=variable_of(journey, PAYMENT_VARIABLES[0]),
     )
 
 

@@ -92,7 +92,8 @@ class Landing:
 
     def ticket_facts(self, keyring: Keyring) -> TicketFacts | None:
         """Return what the page shows of the ticket."""
-        return self.found_ticket.facts(keyring) if self.found_ticket is not None else None
+        region = self.snapshot.portal.default_region
+        return self.found_ticket.facts(keyring, region) if self.found_ticket is not None else None
 
 
 class Landings:
@@ -134,7 +135,7 @@ class LandingForm:
     identifier: str = ""
     made_at: datetime | None = None  # when the page was made, UTC
     visit_tokens: tuple[str, ...] = ()  # of the visits that this browser has, the newest first
-    declines: bool = False
+    declines: str = ""  # the outcome of a link that is refused: ``not_me`` or ``cancelled``
     again: bool = False
     dropped_parameters: str = ""
     ticket_token: str = ""  # in the link's path, if any
@@ -263,7 +264,7 @@ class Beginnings:
         form, landing, outcome, why = request.form, request.landing, "", ""
         case = _new_case(work, request)
         if form.declines or landing.is_closed:
-            outcome = "not_me" if form.declines else "unavailable"
+            outcome = form.declines or "unavailable"
             why = landing.snapshot.why_closed(landing.journey) if outcome == "unavailable" else ""
             if landing.lacks_ticket:
                 why = "ticket_missing"
@@ -316,7 +317,7 @@ class Beginnings:
             return BeginResult(VisitKey(mine.token, visit_label(mine.token)))
         if form.declines or (identifier is None and landing.is_closed):
             visit = insert_visit(work, case, has_script=form.has_script)
-            outcome = "not_me" if form.declines else "unavailable"
+            outcome = form.declines or "unavailable"
             why = "" if form.declines else landing.snapshot.why_closed(landing.journey)
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit, is_over=True)

@@ -38,6 +38,7 @@ from auth_portal.services.directory.person import (
     Person,
     find_person,
     is_trusted,
+    mask_contact,
     person_from,
     person_of_row,
     stranger,
@@ -233,6 +234,12 @@ class Case:
     def is_just_sent(self, now: datetime) -> bool:
         """Report whether a message was sent again within the last minute."""
         return self.sends > 1 and self.sent_at is not None and now - self.sent_at < JUST_NOW
+
+    def shown_contact(self, carries: str, keyring: Keyring) -> str:
+        """Return where a kind of message goes, masked; "" if the page may not show it."""
+        if not (carries and self.shows_contact and self.person.has_contact(carries)):
+            return ""
+        return mask_contact(self.person.contact(carries, keyring))
 
     @property
     def is_at_first_step(self) -> bool:

@@ -19,7 +19,15 @@ from sqlalchemy import and_, bindparam, select
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
 from auth_portal.errors import Problem, WrongClock
-from auth_portal.services.config.journey import CHAT_CODE, PHONE_MATCH, PURPOSE, SUCCESSES, JourneyConfig, result_body
+from auth_portal.services.config.journey import (
+    CHAT_CODE,
+    PHONE_MATCH,
+    PURPOSE,
+    SUCCESSES,
+    JourneyConfig,
+    ShownPayment,
+    result_body,
+)
 from auth_portal.services.config.snapshot import Journeys, Look
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import DATABASE_FAULTS, NewDelivery
@@ -83,6 +91,7 @@ class Ending:
     is_chat_over: bool
     changed_contact_hours: int  # of the journey (R45)
     purpose: str = ""
+    payment: ShownPayment | None = None
     ended_at: datetime | None = None  # None while only the clock has ended it
     locales: tuple[str, ...] = ()  # that its page is to be in, the most wanted first
     has_proof: bool = True  # of the journey
@@ -282,6 +291,7 @@ class Endings:
             is_chat_over=work.now >= row.verification__chat_ends_at,
             changed_contact_hours=journey.limits.changed_contact_hours,
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
+            payment=ticket.shown_payment(work.keyring, portal.default_region) if ticket is not None else None,
             ended_at=row.ended_at,
             locales=(
                 row.visit_locale or "",
@@ -324,9 +334,11 @@ def _facts(work: Work, case: Case, outcome: str, chat_code: str) -> Mapping[str,
     of_chat = {PURPOSE: ticket.purpose(work.keyring), "locale": ticket.locale} if ticket is not None else {}
     if outcome != VERIFIED:
         return {**answers, **of_chat}
+    payment = ticket.payment(work.keyring) if ticket is not None else None
     return {
         **answers,
         **of_chat,
+        **(payment.variables if payment is not None else {}),
         # The person holds the chat's own number: otherwise they would have been a stranger to this ticket.
         PHONE_MATCH: "yes" if ticket is not None and ticket.phone_key is not None else "",
         "customer_id": person.customer_id,

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import bindparam, select
 
 from auth_portal.methods import CARRIES, Method
+from auth_portal.services.config.journey import ShownPayment
 from auth_portal.services.config.snapshot import Look, Snapshot
-from auth_portal.services.directory.person import mask_contact
 from auth_portal.services.verification.case import Case, Stage
 from auth_portal.services.verification.given import moment
 from auth_portal.store.db import Work
@@ -61,6 +61,7 @@ class Page:
     return_url: str
     chat_app: str
     purpose: str = ""
+    payment: ShownPayment | None = None
     first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
     has_other_methods: bool = False
     locales: tuple[str, ...] = ()  # that it is to be in, the most wanted first
@@ -130,17 +131,15 @@ def stay(
 def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Method]) -> Page:
     """Return the page of a case. ``methods`` holds every method by its name."""
     journey, portal, method, now = case.journey, snapshot.portal, methods.get(case.method or ""), work.now
-    offered, carries, has_trouble = case.offered(snapshot), CARRIES.get(case.method or ""), False
+    offered, carries = case.offered(snapshot), CARRIES.get(case.method or "")
     look, channel = snapshot.look(journey), snapshot.channel_for(journey, carries) if carries else None
-    if channel is not None:  # by its state alone, which is the same for everyone (R24)
-        failing = {"name": channel.name, "since": now - TROUBLE_TIME}
-        has_trouble = work.execute(_TROUBLE, failing).first() is not None
+    failing, ticket = {"name": channel.name if channel else "", "since": now - TROUBLE_TIME}, case.ticket
+    # By the channel's state alone, which is the same for everyone (R24).
+    has_trouble = channel is not None and work.execute(_TROUBLE, failing).first() is not None
     code, stage = case.valid_code(now), case.stage
     is_asked_next = stage is Stage.NAMING and journey.steps[case.step + 1].proves
     first_methods = replace(case, step=case.step + 1).offered(snapshot) if is_asked_next else ()
-    destination, typed = "", case.identifier_sealed
-    if carries and case.shows_contact and case.person.has_contact(carries):
-        destination = mask_contact(case.person.contact(carries, work.keyring))
+    typed = case.identifier_sealed
     return Page(
         prompt=case.prompt,
         stage=stage,
@@ -155,7 +154,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         first_method=next(iter(first_methods), ""),
         has_other_methods=len(first_methods) > 1,
         has_code=code is not None,
-        destination=destination,
+        destination=case.shown_contact(carries or "", work.keyring),
         seconds_left=max(0, int((case.proofs_until - now).total_seconds())),
         tries_left=case.tries_left,
         sends_left=case.sends_left,
@@ -167,7 +166,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         seconds_in_all=journey.chat_seconds,
         return_url=journey.return_url,
         chat_app=journey.chat_app,
-        purpose=case.ticket.purpose(work.keyring) if case.ticket is not None else "",
+        purpose=ticket.purpose(work.keyring) if ticket is not None else "",
+        payment=ticket.shown_payment(work.keyring, portal.default_region) if ticket is not None else None,
         field=method.field if method else "identifier",
         digits=method.length(case.code_digits) if method else 0,
         v=case.label,

@@ -19,7 +19,14 @@ from sqlalchemy import bindparam, insert, or_, select, update
 
 from auth_portal.crypto import Keyring, new_token, token_hash
 from auth_portal.errors import Gone, NotFound, Problem
-from auth_portal.services.config.journey import JourneyConfig, phone_only
+from auth_portal.services.config.journey import (
+    JourneyConfig,
+    Payment,
+    ShownPayment,
+    amount_faults,
+    payment_of,
+    phone_only,
+)
 from auth_portal.services.config.snapshot import ChatClock, Journeys, Snapshot
 from auth_portal.services.directory.fields import check
 from auth_portal.services.directory.person import (
@@ -35,10 +42,19 @@ from auth_portal.services.directory.person import (
 )
 from auth_portal.services.verification import references
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import TICKET_PHONE, TICKET_PURPOSE, TicketRow, signed_columns, table_of
-from auth_portal.typed import JOINERS
+from auth_portal.store.models import (
+    TICKET_PAYMENT,
+    TICKET_PHONE,
+    TICKET_PURPOSE,
+    TicketRow,
+    signed_columns,
+    table_of,
+)
+from auth_portal.typed import JOINERS, visible_text
 
 PURPOSE_LENGTH = 140  # characters: two lines on a phone, read before anything is proved
+PAYEE_LENGTH = 40  # characters, so that a payment fits into one SMS
+LAST_LATIN = "\u024f"  # up to here no letter needs a joiner, which could only hide in a name
 UNREADABLE = 422
 
 
@@ -59,6 +75,7 @@ class TicketRequest:
     customer_id: str = ""
     locale: str = ""
     purpose: str = ""  # one line of PURPOSE_LENGTH characters at most
+    payment: Payment | None = None  # as it was sent, not checked yet
     reference: str = ""  # the one that a Wait for Callback flow made
     api_key_id: str | None = None
 
@@ -83,6 +100,7 @@ class Ticket:
     phone_key: str | None
     customer_row: str | None
     purpose_sealed: bytes | None
+    payment_sealed: bytes | None
     locale: str
 
     @property
@@ -120,6 +138,16 @@ class Ticket:
         """Return what the person is asked to confirm, or ""."""
         return keyring.open(self.purpose_sealed, TICKET_PURPOSE, self.id) if self.purpose_sealed else ""
 
+    def payment(self, keyring: Keyring) -> Payment | None:
+        """Return the payment that the person is asked to approve, or None."""
+        sealed = self.payment_sealed
+        return payment_of(keyring.open(sealed, TICKET_PAYMENT, self.id)) if sealed else None
+
+    def shown_payment(self, keyring: Keyring, region: str) -> ShownPayment | None:
+        """Return that payment as a page writes it, or None."""
+        payment = self.payment(keyring)
+        return payment.shown(region) if payment is not None else None
+
 
 @dataclass(frozen=True)
 class TicketFacts:
@@ -128,6 +156,8 @@ class TicketFacts:
     purpose: str
     number: str
     names_customer: bool
+    payment: ShownPayment | None
+    asked_at: datetime  # when it was registered
 
 
 @dataclass(frozen=True)
@@ -139,12 +169,18 @@ class FoundTicket:
     phone_sealed: bytes | None
     row: Mapping[str, Any] = field(repr=False)  # its signed columns
 
-    def facts(self, keyring: Keyring) -> TicketFacts:
-        """Return what the landing page shows of it."""
+    def facts(self, keyring: Keyring, region: str) -> TicketFacts:
+        """Return what the landing page shows of it; the sign of a currency is that of the region."""
         number = ""
         if self.phone_sealed is not None:
             number = mask_contact(keyring.open(self.phone_sealed, TICKET_PHONE, self.ticket.id))
-        return TicketFacts(self.ticket.purpose(keyring), number, self.ticket.names_customer)
+        return TicketFacts(
+            purpose=self.ticket.purpose(keyring),
+            number=number,
+            names_customer=self.ticket.names_customer,
+            payment=self.ticket.shown_payment(keyring, region),
+            asked_at=self.times.started_at,
+        )
 
 
 _TICKETS = table_of(TicketRow)
@@ -179,7 +215,7 @@ def ticket_of(row: Mapping[Any, Any], prefix: str = "") -> Ticket:
 
 def ticket_for_no_one(ticket_id: str) -> Ticket:
     """Return what stands for a ticket that was deleted, or changed by someone other than the portal (R54)."""
-    return Ticket(id=ticket_id, phone_key=None, customer_row=None, purpose_sealed=None, locale="")
+    return Ticket(id=ticket_id, phone_key=None, customer_row=None, purpose_sealed=None, payment_sealed=None, locale="")
 
 
 def bind(work: Work, found: FoundTicket, reference: bytes) -> None:
@@ -211,6 +247,7 @@ class Tickets:
         config = _open_journey(snapshot, request.journey)
         _check_request(config, request)
         purpose, locale = _read_purpose(request.purpose), _read_locale(request.locale)
+        payment = _read_payment(request.payment) if request.payment is not None else None
         phone = _read_msisdn(request.msisdn, snapshot.portal.default_region) if request.msisdn else ""
         token = "" if reference else new_token()
         path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
@@ -226,6 +263,7 @@ class Tickets:
                 "phone_key": work.keyring.index("phone", phone) if phone else None,
                 "phone_sealed": work.seal(phone, TICKET_PHONE, ticket_id) if phone else None,
                 "purpose_sealed": work.seal(purpose, TICKET_PURPOSE, ticket_id) if purpose else None,
+                "payment_sealed": work.seal(payment.json, TICKET_PAYMENT, ticket_id) if payment is not None else None,
                 "locale": locale,
                 "api_key_id": request.api_key_id,
                 "created_at": work.now,
@@ -283,6 +321,8 @@ def _check_request(config: JourneyConfig, request: TicketRequest) -> None:
         raise Problem("ticket_needs_msisdn", status=UNREADABLE, field="customer_id")
     if msisdn.strip() and not config.works_by_phone_alone:
         raise Problem("ticket_no_method", status=UNREADABLE, field="journey")
+    if request.payment is not None and not config.verify_steps:
+        raise Problem("ticket_payment_unproved", status=UNREADABLE, field="payment")
     if not reference:
         return
     if not config.finds_ticket_by_reference:
@@ -323,12 +363,36 @@ def _read_msisdn(msisdn: str, region: str) -> str:
 
 
 def _read_purpose(purpose: str) -> str:
-    """Return a line that looks as it reads: no control characters, and none that turn text around or hide in it."""
     text = unicodedata.normalize("NFC", purpose.strip())
-    kinds = {unicodedata.category(char) for char in text if char not in JOINERS}
-    if len(text) > PURPOSE_LENGTH or kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+    if len(text) > PURPOSE_LENGTH or not _looks_as_it_reads(text):
         raise Problem("ticket_purpose_unreadable", status=UNREADABLE, field="purpose")
     return text
+
+
+def _looks_as_it_reads(text: str) -> bool:
+    """Report whether a line has no control characters, and none that turn text around or hide in it."""
+    kinds = {unicodedata.category(char) for char in text if char not in JOINERS}
+    return not kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def _read_payment(sent: Payment) -> Payment:
+    """Return a payment that a customer can compare with what they asked for.
+
+    Raise Problem, which names each member that is at fault.
+    """
+    faults = amount_faults(sent.amount, sent.currency)
+    payee = unicodedata.normalize("NFC", sent.payee.strip())
+    hides = any(char in JOINERS and before <= LAST_LATIN for before, char in zip(" " + payee, payee, strict=False))
+    if not 1 <= len(payee) <= PAYEE_LENGTH:
+        faults["payee"] = f"must have 1 to {PAYEE_LENGTH} characters"
+    elif hides or not _looks_as_it_reads(payee) or visible_text(payee, JOINERS) != payee:
+        faults["payee"] = "must be one line of characters that can be seen, with plain spaces"
+    elif not any(map(str.isalnum, payee)):
+        faults["payee"] = "must have a letter or a digit"
+    if faults:
+        errors = [{"pointer": f"/payment/{name}", "detail": why} for name, why in faults.items()]
+        raise Problem("ticket_payment_unreadable", status=UNREADABLE, errors=errors)
+    return Payment(sent.amount, sent.currency, payee)
 
 
 def _read_locale(locale: str) -> str:

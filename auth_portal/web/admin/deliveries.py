@@ -59,10 +59,12 @@ def delivery(delivery_id: str) -> Response:
 
 def _delivery_page(delivery_id: str, faults: dict[str, str], *, status: int = 200) -> Response:
     found = services().delivery_lists.get(delivery_id)
+    of = found.line.verification_id if found.slug else None
     return render(
         "admin/deliveries/delivery.html",
         status=status,
         delivery=found,
+        payment=services().stories.line(of).payment if of else "",
         refusals=REFUSALS,
         faults=faults,
         reason=form_text("reason"),

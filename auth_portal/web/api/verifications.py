@@ -13,7 +13,7 @@ from flask import Response
 from auth_portal.clock import iso
 from auth_portal.errors import NotFound
 from auth_portal.services.access.api_answers import ApiResponse, Write
-from auth_portal.services.config.journey import OUTCOMES
+from auth_portal.services.config.journey import OUTCOMES, Payment
 from auth_portal.services.history.stories import LIVE, StoryFilter, StoryLine
 from auth_portal.services.verification.tickets import NewTicket, TicketRequest
 from auth_portal.web.api.frame import (
@@ -35,6 +35,7 @@ from auth_portal.web.api.frame import (
 from auth_portal.web.context import services
 
 TICKET_MEMBERS = ("journey", "msisdn", "customer_id", "locale", "purpose", "reference")
+PAYMENT_MEMBERS = ("amount", "currency", "payee")
 
 
 @route("/tickets", scope="tickets:write", method="POST")
@@ -42,7 +43,8 @@ TICKET_MEMBERS = ("journey", "msisdn", "customer_id", "locale", "purpose", "refe
 def register_ticket(write: Write) -> ApiResponse:
     """Register a ticket and return the link to send."""
     body = read_json()
-    faults = [InputFault(f"/{name}", "is not known here") for name in sorted(body.keys() - set(TICKET_MEMBERS))]
+    known = {*TICKET_MEMBERS, "payment"}
+    faults = [InputFault(f"/{name}", "is not known here") for name in sorted(body.keys() - known)]
     # Flow sends an empty text for a variable without a value.
     said = {
         name: body[name].strip() for name in TICKET_MEMBERS if isinstance(body.get(name), str) and body[name].strip()
@@ -52,11 +54,29 @@ def register_ticket(write: Write) -> ApiResponse:
     ]
     if "journey" not in said:
         faults.append(InputFault("/journey", "must be the name of a journey, as its links have it"))
+    payment = _read_payment(body["payment"], faults) if "payment" in body else None
     if faults:
         raise refuse("body_invalid", faults)
-    wanted = TicketRequest(**said, api_key_id=caller().key_id)
+    wanted = TicketRequest(**said, payment=payment, api_key_id=caller().key_id)
     services().tickets.register(wanted, lambda work, made: write.store(work, _ticket_answer(made)))
     return write.answer
+
+
+def _read_payment(found: object, faults: list[InputFault]) -> Payment | None:
+    """Return a payment as far as it has the right shape; add what is wrong with that to ``faults``.
+
+    An empty member is a fault: a variable without a value must not make an ordinary ticket of a payment.
+    """
+    if not isinstance(found, dict):
+        faults.append(InputFault("/payment", "must be an object with amount, currency and payee"))
+        return None
+    faults += [
+        InputFault(f"/payment/{name}", "is not known here") for name in sorted(found.keys() - set(PAYMENT_MEMBERS))
+    ]
+    values = {name: found[name].strip() for name in PAYMENT_MEMBERS if isinstance(found.get(name), str)}
+    missing = [name for name in PAYMENT_MEMBERS if not values.get(name)]
+    faults += [InputFault(f"/payment/{name}", "must be a text, and not empty") for name in missing]
+    return None if missing else Payment(**values)
 
 
 def _ticket_answer(made: NewTicket) -> ApiResponse:
