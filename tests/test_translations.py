@@ -184,10 +184,11 @@ def test_plurals_are_those_of_the_cldr() -> None:
 
 
 def test_a_language_says_what_it_is_called_and_which_way_it_is_read(tmp_path: Path) -> None:
-    said = {locale: headers(header(locale, dict.fromkeys(catalogs.MARKS, "no"))) for locale in ("ar", "zu", "fr")}
+    said = {locale: headers(header(locale, dict.fromkeys(catalogs.MARKS, "no"))) for locale in ("ar", "zu", "xh", "fr")}
     assert said["ar"]["X-Direction"] == "rtl"
     assert said["ar"]["X-Plural-Categories"] == "zero one two few many other"
-    assert (said["zu"]["X-Own-Name"], said["fr"]["X-Own-Name"]) == ("isiZulu", "Français")
+    names = [said[locale]["X-Own-Name"] for locale in ("zu", "xh", "fr")]
+    assert names == ["isiZulu", "isiXhosa", "Français"]
     assert catalogs.main(["klingon-and-more"]) == 2
 
 

@@ -204,9 +204,9 @@ def header(locale: str, marks: dict[str, str]) -> str:
 
 
 def own_name(locale: Locale) -> str:
-    """Return what a language is called in itself, as it stands in a list."""
+    """Return what a language is called in itself, as it stands in a list: Français, isiZulu, isiXhosa."""
     name = locale.get_display_name() or str(locale)
-    return name[:1].upper() + name[1:] if not name.startswith("isi") else name
+    return f"isi{name[3:]}" if name[:3].lower() == "isi" else name[:1].upper() + name[1:]
 
 
 def plural_rule(locale: str) -> tuple[str, list[str]]:
