@@ -96,9 +96,7 @@
   };
   document.addEventListener("submit", (event) => {
     const form = event.target, pressed = event.submitter;
-    // The second half of a double tap may hit the next page: there nothing may end by it.
-    const isTooEarly = ["reason", "decline"].includes(pressed?.name) && performance.now() < 600;
-    if (sent.has(form) || isTooEarly) {
+    if (sent.has(form)) {
       event.preventDefault();
       return;
     }

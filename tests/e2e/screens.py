@@ -28,6 +28,8 @@ SCHEMES = ("light", "dark")
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><include ignore_missing="yes">/etc/fonts/fonts.conf</include>
 <match target="pattern"><test name="family"><string>system-ui</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Roboto</string></edit></match>
+<match target="pattern"><test name="family"><string>sans-serif</string></test>
 <edit name="family" mode="prepend" binding="strong"><string>Roboto</string></edit></match></fontconfig>"""
 
 

@@ -138,7 +138,7 @@ def test_back_and_reload_after_a_wrong_code_show_the_page_and_send_nothing(phone
 def test_back_after_a_fault_on_the_landing_page_shows_it_again(phone: Phone) -> None:
     chat = phone.begin("balance")
     page = phone.open(chat.link)
-    page.fill("#identifier", "☃" * 20)
+    page.fill("#identifier", " ")
     press(page, page.locator("button.main"))
     expect(page.get_by_role("alert")).to_be_visible()
     page.reload()
@@ -168,7 +168,7 @@ def test_the_browser_reads_the_code_out_of_the_message(phone: Phone, person: Per
     phone.context.add_init_script(
         """window.OTPCredential = class {};
         const asked = new Promise((resolve) => { window.giveCode = (code) => resolve({ code }); });
-        navigator.credentials.get = (options) => options.otp ? asked : Promise.reject();"""
+        if (navigator.credentials) navigator.credentials.get = (options) => options.otp ? asked : Promise.reject();"""
     )
     chat = phone.begin("balance")
     page = phone.open(chat.link)
@@ -218,9 +218,9 @@ def test_the_last_page_is_updated_in_place(phone: Phone, person: Person) -> None
 def test_while_a_form_is_on_its_way_the_button_says_so(phone: Phone, person: Person) -> None:
     page = phone.open(phone.begin("balance").link)
     phone.name(page, person)
-    page.route("**/verify", lambda _route: None)  # the answer never comes
+    page.evaluate("addEventListener('submit', (event) => event.preventDefault())")  # the answer never comes
     page.fill("#code", "000000")
-    page.locator("button.main").click(no_wait_after=True)
+    page.locator("button.main").click()
     button = page.locator("button.main")
     expect(button).to_have_text("Checking…")
     expect(button).to_have_attribute("aria-disabled", "true")
