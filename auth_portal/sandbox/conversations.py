@@ -410,9 +410,39 @@ PAYMENT = Talk(
 )
 
 
+SAVINGS = Talk(
+    opening="Hi, I want a savings account",
+    ask="Great. First, read our savings terms. Tap the link to open them in your browser.",
+    done="Your savings account is open.",
+    goal="opens the account",
+    refused="That's fine. Without the terms I can't open the account.",
+    no_ticket="I can't do this in this chat.",
+)
+SURVEY = Talk(
+    opening="Thanks, that was all",
+    ask="May I ask you a few questions? Tap the link to open them in your browser.",
+    done="Your answers help us.",
+    goal="says thank you",
+    refused="That's fine. Maybe another time.",
+    no_ticket="I can't do this in this chat.",
+)
+AGENT = Talk(
+    opening="Hi, I want to talk to a person",
+    ask="Of course. Tap the link and choose how.",
+    done="You're in good hands.",
+    goal="ends the chat politely",
+    refused="I'm still here if you need me.",
+    no_ticket="I can't do this in this chat.",
+)
+
+
 def talk_of(card: JourneyCard) -> Talk:
     """Return what a chat of this journey is about."""
-    return PAYMENT if card.needs_ticket else BALANCE
+    if card.asks_who:
+        return PAYMENT if card.needs_ticket else BALANCE
+    if "handover" in card.data:
+        return AGENT
+    return SAVINGS if "terms_version" in card.data else SURVEY
 
 
 def thanks(card: JourneyCard, data: Mapping[str, str]) -> str:

@@ -88,6 +88,8 @@ def _answered(chat: Conversation) -> ChatStory:
             "Flow wants to see the chat code",
             "The browser page shows a short code. Typing it here proves that one person has both.",
         )
+    if chat.stage == "thanked" and not chat.card.asks_who:
+        return _without_proof(chat)
     if chat.stage == "thanked":
         return ChatStory(
             4,
@@ -108,11 +110,22 @@ def _answered(chat: Conversation) -> ChatStory:
         return ChatStory(
             4, "The chat code was wrong", "The result was right, but the code was not, so the flow stopped."
         )
+    if not chat.card.asks_who:
+        return _without_proof(chat)
     return ChatStory(
         4,
         "The chat does not know who you are",
         f"The portal posted “{chat.result}”. Only “{chat.card.success}” lets this flow continue.",
     )
+
+
+def _without_proof(chat: Conversation) -> ChatStory:
+    """Return the story of an answer from a journey in which no one proves who they are."""
+    if chat.result in chat.card.successes:
+        text = f"The portal posted “{chat.result}” with the same reference. Its variables say what was answered."
+        return ChatStory(4, "The chat has the answer", text)
+    text = f"The portal posted “{chat.result}”, so the flow took its other branch."
+    return ChatStory(4, "The chat goes on without the answer", text)
 
 
 def players(people: Sequence[DemoPerson], now: datetime) -> list[Player]:
@@ -145,7 +158,7 @@ class Play:
 
 def plays_of(cards: Sequence[JourneyCard]) -> list[Play]:
     """Return for each defence the first journey that has it, the weakest defence first."""
-    first = {card.relay_defence: card for card in reversed(cards)}
+    first = {card.relay_defence: card for card in reversed(cards) if card.asks_who}
     return [Play(defence, first[defence]) for defence in DEFENCES if defence in first]
 
 
@@ -264,9 +277,10 @@ def _link(chat: Conversation) -> Node:
 def _logic(chat: Conversation) -> Node:
     is_success, card = chat.result in chat.card.successes, chat.card
     success = "continues to the compare node" if card.compares else talk_of(card).goal
+    is_other = chat.result is not None and not is_success
     branches = (
-        Branch(card.success, success, is_success),
-        Branch("", "“We couldn't verify you”", chat.result is not None and not is_success),
+        *(Branch(text, success, chat.result == text) for text in card.successes),
+        Branch("", f"“{talk_of(card).refused}”" if not card.asks_who else "“We couldn't verify you”", is_other),
     )
     state = AHEAD if chat.result is None else DONE if is_success else STOPPED
     return Node("Logic section", state, "Compares the result.", branches)

@@ -415,7 +415,7 @@ class TestFaults:
                 'acme.toml: journeys[2] "loans" limits.sends: must be at least 1',
                 'acme.toml: journeys[2] "loans" limits.resend_waits: must have at least 1 entries',
                 'acme.toml: journeys[2] "loans" results: unknown outcome maybe; known: verified, wrong, expired, '
-                "cancelled, not_me, no_code, unavailable",
+                "cancelled, not_me, no_code, unavailable, completed, declined, handed_over",
                 *(line for line in told if "unknown placeholder {nome}" in line),
                 'acme.toml: journeys[2] "loans" callback.server: must be production, uat, sandbox or an address without '
                 "a path such as https://flow.example",
@@ -440,8 +440,9 @@ class TestFaults:
             (journey("a").replace('slug = "a"\n', ""), "journeys[1] slug: is missing"),
             (journey("Loud"), 'journeys[1] "Loud" slug: must be small letters, digits and dashes, 41 at most'),
             (
-                journey("a").replace('{ kind = "verify"', '{ kind = "terms"'),
-                "journeys[1] \"a\" steps[2]: has an unknown kind; known: 'identify', 'verify'",
+                journey("a").replace('{ kind = "verify"', '{ kind = "puzzle"'),
+                "journeys[1] \"a\" steps[2]: has an unknown kind; known: 'identify', 'verify', 'terms', 'questions', "
+                "'handover'",
             ),
             (journey("a").replace('{ kind = "verify",', "{"), 'journeys[1] "a" steps[2]: needs a kind'),
             (journey("a") + journey("a"), 'journeys[2] "a" slug: is the same as that of journeys[1] "a"'),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import html5lib
 import pytest
+import tomli_w
+from flask import render_template
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from werkzeug.datastructures import MultiDict
 
+from auth_portal.services.config.file import Faults, parse, read_config
 from auth_portal.services.config.journey import (
     BODY_BYTES,
     IS_STORED,
@@ -30,7 +35,9 @@ from auth_portal.services.steps.contract import PageTime, read_texts, typed_text
 from auth_portal.services.steps.handover import HandOver
 from auth_portal.services.steps.questions import Question, Questions
 from auth_portal.services.steps.terms import rendered
+from auth_portal.web.admin.journey_form import of_config, of_form, values_of
 from tests.services.steps import AGAIN, HANDOVER, IDENTIFY, PASSWORD_STEP, QUESTIONS, SMS_STEP, TERMS
+from tests.world import World
 
 NOW = PageTime(datetime(2026, 11, 22, 12, 0, tzinfo=UTC), "ZA", "en")
 
@@ -42,6 +49,25 @@ def step(text: str) -> dict[str, Any]:
 
 def journey(*steps: str, **values: Any) -> JourneyConfig:
     return JourneyConfig.model_validate({"slug": "one", "name": "One", "steps": [step(one) for one in steps], **values})
+
+
+def fields_of(page: str) -> Iterator[tuple[str, str]]:
+    """The fields of a part of a form with their values, as a browser sends them."""
+    document = html5lib.parse(page, namespaceHTMLElements=False)
+    for field in document.iter():
+        if field.tag not in ("input", "textarea", "select"):
+            continue
+        name = str(field.get("name"))
+        if field.tag == "input" and field.get("type") == "checkbox" and field.get("checked") is None:
+            continue
+        if field.tag == "select":
+            options = list(field.iter("option"))
+            chosen = next((one for one in options if one.get("selected") is not None), options[0])
+            yield name, str(chosen.get("value"))
+        elif field.tag == "textarea":
+            yield name, (field.text or "").removeprefix("\n").replace("\n", "\r\n")
+        else:
+            yield name, field.get("value") or ""
 
 
 def question(**values: Any) -> dict[str, Any]:
@@ -295,3 +321,31 @@ def test_a_release_that_knows_no_such_step_reads_a_closed_journey() -> None:
             whole_document(document, changed)
     plain = journey(IDENTIFY, SMS_STEP)
     assert stored_documents(plain) == (plain.stored(), None)
+
+
+@pytest.mark.parametrize("config", [journey(TERMS, QUESTIONS, HANDOVER), journey(IDENTIFY, PASSWORD_STEP, AGAIN)])
+def test_what_is_exported_is_read_again_as_the_same(config: JourneyConfig) -> None:
+    written = tomli_w.dumps({"journeys": [config.stored()]})
+    faults = Faults("x.toml")
+    assert read_config(written, faults).journeys["one"] == config
+    assert faults.found == []
+
+
+@pytest.mark.parametrize("config", [journey(TERMS, QUESTIONS, HANDOVER), journey(IDENTIFY, PASSWORD_STEP, AGAIN)])
+def test_the_form_of_a_stored_journey_says_the_same(config: JourneyConfig, small_world: World) -> None:
+    """Every field that the page shows, sent back as it is, is the journey again."""
+    typed = of_config(config)
+    with small_world.app.test_request_context("/admin/journeys/one/edit"):
+        pages = [
+            render_template(f"admin/journeys/steps/{one['kind']}.html", step=one, number=number, faults={},
+                            all_methods=["password", "sms_code"])
+            for number, one in enumerate(typed.steps, 1)
+        ]  # fmt: skip
+    sent = MultiDict(
+        [("kind0", typed.steps[0]["kind"]), *((f"kind{n}", one["kind"]) for n, one in enumerate(typed.steps))]
+    )
+    for page in pages:
+        for name, value in fields_of(page):
+            sent.add(name, value)
+    values = values_of(of_form(sent), "one", {})
+    assert parse(JourneyConfig, {"slug": "one", "name": "One", "steps": values["steps"]}, "", Faults("")) == config

@@ -420,7 +420,7 @@ class JourneyConfig(Frozen):
         A process of that version could not read the journey. What its defence adds to the variables is not stored.
         """
         unset = {name for name in ("logo_dark", "radius", "hide_name") if getattr(self, name) in ("", None)}
-        document = self.model_dump(mode="json", exclude=unset)
+        document = self.model_dump(mode="json", exclude=unset, exclude_none=True)  # TOML has no null
         added = set(PAYMENT_VARIABLES) & set(self.defence.variables)
         document["data"] = {
             key: text for key, text in document["data"].items() if key not in added or text != f"{{{key}}}"
