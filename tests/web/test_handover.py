@@ -14,6 +14,7 @@ import jwt
 import pytest
 
 from auth_portal.store.models import Verification, Visit
+from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver
 from tests.services.steps import HANDOVER, IDENTIFY, PASSWORD_STEP, stepped
@@ -185,3 +186,14 @@ def test_only_the_browser_that_chose_gets_the_link_and_not_after_the_chat(world:
     browser.get("/done")
     assert "chat.example" not in browser.page.text
     assert len([row for row in world.rows(Visit) if row.given_sealed is not None]) == 1
+
+
+def test_owners_alone_see_the_keys_of_the_options(world: World) -> None:
+    keys = {
+        option: world.services.keyring.shared_key("handover", "agent", option) for option in ("web", "mine", "call")
+    }
+    page = signed_in(world).get("/admin/journeys/agent").text
+    assert keys["web"] in page
+    assert keys["mine"] in page
+    assert keys["call"] not in page
+    assert "handover-web" not in signed_in(world, "support").get("/admin/journeys/agent").text

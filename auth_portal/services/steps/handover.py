@@ -199,6 +199,11 @@ class HandOver(Step):
         """Return the outcome of a journey without a proof."""
         return HANDED_OVER if given.get("choice") else super().ending(given)
 
+    @property
+    def signed_options(self) -> tuple[str, ...]:
+        """Return the keys of the options whose address gets a signed value."""
+        return tuple(option.key for option in self.options if option.kind in SIGNED)
+
     def option(self, key: str) -> HandoverOption | None:
         """Return an option by its key, or None."""
         return next((option for option in self.options if option.key == key), None)

@@ -18,7 +18,7 @@ from auth_portal.services.config.journey import PLACEHOLDERS, USUAL_RESULTS, Jou
 from auth_portal.services.config.journey_editor import JourneyEdit
 from auth_portal.services.config.rules import warnings_of, weaker_twins
 from auth_portal.services.rehearsal.flow_setup import examples
-from auth_portal.services.steps import ADDED, STEPS
+from auth_portal.services.steps import ADDED, STEPS, HandOver
 from auth_portal.web.admin import drive, journey_form
 from auth_portal.web.admin.frame import (
     EVERYONE,
@@ -66,6 +66,7 @@ def _journey_page(slug: str, faults: Mapping[str, str], *, status: int = 200) ->
         warnings=list(warnings_of(found.config)),
         link=_link(found.config),
         examples=examples(found.config, services().settings.sandbox_url),
+        handover_keys=_handover_keys(found.config) if me().is_owner else (),
         faults=faults,
         lines=lines_of(faults),
     )
@@ -167,6 +168,13 @@ def _result_text(result: SaveResult) -> str:
         "Saved as version %(number)s. It's live within two seconds. Verifications under way keep their version.",
         number=result.number + 1,
     )
+
+
+def _handover_keys(journey: JourneyConfig) -> list[tuple[str, str]]:
+    """Return the keys that other systems check the values of a hand-over with, by option."""
+    last = journey.steps[-1]
+    options = last.signed_options if isinstance(last, HandOver) else ()
+    return [(option, services().keyring.shared_key("handover", journey.slug, option)) for option in options]
 
 
 def _form_page(
