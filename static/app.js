@@ -42,7 +42,7 @@
     const over = byId("over");
     if (!over || !over.hidden) return;
     const main = over.closest("main");
-    for (const part of over.parentElement.children) part.hidden = part !== over;
+    for (const part of [...over.parentElement.children]) if (part !== over) part.remove();
     main.classList.add("ended");
     const title = main.querySelector("h1");
     put(title, over.dataset.title);

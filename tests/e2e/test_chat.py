@@ -148,6 +148,7 @@ def test_a_double_tap_costs_nothing(any_phone: Phone, person: Person) -> None:
     page.locator("#password").wait_for()
     page.fill("#password", "not the right one")
     page.locator("form.main-form button.main").dblclick()
+    page.get_by_role("alert").wait_for()
     assert "4 tries left" in phone.help(page)  # one of five is gone, not two
     phone.prove(page, "password", person)
     page.locator("button[name=method][value=sms_code]").dblclick()
@@ -298,7 +299,10 @@ def test_start_again_answers_the_second_question(any_phone: Phone, person: Perso
 
     press(chat_page, chat_page.get_by_role("button", name="Ask again"))
     again = phone.tap_link(chat_page)
-    phone.name(again, person)
+    if phone.has_script:  # behind "#" there is more of the reference than the server sees, so the link is not known
+        phone.name(again, person)
+    else:
+        again.fill("#identifier", person.customer_id)
     expect(again.get_by_role("heading", level=1)).to_have_text("Already done. Go back to your chat")
     phone.look_at(again)
     press(again, again.get_by_role("button", name="Start again"))
@@ -316,7 +320,7 @@ def test_too_many_wrong_tries_end_it(new_phone: Callable[..., Phone], person: Pe
     for left in (4, 3, 2, 1):
         page.fill("#password", "no")
         press(page, page.locator("form.main-form button.main"))
-        expect(page.locator("#note")).to_contain_text(f"{left} tr")
+        expect(page.locator("#note")).to_contain_text(f"{left} tr" if left <= 2 else "Try again")
     page.fill("#password", "no")
     press(page, page.locator("form.main-form button.main"))
     expect(page).to_have_url(DONE)

@@ -148,9 +148,7 @@ def used_link(phone: Phone, person: Person) -> Page:
     page = phone.open(link)
     press(page, page.locator(".safe a"))
     submitted(page, "button.stop")
-    page = phone.open(link)
-    phone.name(page, person)
-    return page
+    return phone.open(link)
 
 
 def a_chat(phone: Phone, person: Person) -> Page:
