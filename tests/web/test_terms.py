@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.store.models import Acceptance, AuditEvent, CustomerRow, Verification, Visit
+from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire
 from tests.services.steps import AGAIN, IDENTIFY, PASSWORD_STEP, PLAIN_TERMS, SMS_STEP, TERMS, TEXT, stepped
@@ -257,3 +258,18 @@ def test_a_form_for_an_older_prompt_accepts_nothing(world: World) -> None:
     browser.post("/verify", **{**old, "accept": "read"})
     assert 'name="identifier"' in browser.page.text
     assert world.rows(Visit)[0].step == 1
+
+
+def test_the_customer_s_page_and_export_say_what_they_accepted(world: World) -> None:
+    browser = started(world, "named", identifier="C-1001")
+    browser.post("/verify", accept=["read", "tips"])
+    browser.prove(code_for(world, PHONE))
+    thandi = next(row for row in world.rows(CustomerRow) if row.customer_id == "C-1001")
+    page = signed_in(world, "support").get(f"/admin/customers/{thandi.id}").text
+    assert "Accepted terms" in page
+    assert "read tips" in page
+    assert DIGEST[:12] in page
+    (accepted,) = world.services.person_export.of(thandi.id)["accepted_terms"]
+    assert (accepted["version"], accepted["digest"], accepted["boxes"]) == ("3", DIGEST, "read tips")
+    world.services.erasure.erase(thandi.id)
+    assert [row.customer_row for row in world.rows(Acceptance)] == [None]

@@ -81,6 +81,12 @@ class PersonExport:
             work.record("customer_exported", subject_id=person.subject_id, admin_id=admin_id, **facts)
         return document
 
+    def accepted_terms(self, row: str) -> Sequence[Row]:
+        """Return the terms that a person has accepted, the newest first, except what someone else has changed (R54)."""
+        with self._transactions.read() as work:
+            found = select(Acceptance.__table__).where(Acceptance.customer_row == row).order_by(Acceptance.id.desc())
+            return [one for one in _rows(work, found) if work.keyring.holds("acceptances", one)]
+
 
 def _document(work: Work, person: Person, row: str) -> dict[str, Any]:
     visits = _rows(work, select(Visit.__table__).where(Visit.customer_row == row).order_by(Visit.id))

@@ -95,6 +95,7 @@ def _person(
         is_revealed=is_revealed,
         credentials=services().credentials.of(customer.row),
         passages=services().reaches.passages(customer.row),
+        accepted_terms=services().person_export.accepted_terms(customer.row),
         links=services().credential_links.open_links(customer.row),
     )
 
