@@ -402,11 +402,13 @@ class Browser:
     def hidden(self, path: str) -> dict[str, str]:
         """The hidden fields of the page's form for a path.
 
-        If it has none: of the help page's, or of the landing page as another tab of this browser still shows it.
+        If it has none: of its prompt, which are the same in every form, on the help page too; or of the landing page as
+        another tab of this browser still shows it.
         """
         texts = [self.page.text]
         if path.startswith(f"{self.root}/verify/"):
-            texts.append(self.help())
+            prompt = self.page.text.replace(f'action="{self.root}/verify"', f'action="{path}"')
+            texts += [prompt, prompt.replace(f'action="{self.root}/verify/method"', f'action="{path}"'), self.help()]
         texts += self._landing_pages.get(self.page.request.full_path, [])
         for form in (found for text in texts for found in re.findall(r"<form\b.*?</form>", text, re.DOTALL)):
             if f'action="{path}"' in form:

@@ -167,10 +167,10 @@ def test_a_chat_code_is_typed_into_the_chat(small_world: World) -> None:
     desk = signed_in(small_world)
     path = begin(desk, "code-back")
     desk.prove(driven(desk, path))
-    shown = re.search(r'class="chat-code">(\d{6})<', desk.page.text)
+    shown = re.search(r'id="chat-code">(\d{3} \d{3})<', desk.page.text)
     assert shown
     desk.get(path)
-    wrong = "000000" if shown.group(1) != "000000" else "111111"
+    wrong = "000000" if shown.group(1) != "000 000" else "111111"
     desk.post(f"{path}/code", typed=wrong)
     assert "Tries left: 2" in desk.page.text
     desk.post(f"{path}/code", typed=f" {shown.group(1)} ")
@@ -197,7 +197,6 @@ def test_the_flow_asks_again_with_the_same_link(small_world: World) -> None:
     assert "The chat is waiting" in desk.page.text
     small_world.clock.advance(40)
     desk.get(link)
-    desk.name("TEST-1")
     assert "Start again" in desk.page.text
     desk.post(desk.path, again="1", identifier="TEST-1")
     page = desk.page

@@ -96,7 +96,7 @@ def test_several_verifications_of_one_link_make_a_list(small_world: World, owner
     browser.open("again", "app")
     browser.post("/j/app", decline="not_me")
     small_world.clock.advance(1)
-    browser.begin("again", "app")
+    browser.open("again", "app")
     browser.post("/j/app", again="1", identifier="C-1001")
     text = find(owner, "again")
     assert "all verifications of one link" in text

@@ -467,7 +467,7 @@ def test_an_answer_that_was_withdrawn(world: World) -> None:
     browser.post("/verify/cancel", reason="cancelled")
     assert "chat not informed yet (no response yet)" in story_now(world).headline
     world.clock.advance(1)
-    browser.begin(REFERENCE, "app")
+    browser.open(REFERENCE, "app")
     browser.post("/j/app", again="1", identifier="C-1001")
     first = min(world.rows(Verification), key=lambda row: row.began_at)
     found = world.services.stories.get(first.id)
