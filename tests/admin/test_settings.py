@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from auth_portal import i18n
 from auth_portal.store.models import AuditEvent, Portal, WebhookSecret
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver
@@ -65,11 +66,27 @@ def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(d
     for key, value in FORM.items():
         if value and key not in ("alerts.email", "time_zone"):
             assert re.search(rf'name="{re.escape(key)}"[^>]*value="{re.escape(value)}"', page.text), key
-    assert "No other language is available yet" in page.text
+    for code in ("af", "st", "sw", "xh", "zu"):
+        assert re.search(rf'name="languages" type="checkbox" value="{code}"(?! checked)', page.text), (
+            "none is chosen, so all are offered"
+        )
     before = desk.world.rows(Portal)
     assert save(desk).status_code == 200
     assert desk.world.rows(Portal) == before
     assert events(desk.world, "settings_changed") == []
+
+
+def test_without_another_language_there_is_none_to_choose(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(i18n, "TRANSLATIONS", tmp_path / "none")
+    i18n.forget_languages()
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        page = signed_in(world).get("/admin/settings")
+    monkeypatch.undo()
+    i18n.forget_languages()
+    assert "No other language is available yet" in page.text
+    assert 'name="languages"' not in page.text
 
 
 def test_an_owner_chooses_which_languages_are_offered(
