@@ -66,7 +66,7 @@ def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(d
     for key, value in FORM.items():
         if value and key not in ("alerts.email", "time_zone"):
             assert re.search(rf'name="{re.escape(key)}"[^>]*value="{re.escape(value)}"', page.text), key
-    for code in ("af", "st", "sw", "xh", "zu"):
+    for code in ("af", "ar", "de", "es", "fr", "pt", "st", "sw", "xh", "zu"):
         assert re.search(rf'name="languages" type="checkbox" value="{code}"(?! checked)', page.text), (
             "none is chosen, so all are offered"
         )
