@@ -22,10 +22,11 @@ from typing import Any
 import click
 from flask import Flask, current_app
 from flask.cli import AppGroup
+from markupsafe import Markup
 
 from auth_portal.clock import Clock, iso
 from auth_portal.errors import DatabaseAway, Misconfigured, Problem
-from auth_portal.i18n import error_text
+from auth_portal.i18n import error_text, speaking
 from auth_portal.services.config.file import BadConfig
 from auth_portal.services.history.audit_check import AuditCheck, AuditFault, read_heads
 from auth_portal.services.imports.imports import ImportReport
@@ -33,7 +34,7 @@ from auth_portal.services.operations import backups, installation
 from auth_portal.services.operations.demo import load_demo
 from auth_portal.services.operations.installation import Examination, examine, plain_faults
 from auth_portal.services.operations.retention import prune
-from auth_portal.services.serving import RETRY_SECONDS, Services
+from auth_portal.services.serving import NOTHING_KNOWN, RETRY_SECONDS, Services
 from auth_portal.settings import Settings, read_settings
 from auth_portal.telemetry import Origin, log_event, origin, set_up_logging
 
@@ -204,6 +205,41 @@ def restore(place: Path, is_sure: bool) -> None:
     _say(f"{count} {what}." for what, count in restored.counts.items())
     _say([f"What was there before is stored as {restored.aside}."] if restored.aside else [])
     _say(["Run `auth-portal doctor`, then start the dispatchers and servers."])
+
+
+@commands.command("pages")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def pages(folder: Path) -> None:
+    """Write DIR/unavailable.html, for a proxy to show while no server answers. Repeat it after a change of look."""
+    settings, file = read_settings(), folder / "unavailable.html"
+    try:
+        with _portal(only_reads=True) as portal:
+            known = portal.journeys.current()
+            look, css = known.contained_look(portal.logos.get)
+    except Misconfigured as error:
+        if file.exists():
+            raise Misconfigured(*error.faults, f"{file} stays as it is") from error
+        for fault in error.faults:
+            click.echo(f"auth-portal: {fault}", err=True)
+        click.echo("auth-portal: so the page has neither the portal's name nor its look", err=True)
+        known = NOTHING_KNOWN
+        look, css = known.contained_look(None)
+    its = known.portal
+    with speaking(its.language if its.language in its.offered else ""):
+        text = current_app.jinja_env.get_template("unavailable.html").render(
+            look=look,
+            css=Markup(css),  # noqa: S704  # ours, and colours that were checked when they were saved
+            business=its.name,
+            support=its.support_contact,
+            site_host=settings.host,
+            text=error_text("unavailable"),
+            language_url="",
+        )
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(text + "\n", encoding="utf-8")
+    draft.chmod(0o644)  # the proxy is another user
+    draft.replace(file)
+    _say([f"{file}: {len(text.encode()) + 1} bytes"])
 
 
 @commands.command("prune")

@@ -144,7 +144,7 @@ def test_a_service_runs_a_command_with_valid_settings(name: str, tmp_path: Path)
     assert settings.master_keys() == ("k" * 64,)
     assert {Path(value).name for key, value in given.items() if key.endswith("_FILE")} == set(service["secrets"])
     command = service.get("command", ["serve"])
-    assert len(command) == 1
+    assert len(command) == 1 or command == ["pages", "/run/auth-portal"]
     assert command[0] in {"serve", *cli.commands.commands}
     assert settings.drain_seconds + 30 < int(service["stop_grace_period"].removesuffix("s"))
 
@@ -172,6 +172,13 @@ def test_what_the_proxy_changes_is_in_the_site() -> None:
     assert all(place in SITE.read_text() for place in changed)
     sockets = {SERVICES[name]["environment"]["PORTAL_BIND"] for name in ("web-1", "web-2")}
     assert sockets == set(re.findall(r"^    server (unix:\S+)", SITE.read_text(), re.MULTILINE))
+
+
+def test_the_portals_own_page_is_where_nginx_reads_it() -> None:
+    command, volumes = SERVICES["pages"]["command"], SERVICES["pages"]["volumes"]
+    assert f"try_files {command[1]}/unavailable.html " in SITE.read_text()
+    assert f"sockets:{command[1]}" in volumes
+    assert set(volumes) <= set(SERVICES["proxy"]["volumes"])
 
 
 def test_every_customer_has_an_address_of_their_own() -> None:

@@ -50,6 +50,13 @@ def test_each_service_runs_a_command_that_there_is(tmp_path: Path) -> None:
         assert shown.wait(GIVE_UP_SECONDS) == 0, out.read_text()
 
 
+def test_a_web_server_that_starts_writes_the_page_that_nginx_shows_without_it() -> None:
+    unit = (DEBIAN / "auth-portal-web@.service").read_text()
+    written = re.findall(r"^ExecStartPost=-\S+ \d+ \S+/bin/auth-portal pages (\S+)$", unit, re.MULTILINE)
+    assert written == ["/run/auth-portal"]
+    assert f"try_files {written[0]}/unavailable.html " in (ROOT / "deploy/nginx/auth-portal.conf").read_text()
+
+
 def test_what_a_wrong_setting_ends_is_not_started_again() -> None:
     restarted = [unit for unit in UNITS if "Restart=always" in unit.read_text()]
     assert len(restarted) == 2

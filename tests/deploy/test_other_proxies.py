@@ -137,7 +137,7 @@ def test_no_secret_is_written_and_the_portals_page_comes_back(proxy: tuple[Proxy
     upstream.kind = "silent"
     answer = found.ask(get(f"/j/a?reference={SECRET}"))
     assert answer[9:12] in ("502", "503")
-    assert "We'll be right back" in answer
+    assert "Please try again in a minute" in answer
     assert found.written().count('"status":200') >= len(SECRET_PATHS)
     assert SECRET not in found.written()
 

@@ -9,6 +9,7 @@ named by the SHA-256 of its bytes.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import html
@@ -45,6 +46,7 @@ MOST_PIXELS = 5_000_000  # of an uploaded picture, which takes four bytes each t
 MOST_SIDE = 5_000  # pixels
 LOOKS_CACHED = 64  # stylesheets that a process holds; strangers may ask for any
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
+_COMMENT_OR_INDENT = re.compile(r"/\*.*?\*/\s*|^\s+", re.DOTALL | re.MULTILINE)
 
 
 class Shades(NamedTuple):
@@ -166,6 +168,14 @@ class ServedText(NamedTuple):
 def stylesheet(colour: str, radius: int) -> ServedText:
     """Return the stylesheet of a look: that of all looks, then its own tokens."""
     return ServedText.made(f"/look/{colour[1:]}-{radius}", "css", base_css() + tokens_css(colour, radius))
+
+
+def contained_css(colour: str, radius: int) -> str:
+    """Return the stylesheet of a look without comments and indents, to stand inside a page.
+
+    HAProxy shows no page of more than about 15 kB.
+    """
+    return _COMMENT_OR_INDENT.sub("", base_css() + tokens_css(colour, radius))
 
 
 def tokens_css(colour: str, radius: int) -> str:
@@ -294,6 +304,11 @@ class Picture(NamedTuple):
 
     media_type: str
     content: bytes
+
+    @property
+    def data_url(self) -> str:
+        """The picture itself as a URL."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode()}"
 
 
 class Logos:

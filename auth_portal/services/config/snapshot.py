@@ -6,8 +6,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
@@ -17,7 +17,14 @@ from sqlalchemy import ColumnElement, select
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
-from auth_portal.services.config.appearance import DEFAULT_COLOUR, icon, monogram_of, stylesheet
+from auth_portal.services.config.appearance import (
+    DEFAULT_COLOUR,
+    Picture,
+    contained_css,
+    icon,
+    monogram_of,
+    stylesheet,
+)
 from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes, whole_document
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.store import StoredJourney, stored_channels, stored_document
@@ -71,6 +78,14 @@ class Snapshot:
         """Return the look of the pages that belong to no journey."""
         its = self.portal
         return _look(its.name, its.colour, its.radius, its.logo, its.logo_dark, is_hidden=its.hide_name)
+
+    def contained_look(self, picture: Callable[[str], Picture] | None) -> tuple[Look, str]:
+        """Return the portal's look and its CSS for a page that requests nothing. ``picture`` returns a logo, if any."""
+        look, its = self.portal_look, self.portal
+        if look.logo and picture:
+            dark = picture(its.logo_dark).data_url if look.logo_dark else ""
+            look = replace(look, logo=picture(its.logo).data_url, logo_dark=dark)
+        return look, contained_css(look.colour, its.radius)
 
     def look(self, journey: JourneyConfig) -> Look:
         """Return the look of a journey's pages."""
