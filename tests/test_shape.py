@@ -14,7 +14,7 @@ SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rgl
 TREES = {path: ast.parse(text) for path, text in SOURCES.items()}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 
-MOST_MODULES = 169
+MOST_MODULES = 170
 MOST_IMPORTS = 5.55  # of our own modules, by the average module
 MOST_USED_ONCE = 0.113  # private helpers that are used once in their module, of all functions
 MOST_SKIPS = 0  # places where the formatter is switched off

@@ -44,6 +44,7 @@ from auth_portal.services.history.audit_check import AuditChecks
 from auth_portal.services.history.audit_trail import AuditTrail
 from auth_portal.services.history.delivery_lists import DeliveryLists
 from auth_portal.services.history.overview import Overview
+from auth_portal.services.history.results import JourneyResults
 from auth_portal.services.history.stories import Stories
 from auth_portal.services.imports.bulk import BulkSave
 from auth_portal.services.imports.imports import CommandImport, Imports
@@ -180,6 +181,11 @@ class Services:
     def tickets(self) -> Tickets:
         """Return what registers and finds tickets."""
         return self.verifications.tickets
+
+    @property
+    def results(self) -> JourneyResults:
+        """Return what counts and exports answers and acceptances."""
+        return JourneyResults(self.transactions)
 
     def close(self) -> None:
         """Write what was counted, and close every connection. Stop the dispatcher first if it was started."""

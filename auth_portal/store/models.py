@@ -490,7 +490,10 @@ class AnswerRow(Base):
     answered_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     answers_sealed: Mapped[bytes]
-    __table_args__ = (Index("ix_answers_slug", "slug", "id"),)
+    __table_args__ = (
+        Index("ix_answers_slug", "slug", "id"),
+        Index("ix_answers_answered_at", "slug", "answered_at", "id"),  # newest first, whatever the id
+    )
 
 
 class Challenge(Base):

@@ -80,6 +80,9 @@ TABLE: dict[str, set[str]] = {
     "setup_check": ALL,
     "setup_reach": ALL,
     "setup_unreached": ALL,
+    "setup_answers": ALL,
+    "setup_export_answers": {OWNER, AUDITOR},
+    "setup_export_acceptances": {OWNER, AUDITOR},
     "drive_start": {OWNER, SUPPORT},
     "drive_begin": {OWNER, SUPPORT},
     "drive_chat": {OWNER, SUPPORT},
@@ -142,7 +145,7 @@ TABLE: dict[str, set[str]] = {
     "imports_undo": {OWNER, SUPPORT},
     "imports_faults_csv": ALL,
     # home
-    "home_home": ALL,
+    "verifications_home": ALL,
 }
 
 _RULES = [rule for rule in create_app().url_map.iter_rules() if rule.endpoint.startswith("admin.")]

@@ -18,7 +18,8 @@ class Role:
     choice: str  # for the owner who chooses it
     is_owner: bool = False  # everything is allowed
     may_write: bool = False  # change customers, and send deliveries again
-    may_inspect: bool = False  # see API keys, the configuration file and which secrets are set, and export the audit
+    # See API keys, the configuration file and which secrets are set; export the audit, answers and acceptances.
+    may_inspect: bool = False
 
     def __str__(self) -> str:
         return self.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -143,23 +143,27 @@ def defused(cell: str) -> str:
 
 
 def _as_csv(batches: Iterator[Sequence[AuditLine]]) -> Iterator[str]:
-    yield _csv_rows([CSV_COLUMNS])
+    yield csv_rows([CSV_COLUMNS])
     for lines in batches:
-        yield _csv_rows([[defused(_cell(line, name)) for name in CSV_COLUMNS] for line in lines])
+        yield csv_rows([[_cell(line, name) for name in CSV_COLUMNS] for line in lines])
 
 
-def _csv_rows(rows: Sequence[Sequence[str]]) -> str:
+def csv_rows(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows of a CSV file. Each cell is one line of text, and none is run as a formula (R43)."""
     written = io.StringIO()
-    csv.writer(written).writerows(rows)
+    csv.writer(written).writerows([defused(cell_text(value)) for value in row] for row in rows)
     return written.getvalue()
 
 
-def _cell(line: AuditLine, name: str) -> str:
-    """Return a field as one line of text, whatever it contains."""
-    value = getattr(line, name)
-    if name == "facts":
-        return json.dumps(value, sort_keys=True)
+def cell_text(value: object) -> str:
+    """Return a value as one line of text, whatever it contains."""
     return " ".join((iso_exact(value) if isinstance(value, datetime) else str(value or "")).split())
+
+
+def _cell(line: AuditLine, name: str) -> str:
+    """Return a field as one line of text."""
+    value = getattr(line, name)
+    return json.dumps(value, sort_keys=True) if name == "facts" else cell_text(value)
 
 
 def _as_json(line: AuditLine) -> str:

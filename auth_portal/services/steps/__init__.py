@@ -10,7 +10,7 @@ from pydantic import Field
 from auth_portal.services.steps.contract import FormData, Given, PageTime, Step, first, long_day, text_of, typed_texts
 from auth_portal.services.steps.handover import HANDED_OVER, HandOver, HandoverOption
 from auth_portal.services.steps.identify import Identify
-from auth_portal.services.steps.questions import Questions
+from auth_portal.services.steps.questions import Question, Questions
 from auth_portal.services.steps.terms import DECLINED, Terms
 from auth_portal.services.steps.verify import Verify
 
@@ -26,6 +26,7 @@ __all__ = [
     "HandOver",
     "HandoverOption",
     "PageTime",
+    "Question",
     "Questions",
     "Step",
     "Terms",

@@ -101,6 +101,16 @@ class Question(BaseModel):
         """Return the values of its options, each once."""
         return tuple(dict.fromkeys(option.value for option in self.options))
 
+    def number_of(self, answer: str) -> float | None:
+        """Return the number that an answer is; None for another kind, also where the question had it once."""
+        is_number = self.kind in (*SCALES, "number") and NUMBER.fullmatch(answer)
+        return float(answer.replace(",", ".")) if is_number else None
+
+    @property
+    def is_counted(self) -> bool:
+        """Report whether there are few different answers, which a page of results counts."""
+        return self.kind in (*CHOICES, *SCALES)
+
     @property
     def lowest(self) -> int:
         """Return the least number, length or count of options."""

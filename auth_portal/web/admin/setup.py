@@ -1,15 +1,20 @@
-"""What a journey needs in Chat Flow, a check of what was put there, and how many customers the journey reaches."""
+"""A journey in use: what it needs in Chat Flow, how many customers it reaches, and what they answered and accepted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from flask import Response, request
+from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.services.reach.route import DISABLED
 from auth_portal.services.rehearsal.flow_setup import LogicCheck, check_logic, setup_of
-from auth_portal.web.admin.frame import EVERYONE, render, route
+from auth_portal.web.admin.frame import EVERYONE, INSPECTORS, me, render, route, second_factor_fault
 from auth_portal.web.context import services
 
 REFRESHES = 10  # of a page that waits for the count, two seconds apart; then a link
+PERIODS = (7, 30, 90, 0)  # days of the answers that are shown; 0 for all
+USUAL_PERIOD = 30
 
 
 @route("/journeys/<slug>/setup", allow=EVERYONE)
@@ -67,4 +72,67 @@ def unreached(slug: str) -> Response:
     response = render("admin/setup/unreached.html", journey=journey, page=page, why=why, after=after)
     if not page.is_counted:
         response.headers["Refresh"] = "2"
+    return response
+
+
+# --- What customers answered and accepted
+
+
+@route("/journeys/<slug>/answers", allow=EVERYONE)
+def answers(slug: str) -> Response:
+    """Show the figures of the stored answers."""
+    return _answers_page(slug, {})
+
+
+def _answers_page(slug: str, faults: Mapping[str, str]) -> Response:
+    journey, days = services().journey_history.journey(slug).config, _period()
+    return render(
+        "admin/journeys/answers.html",
+        status=422 if faults else 200,
+        slug=slug,
+        journey=journey,
+        days=days,
+        periods=PERIODS,
+        figures=services().results.figures(slug, journey.steps, days),
+        has_terms=any(step.kind == "terms" for step in journey.steps),
+        may_export=me().may_inspect,
+        faults=faults,
+    )
+
+
+def _period() -> int:
+    days = request.values.get("days", USUAL_PERIOD, type=int)
+    return days if days in PERIODS else USUAL_PERIOD
+
+
+@route(
+    "/journeys/<slug>/answers/export", allow=INSPECTORS, methods=("POST",), again=lambda slug: _answers_page(slug, {})
+)
+def export_answers(slug: str) -> BaseResponse:
+    """Send the stored answers as a file, in pieces."""
+    journey = services().journey_history.journey(slug).config
+    if fault := second_factor_fault():
+        return _answers_page(slug, {"answers": fault})
+    lines = services().results.answers_file(slug, journey.steps, _period(), admin_id=me().admin_id)
+    return _csv_file(lines, f"{slug}-answers.csv")
+
+
+@route(
+    "/journeys/<slug>/acceptances/export",
+    allow=INSPECTORS,
+    methods=("POST",),
+    again=lambda slug: _answers_page(slug, {}),
+)
+def export_acceptances(slug: str) -> BaseResponse:
+    """Send who accepted which terms as a file, in pieces."""
+    services().journey_history.journey(slug)
+    if fault := second_factor_fault():
+        return _answers_page(slug, {"acceptances": fault})
+    lines = services().results.acceptances_file(slug, _period(), admin_id=me().admin_id)
+    return _csv_file(lines, f"{slug}-acceptances.csv")
+
+
+def _csv_file(lines: Iterator[str], name: str) -> Response:
+    response = Response(lines, content_type="text/csv; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
