@@ -212,14 +212,17 @@ def language_url() -> str:
     What is needed to come back goes along if no visit holds it: the path, and the reference exactly as it was sent.
     """
     root: str = g.get("visit_root", "")
-    if not OPEN_PATH.fullmatch(request.path):
+    path = request.path
+    if str(request.url_rule or "").endswith("/stop"):
+        path = path.removesuffix("/stop") or "/"
+    if not OPEN_PATH.fullmatch(path):
         return f"{root}/language"
     asked = g.get("asked_language")
     found = REFERENCE.search(request.query_string.decode("latin-1"))
     rest = found[1] if found else ""
     if not rest and (typed := request.__dict__.get("form", {}).get("reference")):  # if the form has been read
         rest = f"reference={quote(typed, safe='')}"
-    return f"{root}/language?{f'lang={asked}&' if asked else ''}to={quote(request.path)}{f'&{rest}' if rest else ''}"
+    return f"{root}/language?{f'lang={asked}&' if asked else ''}to={quote(path)}{f'&{rest}' if rest else ''}"
 
 
 def enter_request() -> Response | None:

@@ -25,7 +25,7 @@ def test_a_link_is_declined_whole_from_the_page_that_asks(phone: Phone) -> None:
     """What stands behind "#" stays with the browser, from page to page."""
     page = phone.open("/j/app/stop?reference=stopped&%#nK=")
     phone.look_at(page)
-    assert page.locator("a[data-tail]").get_attribute("href").endswith("reference=stopped%26%25#nK=")  # type: ignore[union-attr]
+    assert page.locator("a[data-tail].button").get_attribute("href").endswith("reference=stopped%26%25#nK=")  # type: ignore[union-attr]
     press(page, page.get_by_role("button", name="Yes, it wasn't me"))
     home = phone.open("/sandbox/")
     found = home.locator("section[aria-labelledby=unmatched] .reference")

@@ -133,7 +133,8 @@ class Conversations(RuleBasedStateMachine):
             self.links.append(f"r-{len(self.links)}")
         reference = self.links[old % len(self.links) if link == "any" else -1]
         sitting.browser.open(reference, slug)
-        if 'name="identifier"' not in sitting.browser.page.text:
+        page = sitting.browser.page.text
+        if 'name="identifier"' not in page or 'name="again"' in page:  # it has ended, and would begin once more
             return
         sitting.browser.name(name)
         if sitting.browser.path in ("/verify", "/done"):
@@ -263,7 +264,9 @@ class Conversations(RuleBasedStateMachine):
         return sitting.browser.page.text if hasattr(sitting.browser, "page") else ""
 
     def _has_form(self, sitting: Sitting, path: str) -> bool:
-        return f'action="{path}"' in self._page(sitting)
+        page = self._page(sitting)
+        can_stop = path == "/verify/cancel" and 'href="/verify/stop' in page  # its form is on a page of its own
+        return f'action="{path}"' in page or can_stop
 
     def _enter(self, sitting: Sitting, typed: str) -> None:
         page = self._page(sitting)
@@ -280,7 +283,7 @@ class Conversations(RuleBasedStateMachine):
             sitting.proofs = before
             if not could_be:
                 self.wrong[sitting.reference] += 1
-        elif 'class="badge good"' in self._page(sitting):
+        elif 'class="seal good"' in self._page(sitting):
             self.seen_success.add(sitting.reference)
         self._collect(sitting)
 

@@ -57,7 +57,8 @@ class MethodContract(ABC):
 
     def test_it_has_words_for_everybody(self, method: Method) -> None:
         words = method.words
-        assert all(vars(words).values())
+        unused = set() if method.carries else {"approve"}  # only a code that is sent approves a payment at once
+        assert all(value for name, value in vars(words).items() if name not in unused)
         assert words.choice.lower() in words.inline.lower()
         assert (ICONS / f"{words.icon}.svg").exists()
 

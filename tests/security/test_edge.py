@@ -58,7 +58,7 @@ def routes(app: Flask, method: str) -> list[str]:
     )
 
 
-VERIFY = ["/verify", "/verify/cancel", "/verify/change", "/verify/method", "/verify/resend"]
+VERIFY = ["/language", "/verify", "/verify/cancel", "/verify/change", "/verify/method", "/verify/resend"]
 BEGIN = ["/", "/j/balance", "/j/balance/t/balance"]
 DRIVE = [f"/drive/balance{path}" for path in (*BEGIN, *VERIFY)]  # the same pages for a test drive of a signed-in admin
 POSTS = sorted([*BEGIN, "/credentials/balance", *VERIFY, *DRIVE])

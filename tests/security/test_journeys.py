@@ -309,7 +309,7 @@ def test_relay_without_a_defence_brings_the_answer_to_the_attackers_chat(still: 
     """What the defence is for: the reference is the attacker's, the browser and the phone are the victim's."""
     victim = still.browser("198.51.100.7")
     victim.begin("reference-of-the-attackers-chat")
-    assert "didn't ask for this" in victim.page.text
+    assert "It wasn't me" in victim.page.text
     victim.prove(code_for(still, PHONE))
     assert results(still) == ["verified"]
 
