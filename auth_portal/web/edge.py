@@ -417,14 +417,13 @@ def error_page(
     """Return a page that says what happened and what to do next; for a program, problem details."""
     if is_api():
         return problem_details(code, status, retry_after_seconds=retry_after_seconds, params=params)
-    is_ours = request.method == "GET" and not request.path.startswith("//")  # else it would name another host
     html = render_template(
         "error.html",
         text=error_text(code),
         code=code,
         status=status,
         error_id=request_id.get()[:SHOWN_ID],
-        again_path=request.full_path if is_ours else "",
+        can_retry=request.method == "GET",
         language_url=language_url(),
         **page_values(),
     )

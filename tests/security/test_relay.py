@@ -94,13 +94,14 @@ def test_with_a_chat_code_the_attackers_chat_stops(world: World) -> None:
     page = obey(world, chat.link())
     chat.hear()
     code, _ = chat.expected
-    assert code in page  # she alone is shown it,
+    shown = f"{code[:3]} {code[3:]}"
+    assert shown in page  # she alone is shown it,
     assert "Never share it with a person" in page  # and told what for
-    assert code not in his.get("/done").text
+    assert code not in his.get("/done").text.replace(" ", "")
     again = world.browser("198.51.100.67")
     again.get(chat.link())
     again.post("/j/code-back", identifier=VICTIM)
-    assert code not in again.page.text
+    assert code not in again.page.text.replace(" ", "")
     for guess in ("000000", "123456", ""):
         chat.type(guess if guess != code else "")
     assert chat.customer_id == ""
