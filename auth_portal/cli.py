@@ -228,7 +228,7 @@ def pages(folder: Path) -> None:
     with speaking(its.language if its.language in its.offered else ""):
         text = current_app.jinja_env.get_template("unavailable.html").render(
             look=look,
-            css=Markup(css),  # noqa: S704  # ours, and colours that were checked when they were saved
+            css=Markup(css),  # nosec B704  # noqa: S704 -- ours, and colours that were checked when they were saved
             business=its.name,
             support=its.support_contact,
             site_host=settings.host,

@@ -83,7 +83,7 @@ def changing(phone: Phone, person: Person) -> Page:
 
 
 def helped(page: Page) -> Page:
-    press(page, page.get_by_role("link", name="Need help?"))
+    press(page, page.locator("a[href*='/verify/help']"))
     return page
 
 
