@@ -139,7 +139,6 @@ def _landing_page(
         ticket=landing.ticket_facts(portal.keyring),
         now=portal.clock(),
         weaker=landing.weaker,
-        steps=landing.methods,
         first_method=next(iter(first_methods), ""),
         has_other_methods=len(first_methods) > 1,
         reference=reference,
