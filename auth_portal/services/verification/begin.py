@@ -69,21 +69,17 @@ class Landing:
     is_closed: bool  # lacks its ticket, or no method of the journey can work
 
     @property
-    def methods(self) -> list[tuple[str, ...]]:
-        """Return what each step asks for, as far as it can work with this link."""
-        steps = [step.methods for step in self.journey.verify_steps]
-        if self.found_ticket is not None:
-            steps = [self.found_ticket.ticket.allowed(step) for step in steps]
-        return [self.snapshot.workable(self.journey, step) for step in steps]
-
-    @property
     def first_methods(self) -> tuple[str, ...]:
         """Return what the landing page may begin with, the first at once; nothing where a journey begins otherwise.
 
         By the journey, its channels and the link alone, never by what a customer has on file (R24, R52).
         """
-        asks_next = self.journey.naming_step == 0 and self.journey.steps[1].proves
-        return self.methods[0] if asks_next and not self.is_closed else ()
+        if self.is_closed or self.journey.naming_step != 0 or not self.journey.steps[1].proves:
+            return ()
+        methods = self.journey.steps[1].methods
+        if self.found_ticket is not None:
+            methods = self.found_ticket.ticket.allowed(methods)
+        return self.snapshot.workable(self.journey, methods)
 
     @property
     def weaker(self) -> list[JourneyConfig]:
