@@ -6,6 +6,7 @@ catalog names the files of a text but no lines, and no dates. docs/languages.md 
 
 from __future__ import annotations
 
+import importlib
 import re
 import struct
 import sys
@@ -51,17 +52,17 @@ KEYWORDS: dict[str, tuple[int, ...] | None] = {
     "_": None,
     "gettext": None,
     "translated": None,
-    "later": None,
     "ngettext": (1, 2),
     "plain_plural": (1, 2),
     "plurals": (2, 3),
 }
-METHOD_WORDS = ("choice", "inline", "hint", "begin", "approve")  # of a method's words, what customers read
+METHOD_WORDS = ("choice", "hint", "begin", "approve")  # of a method's words, what customers read
 CATEGORIES = ("zero", "one", "two", "few", "many", "other")  # of the CLDR, in the order in which plural forms stand
 OF_ONE_NUMBER = ("zero", "one", "two")  # categories in which a text may say the number in words
 MARKS = ("X-Complete", "X-Read-By-Native-Speaker")  # headers that people set, "yes" or "no"
 _HEADER = re.compile(r'\Amsgid ""\nmsgstr ""\n((?:".*"\n)+)', re.MULTILINE)
 _PLACEHOLDER = re.compile(r"%\(\w+\)s|\{\w+\}|%%")
+_CONSTANT = re.compile(r"\b_\(([A-Z][A-Z_]+)\)")  # a text that has a name, as two pages show it
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
 
@@ -121,7 +122,7 @@ def notice_texts() -> Iterator[str]:
 
 
 def _texts(root: Path) -> Iterator[tuple[str, str | tuple[str, ...]]]:
-    """Yield each text with its file; one with plurals as a pair. What stands in a variable is not known here."""
+    """Yield each text with its file; one with plurals as a pair; of what has a name, the name must be a constant."""
     options = {"newstyle_gettext": "true", "trimmed": "true", "silent": "false"}
     for name in customer_templates(root / "templates"):
         path = root / "templates" / name
@@ -132,6 +133,9 @@ def _texts(root: Path) -> Iterator[tuple[str, str | tuple[str, ...]]]:
         if name not in FOR_ADMINS:
             for found in extract_from_file("python", str(path), KEYWORDS):
                 yield name, found[1]
+            for constant in _CONSTANT.findall(path.read_text(encoding="utf-8")):
+                module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+                yield name, getattr(module, constant)
 
 
 def customer_templates(folder: Path) -> list[str]:

@@ -58,7 +58,7 @@ def words_of(method: str) -> Words:
     """Return what a method is called. One that no longer exists, in an old record, stands for itself."""
     if method in METHODS:
         return METHODS[method].words
-    return Words(choice=method, inline=method, hint="", begin=method, name=method, on_file=method, proof="proof")
+    return Words(choice=method, hint="", begin=method, name=method, on_file=method, proof="proof")
 
 
 def method_name(method: str) -> str:

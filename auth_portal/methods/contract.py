@@ -72,7 +72,6 @@ class Words:
     """What a method is called, in English: a page that shows it looks it up in the reader's language."""
 
     choice: str  # to customers, on a button
-    inline: str  # to customers, within a sentence
     hint: str  # to customers, below the choice; may name the %(business)s
     begin: str  # to customers, on the button that starts a journey with it
     name: str  # to admins, within a sentence; the one name on all of their pages

@@ -64,7 +64,6 @@ class SmsCode(OneTimeCode):
     hardness = 1
     words = Words(
         choice="Code by SMS",
-        inline="a code by SMS",
         hint="To the number on file",
         begin="Send me a code by SMS",
         approve="Approve with a code",
@@ -82,7 +81,6 @@ class EmailCode(OneTimeCode):
     hardness = 0
     words = Words(
         choice="Code by email",
-        inline="a code by email",
         hint="To the address on file",
         begin="Send me a code by email",
         approve="Approve with a code",

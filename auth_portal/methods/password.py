@@ -31,7 +31,6 @@ class Password(Method):
     is_costly = True
     words = Words(
         choice="Password",
-        inline="your password",
         hint="The one for %(business)s",
         begin="Enter my password",
         name="password",

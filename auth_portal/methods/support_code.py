@@ -18,7 +18,6 @@ class SupportCode(Method):
     hardness = 1
     words = Words(
         choice="Code from our support team",
-        inline="a code from our support team",
         hint="The one %(business)s gave you by phone",
         begin="Enter my code from support",
         name="code from support",

@@ -22,7 +22,6 @@ class Totp(Method):
     hardness = 2
     words = Words(
         choice="Authenticator app",
-        inline="your authenticator app",
         hint="Use the code it shows",
         begin="Use my app",
         name="authenticator app",

@@ -29,7 +29,7 @@ from auth_portal.web.edge import language_url, problem_page
 
 credentials = Blueprint("credentials", __name__)
 FORM_SECONDS = 3600  # how long a form may stay open: choosing a password or finding an app takes time
-WITHOUT_COOKIE = "Your browser didn't send our cookie. Please try again."
+WITHOUT_COOKIE = "Your browser didn't send our cookie. Try again."
 MODULE_PIXELS = 5
 QUIET_ZONE = 4  # modules around the code (ISO/IEC 18004)
 ACCOUNT_LENGTH = 64  # characters of an account: with the longest portal name they fit into a code, in any script
@@ -123,7 +123,7 @@ def enrolment(view: LinkView, account: str) -> Enrolment:
         svgns=False,
         svgclass="qr",
         lineclass=None,
-        title="QR code",
+        title=_("QR code"),
         omitsize=False,
     )
     svg = Markup(drawn.getvalue().decode())  # nosec B704  # noqa: S704 -- drawn here, from a seed

@@ -52,8 +52,8 @@ LONGEST_LINK_SECONDS = 72 * HOUR  # a customer's link or an admin's
 LINK_SEED = SealedColumn("links", "seed")  # of a form, bound to its link and browser as if it were a column of theirs
 NEW_KEY = "This page shows a new key. Add it to your app, then enter its code."
 STALE_CODE = (
-    "That isn't the code your app shows now. Wait for the next one. If you have opened this page again, add its new key"
-    " to your app first."
+    "That isn't the code your app shows now. Wait for the next one. Opened this page again? Add its new key to your app"
+    " first."
 )
 SECOND = 2  # the browser of a link whose opening is reported; those after it say nothing new
 _BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
