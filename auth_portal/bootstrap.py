@@ -30,7 +30,7 @@ from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
 from auth_portal.services.history.words import OUTCOMES
 from auth_portal.services.serving import RETRY_SECONDS, Services, build
-from auth_portal.services.steps import long_day, text_of, typed_texts
+from auth_portal.services.steps import text_of, typed_texts
 from auth_portal.settings import VERSION, Settings, delivered, read_settings
 from auth_portal.telemetry import log_event, reason_of, set_up_logging
 from auth_portal.web import assets, credentials, edge, ops, visitor
@@ -51,7 +51,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=False)  # type: ignore[attr-defined]
     app.jinja_env.globals.update({"_": i18n.gettext, "gettext": i18n.gettext, "ngettext": i18n.ngettext})
     app.jinja_env.globals.update({"plurals": i18n.plurals, "locale": i18n.SpokenLanguage()})
-    app.jinja_env.filters.update({"iso": iso, "day": long_day, "in_language": text_of, "typed": typed_texts})
+    app.jinja_env.filters.update({"iso": iso, "in_language": text_of, "typed": typed_texts})
     app.jinja_env.globals.update(
         {
             "method_words": words_of,

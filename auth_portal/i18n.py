@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
@@ -336,16 +336,29 @@ def format_number(number: float | Decimal, region: str = "") -> str:
     return str(numbers.format_decimal(number, locale=_cldr(spoken.get(), region)))
 
 
-def format_time(moment: datetime, region: str = "") -> str:
+def format_time(moment: datetime | time, region: str = "") -> str:
     """Return the time of day of a moment, which is in the time zone to show."""
     dates = importlib.import_module("babel.dates")
     return str(dates.format_time(moment, "short", locale=_cldr(spoken.get(), region)))
 
 
 def format_date(day: date, region: str = "") -> str:
-    """Return a date with the month in words."""
+    """Return a date with the month in words, and the day without a zero before it."""
     dates = importlib.import_module("babel.dates")
-    return str(dates.format_date(day, "long", locale=_cldr(spoken.get(), region)))
+    return str(dates.format_date(day, day_pattern(spoken.get(), region), locale=_cldr(spoken.get(), region)))
+
+
+@cache
+def day_pattern(language_code: str, region: str) -> str:
+    """Return the pattern of a long date. For a region's own languages the CLDR may lack its order: then as in English.
+
+    It has isiZulu, isiXhosa and Sesotho as ``MMMM d, y`` and ``y MMMM d``, which no one in South Africa writes.
+    """
+    pattern = str(_cldr(language_code, region).date_formats["long"].pattern).replace("dd", "d")
+    own = importlib.import_module("babel.languages").get_official_languages(region, regional=True, de_facto=True)
+    in_english = str(_cldr(FALLBACK, region).date_formats["long"].pattern).replace("dd", "d")
+    is_own = bool(region) and language_code.partition("-")[0] in own
+    return in_english if is_own and in_english.startswith("d") and not pattern.startswith("d") else pattern
 
 
 def format_amount(amount: Decimal, currency: str, region: str = "", *, short: bool = False, sign: str = "") -> str:

@@ -18,7 +18,7 @@ from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver
 from tests.services.steps import HANDOVER, IDENTIFY, PASSWORD_STEP, stepped
-from tests.world import PASSWORD, Browser, World, journey, open_world
+from tests.world import CONFIG, PASSWORD, Browser, World, journey, open_world
 
 JOURNEYS = (
     journey("balance", "sms_code", default=True)
@@ -197,3 +197,31 @@ def test_owners_alone_see_the_keys_of_the_options(world: World) -> None:
     assert keys["mine"] in page
     assert keys["call"] not in page
     assert "handover-web" not in signed_in(world, "support").get("/admin/journeys/agent").text
+
+
+LATE = HANDOVER.replace('sat = ["09:00-13:00"]', 'sat = ["09:00-24:00"]')
+SATURDAY = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("region", "now", "words", "hours"),
+    [
+        ("ZA", SATURDAY, "Open now, until 24:00", ""),
+        ("US", SATURDAY, "Open now, until 12:00 AM", ""),
+        ("ZA", datetime(2026, 11, 29, 9, 0, tzinfo=UTC), "closed until 08:00 tomorrow", "09:00–24:00"),
+        ("US", datetime(2026, 11, 29, 9, 0, tzinfo=UTC), "closed until 8:00 AM tomorrow", "9:00 AM–12:00 AM"),
+        ("ZA", datetime(2026, 12, 20, 9, 0, tzinfo=UTC), "closed until 08:00 on 28 December 2026", ""),
+        ("US", datetime(2026, 12, 20, 9, 0, tzinfo=UTC), "closed until 8:00 AM on December 28, 2026", ""),
+    ],
+)
+def test_times_and_dates_are_written_as_in_the_region(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, region: str, now: datetime, words: str, hours: str
+) -> None:
+    base = CONFIG.replace('default_region = "ZA"', f'default_region = "{region}"')
+    week_off = ", ".join(f'"2026-12-{day}"' for day in range(20, 28))
+    config = stepped("agent", LATE.replace('"2026-11-24"', week_off), more="default = true")
+    with open_world(tmp_path, sqlite_url, receiver, config=config, base=base, settings=STILL) as world:
+        world.clock.now = now
+        page = started(world).page.text.replace("\u202f", " ")
+        assert words in page
+        assert hours in page

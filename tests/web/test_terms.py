@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.admin.desk import signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire
 from tests.services.steps import AGAIN, IDENTIFY, PASSWORD_STEP, PLAIN_TERMS, SMS_STEP, TERMS, TEXT, stepped
-from tests.world import PASSWORD, PHONE, Browser, World, journey, open_world
+from tests.world import CONFIG, PASSWORD, PHONE, Browser, World, journey, open_world
 
 DIGEST = hashlib.sha256(TEXT.replace("\\n", "\n").encode()).hexdigest()
 JOURNEYS = (
@@ -66,7 +67,7 @@ def test_accepted_terms_complete_a_journey_without_a_proof(world: World) -> None
     page = browser.page.text
     assert "<h2>Your account</h2>" in page
     assert "<strong>one</strong>" in page
-    assert "Version 3, from November 1, 2026." in page
+    assert "Version 3, from 1 November 2026." in page
     browser.post("/verify", accept=["read", "tips"])
     assert browser.path == "/done"
     (answer,) = answers(world)
@@ -83,6 +84,29 @@ def test_accepted_terms_complete_a_journey_without_a_proof(world: World) -> None
     assert (row.customer_row, row.accepted_at) == (None, world.clock.now)
     assert events(world) == ["terms_accepted", "verification_ended"]
     assert all(visit.given_sealed is None for visit in world.rows(Visit))
+
+
+@pytest.mark.parametrize(
+    ("region", "language", "date"),
+    [
+        ("ZA", "en", "1 November 2026"),
+        ("US", "en", "November 1, 2026"),
+        ("ZA", "zu", "1 Novemba 2026"),
+        ("ZA", "st", "1 Pudungwana 2026"),
+        ("ZA", "af", "1 November 2026"),
+        ("ZA", "de", "1. November 2026"),
+        ("US", "fr", "1 novembre 2026"),
+    ],
+)
+def test_a_date_is_written_as_in_the_region(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, region: str, language: str, date: str
+) -> None:
+    base = CONFIG.replace('default_region = "ZA"', f'default_region = "{region}"')
+    with open_world(tmp_path, sqlite_url, receiver, config=JOURNEYS, base=base, settings=STILL) as world:
+        browser = world.browser()
+        browser.get(f"/j/terms?lang={language}&reference=abc")
+        page = browser.post("/j/terms").text
+        assert re.search(rf"[ >-]{date}[. ]", page), page
 
 
 @pytest.mark.parametrize("accepted", [[], ["tips"], ["other"]])

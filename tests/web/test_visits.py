@@ -15,7 +15,7 @@ from tests.receiver import Receiver, wait_for
 from tests.ticketed import ticket
 from tests.web.test_statements import settled
 from tests.web.test_way import sent, told
-from tests.world import PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world
+from tests.world import CONFIG, PASSWORD, PHONE, STANDARD, Browser, World, journey, open_world
 
 MORE = journey("long", "totp", chat_seconds=3600) + journey("elsewhere", "totp", server="http://127.0.0.1:9")
 
@@ -297,6 +297,18 @@ def test_a_link_that_was_used_says_when(world: World) -> None:
     assert f'href="/done?v={which}"' in page
     world.clock.advance(12 * 3600)
     assert "today" not in known(browser.open("abc", "app").text)
+
+
+def test_the_time_of_a_used_link_is_written_as_in_the_region(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    base = CONFIG.replace('default_region = "ZA"', 'default_region = "US"')
+    with open_world(tmp_path, sqlite_url, receiver, base=base) as world:
+        browser = world.browser()
+        browser.begin("abc", "app")
+        browser.prove(world.totp())
+        page = browser.open("abc", "app").text.replace("\u202f", " ")
+        assert "You used this link today at 12:00 PM." in page
 
 
 def test_what_only_the_clock_has_ended_is_over_too(world: World) -> None:

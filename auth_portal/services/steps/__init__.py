@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from auth_portal.services.steps.contract import FormData, Given, PageTime, Step, first, long_day, text_of, typed_texts
+from auth_portal.services.steps.contract import FormData, Given, PageTime, Step, first, text_of, typed_texts
 from auth_portal.services.steps.handover import HANDED_OVER, HandOver, HandoverOption
 from auth_portal.services.steps.identify import Identify
 from auth_portal.services.steps.questions import Question, Questions
@@ -31,7 +31,6 @@ __all__ = [
     "Step",
     "Terms",
     "first",
-    "long_day",
     "text_of",
     "typed_texts",
 ]

@@ -16,12 +16,12 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from auth_portal.i18n import format_date, spoken
+from auth_portal.i18n import format_date, format_time, speaking, spoken
 
 ANY = ""  # stands for every language that a text is not written in
 FACT_KEY = r"^[a-z0-9_]{1,60}$"  # of a variable in the flow
@@ -96,11 +96,6 @@ def without_empty(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in ("", None, {}, (), False)}
 
 
-def long_day(day: date | str) -> str:
-    """Return a day in the words of the page's language, from a date or its ISO form."""
-    return format_date(date.fromisoformat(day) if isinstance(day, str) else day)
-
-
 Given = Mapping[str, Any]  # what was given in one step so far, of what JSON can hold
 
 
@@ -109,8 +104,19 @@ class PageTime:
     """When and where a form is read, or a page is shown."""
 
     now: datetime
-    region: str = ""  # the country that phone numbers without one belong to
+    region: str = ""  # the country whose phone numbers need no code, and as whose people dates and times are written
     locale: str = field(default_factory=spoken.get)
+
+    def day(self, day: date | str) -> str:
+        """Return a date in words, from itself or its ISO form."""
+        with speaking(self.locale):
+            return format_date(date.fromisoformat(day) if isinstance(day, str) else day, self.region)
+
+    def time(self, moment: datetime | time, *, is_end: bool = False) -> str:
+        """Return a time of day as it is shown there; midnight at the end of a day is 24:00 where hours go so far."""
+        with speaking(self.locale):
+            text = format_time(moment, self.region)
+        return "24:00" if is_end and text == "00:00" else text
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,17 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class OpeningView:
+    """An opening as the page shows it. ``time`` is when it changes, on which day; empty if it never does."""
+
+    is_open: bool
+    time: str = ""
+    days: int = 0  # from today
+    weekday: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True)
 class HandoverOptionView:
     """An option as the page shows it."""
 
@@ -124,7 +135,7 @@ class HandoverView:
     """The options that are offered now, and the opening hours: days from and to, and their times."""
 
     title: str
-    opening: Opening
+    opening: OpeningView
     options: Sequence[HandoverOptionView]
     hours: Sequence[tuple[str, str, Sequence[str]]]
     has_holidays: bool
@@ -221,15 +232,33 @@ class HandOver(Step):
         """Return what is offered now, and when that changes."""
         return HandoverView(
             title=text_of(self.title, at.locale),
-            opening=self.opening(at.now),
+            opening=self.opening_view(at),
             options=[
                 HandoverOptionView(o.key, o.kind, text_of(o.label, at.locale), text_of(o.hint or {}, at.locale))
                 for o in self._offered(at.now)
             ],
-            hours=self.hours_by_days if self.hours else (),
+            hours=self.hours_view(at) if self.hours else (),
             has_holidays=bool(self.holidays),
             zone=self.zone,
         )
+
+    def opening_view(self, at: PageTime) -> OpeningView:
+        """Return whether it is open, and when that changes, as the page shows it."""
+        found = self.opening(at.now)
+        if found.at is None:
+            return OpeningView(found.is_open)
+        day = at.now.astimezone(self._zone_info).date() + timedelta(days=found.days)
+        shown = at.time(found.at, is_end=found.is_open)
+        return OpeningView(found.is_open, shown, found.days, DAYS[day.weekday()], at.day(day))
+
+    def hours_view(self, at: PageTime) -> Sequence[tuple[str, str, Sequence[str]]]:
+        """Return the hours of the week: days that follow each other with the same hours are one line."""
+        days = [(day, self.hours.get(day, ())) for day in DAYS]  # type: ignore[call-overload]
+        lines = []
+        for spans, found in groupby(days, key=lambda one: one[1]):
+            names = [day for day, _spans in found]
+            lines.append((names[0], names[-1], [span_text(span, at) for span in spans]))
+        return lines
 
     def _offered(self, now: datetime) -> list[HandoverOption]:
         state = "open" if self.opening(now).is_open else "closed"
@@ -281,16 +310,6 @@ class HandOver(Step):
     def _zone_info(self) -> ZoneInfo:
         return ZoneInfo(self.zone)
 
-    @property
-    def hours_by_days(self) -> Sequence[tuple[str, str, Sequence[str]]]:
-        """Return the hours of the week: days that follow each other with the same hours are one line."""
-        days = [(day, self.hours.get(day, ())) for day in DAYS]  # type: ignore[call-overload]
-        lines = []
-        for spans, found in groupby(days, key=lambda one: one[1]):
-            names = [day for day, _spans in found]
-            lines.append((names[0], names[-1], tuple(spans)))
-        return tuple(lines)
-
     @classmethod
     def read_form(cls, form: FormData, field: str) -> dict[str, Any] | None:
         """Return the hand-over that was typed; without an option the step is left out."""
@@ -314,6 +333,12 @@ def typed_option(form: FormData, name: str) -> dict[str, Any] | None:
     texts = {part: read_texts(first(form, f"{name}{part}")) for part in ("label", "hint")}
     shares = bool(first(form, f"{name}shares_customer"))
     return {**typed, "label": texts["label"], **without_empty({"hint": texts["hint"], "shares_customer": shares})}
+
+
+def span_text(span: str, at: PageTime) -> str:
+    """Return a span as the page shows it, such as 08:00–17:00."""
+    begin, end = (time(minutes // 60 % 24, minutes % 60) for minutes in _minutes(span))
+    return f"{at.time(begin)}–{at.time(end, is_end=True)}"
 
 
 def _minutes(span: str) -> tuple[int, int]:

@@ -167,7 +167,7 @@ class Terms(Step):
         return TermsView(
             title=text_of(self.title, at.locale),
             version=self.version,
-            valid_from=self.valid_from,
+            valid_from=at.day(self.valid_from) if self.valid_from else "",
             language=language or at.locale,
             digest=self.digests[language],
             text=rendered(text),

@@ -86,10 +86,11 @@ class VisitMoves:
         return None
 
     def _known_done(self, visit_token: str) -> KnownVisit | None:
-        ending, wall = self._endings.done(visit_token), self._journeys.current().portal.wall
+        ending, now = self._endings.done(visit_token), self._transactions.clock()
         if ending is None:
             return None
-        ended_at, now = ending.ended_at or self._transactions.clock(), self._transactions.clock()
+        ended_at = ending.ended_at or now
+        shown = self._journeys.current().portal.shown_time(ended_at, now)
         return KnownVisit(
             "done",
             visit_label(visit_token),
@@ -98,8 +99,8 @@ class VisitMoves:
             is_chat_over=ending.is_chat_over,
             return_url=ending.return_url,
             ended_at=ended_at,
-            ended_time=wall.time(ended_at)[: len("17:08")],
-            is_today=wall.day(ended_at) == wall.day(now),
+            ended_time=shown.time,
+            is_today=not shown.date,
         )
 
     def look(self, visit_token: str, *, after_resend: bool = False) -> MoveResult:
