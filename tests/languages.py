@@ -22,8 +22,8 @@ def all_texts() -> Catalog:
     return _TEXTS[0]
 
 
-def translate(folder: Path, locale: str, *, is_complete: bool = True) -> None:
-    """Write a catalog with every text of today "translated", and compile it."""
+def translate(folder: Path, locale: str, *, is_complete: bool = True, end: str = "") -> None:
+    """Write a catalog with every text of today "translated", and compile it. ``end`` is put behind each."""
     catalogs.add_language(locale, folder)
     one = catalogs.merged(folder, locale, all_texts())
     one.marks["X-Complete"] = "yes" if is_complete else "no"
@@ -32,9 +32,9 @@ def translate(folder: Path, locale: str, *, is_complete: bool = True) -> None:
         if not message.id:
             continue
         if isinstance(message.id, tuple):
-            message.string = tuple(f"[{locale} {category}] {message.id[1]}" for category in categories)
+            message.string = tuple(f"[{locale} {category}] {message.id[1]}{end}" for category in categories)
         else:
-            message.string = f"[{locale}] {message.id}"
+            message.string = f"[{locale}] {message.id}{end}"
     path = folder / one.path
     path.write_text(catalogs.po_text(one), encoding="utf-8")
     path.with_suffix(".mo").write_bytes(catalogs.mo_bytes(one))

@@ -13,6 +13,8 @@ from babel.messages.pofile import read_po
 
 from auth_portal import i18n
 from auth_portal.i18n import CUSTOMER_ERRORS, ERRORS
+from auth_portal.services.directory.person import NEW_KEY, STALE_CODE
+from auth_portal.web.credentials import WITHOUT_COOKIE
 from tests.languages import all_texts, translate
 from translations import catalogs
 from translations.catalogs import FOLDER, ROOT, faults, header, headers, locales, merged, mo_bytes, plural_rule
@@ -38,6 +40,12 @@ def test_what_customers_read_is_extracted_and_nothing_else() -> None:
         & found
     )
     assert not {"Audit", "Settings", "Save", "Second factor", "Verifications", "SMS code"} & found
+    about_customers = re.compile(r"\b(?:admins?|owners?|(?:a|the) customers?|customers?'s)\b", re.IGNORECASE)
+    assert [text for text in found if about_customers.search(text)] == [], "admins read of customers in English"
+
+
+def test_a_text_that_has_a_name_is_extracted() -> None:
+    assert {NEW_KEY, STALE_CODE, WITHOUT_COOKIE} <= ids()
 
 
 FOR_PROGRAMS = {
