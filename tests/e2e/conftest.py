@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,13 @@ from tests.serving import Server, free_port
 
 BLOCKED = 2  # as the browser's preferences write it
 SCREEN: dict[str, Any] = {"viewport": {"width": 360, "height": HEIGHT}, "is_mobile": True, "has_touch": True}
+
+FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><include ignore_missing="yes">/etc/fonts/fonts.conf</include>
+<match target="pattern"><test name="family"><string>system-ui</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Roboto</string></edit></match>
+<match target="pattern"><test name="family"><string>sans-serif</string></test>
+<edit name="family" mode="prepend" binding="strong"><string>Roboto</string></edit></match></fontconfig>"""
 
 
 class Portal(Server):
@@ -52,17 +60,6 @@ class Portal(Server):
             report = portal.command_import.import_csv(text.encode(), default_region="ZA", dry_run=False)
         assert not report.errors, report.errors
         return person
-
-    def new_link(self, person: Person, kind: str) -> str:
-        """A one-time link that an admin hands over."""
-        with closing(build(self._settings, system_clock)) as portal:
-            row = portal.customers.row_of(person.customer_id)
-            return portal.credential_links.make(row, kind, "hand", admin_id="0" * 32).link
-
-    def configure(self, text: str) -> None:
-        """Load a config file on top of the demo's."""
-        with closing(build(self._settings, system_clock)) as portal:
-            portal.configuration.import_toml(text, file_name="more.toml")
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +91,18 @@ def playwright() -> Iterator[Playwright]:
 def chromium(playwright: Playwright) -> Iterator[Browser]:
     """One browser for the session; a test gets a context of its own, with nothing remembered."""
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def roboto(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser whose system font is that of most phones."""
+    fonts = tmp_path_factory.mktemp("fonts") / "fonts.conf"
+    fonts.write_text(FONTS)
+    browser = playwright.chromium.launch(
+        executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, "FONTCONFIG_FILE": str(fonts)}
+    )
     yield browser
     browser.close()
 

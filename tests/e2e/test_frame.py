@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.conftest import SCREEN, Portal
-from tests.e2e.phone import ARGUMENTS, CHROMIUM, Person, Phone, press
-from tests.e2e.screens import FONTS
+from tests.e2e.phone import Person, Phone, press
 
 FIRST_VIEW_BYTES = 14_336  # what a server may send before the first acknowledgement (RFC 6928: 10 segments)
 FIRST_VIEW_RESPONSES = 5
 KEYBOARD_AT = 340  # px: a keyboard of 300 px on a screen of 640
 STRIP = "document.querySelector('.strip').offsetHeight"
-
-
-@pytest.fixture(scope="module")
-def roboto(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser whose system font is that of most phones."""
-    fonts = tmp_path_factory.mktemp("fonts") / "fonts.conf"
-    fonts.write_text(FONTS)
-    browser = playwright.chromium.launch(
-        executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, "FONTCONFIG_FILE": str(fonts)}
-    )
-    yield browser
-    browser.close()
 
 
 def bottom_of_main_button(page: Page) -> float:
@@ -81,27 +67,6 @@ def test_the_page_of_a_proof_asks_for_one_thing(phone: Phone, person: Person, jo
     assert len(words) <= 50, words
     assert controls.count() <= 6
     assert page.locator(".sheet .main:visible").count() == 1
-
-
-def test_nothing_overflows_on_a_narrow_screen_with_large_text(phone: Phone, person: Person) -> None:
-    page = phone.open(phone.begin("balance").link)
-
-    def widths() -> tuple[int, int]:
-        page.set_viewport_size({"width": 320, "height": 640})
-        page.evaluate("document.documentElement.style.fontSize = '200%'")
-        found: list[int] = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        return found[0], found[1]
-
-    pages = []
-    pages.append(widths())
-    page.reload()
-    phone.name(page, person)
-    pages.append(widths())
-    page.goto(f"{phone.server.url}/verify/help")
-    pages.append(widths())
-    page.goto(f"{phone.server.url}/verify/stop")
-    pages.append(widths())
-    assert all(scroll <= client for scroll, client in pages), pages
 
 
 def test_the_seal_shows_in_forced_colours(chromium: Browser, portal: Portal, person: Person) -> None:
