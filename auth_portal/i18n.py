@@ -12,7 +12,7 @@ import gettext as gettext_module
 import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from auth_portal.settings import delivered
 
@@ -180,7 +180,9 @@ def language(locale: str) -> Language:
 
 def forget_languages() -> None:
     """Read the catalogs again when they are next needed."""
-    for cached in (translations, languages, _translated, _filled, _plural_forms, _cldr, matched, preferred):
+    for cached in (translations, languages, _translated, _filled, plural_forms, _examples, _category, _cldr):
+        cached.cache_clear()
+    for cached in (matched, preferred):
         cached.cache_clear()
 
 
@@ -199,13 +201,14 @@ class SpokenLanguage:
 
 
 @contextmanager
-def speaking(locale: str) -> Iterator[None]:
-    """Let the texts of a block be in a locale; "" is English."""
-    before = spoken.set(locale or FALLBACK)
+def speaking(locale: str, wording: Wording | None = None) -> Iterator[None]:
+    """Let the texts of a block be in a locale, "" is English, and as a business words them, else as before."""
+    before, own = spoken.set(locale or FALLBACK), worded.set(wording or worded.get())
     try:
         yield
     finally:
         spoken.reset(before)
+        worded.reset(own)
 
 
 @lru_cache(maxsize=512)
@@ -251,6 +254,58 @@ def preferred(accepted: str, offered: tuple[str, ...]) -> str:
     return ""
 
 
+# --- A business's own texts
+
+
+class Wording:
+    """A business's own texts by language, each instead of one of ours.
+
+    The key is our English text, or the name of a text of which there is none of ours; the value is plain text, or one
+    for each plural category of the CLDR that the business has written, ``other`` always. Its placeholders are those of
+    our text; any other percent sign stands for itself.
+    """
+
+    def __init__(self, texts: Mapping[str, Mapping[str, str | Mapping[str, str]]]) -> None:
+        self._plain: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._pages: dict[tuple[str, str], Mapping[str, Markup]] = {}
+        for locale, by_key in texts.items():
+            for key, value in by_key.items():
+                forms = {"other": value} if isinstance(value, str) else value
+                formats = {category: _LONE_PERCENT.sub("%%", text) for category, text in forms.items()}
+                self._plain[locale, key] = formats
+                self._pages[locale, key] = {category: _with_our_tags(key, text) for category, text in formats.items()}
+
+    def plain(self, locale: str, key: str, num: int | None = None) -> str | None:
+        """Return the format string of a text for a number, if it has one; None where ours stays."""
+        forms = self._plain.get((locale, key))
+        return (forms.get(_category(locale, num)) or forms["other"]) if forms else None
+
+    def page(self, locale: str, key: str, num: int | None = None) -> Markup | None:
+        """Return the same for a page: escaped, with the tags that our text has around its placeholders."""
+        forms = self._pages.get((locale, key))
+        return (forms.get(_category(locale, num)) or forms["other"]) if forms else None
+
+
+NO_WORDING = Wording({})
+SMS, SMS_PAYMENT = "sms", "sms_payment"  # names of whole messages that a business words itself
+# Which texts of its own the business of this page or message has.
+worded: ContextVar[Wording] = ContextVar("wording", default=NO_WORDING)
+_LONE_PERCENT = re.compile(r"%(?!\(\w+\)s)")
+_TAGGED = re.compile(r"<[^<>]+>(%\(\w+\)s)</[^<>]+>")
+
+
+def _with_our_tags(key: str, text: str) -> Markup:
+    found = str(escape(text))
+    for tagged in _TAGGED.finditer(key):
+        found = found.replace(tagged[1], tagged[0])
+    return Markup(found)  # nosec B704  # noqa: S704 -- escaped above; the tags are our own
+
+
+def own_text(key: str, ours: str) -> str:
+    """Return what the business says in this language under a name such as ``name``; else ``ours``."""
+    return worded.get().plain(spoken.get(), key) or ours
+
+
 # --- Texts
 
 
@@ -266,24 +321,30 @@ def _filled(locale: str, text: str) -> Markup:
 
 def gettext(text: str, /, **params: object) -> Markup:
     """Return a page's text with its parameters filled in, escaped. Jinja's own function takes ten times as long."""
+    if (own := worded.get()) is not NO_WORDING and (found := own.page(spoken.get(), text)) is not None:
+        return found % params
     return _translated(spoken.get(), text) % params if params else _filled(spoken.get(), text)
 
 
 def ngettext(one: str, many: str, /, num: int, **params: object) -> Markup:
     """Return the text for a number, which the text may name as ``%(num)s``."""
-    translated = Markup(translations(spoken.get()).ngettext(one, many, num))  # nosec B704  # noqa: S704 -- the portal's own
-    return translated % {"num": num, **params}
+    found = worded.get().page(spoken.get(), one, num)
+    if found is None:
+        found = Markup(translations(spoken.get()).ngettext(one, many, num))  # nosec B704  # noqa: S704 -- ours
+    return found % {"num": num, **params}
 
 
 def error_text(code: str, locale: str = "", params: Mapping[str, object] | None = None) -> str:
     """Return the sentence that a page shows for an error code, with its parameters, if it has some."""
-    text = translations(locale or spoken.get()).gettext(ERRORS.get(code, ERRORS["server_error"]))
+    with speaking(locale) if locale else nullcontext():
+        text = translated(ERRORS.get(code, ERRORS["server_error"]))
     return text % params if params and "%(" in text else text
 
 
 def translated(text: str) -> str:
-    """Return the translation of a text with its parameters not filled in yet."""
-    return translations(spoken.get()).gettext(text)
+    """Return the text in this language with its parameters not filled in yet."""
+    found = worded.get().plain(spoken.get(), text)
+    return translations(spoken.get()).gettext(text) if found is None else found
 
 
 def plain(text: str, /, **params: object) -> str:
@@ -293,7 +354,8 @@ def plain(text: str, /, **params: object) -> str:
 
 def plain_plural(one: str, many: str, /, num: int, **params: object) -> str:
     """Return the sentence for a number, not escaped."""
-    return translations(spoken.get()).ngettext(one, many, num) % {"num": num, **params}
+    found = worded.get().plain(spoken.get(), one, num)
+    return (translations(spoken.get()).ngettext(one, many, num) if found is None else found) % {"num": num, **params}
 
 
 def plurals(name: str, one: str, many: str, /) -> Markup:
@@ -301,18 +363,39 @@ def plurals(name: str, one: str, many: str, /) -> Markup:
 
     What follows the name is the category that ``Intl.PluralRules`` has for a number; ``{n}`` stands for the number.
     """
-    forms = _plural_forms(spoken.get(), one, many)
+    locale, own = spoken.get(), worded.get()
+    forms = [
+        (category, (own.plain(locale, one, _examples(locale)[category]) or "") % {} or text)
+        for category, text in plural_forms(locale, one, many)
+    ]
     return Markup(" ").join(Markup('data-{}-{}="{}"').format(name, category, text) for category, text in forms)
 
 
 @cache
-def _plural_forms(locale: str, one: str, many: str) -> tuple[tuple[str, str], ...]:
+def plural_forms(locale: str, one: str, many: str) -> tuple[tuple[str, str], ...]:
+    """Return our plural forms of a text in a language, each with its category of the CLDR."""
     catalog = translations(locale)
-    categories = catalog.info().get("x-plural-categories", "one other").split()
-    # gettext knows numbers alone, so each form is asked for by a number that has it.
-    number = getattr(catalog, "plural", lambda n: int(n != 1))
-    examples = {int(number(n)): n for n in (_LARGE, *range(200, -1, -1))}
-    return tuple((category, catalog.ngettext(one, many, examples[place])) for place, category in enumerate(categories))
+    examples = _examples(locale)
+    return tuple((name, catalog.ngettext(one, many, examples[name])) for name in plural_categories(locale))
+
+
+def plural_categories(locale: str) -> tuple[str, ...]:
+    """Return the categories of the CLDR that numbers have in a language, in the order of its plural forms."""
+    return tuple(translations(locale).info().get("x-plural-categories", "one other").split())
+
+
+@cache
+def _examples(locale: str) -> Mapping[str, int]:
+    """Return a number of each category: gettext knows no categories, so a form is asked for by a number that has it."""
+    return {_category(locale, number): number for number in (_LARGE, *range(200, -1, -1))}
+
+
+@lru_cache(maxsize=512)
+def _category(locale: str, number: int | None) -> str:
+    if number is None:
+        return "other"
+    place = getattr(translations(locale), "plural", lambda n: int(n != 1))(number)
+    return plural_categories(locale)[int(place)]
 
 
 # --- Formats of the CLDR

@@ -51,6 +51,7 @@ FOR_ADMINS = ("auth_portal/methods/__init__.py",)
 KEYWORDS: dict[str, tuple[int, ...] | None] = {
     "_": None,
     "gettext": None,
+    "plain": None,
     "translated": None,
     "ngettext": (1, 2),
     "plain_plural": (1, 2),

@@ -28,11 +28,12 @@ from pydantic import (
     model_validator,
 )
 
-from auth_portal.i18n import format_amount, minor_units
+from auth_portal.i18n import NO_WORDING, Wording, format_amount, minor_units
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
 from auth_portal.services.config.appearance import Colour, LogoDigest, Radius
 from auth_portal.services.config.portal import Frozen
+from auth_portal.services.config.wording import OwnTexts, checked
 from auth_portal.services.steps import DECLINED, HANDED_OVER, AnyStep, Step
 from auth_portal.store.models import VERIFIED
 
@@ -215,6 +216,7 @@ CHAT_APPS = {
 }  # by the host of a journey's return link
 DATA_KEYS = 20  # at most, without those of steps: with the values' length this keeps a callback below 20 kB (D2)
 BODY_BYTES = 20_000  # of a callback (D2)
+SINCE_02 = ("logo_dark", "radius", "hide_name", "wording")  # what releases before 0.2 do not know
 LONGEST_REFERENCE = "\\" * 512  # as JSON writes it, twice as long
 DATA_TEXT = 200  # characters
 TEXT_LENGTH = 300  # characters of the business's own words
@@ -306,6 +308,7 @@ class JourneyConfig(Frozen):
     data: dict[str, Annotated[str, Field(max_length=DATA_TEXT)]] = Field(default_factory=dict)
     limits: JourneyLimits = JourneyLimits()
     texts: JourneyTexts = JourneyTexts()
+    wording: OwnTexts = Field(default_factory=dict)
     colour: Colour = ""  # of the look, what is empty or None is as the portal's
     logo: LogoDigest = ""
     logo_dark: LogoDigest = ""
@@ -318,6 +321,11 @@ class JourneyConfig(Frozen):
         if value and (urlsplit(value).scheme != "https" or not urlsplit(value).hostname):
             raise ValueError("must begin with https://")
         return value
+
+    @field_validator("wording")
+    @classmethod
+    def _own_texts(cls, texts: OwnTexts, info: ValidationInfo) -> OwnTexts:
+        return checked(texts, is_stored=bool((info.context or {}).get("is_stored"))) if texts else texts
 
     @field_validator("steps")
     @classmethod
@@ -419,13 +427,18 @@ class JourneyConfig(Frozen):
 
         A process of that version could not read the journey. What its defence adds to the variables is not stored.
         """
-        unset = {name for name in ("logo_dark", "radius", "hide_name") if getattr(self, name) in ("", None)}
+        unset = {name for name in SINCE_02 if getattr(self, name) in ("", None, {})}
         document = self.model_dump(mode="json", exclude=unset, exclude_none=True)  # TOML has no null
         added = set(PAYMENT_VARIABLES) & set(self.defence.variables)
         document["data"] = {
             key: text for key, text in document["data"].items() if key not in added or text != f"{{{key}}}"
         }
         return document
+
+    @cached_property
+    def words(self) -> Wording:
+        """Return the business's own texts, for a page or message to speak in."""
+        return Wording(self.wording) if self.wording else NO_WORDING
 
     @cached_property
     def unsafe(self) -> tuple[str, ...]:
@@ -704,17 +717,23 @@ _CLOSED = (
 def stored_documents(config: JourneyConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the document of a version, and the whole journey where releases before 0.2 could not read it.
 
-    A release that meets a kind of step that it does not know could serve no journey at all. So with one of them the
-    document is a journey that every release can read and none can open: its steps send codes and it has no channel. It
+    A release that meets what it does not know could serve no journey at all. With a kind of step that is new the
+    document is a journey that every release can read and none can open: its steps send codes and it has no channel.
+    Without a new look and own texts it is the same journey, which an earlier release serves with the portal's. Either
     holds the digest of the whole one, so that the MAC of the version vouches for both.
     """
     whole = config.stored()
-    if not config.has_forms:
+    new = whole.keys() & SINCE_02
+    if not new and not config.has_forms:
         return whole, None
+    mark = {NEWER: document_digest(whole)}
+    if not config.has_forms and len(whole["data"]) < DATA_KEYS:
+        known = {name: value for name, value in whole.items() if name not in new}
+        return {**known, "data": {**whole["data"], **mark}}, whole
     common = {name: whole[name] for name in _OF_EVERY_RELEASE}
     results = {outcome: config.results.get(outcome, "failed") for outcome in OF_PROOFS}
     results[VERIFIED] = f"{NEWER}_{config.slug}"
-    data = {"outcome": "{outcome}", "journey": "{journey}", NEWER: document_digest(whole)}
+    data = {"outcome": "{outcome}", "journey": "{journey}", **mark}
     return {**common, "steps": list(_CLOSED), "results": results, "data": data}, whole
 
 

@@ -24,6 +24,7 @@ from auth_portal.services.config.appearance import (
     icon,
     monogram_of,
     stylesheet,
+    text_on,
 )
 from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result_clashes, whole_document
 from auth_portal.services.config.portal import PortalSettings
@@ -41,6 +42,7 @@ class Look:
 
     stylesheet: str
     colour: str  # of the band, and of the browser's bar
+    on_colour: str  # of what is written on the band
     logo: str
     logo_dark: str  # for dark pages, where the business has one for them
     icon: str
@@ -154,6 +156,7 @@ def _look(name: str, colour: str, radius: int, logo: str, logo_dark: str, *, is_
     return Look(
         stylesheet=stylesheet(colour, radius).url,
         colour=colour,
+        on_colour=text_on(colour),
         logo=url,
         logo_dark=f"/logo/{logo_dark}" if logo and logo_dark else "",
         icon=url or icon(colour, monogram).url,

@@ -24,8 +24,8 @@ from auth_portal.gateways.way_out import WayOut
 from auth_portal.methods import CARRIES
 from auth_portal.services import limits
 from auth_portal.services.config.channel import ALARM_SHARES, CAP, HOURLY_CAP, cap_key, hourly_cap_key, most_today
-from auth_portal.services.config.journey import JourneyLimits, payment_of
-from auth_portal.services.config.snapshot import Journeys
+from auth_portal.services.config.journey import JourneyConfig, JourneyLimits, Payment, ShownPayment, payment_of
+from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.outbox import (
     AS_WAS,
     DATABASE_FAULTS,
@@ -56,6 +56,7 @@ from auth_portal.store.models import (
 )
 from auth_portal.telemetry import log_event, logger, reason_of
 
+EXAMPLE_ADDRESS, EXAMPLE_PAYMENT = "customer@example.com", Payment("500.00", "ZAR", "N. Dlamini")
 NOTICE_ATTEMPTS = 60  # about an hour: no customer waits for a notice, and none asks for it again
 HELD_UP_SECONDS = 2  # before a message is prepared again: a database that is away needs no thread that asks at once
 DATABASE_WAS_AWAY = "the database could not be used"  # the detail of an attempt that was not made
@@ -137,16 +138,38 @@ class MessageDelivery:
     def examples(self) -> list[tuple[str, SmsText]]:
         """Return the SMS of a code, for the default journey, in each language that is offered, with its own name."""
         snapshot = self._journeys.renew()
-        limits_of = snapshot.default.config.limits if snapshot.default is not None else JourneyLimits()
-        example = CodeMessage(
-            code="0" * limits_of.code_digits,
-            portal=snapshot.portal.name,
-            journey=snapshot.default.config.name if snapshot.default is not None else "",
+        journey = snapshot.default.config if snapshot.default is not None else None
+        return sms_in_each_language(self._example(snapshot, journey), snapshot.portal.offered)
+
+    def preview(self, journey: JourneyConfig, locale: str, *, pays: bool = False) -> tuple[SmsText, OutgoingMessage]:
+        """Return the SMS and the email of a code as a journey would send them in a language."""
+        message = self._example(self._journeys.current(), journey, pays=pays)
+        sms = sms_in_each_language(message, (locale,))[0][1]
+        return sms, self._texts.outgoing("email", EXAMPLE_ADDRESS, message, "", locale)
+
+    def _example(self, snapshot: Snapshot, journey: JourneyConfig | None, *, pays: bool = False) -> CodeMessage:
+        """Return a message with a code of zeros."""
+        bounds = journey.limits if journey is not None else JourneyLimits()
+        payment = EXAMPLE_PAYMENT.shown(snapshot.portal.default_region) if pays else None
+        return self._message(snapshot, journey, "0" * bounds.code_digits, bounds.code_seconds, payment)
+
+    def _message(
+        self, snapshot: Snapshot, journey: JourneyConfig | None, code: str, seconds: int, payment: ShownPayment | None
+    ) -> CodeMessage:
+        portal, look = snapshot.portal, snapshot.look(journey) if journey is not None else snapshot.portal_look
+        return CodeMessage(
+            code=code,
+            portal=portal.name,
+            journey=journey.name if journey is not None else "",
             host=self._texts.host,
-            seconds=limits_of.code_seconds,
-            latin_name=snapshot.portal.latin_name,
+            seconds=seconds,
+            support=portal.support_contact.removeprefix("mailto:").removeprefix("tel:"),
+            latin_name=portal.latin_name,
+            payment=payment,
+            wording=journey.words if journey is not None else CodeMessage.wording,
+            colour=look.colour,
+            on_colour=look.on_colour,
         )
-        return sms_in_each_language(example, snapshot.portal.offered)
 
     def _prepare(self, claimed: ClaimedDelivery) -> PreparedMessage | AttemptReport | Receipt:
         """Return what is ready to leave, or the report of an attempt that is not made.
@@ -219,20 +242,13 @@ class MessageDelivery:
         country = country_of(to) if carries == "sms" else ""
         if not channel.sends_to(carries, country):
             return _dropped(f"the channel does not send to {country or 'this country'}")
-        portal = self._journeys.current().portal
-        payment = None
+        snapshot, payment = self._journeys.current(), None
         if sealed := challenge.ticket__payment_sealed:
-            payment = payment_of(keyring.open(sealed, TICKET_PAYMENT, challenge.ticket_id)).shown(portal.default_region)
-        message = CodeMessage(
-            code=keyring.code(challenge.id, challenge.digits, challenge.key_id),
-            portal=portal.name,
-            journey=journey.name,
-            host=self._texts.host,
-            seconds=int((challenge.expires_at - now).total_seconds()),
-            support=portal.support_contact.removeprefix("mailto:").removeprefix("tel:"),
-            latin_name=portal.latin_name,
-            payment=payment,
-        )
+            payment = payment_of(keyring.open(sealed, TICKET_PAYMENT, challenge.ticket_id)).shown(
+                snapshot.portal.default_region
+            )
+        code, seconds = keyring.code(challenge.id, challenge.digits, challenge.key_id), challenge.expires_at - now
+        message = self._message(snapshot, journey, code, int(seconds.total_seconds()), payment)
         outgoing = self._texts.outgoing(carries, to, message, claimed.id, claimed.locale or "")
         sending = self._sending(channel, outgoing)
         bounds = journey.limits

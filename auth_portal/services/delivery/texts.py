@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +18,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from auth_portal.gateways.channels import OutgoingMessage
 from auth_portal.i18n import (
     FALLBACK,
+    NO_WORDING,
+    SMS,
+    SMS_PAYMENT,
+    Wording,
     gettext,
     language,
     matched,
     ngettext,
+    own_text,
     plain,
     plain_plural,
     speaking,
@@ -100,6 +105,9 @@ class CodeMessage:
     support: str = ""
     latin_name: str = ""  # of the business, for an SMS that needs no other script
     payment: PaymentWords | None = None  # that the code approves
+    wording: Wording = NO_WORDING  # the business's own texts
+    colour: str = "#f4f5f7"  # of the band of an email, and of what stands on it
+    on_colour: str = "#16202c"
 
     @property
     def minutes(self) -> int:
@@ -164,6 +172,8 @@ def sms_text(message: CodeMessage) -> SmsText:
     part, it is as few as the whole name takes. The Latin name stands in where the name alone would need UCS-2; without
     one the name keeps its script.
     """
+    if own := own_text(SMS if message.payment is None else SMS_PAYMENT, ""):
+        return _own_sms(message, own)
     name = message.portal if any(unicodedata.category(letter)[0] in _LETTERS for letter in message.portal) else ""
     if not _latin(name) and message.latin_name and gsm(_sentence(message, message.latin_name)) is not None:
         name = message.latin_name
@@ -182,6 +192,18 @@ def sms_text(message: CodeMessage) -> SmsText:
         if offer.parts == 1:
             return offer
     return bare
+
+
+def _own_sms(message: CodeMessage, own: str) -> SmsText:
+    """Return the text as the business words it, with our warning and the line that phones fill the code in from."""
+    values = {"code": message.code, "num": str(message.minutes), "warning": plain("Never share this code.")}
+    values |= {"business": _latin(message.portal) or message.latin_name or message.portal, "journey": message.journey}
+    payee = ""
+    if message.payment is not None:
+        payee = message.payment.payee
+        values |= {"amount": _sms_amount(message.payment), "payee": payee}
+    text = f"{own % values}\n\n@{message.host} #{message.code}"
+    return _fitting(text) if all(map(gsm, payee)) else measured(text)
 
 
 def _written(message: CodeMessage, name: str = "", journey: str = "") -> SmsText:
@@ -263,9 +285,14 @@ def sms_in_each_language(message: CodeMessage, locales: tuple[str, ...]) -> list
     """Return the SMS as it would be in each of these languages, with the language's own name."""
     found = []
     for locale in locales:
-        with speaking(locale):
-            found.append((language(locale).name, sms_text(message)))
+        with speaking(locale, message.wording):
+            found.append((language(locale).name, sms_text(_named(message))))
     return found
+
+
+def _named(message: CodeMessage) -> CodeMessage:
+    """Return a message with the journey's name in the language that is spoken."""
+    return replace(message, journey=own_text("name", message.journey))
 
 
 # --- All messages
@@ -295,13 +322,13 @@ class Texts:
 
     def outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str, locale: str) -> OutgoingMessage:
         """Return the message with a code, for a channel of this kind, in a language."""
-        with speaking(locale):
-            return self._outgoing(kind, to, message, message_id)
+        with speaking(locale, message.wording):
+            return self._outgoing(kind, to, _named(message), message_id)
 
     def _outgoing(self, kind: str, to: str, message: CodeMessage, message_id: str) -> OutgoingMessage:
         if kind == "sms":
             return OutgoingMessage("sms", to, "", sms_text(message).text, "", message_id)
-        names = ("code", "portal", "journey", "host", "minutes", "support", "payment")
+        names = ("code", "portal", "journey", "host", "minutes", "support", "payment", "colour", "on_colour")
         values = {name: getattr(message, name) for name in names}
         subject = plain("%(code)s is your %(business)s code", code=message.code, business=message.portal)
         if (payment := message.payment) is not None:
