@@ -50,7 +50,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
     app.jinja_env.add_extension("jinja2.ext.i18n")
     app.jinja_env.install_gettext_callables(i18n.gettext, i18n.ngettext, newstyle=False)  # type: ignore[attr-defined]
     app.jinja_env.globals.update({"_": i18n.gettext, "gettext": i18n.gettext, "ngettext": i18n.ngettext})
-    app.jinja_env.globals.update({"plurals": i18n.plurals, "locale": i18n.SpokenLanguage()})
+    app.jinja_env.globals.update({"plurals": i18n.plurals, "locale": i18n.SpokenLanguage(), "own_text": i18n.own_text})
     app.jinja_env.filters.update({"iso": iso, "in_language": text_of, "typed": typed_texts})
     app.jinja_env.globals.update(
         {

@@ -303,7 +303,12 @@ def _with_our_tags(key: str, text: str) -> Markup:
 
 def own_text(key: str, ours: str) -> str:
     """Return what the business says in this language under a name such as ``name``; else ``ours``."""
-    return worded.get().plain(spoken.get(), key) or ours
+    return (worded.get().plain(spoken.get(), key) or "") % {} or ours
+
+
+def own_message(key: str) -> str:
+    """Return the format string of a whole message that the business words itself in this language, or ""."""
+    return worded.get().plain(spoken.get(), key) or ""
 
 
 # --- Texts

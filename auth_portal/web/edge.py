@@ -26,7 +26,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from auth_portal.errors import Problem, TooMany
-from auth_portal.i18n import FALLBACK, Language, complete_languages, error_text, language, matched, preferred, spoken
+from auth_portal.i18n import (
+    FALLBACK,
+    NO_WORDING,
+    Language,
+    Wording,
+    complete_languages,
+    error_text,
+    language,
+    matched,
+    preferred,
+    spoken,
+    worded,
+)
 from auth_portal.settings import LOOPBACK_NAMES, Settings
 from auth_portal.telemetry import Origin, log_event, origin, request_id
 from auth_portal.web.api.problems import PREFIX, problem_details
@@ -183,12 +195,14 @@ def choose_language() -> None:
         g.asked_language = speak_for_customer(found[1].decode()) if found and is_before else speak_for_customer()
 
 
-def speak_for_customer(*chosen: str) -> str:
+def speak_for_customer(*chosen: str, words: Wording = NO_WORDING) -> str:
     """Let what this response says be in the first of the chosen locales that the portal offers, and return that.
 
+    ``words`` are the business's own texts for it, of a journey.
     Without one return "": then it is in a language of the browser, else in the portal's own. The database is not asked:
     the settings are those that were read last.
     """
+    worded.set(words)
     snapshot = current_app.extensions[EXTENSION].journeys.known
     g.offered_languages = offered = snapshot.portal.offered if snapshot is not None else complete_languages()
     for tag in chosen:
@@ -408,6 +422,7 @@ def forget_request(_error: BaseException | None) -> None:
     """Forget the id of the request, where it came from, and its language."""
     request_id.set("")
     spoken.set(FALLBACK)
+    worded.set(NO_WORDING)
     origin.set(Origin())
 
 

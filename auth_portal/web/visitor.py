@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
 from auth_portal.services.verification.begin import Landing, LandingForm
-from auth_portal.services.verification.case import HeldVisit, Stage, visit_label
+from auth_portal.services.verification.case import HeldVisit, Stage, Voice, visit_label
 from auth_portal.services.verification.page import KnownVisit, MoveResult
 from auth_portal.services.verification.references import LinkReference, completed, dropped_names, read_query
 from auth_portal.web.context import keep_visits, page_values, services, visit_root, visit_tokens
@@ -123,8 +123,8 @@ def _landing_page(
     first_methods = landing.first_methods
     form, asked = request.form if request.method == "POST" else {}, g.asked_language  # reading one takes long
     query = f"{f'lang={asked}&' if asked else ''}reference={quote(reference.text, safe='')}"
-    if found := landing.found_ticket:
-        speak_for_customer(asked, found.ticket.locale)
+    found = landing.found_ticket
+    speak_for_customer(asked, found.ticket.locale if found else "", words=landing.journey.words)
     held = _held(visit_tokens()) if request.method != "POST" else []
     g.chat_seconds = _longest(landing.journey.chat_seconds, held)
     session.modified = True
@@ -187,7 +187,7 @@ def refused(problem: Problem) -> Response:
     if problem.status < 500 and is_about_visit and visit_tokens():  # noqa: PLR2004
         with suppress(Exception):  # then it is in the browser's language
             token = _visit_shown(request.values.get("v", ""))
-            speak_for_customer(*services().verifications.moves.locales(token))
+            _speak(services().verifications.moves.voice(token))
     return problem_page(problem)
 
 
@@ -202,7 +202,7 @@ def languages() -> Response:
         values["look"] = snapshot.look(known.config)
     if token:
         try:
-            speak_for_customer(*services().verifications.moves.locales(token))
+            _speak(services().verifications.moves.voice(token))
         except Problem:  # the browser's visit is over and deleted
             token = ""
     rest = f"&{found[1]}" if opened and found else ""
@@ -252,8 +252,7 @@ def _aside(template: str) -> BaseResponse:
     result = services().verifications.moves.look(token)
     if result.page is None:
         return _next_page(visit_label(token), is_over=result.is_over)
-    if any(result.page.locales):
-        speak_for_customer(*result.page.locales)
+    _speak(result.page.voice)
     return make_response(render_template(template, page=result.page))
 
 
@@ -304,6 +303,10 @@ def cancel() -> BaseResponse:
     return _answer(token, services().verifications.moves.cancel(token, prompt, reason))
 
 
+def _speak(voice: Voice) -> None:
+    speak_for_customer(*voice.locales, words=voice.journey.words)
+
+
 def _visit_shown(label: str, prompt: str = "") -> str:
     """Return the token of this browser's visit with a label, else with a prompt, else of the newest, or ""."""
     tokens = visit_tokens()
@@ -326,8 +329,7 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
     if page is None:
         more = "&sent=1" if result.is_sent else ""
         return _next_page(visit_label(token), is_over=result.is_over, more=more)
-    if any(page.locales):
-        speak_for_customer(*page.locales)
+    _speak(page.voice)
     template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
     g.chat_seconds = max(60, page.seconds_left)
     response = make_response(
@@ -374,8 +376,7 @@ def done() -> BaseResponse:
     ending = services().verifications.endings.done(token)
     if ending is None:
         return _next_page(visit_label(token), is_over=False)
-    if any(ending.locales):
-        speak_for_customer(*ending.locales)
+    _speak(ending.voice)
     looked = min(REFRESHES, request.args.get("looked", 0, type=int))
     label, is_open = visit_label(token), ending.chat == "open"
     values = {"ending": ending, "v": label, "is_open": is_open, "can_look": looked >= REFRESHES}

@@ -20,7 +20,6 @@ from auth_portal.services.config.changes import Author, SaveResult, TableChange,
 from auth_portal.services.config.channel import KEEP, read_channel, used_today
 from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
 from auth_portal.services.config.file import Fault, Faults, Table
-from auth_portal.services.config.rules import Scope
 from auth_portal.services.config.store import StoredChannel, StoredConfig, WantedConfig, delete_channel, read_stored
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import ChannelState
@@ -138,7 +137,7 @@ class NewChannel(Edit):
         if config is None or faults.found:
             return None
         wanted = _in_use(stored.as_wanted, config)
-        return EditPlan(wanted, channel_change("added", None, config), _scope(name), "channel_added")
+        return EditPlan(wanted, channel_change("added", None, config), "channel_added")
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class ChannelSettings(Edit):
         change = channel_change("changed", before.config, config)
         if config == before.config:  # its secrets are "kept", which is no difference
             change = change._replace(differences=())
-        return EditPlan(wanted, change, _scope(config.name), "channel_changed")
+        return EditPlan(wanted, change, "channel_changed")
 
     def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
         """Report whether another channel is stored than the one that the form was made from."""
@@ -179,22 +178,17 @@ class ChannelSwitch(Edit):
         """Return the change that switches it."""
         config, now = stored.channel(self.values["name"]).config, stored.as_wanted
         if self.is_active:
-            wanted, done, scope = _in_use(now, config), "switched on", _scope(config.name)
+            wanted, done = _in_use(now, config), "switched on"
         else:
             channels = {name: other for name, other in now.channels.items() if name != config.name}
             wanted = replace(now, channels=channels, off={**now.off, config.name: config})
-            done, scope = "switched off", _scope()
-        return EditPlan(wanted, TableChange("channel", config.name, done), scope, "channel_switched")
+            done = "switched off"
+        return EditPlan(wanted, TableChange("channel", config.name, done), "channel_switched")
 
 
 def _in_use(wanted: WantedConfig, config: ChannelConfig) -> WantedConfig:
     off = {name: other for name, other in wanted.off.items() if name != config.name}
     return replace(wanted, channels={**wanted.channels, config.name: config}, off=off)
-
-
-def _scope(*names: str) -> Scope:
-    """Return what the rules check; faults name journeys by their slug."""
-    return Scope(channels=dict.fromkeys(names, ""), other_journey="{slug}")
 
 
 def _mark(keyring: Keyring, config: ChannelConfig) -> str:

@@ -67,9 +67,16 @@ class EditPlan:
 
     wanted: WantedConfig
     change: TableChange
-    scope: Scope
     event: str  # the kind of the audit event
     number: int = 0  # of the journey's stored version
+
+    @property
+    def scope(self) -> Scope:
+        """Return what the rules check: the table itself, a channel only if it is in use."""
+        table, name = self.change.table, self.change.name
+        if table == "channel":
+            return Scope({name: ""} if name in self.wanted.channels else {}, other_journey="{slug}")
+        return Scope(journeys={name: ""}) if table == "journey" else Scope()
 
 
 @dataclass(frozen=True)
@@ -301,7 +308,7 @@ class SettingsEdit(Edit):
         if portal is None:
             return None
         wanted = replace(stored.as_wanted, portal=portal)
-        return EditPlan(wanted, portal_change(stored.portal, portal), Scope(), "settings_changed")
+        return EditPlan(wanted, portal_change(stored.portal, portal), "settings_changed")
 
     def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
         """Report whether other settings are stored than those that the form was made from."""

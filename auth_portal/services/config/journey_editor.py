@@ -17,7 +17,6 @@ from auth_portal.services.config.configuration import Configuration, Edit, EditP
 from auth_portal.services.config.file import Fault, Faults, parse
 from auth_portal.services.config.history import document_of, edition
 from auth_portal.services.config.journey import JourneyConfig, default_success
-from auth_portal.services.config.rules import Scope
 from auth_portal.services.config.store import (
     StoredConfig,
     StoredJourney,
@@ -26,6 +25,7 @@ from auth_portal.services.config.store import (
     read_stored,
     unchanged_journey,
 )
+from auth_portal.services.config.wording import OwnText, TextField, fault_of, fields_of
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import CALLBACK, Delivery, DeliveryState, JourneyVersion, Verification
 
@@ -61,7 +61,6 @@ class JourneyEdit(Edit):
         return EditPlan(
             replace(now, journeys={**journeys, config.slug: config}),
             journey_change("changed" if before else "added", before.config if before else None, config),
-            Scope(journeys={config.slug: ""}),
             "journey_changed" if before else "journey_created",
             before.number if before else 0,
         )
@@ -95,6 +94,21 @@ class Unfinished(NamedTuple):
 
     under_way: int
     undelivered: int
+
+
+class TextsForm(NamedTuple):
+    """A journey, the number of its version, and the texts that are edited."""
+
+    journey: JourneyConfig
+    number: int
+    fields: Sequence[TextField]
+
+
+class WordedEdit(NamedTuple):
+    """The edit that changes a journey's texts, and what is wrong with them, by their keys."""
+
+    edit: JourneyEdit
+    faults: Mapping[str, str]
 
 
 class JourneyEditor:
@@ -143,6 +157,25 @@ class JourneyEditor:
         stored = self._stored(slug)
         digest = self._configuration.take_logo(content)
         return JourneyEdit(stored.config.model_dump() | {which: digest}, author, stored.number)
+
+    def texts(self, slug: str, language: str, part: str) -> TextsForm:
+        """Return the texts of one part of a journey (one of ``PARTS``) in a language. Raise NotFound."""
+        stored = self._stored(slug)
+        config, texts = stored.config, {"name": stored.config.name, **stored.config.texts.model_dump()}
+        return TextsForm(config, stored.number, fields_of(config.wording, language, part, texts))
+
+    def worded(
+        self, form: TextsForm, language: str, typed: Mapping[str, OwnText | None], author: Author, based_on: int
+    ) -> WordedEdit:
+        """Return a journey with other texts in a language: None for ours. What is wrong is named by the text's key.
+
+        ``based_on`` is the version that the form was made from.
+        """
+        faults = {key: fault for key, value in typed.items() if value and (fault := fault_of(language, key, value))}
+        now = {key: value for key, value in form.journey.wording.get(language, {}).items() if key not in typed}
+        wording = {**form.journey.wording, language: {**now, **{key: text for key, text in typed.items() if text}}}
+        values = form.journey.model_dump() | {"wording": {name: texts for name, texts in wording.items() if texts}}
+        return WordedEdit(JourneyEdit(values, author, based_on), faults)
 
     def _stored(self, slug: str) -> StoredJourney:
         return self._configuration.stored().journey(slug)

@@ -7,6 +7,7 @@ an earlier version of the portal stored and no text of this one fits is left out
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
@@ -156,13 +157,58 @@ def keys_of(part: str) -> list[str]:
     return named + [text.english for text in our_texts().values() if text.part == part]
 
 
+@dataclass(frozen=True)
+class TextField:
+    """A text as an admin edits it; ``ours`` and the journey's ``own`` have it by plural category."""
+
+    key: str
+    ours: Mapping[str, str]  # in the language
+    english: str
+    own: Mapping[str, str]
+    placeholders: tuple[str, ...]  # that it must have
+    optional: tuple[str, ...]
+    room: int  # characters
+
+    @property
+    def id(self) -> str:
+        """Return its name in a form."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:12]
+
+    def value(self, forms: Mapping[str, str]) -> OwnText | None:
+        """Return what was typed as it is stored: None where ours shall come back."""
+        typed = {category: text for category, text in forms.items() if text}
+        return typed.get("other", typed) if typed.keys() <= {"other"} and typed else typed or None
+
+
+def fields_of(texts: OwnTexts, language: str, part: str, journeys_own: Mapping[str, str]) -> list[TextField]:
+    """Return the texts of a part in a language; ``journeys_own`` are those that a journey has for all languages."""
+    found = []
+    for key in keys_of(part):
+        value, ours, named = texts.get(language, {}).get(key, {}), our_texts().get(key), _named(key)
+        if ours is not None:
+            forms, english = {name: shown(text) for name, text in ours.forms(language).items()}, shown(ours.english)
+        else:
+            forms, english = {"other": journeys_own.get(key, "")}, ""
+        own = {"other": value} if isinstance(value, str) else value
+        needed, optional = tuple(written(named.required)), tuple(written(named.optional))
+        found.append(TextField(key, forms, english, own, needed, optional, named.room))
+    return found
+
+
+def _named(key: str) -> NamedText:
+    """Return what a text must and may say, by its key."""
+    if (ours := our_texts().get(key)) is None:
+        return OWN[key]
+    needed = placeholders(ours.english) | placeholders(ours.plural)
+    return NamedText(needed, room=max(LONGEST, 2 * len(ours.english)))
+
+
 def fault_of(language: str, key: str, value: OwnText) -> str:
     """Return why a text cannot stand for ours, or ""."""
     ours, forms = our_texts().get(key), {"other": value} if isinstance(value, str) else value
-    named = OWN.get(key)
     if key in WARNINGS:
         return "is a warning, which protects your customers and stays as it is"
-    if ours is None and named is None:
+    if ours is None and key not in OWN:
         return "is no text of the customer's pages or messages; copy it from the page Texts"
     if not isinstance(value, str) and (ours is None or not ours.plural):
         return "has no plural forms"
@@ -170,10 +216,7 @@ def fault_of(language: str, key: str, value: OwnText) -> str:
         return f"has no plural form {min(unknown)} in this language"
     if "other" not in forms:
         return "needs the form other"
-    if named is None:
-        assert ours is not None
-        needed = placeholders(ours.english) | placeholders(ours.plural)
-        named = NamedText(needed, room=max(LONGEST, 2 * len(ours.english)))
+    named = _named(key)
     return next((fault for text in forms.values() if (fault := _fault_of_form(text, named))), "")
 
 

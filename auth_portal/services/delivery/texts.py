@@ -26,6 +26,7 @@ from auth_portal.i18n import (
     language,
     matched,
     ngettext,
+    own_message,
     own_text,
     plain,
     plain_plural,
@@ -172,7 +173,7 @@ def sms_text(message: CodeMessage) -> SmsText:
     part, it is as few as the whole name takes. The Latin name stands in where the name alone would need UCS-2; without
     one the name keeps its script.
     """
-    if own := own_text(SMS if message.payment is None else SMS_PAYMENT, ""):
+    if own := own_message(SMS if message.payment is None else SMS_PAYMENT):
         return _own_sms(message, own)
     name = message.portal if any(unicodedata.category(letter)[0] in _LETTERS for letter in message.portal) else ""
     if not _latin(name) and message.latin_name and gsm(_sentence(message, message.latin_name)) is not None:

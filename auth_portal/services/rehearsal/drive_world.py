@@ -103,6 +103,7 @@ class DriveState(BaseModel):
     business: str
     reference: str
     path: str  # of the link
+    locale: str = ""  # that the link asks for
     ticket: dict[str, str] = {}  # what the flow's API node sent for it, if the journey demands one
     person: TestPerson
     ends_at: datetime

@@ -94,14 +94,15 @@ class Drives:
         self._build_portal = build_portal
         self._public_url = public_url
 
-    def begin(self, admin_id: str, journey: JourneyConfig, of: str) -> str:
+    def begin(self, admin_id: str, journey: JourneyConfig, of: str, locale: str = "") -> str:
         """Begin a drive of a journey and return its id. The admin's drive before it ends.
 
-        ``of`` is ``live`` or ``draft``, for the audit. Raise BadConfig for a journey that cannot be live, and Problem
-        if the drive's portal registers no ticket for it.
+        ``of`` is ``live`` or ``draft``, for the audit; the link asks for ``locale``, if given. Raise BadConfig for a
+        journey that cannot be live, and Problem if the drive's portal registers no ticket for it.
         """
         clock, snapshot = self._transactions.clock, self._journeys.current()
         state = new_state(journey, snapshot, ends_at=clock() + timedelta(seconds=journey.chat_seconds), of=of)
+        state.locale = locale
         its, own = snapshot.portal, (journey.logo, journey.logo_dark)
         logos = [self._read_logo(digest) for digest in {*own, its.logo, its.logo_dark} if digest]
         prepare_drive(state, snapshot, clock, self._build_portal, logos)
@@ -215,7 +216,7 @@ class Drives:
             journey=state.journey,
             business=state.business,
             of=state.of,
-            link=f"{ticket_link}?reference={state.reference}",
+            link=f"{ticket_link}?{f'lang={state.locale}&' if state.locale else ''}reference={state.reference}",
             ticket=state.ticket,
             ticket_link=ticket_link,
             person=state.person,

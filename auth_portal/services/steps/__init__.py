@@ -9,10 +9,9 @@ from pydantic import Field
 
 from auth_portal.services.steps.contract import FormData, Given, PageTime, Step, first, text_of, typed_texts
 from auth_portal.services.steps.handover import HANDED_OVER, HandOver, HandoverOption
-from auth_portal.services.steps.identify import Identify
+from auth_portal.services.steps.proof import Identify, Verify
 from auth_portal.services.steps.questions import Question, Questions
 from auth_portal.services.steps.terms import DECLINED, Terms
-from auth_portal.services.steps.verify import Verify
 
 __all__ = [
     "ADDED",

@@ -111,6 +111,13 @@ class SentCode(NamedTuple):
         return self.used_at is None and self.replaced_at is None and now < self.expires_at
 
 
+class Voice(NamedTuple):
+    """What a page speaks: languages, the most wanted first, in the words of a journey."""
+
+    locales: tuple[str, ...]
+    journey: JourneyConfig
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A visit with its verification, journey and person, as they stood when read.
@@ -251,6 +258,11 @@ class Case:
         """Return the languages for its page, the most wanted first: the person's own only after a proof (R24)."""
         chosen = (self.visit_locale or "", self.ticket.locale if self.ticket is not None else "")
         return (*chosen, self.person.locale) if self.proved else chosen
+
+    @property
+    def voice(self) -> Voice:
+        """Return what its page speaks."""
+        return Voice(self.locales, self.journey)
 
     @property
     def is_alone(self) -> bool:

@@ -36,6 +36,7 @@ from auth_portal.services.verification.case import (
     ENDED_COLUMNS,
     UNVISITED_COLUMNS,
     Case,
+    Voice,
     end_silently,
     ended_whole,
     given_of_row,
@@ -85,6 +86,7 @@ class Ending:
     return_url: str
     chat_app: str
     look: Look
+    voice: Voice
     words: str  # the business's own, after success
     delivery: str  # the state of the result's delivery
     chat_code: str
@@ -93,7 +95,6 @@ class Ending:
     purpose: str = ""
     payment: ShownPayment | None = None
     ended_at: datetime | None = None  # None while only the clock has ended it
-    locales: tuple[str, ...] = ()  # that its page is to be in, the most wanted first
     has_proof: bool = True  # of the journey
     handover: HandoverLink | None = None
     has_script: bool = False  # the visit's browser ran script on its landing page
@@ -293,10 +294,13 @@ class Endings:
             purpose=ticket.purpose(work.keyring) if ticket is not None else "",
             payment=ticket.shown_payment(work.keyring, portal.default_region) if ticket is not None else None,
             ended_at=row.ended_at,
-            locales=(
-                row.visit_locale or "",
-                ticket.locale if ticket is not None else "",
-                (row.own_locale or "") if row.visit__proved else "",  # not before a proof (R24)
+            voice=Voice(
+                (
+                    row.visit_locale or "",
+                    ticket.locale if ticket is not None else "",
+                    (row.own_locale or "") if row.visit__proved else "",  # not before a proof (R24)
+                ),
+                journey,
             ),
             has_script=bool(row.has_script),
             may_be_cut=row.state == DeliveryState.REFUSED

@@ -31,6 +31,7 @@ from auth_portal.services.verification import codes
 from auth_portal.services.verification.case import (
     HeldVisit,
     Stage,
+    Voice,
     held_visits,
     load_case,
     new_prompt,
@@ -125,10 +126,10 @@ class VisitMoves:
             if not set_language(work, visit_token, locale):
                 raise Problem("no_visit")
 
-    def locales(self, visit_token: str) -> tuple[str, ...]:
-        """Return the languages for a page about a visit, the most wanted first. Raise Problem("no_visit")."""
+    def voice(self, visit_token: str) -> Voice:
+        """Return what a page about a visit speaks. Raise Problem("no_visit")."""
         with self._transactions.read() as work:
-            return load_case(work, self._journeys, visit_token, locked=False).locales
+            return load_case(work, self._journeys, visit_token, locked=False).voice
 
     def choose(self, visit_token: str, prompt: str, method: str) -> MoveResult:
         """Take one of the methods that the step offers; use a valid code of it, else send one."""

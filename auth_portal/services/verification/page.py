@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, select
 from auth_portal.methods import CARRIES, Method
 from auth_portal.services.config.journey import ShownPayment
 from auth_portal.services.config.snapshot import Look, Snapshot
-from auth_portal.services.verification.case import Case, Stage
+from auth_portal.services.verification.case import Case, Stage, Voice
 from auth_portal.services.verification.given import moment
 from auth_portal.store.db import Work
 from auth_portal.store.models import VISIT_IDENTIFIER, ChannelState
@@ -60,11 +60,11 @@ class Page:
     seconds_in_all: int  # of the chat
     return_url: str
     chat_app: str
+    voice: Voice
     purpose: str = ""
     payment: ShownPayment | None = None
     first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
     has_other_methods: bool = False
-    locales: tuple[str, ...] = ()  # that it is to be in, the most wanted first
     just_sent: bool = False  # on the first page after a message was sent again
     view: Any = None  # of a step without a proof, as its kind describes it
     faults: Mapping[str, str] | None = None  # codes, by the fields of its form
@@ -160,7 +160,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         sends_left=case.sends_left,
         resend_in_seconds=case.resend_in_seconds(now),
         changes_left=case.changes_left,
-        locales=case.locales,
+        voice=case.voice,
         has_trouble=has_trouble,
         changed_contact_hours=journey.limits.changed_contact_hours,
         seconds_in_all=journey.chat_seconds,

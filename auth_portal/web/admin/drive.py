@@ -42,9 +42,12 @@ def begin(slug: str) -> BaseResponse:
         return render("admin/setup/drive_start.html", status=422, journey=journey, faults=reasons)
 
 
-def begin_drive(journey: JourneyConfig, of: str) -> BaseResponse:
-    """Redirect to a new drive of a journey, saved or not. Raise BadConfig if the journey could not be live."""
-    drive_id = services().drives.begin(me().admin_id, journey, of)
+def begin_drive(journey: JourneyConfig, of: str, locale: str = "") -> BaseResponse:
+    """Redirect to a new drive of a journey, saved or not, in a language if its link shall ask for one.
+
+    Raise BadConfig if the journey could not be live.
+    """
+    drive_id = services().drives.begin(me().admin_id, journey, of, locale)
     return done(_path(journey.slug, drive_id), _("The test drive has begun. Tap the link in the chat."))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from werkzeug.datastructures import MultiDict
 
 from auth_portal.i18n import gettext as _
+from auth_portal.i18n import language
 from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey import LIMIT_BOUNDS, JourneyConfig, JourneyLimits, default_success, outcomes_of
 from auth_portal.services.steps import ADDED, FIRST, STEPS
@@ -174,13 +175,13 @@ def of_form(form: MultiDict[str, str], *, has_empty: bool = False) -> JourneyFor
     )
 
 
-def logos_of(config: JourneyConfig) -> Mapping[str, str]:
-    """Return a journey's logos, which have forms of their own."""
-    return {name: getattr(config, name) for name in LOGOS}
+def others_of(config: JourneyConfig) -> Mapping[str, Any]:
+    """Return what other forms of a journey change: its logos and texts."""
+    return {name: getattr(config, name) for name in (*LOGOS, "wording")}
 
 
-def values_of(typed: JourneyForm, slug: str, logos: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return what the config file would say instead; this form does not change ``slug`` and ``logos``."""
+def values_of(typed: JourneyForm, slug: str, others: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the config file would say instead; this form does not change ``slug`` and ``others``."""
     fields = typed.fields
     results = {outcome: text for outcome in typed.outcomes if (text := fields.get(f"results.{outcome}", ""))}
     server = fields.get("server", "")
@@ -191,7 +192,7 @@ def values_of(typed: JourneyForm, slug: str, logos: Mapping[str, str]) -> Mappin
         **{name: fields.get(name, "") for name in PLAIN},
         **{name: bool(fields.get(name)) for name in FLAGS},
         "slug": slug,
-        **logos,
+        **others,
         "radius": _number(radius) if (radius := fields.get("radius", "").strip()) else None,
         "hide_name": HIDES.get(fields.get("hide_name", "")),
         "chat_seconds": _number(fields.get("chat_seconds", "")),
@@ -275,6 +276,9 @@ def label_of(key: str) -> str:
         return _("Result for %(outcome)s", outcome=key.removeprefix("results."))
     if key.startswith("data."):
         return _("Variable %(name)s", name=key.removeprefix("data."))
+    if key.startswith("wording."):
+        _table, tag, text = key.split(".", 2)
+        return _("Text in %(language)s: %(text)s", language=language(tag).name, text=text)
     labels = {
         "slug": _("Name in the link"),
         "name": _("Name customers see"),
@@ -296,6 +300,7 @@ def label_of(key: str) -> str:
         "colour": _("Colour"),
         "radius": _("Roundness of corners"),
         "hide_name": _("Name next to the logo"),
+        "wording": _("Texts"),
         "logo": _("Logo"),
         "logo_dark": _("Logo for dark pages"),
         **dict.fromkeys(

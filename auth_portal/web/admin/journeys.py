@@ -11,11 +11,12 @@ from typing import Any
 from flask import Response, make_response, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
+from auth_portal.i18n import complete_languages, language
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, Newer, SaveResult
 from auth_portal.services.config.file import BadConfig, Fault
 from auth_portal.services.config.journey import PLACEHOLDERS, USUAL_RESULTS, JourneyConfig, default_success
-from auth_portal.services.config.journey_editor import JourneyEdit
+from auth_portal.services.config.journey_editor import JourneyEdit, TextsForm
 from auth_portal.services.config.rules import warnings_of, weaker_twins
 from auth_portal.services.rehearsal.flow_setup import examples
 from auth_portal.services.steps import ADDED, STEPS, HandOver
@@ -34,8 +35,24 @@ from auth_portal.web.admin.frame import (
 )
 from auth_portal.web.admin.journey_form import JourneyForm, faults_of, label_of, lines_of, values_of
 from auth_portal.web.context import services
+from auth_portal.web.edge import HEADERS
 
 PATH = "/admin/journeys"
+# An email has its styles in it; nothing else may be loaded or run.
+MAIL_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+# The parts of a customer's way, as the page with its texts calls them.
+PART_WORDS = {
+    "own": "Name and your own words",
+    "landing": "First page",
+    "code": "Codes by SMS and email",
+    "methods": "App, password, support",
+    "steps": "Terms, questions, hand-over",
+    "help": "Help, stopping, language",
+    "done": "Last page",
+    "errors": "Errors",
+    "sms": "SMS",
+    "email": "Email",
+}
 NEW = f"{PATH}/_new"  # no journey can have this name
 
 
@@ -122,10 +139,10 @@ def edit(slug: str) -> Response:
 @route("/journeys/<slug>/edit", allow=OWNERS, methods=("POST",), again=_again)
 def change(slug: str) -> BaseResponse:
     """Save the form as a new version."""
-    return _take_form(slug, slug, journey_form.logos_of(services().journey_history.journey(slug).config))
+    return _take_form(slug, slug, journey_form.others_of(services().journey_history.journey(slug).config))
 
 
-def _take_form(stored_slug: str | None, slug: str, logos: Mapping[str, str]) -> BaseResponse:
+def _take_form(stored_slug: str | None, slug: str, others: Mapping[str, Any]) -> BaseResponse:
     based_on, act = request.form.get("based_on", 0, type=int), form_text("act")
     head, _dot, kind = act.partition(".")
     is_shown = head in ("add_step", "preview", "up", "down", "remove")
@@ -136,7 +153,7 @@ def _take_form(stored_slug: str | None, slug: str, logos: Mapping[str, str]) -> 
             shown.rearranged(head, int(kind) if kind.isdigit() else 0) if head not in ("add_step", "preview") else shown
         )
         return _form_page(shown, slug=stored_slug, based_on=based_on, has_preview=act == "preview")
-    values = values_of(typed, slug, logos)
+    values = values_of(typed, slug, others)
     if act == "drive":
         return _drive(typed, values, stored_slug, based_on)
     if twice := typed.named_twice:
@@ -213,6 +230,112 @@ def _form_page(
         success=default_success({**typed.fields, "slug": slug or typed.fields.get("slug", "")}),
         preview=_preview(typed, slug) if slug or has_preview else None,
         action=f"{PATH}/{slug}/edit" if slug else NEW,
+    )
+
+
+# --- The texts
+
+
+@route("/journeys/<slug>/texts", allow=EVERYONE)
+def texts(slug: str) -> Response:
+    """Show one part of a journey's texts in a language, ours and its own."""
+    return _texts_page(slug, _asked_texts(slug, request.args))
+
+
+def _asked_texts(slug: str, asked: Mapping[str, str]) -> tuple[str, str, TextsForm]:
+    """Return the language and the part that are asked for, else the first, with their texts."""
+    tag, part = asked.get("language", ""), asked.get("part", "")
+    tag = tag if tag in complete_languages() else services().journeys.current().portal.language
+    part = part if part in PART_WORDS else next(iter(PART_WORDS))
+    return tag, part, services().journey_editor.texts(slug, tag, part)
+
+
+def _typed_texts(form: TextsForm) -> dict[str, dict[str, str]]:
+    """Return what was typed for each text, by plural category."""
+    return {
+        text.key: {category: " ".join(form_text(f"{text.id}.{category}").split()) for category in text.ours}
+        for text in form.fields
+    }
+
+
+@route(
+    "/journeys/<slug>/texts",
+    allow=OWNERS,
+    methods=("POST",),
+    again=lambda slug: _texts_page(slug, asked := _asked_texts(slug, request.form), _typed_texts(asked[2])),
+)
+def change_texts(slug: str) -> BaseResponse:
+    """Save the texts, give ours back, show the messages, or start a test drive with them."""
+    asked = tag, part, form = _asked_texts(slug, request.form)
+    typed, act = _typed_texts(form), form_text("act")
+    if act == "back":
+        typed = {key: {} for key in typed}
+    values = {text.key: text.value(typed[text.key]) for text in form.fields}
+    based_on = request.form.get("based_on", 0, type=int)
+    words = services().journey_editor.worded(form, tag, values, _author(), max(1, based_on))
+    if words.faults:
+        return _texts_page(slug, asked, typed, words.faults)
+    config, _faults = services().journey_editor.read(words.edit.values)
+    if act in ("preview", "email", "drive") and config is not None:
+        if act == "email":
+            return _email_page(config, tag)
+        return (
+            _drive_texts(config, slug, asked, typed) if act == "drive" else _texts_page(slug, asked, typed, of=config)
+        )
+    result, of_fields = _save(words.edit)
+    if of_fields or result.newer:
+        return _texts_page(slug, asked, typed, of_fields, newer=result.newer)
+    return done(f"{PATH}/{slug}/texts?language={tag}&part={part}", _result_text(result))
+
+
+def _drive_texts(
+    config: JourneyConfig, slug: str, asked: tuple[str, str, TextsForm], typed: Mapping[str, Mapping[str, str]]
+) -> BaseResponse:
+    try:
+        return drive.begin_drive(config, "draft", asked[0])
+    except BadConfig as error:
+        return _texts_page(slug, asked, typed, faults_of([Fault("", found.key, found.reason) for found in error.found]))
+
+
+def _email_page(config: JourneyConfig, tag: str) -> Response:
+    """Return the email with a code as a mail program shows it: no script, nothing from elsewhere."""
+    response = make_response(services().messages.preview(config, tag)[1].html)
+    response.headers.update(HEADERS)
+    response.headers["Content-Security-Policy"] = MAIL_POLICY
+    return response
+
+
+def _texts_page(
+    slug: str,
+    asked: tuple[str, str, TextsForm],
+    typed: Mapping[str, Mapping[str, str]] | None = None,
+    faults: Mapping[str, str] | None = None,
+    *,
+    newer: Newer | None = None,
+    of: JourneyConfig | None = None,
+) -> Response:
+    tag, part, form = asked
+    config = of or form.journey
+    return render(
+        "admin/journeys/texts.html",
+        status=409 if newer else 422 if faults else 200,
+        slug=slug,
+        journey=form.journey,
+        based_on=newer.number if newer else request.form.get("based_on", form.number, type=int),
+        language=language(tag),
+        part=part,
+        parts=PART_WORDS,
+        texts=form.fields,
+        typed=typed,
+        faults=faults or {},
+        lines=lines_of({key: fault for key, fault in (faults or {}).items() if key == "second_factor" or not key}),
+        newer=newer,
+        own_counts={code: len(found) for code, found in form.journey.wording.items()},
+        languages=[language(code) for code in complete_languages()],
+        messages=[services().messages.preview(config, tag, pays=pays) for pays in (False, True)]
+        if part in ("sms", "email")
+        else [],
+        is_preview=of is not None,
     )
 
 

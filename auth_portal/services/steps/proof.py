@@ -1,4 +1,4 @@
-"""The step in which a customer proves who they are, by any one of its methods."""
+"""The steps of a proof: a customer says who they are, which proves nothing, then proves it by one of the methods."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from pydantic import Field, field_validator
 
 from auth_portal.methods import METHOD_NAMES
 from auth_portal.services.steps.contract import FormData, Step
+
+IdentifierKind = Literal["customer_id", "phone", "email"]
+
+
+class Identify(Step):
+    """Name a customer by any of the given identifiers."""
+
+    names_customer = True
+
+    kind: Literal["identify"] = "identify"
+    by: Annotated[tuple[IdentifierKind, ...], Field(min_length=1)]
+
+    @property
+    def identifiers(self) -> tuple[str, ...]:
+        """Return the identifiers that a customer may enter."""
+        return self.by
+
+    @classmethod
+    def read_form(cls, form: FormData, field: str) -> dict[str, Any]:  # noqa: ARG003 -- there is one of them
+        """Return the identifiers that are checked."""
+        return {"kind": "identify", "by": tuple(form.getlist("by"))}
 
 
 class Verify(Step):
