@@ -55,7 +55,7 @@ JOURNEY_FORM: Mapping[str, Any] = {
     "radius": {"radius": "4"},
     "hide_name": {"hide_name": "1"},
 }
-JOURNEY_BY_ACT = {"slug", "logo", "logo_dark"}  # a new journey, and the forms of the logos
+JOURNEY_BY_ACT = {"slug", "logo", "logo_dark", "wording"}  # a new journey, and forms of their own
 SETTINGS_BY_ACT = {"logo", "logo_dark"}
 SETTINGS_FORM: Mapping[str, Mapping[str, Any]] = {
     "name": {"name": "Someone else's bank"},

@@ -60,6 +60,8 @@ TABLE: dict[str, set[str]] = {
     "settings_logo": {OWNER},
     "journeys_delete_form": {OWNER},
     "journeys_delete": {OWNER},
+    "journeys_texts": ALL,
+    "journeys_change_texts": {OWNER},
     "journeys_versions": ALL,
     "journeys_version": ALL,
     "journeys_roll_back": {OWNER},

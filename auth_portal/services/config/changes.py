@@ -33,7 +33,7 @@ GUARDED: Mapping[str, frozenset[str]] = {
     "journey": frozenset(
         {
             *("slug", "name", "default", "active", "chat_seconds", "return_url", "relay_defence", "shares_result"),
-            *("channels", "steps", "callback", "results", "data", "limits", "texts"),
+            *("channels", "steps", "callback", "results", "data", "limits", "texts", "wording"),
             *("logo", "logo_dark", "hide_name"),
         }
     ),

@@ -361,6 +361,8 @@ class JourneyConfig(Frozen):
         of_steps = {name for step in info.data.get("steps", ()) for name in step.longest}
         if len(data.keys() - of_steps - set(PAYMENT_VARIABLES)) > DATA_KEYS:
             raise ValueError(f"has more than {DATA_KEYS} keys")
+        if NEWER in data and not (info.context or {}).get("is_stored"):
+            raise ValueError(f"{NEWER} is a key of the portal's own; take another")
         for key, text in data.items():
             if not re.fullmatch(r"[a-z0-9_]{1,60}", key):
                 raise ValueError(f"key {key!r} may only have a-z, 0-9 and _")
