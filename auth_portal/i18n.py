@@ -260,9 +260,8 @@ def preferred(accepted: str, offered: tuple[str, ...]) -> str:
 class Wording:
     """A business's own texts by language, each instead of one of ours.
 
-    The key is our English text, or the name of a text of which there is none of ours; the value is plain text, or one
-    for each plural category of the CLDR that the business has written, ``other`` always. Its placeholders are those of
-    our text; any other percent sign stands for itself.
+    The key is our English text, or the name of a text of which there is none of ours; the value is a format string like
+    ours but without HTML, or one for each plural category of the CLDR that the business has written, ``other`` always.
     """
 
     def __init__(self, texts: Mapping[str, Mapping[str, str | Mapping[str, str]]]) -> None:
@@ -271,9 +270,8 @@ class Wording:
         for locale, by_key in texts.items():
             for key, value in by_key.items():
                 forms = {"other": value} if isinstance(value, str) else value
-                formats = {category: _LONE_PERCENT.sub("%%", text) for category, text in forms.items()}
-                self._plain[locale, key] = formats
-                self._pages[locale, key] = {category: _with_our_tags(key, text) for category, text in formats.items()}
+                self._plain[locale, key] = forms
+                self._pages[locale, key] = {category: _with_our_tags(key, text) for category, text in forms.items()}
 
     def plain(self, locale: str, key: str, num: int | None = None) -> str | None:
         """Return the format string of a text for a number, if it has one; None where ours stays."""
@@ -290,7 +288,6 @@ NO_WORDING = Wording({})
 SMS, SMS_PAYMENT = "sms", "sms_payment"  # names of whole messages that a business words itself
 # Which texts of its own the business of this page or message has.
 worded: ContextVar[Wording] = ContextVar("wording", default=NO_WORDING)
-_LONE_PERCENT = re.compile(r"%(?!\(\w+\)s)")
 _TAGGED = re.compile(r"<[^<>]+>(%\(\w+\)s)</[^<>]+>")
 
 

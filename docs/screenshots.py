@@ -166,6 +166,7 @@ def owner_link(url: str) -> str:
 def join(page: Page, link: str) -> None:
     """Become an owner through a one-time link."""
     page.goto(link)
+    page.get_by_role("button", name="Start", exact=True).click()
     seed = page.input_value("#key").replace(" ", "")
     for field, text in (("name", "Ada Owner"), ("email", "ada@acme.example"), ("password", WORDS), ("repeated", WORDS)):
         page.fill(f"#{field}", text)

@@ -18,6 +18,7 @@ from auth_portal.methods import METHOD_NAMES
 from auth_portal.services.access.api_keys import SCOPES
 from auth_portal.services.config.journey import CallbackTarget, JourneyConfig, JourneyLimits, JourneyTexts
 from auth_portal.services.config.portal import AlertSettings, PortalLimits, PortalSettings, Retention
+from auth_portal.services.config.wording import OWN
 from auth_portal.settings import PREFIX, Settings
 from tests.test_requirements import ROOT, texts
 
@@ -157,10 +158,11 @@ def keys(model: type[BaseModel], *, apart: tuple[str, ...] = ()) -> set[str]:
         ("### `[portal.limits]`", keys(PortalLimits)),
         ("### `[portal.retention]`", keys(Retention)),
         ("### `[portal.alerts]`", keys(AlertSettings)),
-        ("## `[[journeys]]`", keys(JourneyConfig, apart=("callback", "results", "data", "limits", "texts"))),
+        ("## `[[journeys]]`", keys(JourneyConfig, apart=("callback", "results", "data", "limits", "texts", "wording"))),
         ("### Steps", set(METHOD_NAMES)),
         ("### `[journeys.callback]`", keys(CallbackTarget)),
         ("### `[journeys.texts]`", keys(JourneyTexts)),
+        ("### `[journeys.wording.<language>]`", set(OWN)),
         ("### `[journeys.limits]`", keys(JourneyLimits)),
     ],
 )

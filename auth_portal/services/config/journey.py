@@ -33,7 +33,7 @@ from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, any_method
 from auth_portal.services.config.appearance import Colour, LogoDigest, Radius
 from auth_portal.services.config.portal import Frozen
-from auth_portal.services.config.wording import OwnTexts, checked
+from auth_portal.services.config.wording import OwnTexts, checked, spoken_words
 from auth_portal.services.steps import DECLINED, HANDED_OVER, AnyStep, Step
 from auth_portal.store.models import VERIFIED
 
@@ -440,7 +440,7 @@ class JourneyConfig(Frozen):
     @cached_property
     def words(self) -> Wording:
         """Return the business's own texts, for a page or message to speak in."""
-        return Wording(self.wording) if self.wording else NO_WORDING
+        return spoken_words(self.wording) if self.wording else NO_WORDING
 
     @cached_property
     def unsafe(self) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """A business's own texts of the customer's way: which of ours may be replaced, and by what.
 
-A journey has them by language: our English text, or a name of ``OWN``, leads to the business's text. Every placeholder
-of ours must be in it, so that no code, amount, payee or time is lost, and the warnings in ``WARNINGS`` stay ours. What
-an earlier version of the portal stored and no text of this one fits is left out: then ours is shown.
+A journey has them by language: our English text, or a name of ``OWN``, leads to the business's text. Both write what is
+filled in as ``{code}``. Every such placeholder of ours must be in it, so that no code, amount, payee or time is lost,
+and the warnings in ``WARNINGS`` stay ours. What an earlier version of the portal stored and no text of this one fits is
+left out: then ours is shown.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from auth_portal.i18n import (
     SMS,
     SMS_PAYMENT,
     TRANSLATIONS,
+    Wording,
     complete_languages,
     plural_categories,
     plural_forms,
@@ -31,7 +33,8 @@ OwnText = str | dict[str, str]  # for every number, or one for each category of 
 OwnTexts = dict[str, dict[str, OwnText]]  # by language, and by our English text or a name of OWN
 
 LONGEST = 300  # characters of a text where ours are shorter than half of it
-_PLACEHOLDER = re.compile(r"%\((\w+)\)s|\{(\w+)\}")
+_OURS = re.compile(r"%\((\w+)\)s")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _TAG = re.compile(r"<[^<>]+>")
 
 
@@ -124,9 +127,19 @@ NAMED_IN = {SMS: "sms", SMS_PAYMENT: "sms"}  # the part of a name of OWN, else "
 class OurText:
     """A text of ours that a business may replace: the English, the plural if it has one, and the part it is in."""
 
-    english: str
+    english: str  # as gettext knows it
     plural: str
     part: str
+
+    @property
+    def key(self) -> str:
+        """Return what stands for it in a journey."""
+        return shown(self.english)
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """Return the names of what is filled in."""
+        return placeholders(self.key) | placeholders(shown(self.plural))
 
     def forms(self, language: str) -> Mapping[str, str]:
         """Return our text in a language, by plural category; one that has no plural as ``other``."""
@@ -137,7 +150,7 @@ class OurText:
 
 @cache
 def our_texts() -> Mapping[str, OurText]:
-    """Return every text of a journey that may be replaced, by its English."""
+    """Return every text of a journey that may be replaced, by its key."""
     read_po = importlib.import_module("babel.messages.pofile").read_po
     with (TRANSLATIONS / f"{DOMAIN}.pot").open("rb") as file:
         catalog = read_po(file)
@@ -147,14 +160,15 @@ def our_texts() -> Mapping[str, OurText]:
         places = {place for place, _line in message.locations}
         part = next((name for name, files in PARTS.items() if not places.isdisjoint(files)), "")
         if english and part and english not in WARNINGS:
-            found[english] = OurText(english, plural, part)
+            text = OurText(english, plural, part)
+            found[text.key] = text
     return found
 
 
 def keys_of(part: str) -> list[str]:
     """Return the keys of the texts in one part of the customer's way, those with names first."""
     named = [name for name in OWN if NAMED_IN.get(name, "own") == part]
-    return named + [text.english for text in our_texts().values() if text.part == part]
+    return named + [text.key for text in our_texts().values() if text.part == part]
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,6 @@ class TextField:
 
     key: str
     ours: Mapping[str, str]  # in the language
-    english: str
     own: Mapping[str, str]
     placeholders: tuple[str, ...]  # that it must have
     optional: tuple[str, ...]
@@ -186,12 +199,12 @@ def fields_of(texts: OwnTexts, language: str, part: str, journeys_own: Mapping[s
     for key in keys_of(part):
         value, ours, named = texts.get(language, {}).get(key, {}), our_texts().get(key), _named(key)
         if ours is not None:
-            forms, english = {name: shown(text) for name, text in ours.forms(language).items()}, shown(ours.english)
+            forms = {name: shown(text) for name, text in ours.forms(language).items()}
         else:
-            forms, english = {"other": journeys_own.get(key, "")}, ""
+            forms = {"other": journeys_own.get(key, "")}
         own = {"other": value} if isinstance(value, str) else value
         needed, optional = tuple(written(named.required)), tuple(written(named.optional))
-        found.append(TextField(key, forms, english, own, needed, optional, named.room))
+        found.append(TextField(key, forms, own, needed, optional, named.room))
     return found
 
 
@@ -199,14 +212,13 @@ def _named(key: str) -> NamedText:
     """Return what a text must and may say, by its key."""
     if (ours := our_texts().get(key)) is None:
         return OWN[key]
-    needed = placeholders(ours.english) | placeholders(ours.plural)
-    return NamedText(needed, room=max(LONGEST, 2 * len(ours.english)))
+    return NamedText(ours.placeholders, room=max(LONGEST, 2 * len(ours.key)))
 
 
 def fault_of(language: str, key: str, value: OwnText) -> str:
     """Return why a text cannot stand for ours, or ""."""
     ours, forms = our_texts().get(key), {"other": value} if isinstance(value, str) else value
-    if key in WARNINGS:
+    if key in map(shown, WARNINGS):
         return "is a warning, which protects your customers and stays as it is"
     if ours is None and key not in OWN:
         return "is no text of the customer's pages or messages; copy it from the page Texts"
@@ -236,18 +248,44 @@ def _fault_of_form(text: str, named: NamedText) -> str:
 
 
 def placeholders(text: str) -> frozenset[str]:
-    """Return the names of a text's placeholders: ``%(name)s`` of a page or message, ``{n}`` of what script fills in."""
-    return frozenset(f"{{{in_script}}}" if in_script else name for name, in_script in _PLACEHOLDER.findall(text))
+    """Return the names in braces of a text."""
+    return frozenset(_PLACEHOLDER.findall(text))
 
 
 def written(names: Iterable[str]) -> list[str]:
     """Return placeholders as a text writes them."""
-    return [name if name.startswith("{") else f"%({name})s" for name in sorted(names)]
+    return [f"{{{name}}}" for name in sorted(names)]
 
 
 def shown(text: str) -> str:
-    """Return a text of ours as an admin reads it, without the tags around its placeholders."""
-    return _TAG.sub("", text)
+    """Return a text of ours as an admin reads it: ``{code}``, and no tags around it."""
+    return _OURS.sub(r"{\1}", _TAG.sub("", text)).replace("%%", "%")
+
+
+def spoken_words(texts: OwnTexts) -> Wording:
+    """Return a journey's own texts for pages and messages to speak in."""
+    found: dict[str, dict[str, OwnText]] = {}
+    for language, by_key in texts.items():
+        of_language = found[language] = {}
+        for key, value in by_key.items():
+            ours = our_texts().get(key)
+            # What script fills in stands in braces in our text, too.
+            filled = _named(key).required | _named(key).optional
+            filled -= placeholders(ours.english) if ours else frozenset()
+            of_language[ours.english if ours else key] = (
+                _formatted(value, filled)
+                if isinstance(value, str)
+                else {category: _formatted(text, filled) for category, text in value.items()}
+            )
+    return Wording(found)
+
+
+def _formatted(text: str, names: Iterable[str]) -> str:
+    """Return a text as gettext has it, with these placeholders."""
+    found = text.replace("%", "%%")
+    for name in names:
+        found = found.replace(f"{{{name}}}", f"%({name})s")
+    return found
 
 
 def checked(texts: OwnTexts, *, is_stored: bool) -> OwnTexts:
@@ -260,7 +298,7 @@ def checked(texts: OwnTexts, *, is_stored: bool) -> OwnTexts:
         good = {}
         for key, value in by_key.items():
             if fault := fault_of(language, key, value):
-                faults.append(f"{language}: “{shown(key)}” {fault}")
+                faults.append(f"{language}: “{key}” {fault}")
             else:
                 good[key] = value
         if good:
