@@ -22,6 +22,7 @@ from auth_portal import i18n
 from auth_portal.i18n import CUSTOMER_ERRORS
 from auth_portal.services.config.journey import Payment
 from auth_portal.services.delivery.texts import CodeMessage, Texts
+from auth_portal.services.verification.case import Voice
 from auth_portal.services.verification.end import Ending, HandoverLink
 from auth_portal.store.models import ChannelState, DeliveryState
 from auth_portal.web.edge import choose_language, error_page
@@ -306,11 +307,11 @@ def test_every_ending(world: World, outcome: str) -> None:
     snapshot = world.services.journeys.current()
     payment = Payment("500.00", "ZAR", "N. Dlamini").shown("ZA")
     handover = HandoverLink("chat", {"": "Chat on our website"}, "https://a.example/t")
-    states = ("", *DeliveryState)
+    states, voice = ("", *DeliveryState), Voice((), snapshot.journeys["app"].config)
     for state, has_payment, is_long, code in product(states, (False, True), (False, True), ("", "123456")):
         ending = Ending(
             outcome, "app", "Acme Bank", "tel:+27860100200" if is_long else "https://acme.example/help",
-            "https://wa.me/1" if is_long else "", "", snapshot.portal_look, "", state, code, False,
+            "https://wa.me/1" if is_long else "", "", snapshot.portal_look, voice, "", state, code, False,
             24 if is_long else 0, "on file" if has_payment else "", payment if has_payment else None, world.clock.now,
             has_proof=is_long, handover=handover if is_long and not code else None, may_be_cut=is_long,
         )  # fmt: skip
