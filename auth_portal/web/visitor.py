@@ -304,7 +304,8 @@ def cancel() -> BaseResponse:
 
 
 def _speak(voice: Voice) -> None:
-    speak_for_customer(*voice.locales, words=voice.journey.words)
+    if any(voice.locales) or voice.journey.wording:
+        speak_for_customer(*voice.locales, words=voice.journey.words)
 
 
 def _visit_shown(label: str, prompt: str = "") -> str:
