@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test test-deploy check bench soak campaign mutants help screens screenshots format pins translations
+.PHONY: run test test-deploy test-engines check bench soak campaign mutants help screens screenshots format pins translations
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-deploy: .venv/.test ## Upgrade and roll back, install, break and remove it 
 	@case "$(SUITE)" in rolling | containers | failover) ;; *) $(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE} ;; esac
 	@case "$(SUITE)" in "" | containers) $(BIN)/python -m tests.deploy.containers ;; esac
 	@case "$(SUITE)" in "" | failover) $(BIN)/python -m tests.faults.failover ;; esac
+
+test-engines: .venv/.test ## Go a customer's main way in Firefox and WebKitGTK (Debian: firefox-esr, webkit2gtk-driver, xvfb)
+	@$(BIN)/python -m pytest -v -n 0 tests/engines/customer_pages.py
 
 check: .venv/.test ## Check lint, format, types and layers
 	@$(BIN)/ruff check .

@@ -128,10 +128,38 @@ class Chat:
 
 
 @dataclass
-class Phone:
-    """One browser of one person, whose every page is looked at."""
+class Sandbox:
+    """What surrounds a browser: the chat that sends it a link, and the messages that reach its owner."""
 
     server: Server
+
+    def begin(self, journey: str = "balance", style: str = "encoded", **fields: str) -> Chat:
+        """A chat that has just been sent its link."""
+        answer = requests.post(
+            f"{self.server.url}/sandbox/conversations", timeout=GIVE_UP_SECONDS,
+            json={"journey": journey, "reference_style": style, **fields},
+        ).json()  # fmt: skip
+        return Chat(self.server.url, answer["id"], answer["link"], answer["reference"])
+
+    def code_sent_to(self, address: str, *, count: int = 1) -> str:
+        """The code of the newest of so many messages."""
+        return waited(lambda: self._newest_code(address, count))
+
+    def messages_to(self, address: str) -> list[dict[str, str]]:
+        """What a phone or mailbox got so far, the newest first."""
+        answer = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=GIVE_UP_SECONDS)
+        found: list[dict[str, str]] = answer.json()["messages"]
+        return found
+
+    def _newest_code(self, address: str, count: int) -> str | None:
+        found = self.messages_to(address)
+        return CODE.search(found[0]["text"]).group() if len(found) >= count else None  # type: ignore[union-attr]
+
+
+@dataclass
+class Phone(Sandbox):
+    """One browser of one person, whose every page is looked at."""
+
     context: BrowserContext
     has_script: bool = True
     has_one_tab: bool = False  # a tab costs more than all that is done in it
@@ -173,14 +201,6 @@ class Phone:
         page.goto(address if address.startswith("http") else self.server.url + address)
         return page
 
-    def begin(self, journey: str = "balance", style: str = "encoded", **fields: str) -> Chat:
-        """A chat that has just been sent its link."""
-        answer = requests.post(
-            f"{self.server.url}/sandbox/conversations", timeout=GIVE_UP_SECONDS,
-            json={"journey": journey, "reference_style": style, **fields},
-        ).json()  # fmt: skip
-        return Chat(self.server.url, answer["id"], answer["link"], answer["reference"])
-
     def begin_by_hand(self, journey: str, number: str = "") -> tuple[Chat, Page]:
         """The same as people do it: from the sandbox's start, with references as the browser can carry them.
 
@@ -211,20 +231,6 @@ class Phone:
         """Says who it is, and takes the first method, or asks which others there are."""
         page.fill("#identifier", person.customer_id)
         press(page, page.locator(f"form.main-form button{'[value=choose]' if chooses else '.main'}"))
-
-    def code_sent_to(self, address: str, *, count: int = 1) -> str:
-        """The code of the newest of so many messages."""
-        return waited(lambda: self._newest_code(address, count))
-
-    def messages_to(self, address: str) -> list[dict[str, str]]:
-        """What a phone or mailbox got so far, the newest first."""
-        answer = requests.get(f"{self.server.url}/sandbox/inbox.json", params={"to": address}, timeout=GIVE_UP_SECONDS)
-        found: list[dict[str, str]] = answer.json()["messages"]
-        return found
-
-    def _newest_code(self, address: str, count: int) -> str | None:
-        found = self.messages_to(address)
-        return CODE.search(found[0]["text"]).group() if len(found) >= count else None  # type: ignore[union-attr]
 
     def prove(self, page: Page, method: str, person: Person) -> None:
         """Answers the prompt that the page shows."""
