@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # the tests start a hundred processes, and each would compile all of the code
 .DEFAULT_GOAL := help
-.PHONY: run test test-deploy test-engines check bench soak campaign mutants help screens screenshots format pins translations
+.PHONY: run test test-deploy test-engines check bench lighthouse soak campaign mutants help screens screenshots format pins translations
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -58,6 +58,9 @@ format: .venv/.test ## Format the code
 
 bench: .venv/.test ## Measure how fast it is on this machine
 	@$(BIN)/python -m bench
+
+lighthouse: .venv/.test ## Score the customer's pages with Lighthouse, as on a phone (needs npx, of Debian's package npm)
+	@$(BIN)/python -m bench.lighthouse
 
 soak: .venv/.test ## Serve customers behind nginx for MINUTES (30) and check that nothing grows
 	@$(BIN)/python -m tests.deploy.soak --minutes $${MINUTES:-30}
