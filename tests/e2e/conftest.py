@@ -61,6 +61,17 @@ class Portal(Server):
         assert not report.errors, report.errors
         return person
 
+    def new_link(self, person: Person, kind: str) -> str:
+        """A one-time link that an admin hands over."""
+        with closing(build(self._settings, system_clock)) as portal:
+            row = portal.customers.row_of(person.customer_id)
+            return portal.credential_links.make(row, kind, "hand", admin_id="0" * 32).link
+
+    def configure(self, text: str) -> None:
+        """Load a config file on top of the demo's."""
+        with closing(build(self._settings, system_clock)) as portal:
+            portal.configuration.import_toml(text, file_name="more.toml")
+
 
 @pytest.fixture(scope="session")
 def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.conftest import FONTS, Portal
 from tests.e2e.phone import ARGUMENTS, CHROMIUM, Phone
+from tests.e2e.states import LATER, STATES, State, journeys
 from tests.e2e.test_pages import PAGES, REFUSED
+from tests.serving import serving
 
 FOLDER = Path(__file__).resolve().parents[2] / "screens"
 LANGUAGES = ("en", "zu", "ar")
@@ -27,33 +30,57 @@ SIZES = {360: 640, 1280: 800}
 SCHEMES = ("light", "dark")
 
 
-def pages(phone: Phone, portal: Portal) -> Iterator[tuple[str, Page]]:
-    """Yield each page under its name, in the order in which customers meet them."""
+def pages() -> Iterator[tuple[str, State]]:
+    """Yield each page: its name, and how it is reached."""
     for group, ways in PAGES.items():
-        if group == "sandbox":
-            continue
         for name, way in ways.items():
-            yield f"{group} {name}", way(phone, portal.new_person())
+            if group != "sandbox":
+                yield f"{group} {name}", lambda phone, portal, way=way: way(phone, portal.new_person())
+    yield from STATES.items()
     for path, status in REFUSED.items():
         if not path.startswith("/sandbox"):
-            yield f"{status} {path}", phone.open(path)
+            yield f"{status} {path}", lambda phone, _, path=path: refused(phone, path)
+    yield from LATER.items()
 
 
-def take(browser: Browser, portal: Portal, language: str) -> list[str]:
-    """Take all pictures of one language. Return their names."""
-    context = browser.new_context(locale=language, viewport={"width": 360, "height": 640})
-    phone, names = Phone(portal, context, has_one_tab=True), []
-    for number, (name, page) in enumerate(pages(phone, portal), 1):
-        names.append(f"{number:02} {re.sub(r'[^a-z0-9]+', ' ', name.lower()).strip()}")
-        for width, height in SIZES.items():
-            page.set_viewport_size({"width": width, "height": height})
-            for scheme in SCHEMES:
-                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-                page.screenshot(path=FOLDER / f"{language}-{width}-{scheme}" / f"{names[-1]}.png", full_page=True)
-        page.set_viewport_size({"width": 360, "height": 640})
-        page.emulate_media(color_scheme="light")
-    context.close()
+def refused(phone: Phone, path: str) -> Page:
+    """Open a page in a browser that has no visit."""
+    phone.context.clear_cookies()
+    return phone.open(path)
+
+
+def take(browser: Browser, folder: Path, language: str, only: str) -> list[str]:
+    """Take the pictures of one language, of pages whose name matches ``only``. Return the names of all pages."""
+    portal = Portal(folder, app="tests.clocked_app:app")
+    portal.configure(journeys(f"{datetime.now(UTC):%a}".lower()))
+    names, failed = [], []
+    with serving(portal):
+        context = browser.new_context(locale=language, viewport={"width": 360, "height": 640})
+        phone = Phone(portal, context, has_one_tab=True)
+        for number, (name, reach) in enumerate(pages(), 1):
+            names.append(f"{number:02} {re.sub(r'[^a-z0-9]+', ' ', name.lower()).strip()}")
+            if not re.search(only, names[-1]):
+                continue
+            try:
+                picture(reach(phone, portal), language, names[-1])
+            except Exception as fault:
+                fault.add_note(names[-1])
+                failed.append(fault)
+        context.close()
+    if failed:
+        raise ExceptionGroup(f"pages that were not reached in {language}", failed)
     return names
+
+
+def picture(page: Page, language: str, name: str) -> None:
+    """Take a page at each width, in light and in dark."""
+    for width, height in SIZES.items():
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.screenshot(path=FOLDER / f"{language}-{width}-{scheme}" / f"{name}.png", full_page=True)
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.emulate_media(color_scheme="light")
 
 
 def write_sheet(folder: Path, names: list[str], width: int) -> None:
@@ -72,24 +99,21 @@ def main() -> None:
     """Take the pictures of the languages that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--languages", default=",".join(LANGUAGES), help="such as en,zu,ar")
-    languages = parser.parse_args().languages.split(",")
+    parser.add_argument("--only", default="", help="a regular expression: take the pages whose name it matches")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         fonts = Path(folder) / "fonts.conf"
         fonts.write_text(FONTS)
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, "FONTCONFIG_FILE": str(fonts)}
         )
-        portal = Portal(Path(folder))
-        portal.start()
-        try:
-            for language in languages:
-                names = take(browser, portal, language)
-                for width in SIZES:
-                    for scheme in SCHEMES:
-                        write_sheet(FOLDER / f"{language}-{width}-{scheme}", names, width if width < 1000 else 640)
-        finally:
-            portal.stop()
-            browser.close()
+        for language in asked.languages.split(","):
+            (instance := Path(folder) / language).mkdir()
+            names = take(browser, instance, language, asked.only)
+            for width in SIZES:
+                for scheme in SCHEMES:
+                    write_sheet(FOLDER / f"{language}-{width}-{scheme}", names, width if width < 1000 else 640)
+        browser.close()
 
 
 if __name__ == "__main__":

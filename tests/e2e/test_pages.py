@@ -188,7 +188,7 @@ def told(page: Page) -> Page:
     """Opens the last page anew once it has stopped looking by itself."""
     page.goto(page.url.partition("&")[0] + "&looked=10")
     for _ in range(100):
-        if not page.get_by_role("link", name="Refresh").count():
+        if not page.locator("a[href*='/done?v=']").count():
             return page
         page.wait_for_timeout(100)
         page.reload()
