@@ -438,7 +438,7 @@ def error_page(
         code=code,
         status=status,
         error_id=request_id.get()[:SHOWN_ID],
-        can_retry=request.method == "GET",
+        retry_url=_retry_url(),
         language_url=language_url(),
         **page_values(),
     )
@@ -446,6 +446,14 @@ def error_page(
     if retry_after_seconds:
         response.headers["Retry-After"] = str(retry_after_seconds)
     return response
+
+
+def _retry_url() -> str | None:
+    """Return what to open to try again: the same page, or that of a form in a visit; None for other forms."""
+    if request.method == "GET":
+        return ""
+    page = f"{g.get('visit_root', '')}/verify"
+    return page if request.path.startswith(page) else None
 
 
 def problem_page(problem: Problem) -> Response:

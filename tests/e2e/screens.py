@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.e2e.conftest import FONTS, Portal
 from tests.e2e.phone import ARGUMENTS, CHROMIUM, Phone
 from tests.e2e.states import LATER, STATES, State, journeys
-from tests.e2e.test_pages import PAGES, REFUSED
+from tests.e2e.test_pages import PAGES, REFUSED, Way
 from tests.serving import serving
 
 FOLDER = Path(__file__).resolve().parents[2] / "screens"
@@ -35,15 +36,19 @@ def pages() -> Iterator[tuple[str, State]]:
     for group, ways in PAGES.items():
         for name, way in ways.items():
             if group != "sandbox":
-                yield f"{group} {name}", lambda phone, portal, way=way: way(phone, portal.new_person())
+                yield f"{group} {name}", partial(of_a_new_person, way)
     yield from STATES.items()
     for path, status in REFUSED.items():
         if not path.startswith("/sandbox"):
-            yield f"{status} {path}", lambda phone, _, path=path: refused(phone, path)
+            yield f"{status} {path}", partial(refused, path)
     yield from LATER.items()
 
 
-def refused(phone: Phone, path: str) -> Page:
+def of_a_new_person(way: Way, phone: Phone, portal: Portal) -> Page:
+    return way(phone, portal.new_person())
+
+
+def refused(path: str, phone: Phone, _portal: Portal) -> Page:
     """Open a page in a browser that has no visit."""
     phone.context.clear_cookies()
     return phone.open(path)

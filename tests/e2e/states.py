@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import requests
@@ -17,6 +19,7 @@ from tests.receiver import GIVE_UP_SECONDS
 State = Callable[[Phone, Portal], Page]
 THANDI = "+27821234567"  # of the demo: the sandbox offers the phones of its people, and no others
 UNAVAILABLE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "pages" / "unavailable.html"
+TOO_MANY = 429
 MAIN = "form.main-form button.main"
 JOURNEYS = """
 [[journeys]]
@@ -65,7 +68,7 @@ server = "sandbox"
 [[journeys.steps]]
 kind = "handover"
 title = "Talk to a person"
-hours = { mon = ["00:00-24:00"], tue = ["00:00-24:00"], wed = ["00:00-24:00"], thu = ["00:00-24:00"], fri = ["00:00-24:00"], sat = ["00:00-24:00"], sun = ["00:00-24:00"] }
+hours = { TODAY = ["00:00-24:00"] }
 hosts = ["acme.example"]
 options = [
   { key = "whatsapp", kind = "whatsapp", label = "Chat on WhatsApp", hint = "Answers in about 4 minutes", address = "27115550100" },
@@ -101,10 +104,10 @@ questions = [
 
 
 def journeys(today: str) -> str:
-    """The journeys of these states; where one is closed, today is the only day without hours."""
+    """The journeys of these states; one is open today alone, one on all other days."""
     days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     hours = ", ".join(f'{day} = ["08:00-12:30", "13:30-18:00"]' for day in days if day != today)
-    return JOURNEYS.replace('DAYS = ["08:00-12:30", "13:30-18:00"]', hours)
+    return JOURNEYS.replace('DAYS = ["08:00-12:30", "13:30-18:00"]', hours).replace("TODAY", today)
 
 
 # --- How a page is reached
@@ -286,6 +289,15 @@ def resent(phone: Phone, portal: Portal) -> Page:
 
 
 def late(phone: Phone, portal: Portal) -> Page:
+    """The last minute, as script counts it."""
+    page = named(phone, portal, "balance")
+    page.evaluate("document.querySelector('progress').dataset.seconds = 50")
+    page.locator("#late").wait_for()
+    return page
+
+
+def stale(phone: Phone, portal: Portal) -> Page:
+    """The code has expired, the chat has not."""
     page = named(phone, portal, "balance")
     portal.advance(450)
     page.reload()
@@ -307,11 +319,34 @@ def over(phone: Phone, portal: Portal) -> Page:
     return page
 
 
-def wrong_clock(phone: Phone, portal: Portal) -> Page:
+def unsigned(phone: Phone, portal: Portal) -> Page:
+    """A form whose cookie is of another browser."""
     page = named(phone, portal, "app")
-    portal.clock_file.write_text("system+90000")
+    page.evaluate("for (const field of document.querySelectorAll('[name=csrf_token]')) field.value = 'x'")
     page.fill("#code", "123456")
     return went_on(page)
+
+
+def locked(phone: Phone, portal: Portal) -> Page:
+    """The database is busy for longer than a request waits."""
+    page = named(phone, portal, "app")
+    page.fill("#code", "123456")
+    file = portal.folder / "portal.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        return went_on(page)
+
+
+def too_many(phone: Phone, portal: Portal) -> Page:
+    """More begin from one address than the portal allows in a minute."""
+    portal.configure("[portal.limits]\nbegins_per_minute = 1")
+    while True:
+        page = phone.open(phone.begin("app").link)
+        page.fill("#identifier", "C-1001")
+        with page.expect_navigation() as answer:
+            page.locator(MAIN).click()
+        if answer.value.status == TOO_MANY:
+            return page
 
 
 def unavailable(phone: Phone) -> Page:
@@ -377,4 +412,12 @@ STATES: dict[str, State] = {
     "nginx 502": lambda phone, _: unavailable(phone),
 }
 # With the clock of the portal moved: it goes forward only, and the last is the last.
-LATER: dict[str, State] = {"code resent": resent, "code late": late, "done expired": expired, "error 503": wrong_clock}
+LATER: dict[str, State] = {
+    "code resent": resent,
+    "code late": late,
+    "code stale": stale,
+    "done expired": expired,
+    "error form": unsigned,
+    "error 503": locked,
+    "error 429": too_many,
+}

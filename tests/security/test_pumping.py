@@ -168,7 +168,10 @@ def test_r49_an_hourly_cap_stops_a_channel_for_the_rest_of_the_hour(
 
 @pytest.mark.parametrize(
     ("slug", "words"),
-    [("app", "Right ones may not count until tomorrow."), ("balance", "gets only a few codes an hour.")],
+    [
+        ("app", "Even a right answer may be refused until tomorrow."),
+        ("balance", "We send only a few codes an hour to one number or network."),
+    ],
 )
 def test_r49_what_helps_where_a_budget_is_spent_is_said_to_strangers_too(
     small_world: World, slug: str, words: str
@@ -178,7 +181,7 @@ def test_r49_what_helps_where_a_budget_is_spent_is_said_to_strangers_too(
         spender.begin(f"spent-{number}", slug)
         for _ in range(5):
             spender.prove("000000")
-        assert "Right ones may not count until tomorrow." in spender.page.text
+        assert "Even a right answer may be refused until tomorrow." in spender.page.text
     seen = []
     for number, who in enumerate(("C-1001", "C-9999")):
         browser = small_world.browser()

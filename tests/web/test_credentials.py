@@ -222,7 +222,7 @@ def test_r47_who_did_not_ask_ends_the_link_and_its_admin_hears(small_world: Worl
     thief = followed(small_world, path)
     browser = small_world.browser()
     browser.get(path)
-    assert "The link no longer works" in browser.post(path, decline="1").text
+    assert "This link no longer works" in browser.post(path, decline="1").text
     assert browser.get(path).status_code == 410
     assert thief.post(path, code=code_of(small_world, seed_of(thief))).status_code == 410
     wait_for(lambda: told(small_world, MAIL_OF["support"], "was declined"))
