@@ -118,7 +118,7 @@ def test_five_wrong_tries_end_it(world: World) -> None:
     for left in (4, 3, 2, 1):
         page = browser.prove(wrong)
         assert page.status_code == 422
-        assert f"{wrong[:3]} {wrong[3:]} isn't the code." in page.text
+        assert f"{wrong[:3]} {wrong[3:]}</bdi> isn't the code." in page.text
         assert f"{left} tr" in (page.text if left <= 2 else browser.help())
     browser.prove(wrong)
     assert browser.path == "/done"
