@@ -37,7 +37,7 @@ test: .venv/.test ## Run all checks and tests; installs missing system packages 
 
 # SUITE= rolling, bookworm, trixie, containers or failover runs one part.
 test-deploy: .venv/.test ## Upgrade and roll back, install, break and remove it on a fresh Debian 12 and 13 and in containers, as root
-	@case "$(SUITE)" in "" | rolling) $(BIN)/python -m tests.releases.rolling ;; esac
+	@case "$(SUITE)" in "" | rolling) $(BIN)/python -m tests.releases.together && $(BIN)/python -m tests.releases.rolling ;; esac
 	@case "$(SUITE)" in rolling | containers | failover) ;; *) $(BIN)/python -m tests.deploy.debian $${SUITE:+--suite $$SUITE} ;; esac
 	@case "$(SUITE)" in "" | containers) $(BIN)/python -m tests.deploy.containers ;; esac
 	@case "$(SUITE)" in "" | failover) $(BIN)/python -m tests.faults.failover ;; esac

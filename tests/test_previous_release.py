@@ -28,16 +28,26 @@ from auth_portal.services.operations.installation import examine_macs, require_m
 from auth_portal.services.serving import build
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import MIGRATIONS, Database, UtcDateTime, expected_revision, table_state
-from auth_portal.store.models import MESSAGE, Base, CustomerRow, Delivery, SchemaState, Verification
+from auth_portal.store.models import (
+    MESSAGE,
+    Base,
+    CustomerRow,
+    Delivery,
+    JourneyVersion,
+    Portal,
+    SchemaState,
+    Verification,
+)
 from tests.admin.desk import ADMIN_ADDRESS, Desk
 from tests.api.program import Program
 from tests.postgres import MASTER_KEY
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire
+from tests.services.steps import TERMS, stepped
 from tests.test_backups import PROGRAMS
 from tests.test_cli import Shell
 from tests.test_migrations import migrated
-from tests.world import PHONE, Browser, World, open_configured
+from tests.world import PHONE, Browser, World, journey, open_configured
 
 RECORDED = Path(__file__).parent / "releases" / "0.1.0.json"
 LEFT_EMPTY = {"alerts"}  # tables of that release which its story left without a row
@@ -244,6 +254,30 @@ def test_0_1_0_starts_again_after_a_stamp_until_the_next_upgrade(world: World, s
     shell.succeeds("macs", "seal")
     assert "MACs are required" in shell.fails("db", "stamp", "0002")[0]
     assert stamped() == expected_revision()
+
+
+def keys_of(document: Mapping[str, Any], before: str = "") -> set[str]:
+    """Every key of a document with what it stands in, such as ``limits.sends``. What admins name is left out."""
+    found = {f"{before}{key}" for key in document}
+    for key, value in document.items():
+        if isinstance(value, dict) and key not in ("data", "results"):
+            found |= keys_of(value, f"{before}{key}.")
+    return found
+
+
+def test_what_is_stored_of_a_journey_and_of_the_settings_has_no_key_that_0_1_0_does_not_know(world: World) -> None:
+    """It refuses what it does not know, and could then serve no journey at all."""
+    known = {key for row in recorded()["before"]["journey_versions"] for key in keys_of(json.loads(row["document"]))}
+    settings = keys_of(json.loads(recorded()["before"]["portal"][0]["settings"]))
+    saved = '[portal]\nname = "Acme Bank of the South"\ndefault_region = "ZA"\n'
+    text = saved + journey("newest", "sms_code", channels=("sms",)) + stepped("signed", TERMS)
+    text = text.replace("{receiver}", world.receiver.origin).replace("{{", "{").replace("}}", "}")
+    world.services.configuration.import_toml(text, file_name="newest.toml")
+    *_before, plain, closed = (row.document for row in world.rows(JourneyVersion))
+    assert (plain["slug"], closed["slug"]) == ("newest", "signed")
+    assert keys_of(plain) - known == set()
+    assert keys_of(closed) - known == set()
+    assert keys_of(world.rows(Portal)[0].settings) - settings == set()
 
 
 def test_every_table_of_the_previous_release_is_written(world: World) -> None:

@@ -15,7 +15,7 @@ EXTENSION = "auth_portal"
 VISIT_COOKIE = "verification"
 ADMIN_COOKIE = "admin"
 VISITS = 4  # that a browser may hold at the same time; the oldest is dropped for a fifth
-VISIT_SEPARATOR = "."  # of their tokens, the newest first: no token contains it, and one alone is as before
+VISIT_SEPARATOR = "."  # of their tokens, which contain none; the newest is the last: 0.1.0 reads that one
 _VISIT_TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
 LINK_COOKIE = "link"  # tells the browsers apart that open a one-time link (R47)
 LINK_COOKIE_LENGTH = 64  # characters that are read of it
@@ -53,13 +53,13 @@ def visit_root() -> str:
 
 def visit_tokens() -> tuple[str, ...]:
     """Return the tokens of this browser's visits, the newest first. What cannot be one is left out."""
-    sent = request.cookies.get(_visit_cookie(), "").split(VISIT_SEPARATOR, 2 * VISITS)
-    return tuple(dict.fromkeys(filter(_VISIT_TOKEN.fullmatch, sent)))[:VISITS]
+    sent = request.cookies.get(_visit_cookie(), "").rsplit(VISIT_SEPARATOR, 2 * VISITS)
+    return tuple(dict.fromkeys(filter(_VISIT_TOKEN.fullmatch, reversed(sent))))[:VISITS]
 
 
 def keep_visits(response: BaseResponse, tokens: Sequence[str], seconds: int) -> BaseResponse:
     """Give the browser its visits, the newest first, for as long as the longest chat clock. Return the response."""
-    set_cookie(response, _visit_cookie(), VISIT_SEPARATOR.join(tokens[:VISITS]), seconds)
+    set_cookie(response, _visit_cookie(), VISIT_SEPARATOR.join(reversed(tokens[:VISITS])), seconds)
     return response
 
 

@@ -30,6 +30,7 @@ from auth_portal.store.models import (
     CALLBACK,
     CHANGED,
     DELIVERY_BODY,
+    HIDDEN_STEPS,
     MESSAGE,
     TICKET_PAYMENT,
     TICKET_PHONE,
@@ -115,8 +116,7 @@ def _document(work: Work, person: Person, row: str) -> dict[str, Any]:
         "one_time_links": [_shown(one, LINK_FIELDS) for one in _rows(work, links)],
         "verifications": [{**_shown(one, VERIFICATION_FIELDS), **_result(work, one, row)} for one in verifications],
         "visits": [
-            {**_shown(visit, VISIT_FIELDS), "typed": _opened(work, visit, "identifier_sealed", VISIT_IDENTIFIER)}
-            for visit in visits
+            {**_visit(visit), "typed": _opened(work, visit, "identifier_sealed", VISIT_IDENTIFIER)} for visit in visits
         ],
         "codes": [_shown(one, CODE_FIELDS) for one in _rows(work, codes)],
         "tickets": [
@@ -173,6 +173,10 @@ def _result(work: Work, verification: Row, row: str) -> dict[str, Any]:
 
 def _rows(work: Work, query: Select[Any]) -> Sequence[Row]:
     return [dict(row) for row in work.execute(query).mappings()]
+
+
+def _visit(visit: Row) -> dict[str, Any]:
+    return {**_shown(visit, VISIT_FIELDS), "step": visit["step"] % HIDDEN_STEPS}
 
 
 def _shown(row: Row, names: Sequence[str]) -> dict[str, Any]:

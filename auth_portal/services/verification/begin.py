@@ -36,6 +36,7 @@ from auth_portal.services.verification.case import (
     new_prompt,
     record_move,
     set_language,
+    stored_step,
     unvisited_case,
     update_visit,
     visit_label,
@@ -414,7 +415,7 @@ def _visit_of_browser(
         Visit.token_hash.in_(hashes), Visit.verification_id == case.verification_id
     )
     names_first = case.journey.naming_step == 0
-    found = found.where(Visit.step > 0) if names_first else found
+    found = found.where(Visit.step > stored_step(case.journey, 0)) if names_first else found
     if identifier is not None and names_first:
         found = found.where(Visit.identifier_key == identifier.key)
     rows = {hashes[row.token_hash]: row for row in work.execute(found)}

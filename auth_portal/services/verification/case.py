@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ from auth_portal.services.verification.tickets import CASE_COLUMNS, Ticket, tick
 from auth_portal.services.verification.tickets import PREFIX as _TICKET
 from auth_portal.store.db import Work, dialect_insert
 from auth_portal.store.models import (
+    HIDDEN_STEPS,
     VISIT_GIVEN,
     VISIT_IDENTIFIER,
     AuditEvent,
@@ -87,6 +88,15 @@ MOVES: Mapping[Stage, frozenset[str]] = {
     **dict.fromkeys((Stage.TERMS, Stage.QUESTIONS, Stage.HANDOVER), frozenset({"answer", "cancel"})),
     Stage.ENDED: frozenset(),
 }
+
+
+def stored_step(journey: JourneyConfig, step: int) -> int:
+    """Return the number of a step as visits and codes store it.
+
+    In place of a journey with steps that it does not know, 0.1.0 reads another one. There the same number would be
+    another step, perhaps its last; a number that is none keeps that release from passing it.
+    """
+    return step + HIDDEN_STEPS if journey.has_forms else step
 
 
 def new_prompt() -> str:
@@ -174,6 +184,11 @@ class Case:
         """Return the step where this visit stands."""
         return self.journey.steps[self.step]
 
+    @cached_property
+    def stored_step(self) -> int:
+        """Return the number of this step as rows have it."""
+        return stored_step(self.journey, self.step)
+
     @property
     def given_here(self) -> Given:
         """Return what was given in this step so far."""
@@ -186,6 +201,8 @@ class Case:
     @property
     def has_whole_past(self) -> bool:
         """Report whether every step before this one was finished, as far as this visit shows it."""
+        if self.step < 0:  # written by 0.1.0, which does not know where this journey is
+            return False
         past = self.journey.steps[: self.step]
         proofs = [step.methods for step in past if step.proves]
         if len(proofs) != len(self.proved) or not all(map(lambda one, step: one in step, self.proved, proofs)):
@@ -511,6 +528,8 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     if not whole or len(valid) < len(codes):
         _note_broken(work, row, codes, is_writing=locked)
     journey = journeys.served_version(row.version_id)
+    if journey.has_forms and row.step:  # 0 is the beginning of any
+        values["step"] -= HIDDEN_STEPS
     person = ticket.limited_to(person, key) if ticket is not None else person
     hours = journey.limits.changed_contact_hours
     case = Case(
@@ -622,7 +641,7 @@ def challenged(case: Case) -> ColumnElement[bool]:
     return and_(
         Challenge.verification_id == case.verification_id,
         Challenge.identifier_key == case.identifier_key,
-        Challenge.step == case.step,
+        Challenge.step == case.stored_step,
         Challenge.method == case.method,
     )
 
@@ -815,14 +834,14 @@ def _insert_unless_live(dialect: str) -> Any:
 def _visit_values(work: Work, case: Case) -> dict[str, object]:
     given, proved = None, "+".join(case.proved)
     if case.given:
-        at = [case.step, case.person.key, proved]
+        at = [case.stored_step, case.person.key, proved]
         given = work.keyring.seal(json.dumps({"at": at, "given": case.given}), VISIT_GIVEN, case.visit_id)
     return {
         "id": case.visit_id,
         "token_hash": case.token_hash,
         "verification_id": case.verification_id,
         "prompt": case.prompt,
-        "step": case.step,
+        "step": case.stored_step,
         "method": case.method,
         "identifier_sealed": case.identifier_sealed,
         "identifier_key": case.identifier_key,

@@ -104,7 +104,7 @@ def send_new(work: Work, case: Case, snapshot: Snapshot) -> None:
         "verification_id": case.verification_id,
         "identifier_key": case.identifier_key,
         "customer_row": case.person.row,
-        "step": case.step,
+        "step": case.stored_step,
         "method": case.method,
         "destination_key": destination_key,
         "key_id": work.keyring.code_key_id,
