@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from auth_portal.services.history import results
-from auth_portal.store.models import Acceptance, AnswerRow, AuditEvent, table_of
+from auth_portal.store.models import Acceptance, AnswerRow, AuditEvent, Verification, table_of
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL
 from tests.services.steps import IDENTIFY, PASSWORD_STEP, QUESTIONS, TERMS, stepped
-from tests.world import PASSWORD, World, journey, open_world
+from tests.world import CUSTOMERS, PASSWORD, SHORT_PASSWORD, World, journey, open_world
 
 MORE = """{ key = "visits", kind = "number", ask = "How many visits?", required = false },
   { key = "call", kind = "phone", ask = "Which number may we call?", required = false } ] }"""
@@ -29,6 +29,7 @@ JOURNEYS = (
     journey("balance", "sms_code", default=True)
     + stepped("after", IDENTIFY, PASSWORD_STEP, LONG)
     + stepped("secret", ANONYMOUS)
+    + stepped("alone", TERMS)
     + stepped("terms", IDENTIFY, PASSWORD_STEP, TERMS)
 )
 PAGE = "/admin/journeys/{}/answers"
@@ -36,7 +37,8 @@ PAGE = "/admin/journeys/{}/answers"
 
 @pytest.fixture
 def world(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
-    with open_world(tmp_path, database_url, receiver, config=JOURNEYS, settings=STILL) as opened:
+    people = CUSTOMERS.replace(SHORT_PASSWORD, PASSWORD)
+    with open_world(tmp_path, database_url, receiver, config=JOURNEYS, settings=STILL, customers=people) as opened:
         yield opened
 
 
@@ -219,3 +221,61 @@ def test_acceptances_are_exported_with_who_what_and_when(world: World) -> None:
     world.clock.advance(40 * 86_400)
     auditor.sign_in()
     assert rows_of(auditor, "terms", "acceptances", days="30") == []
+
+
+def decided(world: World, customer: str, *accepted: str) -> None:
+    """Prove who one is, then accept the terms of ``terms`` with these boxes, or decline them."""
+    browser = world.browser()
+    browser.open(f"terms-{len(world.rows(Verification))}", "terms")
+    browser.post("/j/terms", identifier=customer)
+    browser.prove(PASSWORD)
+    fields = {"accept": list(accepted)} if accepted else {"decline": "terms"}
+    browser.get("/verify") if accepted else browser.get("/verify/decline")
+    browser.post("/verify", **fields)
+    assert browser.path == "/done", browser.page.text
+    world.clock.advance(3600)
+
+
+def test_terms_are_counted_by_version_with_the_first_and_the_last_time(world: World) -> None:
+    """By the tables: an acceptance for each time, and each customer once."""
+    decided(world, "C-1001", "read", "tips")
+    decided(world, "C-1002", "read")
+    decided(world, "C-1001", "read")
+    decided(world, "C-1002")
+    with world.database.write() as connection:
+        row = connection.execute(select(Acceptance.id).order_by(Acceptance.id)).scalars().first()
+        connection.execute(update(Acceptance).where(Acceptance.id == row).values(version="2"))
+    rows = world.rows(Acceptance)
+    at = [one.accepted_at for one in rows]
+    (declined,) = [one for one in world.rows(AuditEvent) if one.kind == "terms_declined"]
+    found = world.services.results.terms("terms", 0)
+    assert [(one.version, one.is_accepted, one.count, one.first_at, one.last_at) for one in found.counts] == [
+        ("3", True, 2, at[1], at[2]),
+        ("3", False, 1, declined.at, declined.at),
+        ("2", True, 1, at[0], at[0]),
+    ]
+    assert not found.is_partial
+    assert world.services.results.terms("after", 0).counts == []
+    page = words(signed_in(world, "support"), f"{PAGE.format('terms')}?days=0")
+    assert "3 accepted 2 2026-11-22 13:00:00 2026-11-22 14:00:00" in page
+    assert "3 declined 1 2026-11-22 15:00:00 2026-11-22 15:00:00" in page
+    assert "2 accepted 1 2026-11-22 12:00:00 2026-11-22 12:00:00" in page
+    assert "No stored answers" not in page
+    world.clock.advance(10 * 24 * 3600)
+    assert world.services.results.terms("terms", 7).counts == []
+
+
+def test_terms_of_no_one_in_particular_count_each_time_and_a_page_counts_so_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        browser = world.browser()
+        browser.open(f"alone-{number}", "alone")
+        browser.post("/j/alone")
+        browser.post("/verify", accept="read")
+    ((count,), is_partial) = vars(world.services.results.terms("alone", 7)).values()
+    assert (count.version, count.is_accepted, count.count, is_partial) == ("3", True, 3, False)
+    monkeypatch.setattr(results, "MOST_COUNTED", 2)
+    figures = world.services.results.terms("alone", 7)
+    assert (figures.counts[0].count, figures.is_partial) == (2, True)
+    assert "These are the newest." in words(signed_in(world, "support"), PAGE.format("alone"))

@@ -12,15 +12,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import Row, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, text
 
 from auth_portal.crypto import KeyFault
 from auth_portal.services.history.audit_trail import csv_rows
-from auth_portal.services.steps import Question, Questions, Step, text_of
+from auth_portal.services.steps import DECLINED, Question, Questions, Step, text_of
 from auth_portal.store.db import Transactions, Work, first_id
-from auth_portal.store.models import ANSWER_ANSWERS, Acceptance, AnswerRow, CustomerRow, signed_columns
+from auth_portal.store.models import (
+    ANSWER_ANSWERS,
+    RARE_KIND,
+    Acceptance,
+    AnswerRow,
+    AuditEvent,
+    CustomerRow,
+    Verification,
+    signed_columns,
+)
 
 MOST_OPENED = 5_000  # answers that a page opens and counts: some 100 ms
+MOST_COUNTED = 100_000  # acceptances, and refusals, that a page counts
 BATCH = 1_000  # rows of a file that are read at once
 NEWEST_TEXTS = 20
 PROMOTERS, DETRACTORS = 9, 6  # of the net promoter score: 9 and 10, and 0 to 6
@@ -130,8 +140,27 @@ class AnswerFigures:
     others: Sequence[str]  # keys of answers to questions that the journey no longer has
 
 
+@dataclass(frozen=True)
+class TermsCount:
+    """How many accepted or declined a version of the terms. A customer who proved who they are counts once."""
+
+    version: str
+    is_accepted: bool
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True)
+class TermsFigures:
+    """The counts of every version, the latest first. With ``is_partial`` older ones were not counted."""
+
+    counts: Sequence[TermsCount]
+    is_partial: bool
+
+
 class JourneyResults:
-    """Counts and exports stored answers, and exports acceptances."""
+    """Counts and exports stored answers and acceptances."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -166,6 +195,50 @@ class JourneyResults:
         """Return all acceptances of terms as CSV, newest first, in pieces. The download is audited."""
         self._record("acceptances_exported", slug, days, admin_id)
         return self._acceptance_lines(slug, self._since(days))
+
+    def terms(self, slug: str, days: int) -> TermsFigures:
+        """Count who accepted and who declined each version of the terms in the last ``days``, or with 0 ever.
+
+        A refusal is known as long as its verification is stored.
+        """
+        since = self._since(days)
+        accepted = select(
+            Acceptance.version,
+            func.coalesce(Acceptance.customer_row, Acceptance.verification_id).label("who"),
+            Acceptance.accepted_at.label("at"),
+        ).where(Acceptance.slug == slug, *_from(Acceptance.id, since))
+        declined = (
+            select(
+                AuditEvent.facts["version"].as_string().label("version"),
+                Verification.id.label("who"),
+                AuditEvent.at.label("at"),
+            )
+            .join(Verification, Verification.id == AuditEvent.verification_id)
+            .where(text(RARE_KIND), AuditEvent.kind == "terms_declined")
+            .where(Verification.slug == slug, Verification.outcome == DECLINED, *_from(AuditEvent.id, since))
+        )
+        counts, is_partial = list[TermsCount](), False
+        with self._transactions.read() as work:
+            for is_accepted, newest in (
+                (True, accepted.order_by(Acceptance.id.desc())),
+                (False, declined.order_by(AuditEvent.id.desc())),
+            ):
+                one = newest.limit(MOST_COUNTED).subquery()
+                grouped = select(
+                    one.c.version,
+                    func.count(one.c.who.distinct()).label("people"),
+                    func.count().label("rows"),
+                    func.min(one.c.at).label("first_at"),
+                    func.max(one.c.at).label("last_at"),
+                ).group_by(one.c.version)
+                rows = work.execute(grouped).all()
+                counts += [TermsCount(row.version, is_accepted, row.people, row.first_at, row.last_at) for row in rows]
+                is_partial |= sum(row.rows for row in rows) >= MOST_COUNTED
+        latest: dict[str, datetime] = {}
+        for count in counts:
+            latest[count.version] = max(count.last_at, latest.get(count.version, count.last_at))
+        counts.sort(key=lambda count: (latest[count.version], count.version, count.is_accepted), reverse=True)
+        return TermsFigures(counts, is_partial)
 
     def _record(self, kind: str, slug: str, days: int, admin_id: str) -> None:
         with self._transactions.write() as work:
@@ -224,6 +297,11 @@ class JourneyResults:
                 return
             yield csv_rows(lines)
             following = query.where(Acceptance.id < rows[-1].id)
+
+
+def _from(column: Any, since: datetime | None) -> list[ColumnElement[bool]]:
+    """Return the condition for rows that were made since then."""
+    return [column >= first_id(since)] if since is not None else []
 
 
 def _acceptance_cells(work: Work, row: Row[Any]) -> Sequence[object]:

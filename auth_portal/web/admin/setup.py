@@ -86,6 +86,7 @@ def answers(slug: str) -> Response:
 
 def _answers_page(slug: str, faults: Mapping[str, str]) -> Response:
     journey, days = services().journey_history.journey(slug).config, _period()
+    has_terms = any(step.kind == "terms" for step in journey.steps)
     return render(
         "admin/journeys/answers.html",
         status=422 if faults else 200,
@@ -94,7 +95,8 @@ def _answers_page(slug: str, faults: Mapping[str, str]) -> Response:
         days=days,
         periods=PERIODS,
         figures=services().results.figures(slug, journey.steps, days),
-        has_terms=any(step.kind == "terms" for step in journey.steps),
+        has_terms=has_terms,
+        terms=services().results.terms(slug, days) if has_terms else None,
         may_export=me().may_inspect,
         faults=faults,
     )
