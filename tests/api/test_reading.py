@@ -5,7 +5,11 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 import pytest
+from sqlalchemy import update
 
+from auth_portal.services.config.journey import Payment
+from auth_portal.services.verification.tickets import TicketRequest
+from auth_portal.store.models import Verification
 from tests.api.program import Program, problem
 from tests.receiver import wait_for
 from tests.services.test_delivery_lists import refused
@@ -120,3 +124,28 @@ def test_lists_of_a_time(both: Program, path: str) -> None:
     ):
         (error,) = problem(both.get(f"{path}?{urlencode({'since': value})}"), 422, "query_invalid")["errors"]
         assert error["parameter"] == "since"
+
+
+def test_a_payment_is_read_by_programs_that_register_payments_alone(both: Program) -> None:
+    payment = Payment("500.00", "ZAR", "N. Dlamini")
+    world = both.world
+    made = world.services.tickets.register(TicketRequest("app", customer_id="C-1001", payment=payment))
+    browser = world.browser()
+    browser.get(f"{made.path}?reference=paid")
+    browser.post(made.path)
+    browser.prove(world.totp())
+    assert browser.path == "/done"
+    world.browser().begin("unpaid", "app", "C-1002")
+    unpaid, paid = both.get("/verifications").json["data"]  # type: ignore[index]
+    assert paid["payment"] == {"amount": "500.00", "currency": "ZAR", "payee": "N. Dlamini"}
+    assert unpaid["payment"] is None
+    assert both.get(f"/verifications/{paid['id']}").json["payment"] == paid["payment"]  # type: ignore[index]
+    reader = Program(world, world.services.api_keys.create("Reads", ("verifications:read",), 30, None).key)
+    for text in (reader.get("/verifications").text, reader.get(f"/verifications/{paid['id']}").text):
+        assert "payment" not in text
+        assert "Dlamini" not in text
+    with world.database.write() as connection:
+        connection.execute(update(Verification).where(Verification.id == paid["id"]).values(outcome="wrong"))
+    changed = both.get(f"/verifications/{paid['id']}").json
+    assert changed is not None
+    assert (changed["outcome"], changed["payment"]) == ("changed", None)

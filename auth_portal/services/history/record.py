@@ -179,6 +179,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
     tries = attempts_of(work.connection, [line.id for line in lines])
     reference = _opened(work, row.reference_sealed, VERIFICATION_REFERENCE, row.id)
     is_long = len(reference) >= SHORTEST_SHOWN
+    asked = asked_payment(work.keyring, row, snapshot.portal.default_region)
     return Record(
         now=work.now,
         wall=snapshot.portal.wall,
@@ -192,7 +193,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         deliveries=tuple(DeliveryFacts(line, tuple(tries[line.id])) for line in lines),
         events=events,
         people=people,
-        payment=payment_text(work.keyring, row, snapshot.portal.default_region),
+        payment=asked.text if asked is not None else "",
         is_closed=current is None or not snapshot.is_open(current.config),
         has_others=work.execute(others.limit(1)).first() is not None,
     )
@@ -211,19 +212,30 @@ def is_forged(keyring: Keyring, journeys: Journeys, row: Any) -> bool:
         return True
 
 
-TICKET_COLUMNS = signed_columns(TicketRow, "ticket__")  # what payment_text reads, where a statement joins the ticket
+TICKET_COLUMNS = signed_columns(TicketRow, "ticket__")  # what asked_payment reads, where a statement joins the ticket
 
 
-def payment_text(keyring: Keyring, row: Any, region: str) -> str:
-    """Return the payment that a ticket asked for, in one line; "" if there is none or the ticket was changed (R54)."""
+@dataclass(frozen=True)
+class AskedPayment:
+    """The payment that a ticket asked its customer to approve, as it was registered, and in one line."""
+
+    amount: str
+    currency: str
+    payee: str
+    text: str
+
+
+def asked_payment(keyring: Keyring, row: Any, region: str) -> AskedPayment | None:
+    """Return the payment that a ticket asked for; None if there is none or the ticket was changed (R54)."""
     found = row._mapping
     sealed = found["ticket__payment_sealed"]
     if sealed is None or not keyring.holds("tickets", found, "ticket__"):
-        return ""
+        return None
     try:
-        return payment_of(keyring.open(sealed, TICKET_PAYMENT, found["ticket__id"])).shown(region).text
+        payment = payment_of(keyring.open(sealed, TICKET_PAYMENT, found["ticket__id"]))
     except KeyFault:
-        return ""
+        return None
+    return AskedPayment(payment.amount, payment.currency, payment.payee, payment.shown(region).text)
 
 
 _VERIFICATION = (

@@ -18,7 +18,15 @@ from auth_portal.errors import NotFound
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import read_identifier
 from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
-from auth_portal.services.history.record import KINDS, TICKET_COLUMNS, holders_of, is_forged, load_record, payment_text
+from auth_portal.services.history.record import (
+    KINDS,
+    TICKET_COLUMNS,
+    AskedPayment,
+    asked_payment,
+    holders_of,
+    is_forged,
+    load_record,
+)
 from auth_portal.services.history.timeline import Moment, headline, raw_timeline, story_moments
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
@@ -73,6 +81,7 @@ class StoryLine:
     customer_id: str | None
     callback: str | None
     payment: str = ""  # that the customer was asked to approve, in one line
+    asked_payment: AskedPayment | None = None  # the same in parts
 
 
 @dataclass(frozen=True)
@@ -181,11 +190,12 @@ class Stories:
 
     def _line(self, row: Any) -> StoryLine:
         region = self._journeys.current().portal.default_region
-        payment = payment_text(self._transactions.keyring, row, region)
-        line = StoryLine(**{column.key: getattr(row, column.key) for column in _LINE}, payment=payment)
+        asked = asked_payment(self._transactions.keyring, row, region)
+        values = {column.key: getattr(row, column.key) for column in _LINE}
+        line = StoryLine(**values, payment=asked.text if asked else "", asked_payment=asked)
         if not is_forged(self._transactions.keyring, self._journeys, row):
             return line
-        return replace(line, outcome=CHANGED, methods="", customer_row=None, customer_id=None)
+        return replace(line, outcome=CHANGED, methods="", customer_row=None, customer_id=None, asked_payment=None)
 
     def get(self, verification_id: str) -> Story:
         """Return the story of one verification. Raise NotFound("verification_unknown")."""

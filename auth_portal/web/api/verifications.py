@@ -119,6 +119,9 @@ def read_verification(verification_id: str) -> Response:
 
 
 def _shown(line: StoryLine) -> dict[str, Any]:
+    """Return a verification; its payment, with the name of its payee, only to programs that register payments."""
+    asked = line.asked_payment
+    payment = {name: getattr(asked, name) for name in PAYMENT_MEMBERS} if asked is not None else None
     return {
         "id": line.id,
         "journey": line.slug,
@@ -128,4 +131,5 @@ def _shown(line: StoryLine) -> dict[str, Any]:
         "customer_id": line.customer_id,
         "methods": line.methods.split("+") if line.methods else [],
         "callback": line.callback,
+        **({"payment": payment} if "tickets:write" in caller().scopes else {}),
     }
