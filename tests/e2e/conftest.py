@@ -133,8 +133,9 @@ def phones() -> Iterator[list[Phone]]:
 def new_phone(portal: Portal, chromium: Browser, phones: list[Phone]) -> Callable[..., Phone]:
     """Makes a phone."""
 
-    def make(*, has_script: bool = True, server: Server = portal) -> Phone:
-        phones.append(Phone(server, chromium.new_context(**SCREEN, java_script_enabled=has_script), has_script))
+    def make(*, has_script: bool = True, server: Server = portal, **options: Any) -> Phone:
+        context = chromium.new_context(**SCREEN, java_script_enabled=has_script, **options)
+        phones.append(Phone(server, context, has_script))
         return phones[-1]
 
     return make
