@@ -54,8 +54,8 @@ def refused(path: str, phone: Phone, _portal: Portal) -> Page:
     return phone.open(path)
 
 
-def take(browser: Browser, folder: Path, language: str, only: str) -> list[str]:
-    """Take the pictures of one language, of pages whose name matches ``only``. Return the names of all pages."""
+def take(browser: Browser, folder: Path, language: str, only: str) -> list[Exception]:
+    """Take the pictures of one language, of pages whose name matches ``only``. Return what went wrong."""
     portal = Portal(folder, app="tests.clocked_app:app")
     portal.configure(journeys(f"{datetime.now(UTC):%a}".lower()))
     names, failed = [], []
@@ -69,12 +69,13 @@ def take(browser: Browser, folder: Path, language: str, only: str) -> list[str]:
             try:
                 picture(reach(phone, portal), language, names[-1])
             except Exception as fault:
-                fault.add_note(names[-1])
+                fault.add_note(f"{language} {names[-1]}")
                 failed.append(fault)
         context.close()
-    if failed:
-        raise ExceptionGroup(f"pages that were not reached in {language}", failed)
-    return names
+    for width in SIZES:
+        for scheme in SCHEMES:
+            write_sheet(FOLDER / f"{language}-{width}-{scheme}", names, width if width < 1000 else 640)
+    return failed
 
 
 def picture(page: Page, language: str, name: str) -> None:
@@ -105,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--languages", default=",".join(LANGUAGES), help="such as en,zu,ar")
     parser.add_argument("--only", default="", help="a regular expression: take the pages whose name it matches")
-    asked = parser.parse_args()
+    asked, failed = parser.parse_args(), []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         fonts = Path(folder) / "fonts.conf"
         fonts.write_text(FONTS)
@@ -114,11 +115,10 @@ def main() -> None:
         )
         for language in asked.languages.split(","):
             (instance := Path(folder) / language).mkdir()
-            names = take(browser, instance, language, asked.only)
-            for width in SIZES:
-                for scheme in SCHEMES:
-                    write_sheet(FOLDER / f"{language}-{width}-{scheme}", names, width if width < 1000 else 640)
+            failed += take(browser, instance, language, asked.only)
         browser.close()
+    if failed:
+        raise ExceptionGroup("pages that were not reached", failed)
 
 
 if __name__ == "__main__":
