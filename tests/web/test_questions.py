@@ -201,3 +201,13 @@ def test_the_audit_learns_how_many_answers_there_were_and_never_what(world: Worl
     found = [row for row in world.rows(AuditEvent) if row.kind == "questions_answered"]
     assert [row.facts["answers"] for row in found] == [3]
     assert "Mzansi" not in "".join(json.dumps(row.facts) for row in world.rows(AuditEvent))
+
+
+@pytest.mark.parametrize("reason", ["no_code", "expired", "verified", "completed"])
+def test_r41_a_survey_ends_only_as_it_can(world: World, reason: str) -> None:
+    """No page of it offers these, and a form that names one ends nothing."""
+    browser = started(world, "survey")
+    assert browser.post("/verify/cancel", reason=reason).status_code == 400
+    browser.get("/verify")
+    answer(browser, "balance", "8", "")
+    assert [one["result"] for one in results(world)] == ["completed"]

@@ -182,6 +182,8 @@ class VisitMoves:
             case, result = self._gate.admit(work, visit_token, prompt, "cancel")
             if result is not None:
                 return result
+            if reason not in case.journey.results:  # no code is sent in a journey without a proof
+                raise Problem("bad_request")
             self._endings.end(work, case, reason)
         self._wake()
         return OVER
