@@ -231,6 +231,25 @@ def test_another_version_text_or_customer_asks_again(world: World, change: dict[
     assert "savings terms" in passed(world, "second").page.text
 
 
+def test_a_box_that_became_required_is_asked_for(world: World) -> None:
+    """What someone accepted without it is no acceptance of what is asked now, though the text is the same."""
+    browser = passed(world, "first")
+    browser.post("/verify", accept="read")
+    browser.prove(code_for(world, PHONE))
+    config = stepped("between", IDENTIFY, PASSWORD_STEP, AGAIN.replace(", required = false", ""), SMS_STEP)
+    config = config.replace("{{", "{").replace("}}", "}").replace("{receiver}", world.receiver.origin)
+    world.services.configuration.import_toml(config, file_name="a.toml")
+    world.services.journeys.renew()
+    world.clock.advance(31)
+    browser = passed(world, "second")
+    assert "savings terms" in browser.page.text
+    assert browser.post("/verify", accept="read").status_code == 422
+    browser.post("/verify", accept=["read", "tips"])
+    browser.prove(code_for(world, PHONE))
+    world.clock.advance(31)
+    assert "savings terms" not in passed(world, "third").page.text
+
+
 def test_what_was_accepted_in_a_chat_that_ran_out_of_time_is_only_audited(world: World) -> None:
     browser = passed(world, "first")
     browser.post("/verify", accept="read")

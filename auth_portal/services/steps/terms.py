@@ -7,7 +7,7 @@ was typed. Instead, a link may lead to a document, whose SHA-256 says which one 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache, lru_cache
@@ -154,6 +154,10 @@ class Terms(Step):
         facts = {"version": self.version, "language": language or at.locale, "sha256": digests[language]}
         accepted = {**facts, "boxes": ticked, "accepted_at": iso(at.now)}
         return Taken(given=accepted, is_done=True, event="terms_accepted", facts={**facts, "boxes": ticked})
+
+    def is_met_by(self, digest: str, boxes: Collection[str]) -> bool:
+        """Report whether this text was accepted, with every box that is required now."""
+        return digest in self.digests.values() and all(box.key in boxes for box in self.boxes if box.required)
 
     def given_before(self, accepted_at: datetime, boxes: list[str]) -> Given:
         """Return what stands for terms that the customer accepted in an earlier verification."""
