@@ -28,6 +28,7 @@ from werkzeug.exceptions import HTTPException
 from auth_portal.errors import Problem, TooMany
 from auth_portal.i18n import (
     FALLBACK,
+    LONGEST_ACCEPTED,
     NO_WORDING,
     Language,
     Wording,
@@ -85,6 +86,7 @@ OPEN_PATH = re.compile(
 )
 REFERENCE = re.compile(r"(?:^|&)(reference=.*)", re.DOTALL)
 _ASKED = re.compile(rb"(?:^|&)lang=([A-Za-z0-9-]{2,16})(?=&|$)")
+LONGEST_TAG = 35  # characters of a language tag (RFC 5646, 4.4.1); a form may send any, and matching takes time
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
 csrf = CSRFProtect()
 
@@ -206,10 +208,10 @@ def speak_for_customer(*chosen: str, words: Wording = NO_WORDING) -> str:
     snapshot = current_app.extensions[EXTENSION].journeys.known
     g.offered_languages = offered = snapshot.portal.offered if snapshot is not None else complete_languages()
     for tag in chosen:
-        if tag and (found := matched(tag, offered)):
+        if 0 < len(tag) <= LONGEST_TAG and (found := matched(tag, offered)):
             spoken.set(found)
             return found
-    accepted = request.headers.get("Accept-Language", "")
+    accepted = request.headers.get("Accept-Language", "")[:LONGEST_ACCEPTED]
     own = snapshot.portal.language if snapshot is not None else FALLBACK
     spoken.set((preferred(accepted, offered) if accepted else "") or own)
     return ""
