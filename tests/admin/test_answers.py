@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from auth_portal.services.history import results
+from auth_portal.services.history.audit_trail import csv_rows
 from auth_portal.store.models import Acceptance, AnswerRow, AuditEvent, Verification, table_of
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver
@@ -279,3 +280,9 @@ def test_terms_of_no_one_in_particular_count_each_time_and_a_page_counts_so_many
     figures = world.services.results.terms("alone", 7)
     assert (figures.counts[0].count, figures.is_partial) == (2, True)
     assert "These are the newest." in words(signed_in(world, "support"), PAGE.format("alone"))
+
+
+@pytest.mark.parametrize("sign", "=+-@\uff1d\uff0b\uff0d\uff20")
+def test_r43_no_cell_begins_as_a_formula_in_any_spreadsheet(sign: str) -> None:
+    """Some editions of Excel read the wide signs of Chinese and Japanese as the plain ones."""
+    assert csv_rows([[f" {sign}1+1"]]) == f"'{sign}1+1\r\n"

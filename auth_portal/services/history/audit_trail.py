@@ -23,7 +23,8 @@ BATCH = 1000  # events of an export that are loaded at once
 KINDS = tuple(sorted(EVENTS))
 FORMATS = ("csv", "jsonl")
 CSV_COLUMNS = ("at", "kind", "text", "admin", "customer_id", "verification_id", "subject_id", "admin_id", "facts", "id")
-UNDEFUSED = ("=", "+", "-", "@", "\t", "\r")  # beginnings that make a spreadsheet compute a cell (R43)
+# Beginnings that make a spreadsheet compute a cell (R43). An Excel for Chinese or Japanese reads the wide ones, too.
+UNDEFUSED = ("=", "+", "-", "@", "\t", "\r", *"\uff1d\uff0b\uff0d\uff20")
 
 
 @dataclass(frozen=True)
