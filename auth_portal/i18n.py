@@ -340,7 +340,7 @@ def error_text(code: str, locale: str = "", params: Mapping[str, object] | None 
     """Return the sentence that a page shows for an error code, with its parameters, if it has some."""
     with speaking(locale) if locale else nullcontext():
         text = translated(ERRORS.get(code, ERRORS["server_error"]))
-    return text % params if params and "%(" in text else text
+    return text % (params or {}) if params or "%(" not in text else text
 
 
 def translated(text: str) -> str:

@@ -62,6 +62,17 @@ def test_a_button_and_a_heading_are_the_businesss_own(owner: Desk) -> None:
     assert "Check it" in said(browser.page)
 
 
+def test_an_error_is_the_businesss_own_to_the_letter(owner: Desk) -> None:
+    change(owner, "errors", {"We couldn't read what was sent. Try again.": "100% unreadable. Try {again}."})
+    assert "can't contain {again}" in said(owner.page)
+    change(owner, "errors", {"We couldn't read what was sent. Try again.": "100% unreadable. Try again."})
+    owner.world.services.journeys.renew()
+    browser = owner.world.browser()
+    browser.begin("abc")
+    browser.post("/verify/cancel", reason="unknown", headers=PLAIN["headers"])
+    assert "100% unreadable. Try again." in said(browser.page)
+
+
 def test_another_language_keeps_our_texts(owner: Desk) -> None:
     ours = i18n.translations("zu").gettext("Send me a code by SMS")
     change(owner, "code", {"Send me a code by SMS": "Text me"})
