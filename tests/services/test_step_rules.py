@@ -170,6 +170,40 @@ def test_r35_no_new_outcome_says_what_a_proof_says(outcome: str, steps: str) -> 
         journey(TERMS, IDENTIFY, SMS_STEP, results={"verified": "declined"})
 
 
+def test_r44_a_payment_that_was_approved_leaves_as_it_was_approved() -> None:
+    """Whatever a journey says that was stored before these variables were reserved."""
+    data = {"payment_amount": "1.00", "payment_payee": "{name}"}
+    values = {"slug": "a", "name": "A", "steps": [step(IDENTIFY), step(SMS_STEP)], "data": data}
+    stored = JourneyConfig.model_validate(values, context=IS_STORED)
+    facts = {"name": "Thandi", "payment_amount": "500.00", "payment_currency": "ZAR", "payment_payee": "N. Dlamini"}
+    approved = json.loads(result_body(stored, "verified", "r", facts))["data"]
+    assert (approved["payment_amount"], approved["payment_payee"]) == ("500.00", "N. Dlamini")
+    assert "payment_currency" not in approved
+
+
+def test_d2_a_result_that_is_too_long_arrives_with_shorter_values() -> None:
+    """Letters beyond ASCII take up to twelve bytes of JSON. A journey without questions may have twenty such values."""
+    texts = {f"note{number}": "{name}" * 30 for number in range(17)}
+    config = journey(IDENTIFY, SMS_STEP, data={"customer_id": "{customer_id}", **texts})
+    facts = {"customer_id": "\N{GRINNING FACE}" * 100, "name": "\N{GRINNING FACE}" * 60, "method": "sms_code"}
+    body = result_body(config, "verified", "\\" * 512, facts)
+    assert len(body) <= BODY_BYTES
+    found = json.loads(body)
+    assert (found["result"], found["reference"]) == ("verified_one", "\\" * 512)
+    assert found["data"]["customer_id"] == facts["customer_id"]
+    assert found["data"].keys() == config.data.keys()
+    assert all(found["data"][key] for key in texts)
+
+
+def test_d2_a_journey_stored_under_other_bounds_still_answers() -> None:
+    """It is read, or no journey could be served; its longest answers are cut."""
+    many = [question(key=f"q{number}", most=500) for number in range(30)]
+    values = {"slug": "one", "name": "One", "steps": [{"kind": "questions", "questions": many}]}
+    stored = JourneyConfig.model_validate(values, context=IS_STORED)
+    facts = {f"q{number}": "\N{GRINNING FACE}" * 250 for number in range(30)}
+    assert len(result_body(stored, "completed", "r", facts)) <= BODY_BYTES
+
+
 @given(st.integers(1, 30), st.integers(1, 500))
 def test_d2_the_longest_answers_fit_what_flow_takes(count: int, most: int) -> None:
     questions = [question(key=f"q{number}", most=most) for number in range(count)]
@@ -218,9 +252,19 @@ def test_an_answer_is_short_plain_text_or_a_fault(kind: str, typed: str) -> None
         assert asked.read([answer], "ZA") == (answer, "")
 
 
+@pytest.mark.parametrize("address", ["\N{GRINNING FACE}" * 12 + "@" + ".".join(["\xe9" * 50] * 2) + ".com"])
+def test_an_email_address_in_another_script_is_as_long_as_it_is_counted(address: str) -> None:
+    asked = Question.model_validate(question(kind="email"))
+    answer, fault = asked.read([address], "")
+    assert fault == ""
+    assert 254 < len(json.dumps(answer)) - 2 <= asked.longest
+
+
 @pytest.mark.parametrize(
     ("kind", "typed", "answer"),
     [
+        ("scale", "03", "3"),
+        ("nps", "00", "0"),
         ("number", "1 200,50", "1200.5"),
         ("number", "007", "7"),
         ("number", "-0", "0"),

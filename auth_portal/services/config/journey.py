@@ -405,7 +405,8 @@ class JourneyConfig(Frozen):
 
     @model_validator(mode="after")
     def _agree(self, info: ValidationInfo) -> Self:
-        if not (info.context or {}).get("is_stored"):
+        is_stored = bool((info.context or {}).get("is_stored"))
+        if not is_stored:
             if self.unsafe:
                 raise ValueError("; ".join(self.unsafe))
             if forged := self._forged(RESERVED):
@@ -417,7 +418,7 @@ class JourneyConfig(Frozen):
             )
         if not self.verify_steps and self.defence is not NO_DEFENCE:
             raise ValueError("relay_defence: needs a verify step; without a proof there is nothing to protect")
-        if self.has_forms and (most := longest_body(self)) > BODY_BYTES:
+        if self.has_forms and not is_stored and (most := longest_body(self)) > BODY_BYTES:
             raise ValueError(
                 f"steps: the longest answers would make a result of {most} bytes, and Flow takes {BODY_BYTES}; allow "
                 "fewer or shorter answers"
@@ -631,10 +632,12 @@ def result_body(
 
     Every configured key is always there, empty without a value, so that no value of an earlier chat survives. On
     failure only ``outcome`` and ``journey`` have a value: nothing personal leaves. A reserved key always has its own
-    value, also where an earlier version of the portal stored something else.
+    value, also where an earlier version of the portal stored something else; and so have those of a payment that was
+    approved.
     """
     values = {**(facts if outcome in SUCCESSES else {}), "outcome": outcome, "journey": journey.slug}
-    texts = {key: f"{{{key}}}" if key in RESERVED_AT_FIRST else text for key, text in journey.data.items()}
+    own = (*RESERVED_AT_FIRST, *(key for key in PAYMENT_VARIABLES if values.get(key)))
+    texts = {key: f"{{{key}}}" if key in own else text for key, text in journey.data.items()}
     data = {
         key: PLACEHOLDER.sub(lambda found: values.get(found.group(1), ""), text[:DATA_TEXT])[
             : VALUE_LENGTH if is_cut else None
@@ -645,7 +648,24 @@ def result_body(
     if success and outcome != VERIFIED and result_key(result) == result_key(success):  # stored under older rules
         result = next(text for text in ("failed", "not_verified") if result_key(text) != result_key(success))
     body = {"result": result, "reference": reference, "data": data}
-    return json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+    return _fitting(body, data) if is_cut else _written(body)
+
+
+def _fitting(body: Mapping[str, Any], data: dict[str, str]) -> str:
+    """Return the JSON of a body, which Flow takes: if it is too long, the longest values of ``data`` are halved.
+
+    No value that flows trust is. Saving refuses most journeys that could come so far, but not those without questions,
+    nor those stored under other rules. A short value loses less than a result that never arrives.
+    """
+    cuttable = data.keys() - set(RESERVED)
+    while len(text := _written(body)) > BODY_BYTES and any(data[key] for key in cuttable):
+        longest = max(cuttable, key=lambda key: len(_written(data[key])))
+        data[longest] = data[longest][: len(data[longest]) // 2]
+    return text
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
 def result_key(text: str) -> str:

@@ -47,7 +47,8 @@ RANGES: Mapping[str, tuple[int, int, int, int]] = {
     "text": (1, 300, 1, TEXT_LENGTH),  # characters
     "number": (0, 999_999_999, -999_999_999_999, 999_999_999_999),
 }
-LONGEST: Mapping[str, int] = {"scale": 2, "nps": 2, "number": 24, "date": 10, "phone": 16, "email": 254}
+EMAIL_BYTES = 3 * 254  # of JSON: an address has 254 bytes at most, and two of a letter are six there
+LONGEST: Mapping[str, int] = {"scale": 2, "nps": 2, "number": 24, "date": 10, "phone": 16, "email": EMAIL_BYTES}
 EXAMPLES = {"text": "The queue was long.", "date": "2026-11-22", "phone": "+27821234567", "email": "t@example.com"}
 NUMBER = re.compile(r"[+-]?[0-9]{1,15}([.,][0-9]{1,6})?")
 
@@ -159,7 +160,9 @@ class Question(BaseModel):
 
     def _read_scale(self, text: str, _region: str) -> tuple[str, str]:
         is_on_it = text.isascii() and text.isdigit() and len(text) <= LONGEST["scale"]
-        return text, "" if is_on_it and not self._range_fault(int(text), "", "") else "answer_unreadable"
+        if not is_on_it or self._range_fault(int(text), "small", "large"):
+            return text, "answer_unreadable"
+        return str(int(text)), ""
 
     def _read_text(self, text: str, _region: str) -> tuple[str, str]:
         return text, self._range_fault(len(text.encode("utf-16-le", "replace")) // 2, "short", "long")
