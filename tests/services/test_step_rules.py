@@ -365,6 +365,30 @@ def test_a_release_that_knows_no_such_step_reads_a_closed_journey() -> None:
             whole_document(document, changed)
     plain = journey(IDENTIFY, SMS_STEP)
     assert stored_documents(plain) == (plain.stored(), None)
+    assert "changed_contact_hours" not in plain.stored()["limits"]
+
+
+def test_a_release_that_knows_no_wait_after_a_change_reads_a_closed_journey() -> None:
+    """It would send the code at once to the contact that an attacker had changed (R45)."""
+    config = journey(IDENTIFY, SMS_STEP, channels=["sms"], limits={"changed_contact_hours": 24})
+    document, whole = stored_documents(config)
+    assert "channels" not in document
+    assert "limits" not in document
+    assert JourneyConfig.model_validate(whole_document(document, whole)) == config
+
+
+def test_a_release_that_knows_no_look_and_no_own_texts_serves_the_journey_without() -> None:
+    own = {"radius": 4, "hide_name": True, "wording": {"en": {"Confirm": "Check it"}}}
+    config = journey(IDENTIFY, SMS_STEP, **own)
+    document, whole = stored_documents(config)
+    plain = journey(IDENTIFY, SMS_STEP).stored()
+    assert {**document, "data": {**document["data"], "newer_release": ""}} == {
+        **plain,
+        "data": {**plain["data"], "newer_release": ""},
+    }
+    assert JourneyConfig.model_validate(whole_document(document, whole)) == config
+    full = journey(IDENTIFY, SMS_STEP, **own, data={f"key_{n}": "x" for n in range(18)})
+    assert len(stored_documents(full)[0]["data"]) <= 20, "0.1.0 takes no more"
 
 
 @pytest.mark.parametrize("config", [journey(TERMS, QUESTIONS, HANDOVER), journey(IDENTIFY, PASSWORD_STEP, AGAIN)])

@@ -217,6 +217,7 @@ CHAT_APPS = {
 DATA_KEYS = 20  # at most, without those of steps: with the values' length this keeps a callback below 20 kB (D2)
 BODY_BYTES = 20_000  # of a callback (D2)
 SINCE_02 = ("logo_dark", "radius", "hide_name", "wording")  # what releases before 0.2 do not know
+LIMITS_SINCE_02 = ("changed_contact_hours",)  # each of them limits nothing at 0
 LONGEST_REFERENCE = "\\" * 512  # as JSON writes it, twice as long
 DATA_TEXT = 200  # characters
 TEXT_LENGTH = 300  # characters of the business's own words
@@ -430,7 +431,8 @@ class JourneyConfig(Frozen):
 
         A process of that version could not read the journey. What its defence adds to the variables is not stored.
         """
-        unset = {name for name in SINCE_02 if getattr(self, name) in ("", None, {})}
+        limits = {name for name in LIMITS_SINCE_02 if not getattr(self.limits, name)}
+        unset: dict[str, Any] = {**dict.fromkeys({*SINCE_02} - self.new_keys, True), "limits": limits}
         document = self.model_dump(mode="json", exclude=unset, exclude_none=True)  # TOML has no null
         added = set(PAYMENT_VARIABLES) & set(self.defence.variables)
         document["data"] = {
@@ -523,6 +525,17 @@ class JourneyConfig(Frozen):
     def identifiers(self) -> tuple[str, ...]:
         """Return the identifiers that a customer may enter."""
         return self.steps[self.naming_step].identifiers if self.naming_step is not None else ()
+
+    @cached_property
+    def is_closed_before(self) -> bool:
+        """Report whether releases before 0.2 must not open it: they know neither its steps nor what limits a proof."""
+        is_too_long = bool(self.new_keys) and len(self.data) >= DATA_KEYS
+        return self.has_forms or is_too_long or any(getattr(self.limits, name) for name in LIMITS_SINCE_02)
+
+    @property
+    def new_keys(self) -> frozenset[str]:
+        """Return the keys that releases before 0.2 do not know and can do without."""
+        return frozenset(name for name in SINCE_02 if getattr(self, name) not in ("", None, {}))
 
     @cached_property
     def has_forms(self) -> bool:
@@ -739,18 +752,17 @@ _CLOSED = (
 def stored_documents(config: JourneyConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the document of a version, and the whole journey where releases before 0.2 could not read it.
 
-    A release that meets what it does not know could serve no journey at all. With a kind of step that is new the
+    A release that meets what it does not know could serve no journey at all. With a step or limit that is new the
     document is a journey that every release can read and none can open: its steps send codes and it has no channel.
     Without a new look and own texts it is the same journey, which an earlier release serves with the portal's. Either
     holds the digest of the whole one, so that the MAC of the version vouches for both.
     """
     whole = config.stored()
-    new = whole.keys() & SINCE_02
-    if not new and not config.has_forms:
+    if not config.new_keys and not config.is_closed_before:
         return whole, None
     mark = {NEWER: document_digest(whole)}
-    if not config.has_forms and len(whole["data"]) < DATA_KEYS:
-        known = {name: value for name, value in whole.items() if name not in new}
+    if not config.is_closed_before:
+        known = {name: value for name, value in whole.items() if name not in config.new_keys}
         return {**known, "data": {**whole["data"], **mark}}, whole
     common = {name: whole[name] for name in _OF_EVERY_RELEASE}
     results = {outcome: config.results.get(outcome, "failed") for outcome in OF_PROOFS}

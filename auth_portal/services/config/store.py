@@ -36,7 +36,6 @@ from auth_portal.store.models import (
 )
 
 NOTE_LENGTH = 200  # characters
-UNKNOWN_BEFORE = ("changed_contact_hours",)  # limits that 0.1.0 does not know; none of them limits anything at 0
 
 
 class StoredChannel(NamedTuple):
@@ -266,7 +265,7 @@ def _write_journey(
         "id": version_id,
         "journey_id": journey_id,
         "number": number,
-        "document": readable_before(document),
+        "document": document,
         "whole": whole,
         "created_at": work.now,
         "made_by": author.admin_id,
@@ -275,16 +274,6 @@ def _write_journey(
     work.execute(insert(JourneyVersion).values(work.keyring.signed("journey_versions", version)))
     done = _what_was_done(before, config)
     yield journey_change(done, before.config if before else None, config, number)
-
-
-def readable_before(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a version's document without the limits that 0.1.0 does not know and that limit nothing.
-
-    It refuses an unknown key, and then could serve no journey at all.
-    """
-    limits = document.get("limits", {})
-    effective = {name: limit for name, limit in limits.items() if name not in UNKNOWN_BEFORE or limit}
-    return {**document, "limits": effective} if limits else dict(document)
 
 
 def unchanged_journey(work: Work, journey: StoredJourney) -> dict[Any, Any]:

@@ -96,7 +96,7 @@ def stored_step(journey: JourneyConfig, step: int) -> int:
     In place of a journey with steps that it does not know, 0.1.0 reads another one. There the same number would be
     another step, perhaps its last; a number that is none keeps that release from passing it.
     """
-    return step + HIDDEN_STEPS if journey.has_forms else step
+    return step + HIDDEN_STEPS if journey.is_closed_before else step
 
 
 def new_prompt() -> str:
@@ -528,7 +528,7 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     if not whole or len(valid) < len(codes):
         _note_broken(work, row, codes, is_writing=locked)
     journey = journeys.served_version(row.version_id)
-    if journey.has_forms and row.step:  # 0 is the beginning of any
+    if row.step >= HIDDEN_STEPS:
         values["step"] -= HIDDEN_STEPS
     person = ticket.limited_to(person, key) if ticket is not None else person
     hours = journey.limits.changed_contact_hours
