@@ -122,6 +122,18 @@ class TestSmtp(ChannelContract):
         assert mail["Subject"] == "a Bcc: x@evil.example b"
 
     @pytest.mark.parametrize(
+        "word", ["=?utf-8?q?a=0D=0ABcc:_x=40evil.com?=", "=?utf-8?b?DQoNCjxoMT4=?=", "=?utf-8?q?N._Dlamini?="]
+    )
+    def test_what_looks_like_an_encoded_word_is_sent_as_text(self, channel: Channel, server: Any, word: str) -> None:
+        """A payee may be called so: decoded, it would add headers and a body, or be another payee than on the page."""
+        subject = f"123456 pays {word}"
+        assert channel.send(replace(MAIL, subject=subject)).handover is Handover.ACCEPTED
+        mail: EmailMessage = server.mailbox.messages[0]
+        assert mail["Bcc"] is None
+        assert mail["Subject"] == subject.replace("=?", "= ?")
+        assert mail["Message-ID"]
+
+    @pytest.mark.parametrize(
         "to",
         [
             "",

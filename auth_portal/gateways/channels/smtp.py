@@ -236,7 +236,7 @@ def _compose(message: OutgoingMessage, sender: Address) -> EmailMessage:
     mail = EmailMessage(SMTP_POLICY.clone(cte_type="7bit"))  # the server was not asked for 8BITMIME
     mail["From"] = sender
     mail["To"] = _address(message.to)
-    mail["Subject"] = " ".join("".join(char if char.isprintable() else " " for char in message.subject).split())
+    mail["Subject"] = _one_line(message.subject)
     mail["Date"] = formatdate(usegmt=True)
     mail["Message-ID"] = f"<{identifier(message)}@{sender.domain}>"
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no holiday notices in return
@@ -244,6 +244,16 @@ def _compose(message: OutgoingMessage, sender: Address) -> EmailMessage:
     if message.html:
         mail.add_alternative(message.html, subtype="html")
     return mail
+
+
+def _one_line(text: str) -> str:
+    """Return a text for a header, as one line that says what the text says.
+
+    The email package decodes what looks like an encoded word (RFC 2047), so that a payee such as ``=?utf-8?q?=0D=0A?=``
+    would end the header, and one that hides a name would show it in the subject alone.
+    """
+    seen = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(seen.replace("=?", "= ?").split())
 
 
 def _deliver(smtp: smtplib.SMTP, sender: str, to: str, content: bytes) -> Receipt:
