@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from auth_portal.i18n import complete_languages
 from tests.e2e.conftest import SCREEN, Portal
 from tests.e2e.phone import Person, Phone, press
 
@@ -54,6 +55,38 @@ def test_field_and_button_stay_above_the_keyboard(roboto: Browser, portal: Porta
     assert bottom_of_main_button(page) <= KEYBOARD_AT
     wrong(phone, page, person)
     assert bottom_of_main_button(page) <= KEYBOARD_AT
+    context.close()
+
+
+# The page as it is for a browser of each language, in its place.
+IN_EACH_LANGUAGE = f"""async (languages) => {{
+  const found = {{}};
+  for (const language of languages) {{
+    const answer = await fetch(location.href, {{ headers: {{ "Accept-Language": language }}, cache: "no-store" }});
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    document.documentElement.lang = page.documentElement.lang;
+    document.documentElement.dir = page.documentElement.dir;
+    document.body.replaceWith(page.body);
+    found[document.documentElement.lang] =
+      document.querySelector(".sheet button.main").getBoundingClientRect().bottom - {STRIP};
+  }}
+  return found;
+}}"""
+
+
+def test_field_and_button_stay_above_the_keyboard_in_every_language(
+    roboto: Browser, portal: Portal, person: Person
+) -> None:
+    context = roboto.new_context(viewport={"width": 360, "height": 640})
+    phone, languages = Phone(portal, context), list(complete_languages())
+    page = phone.open(phone.begin("balance").link)
+    for is_named in (False, True):
+        if is_named:
+            page.reload()
+            phone.name(page, person)
+        found = page.evaluate(IN_EACH_LANGUAGE, languages)
+        assert list(found) == languages
+        assert {name: bottom for name, bottom in found.items() if bottom > KEYBOARD_AT} == {}
     context.close()
 
 
