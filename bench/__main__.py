@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, cost, dispatchers, imports, lists, metrics, recovery, retention, sealing, slow, timing
+from bench import backlog, cost, dispatchers, imports, lists, load, metrics, recovery, retention, sealing, slow, timing
 from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import Server, serving
@@ -105,7 +105,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "recovery", "retention", "slow", "timing", *OF_DATABASES],
+        choices=["portal", "imports", "load", "recovery", "retention", "slow", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -116,6 +116,8 @@ def main() -> int:
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
     if chosen.what in OF_DATABASES:
         return int(OF_DATABASES[chosen.what].main(databases))
+    if chosen.what == "load":
+        return load.main(databases, chosen.server)
     if chosen.what == "recovery":
         return recovery.main(chosen.only)
     if chosen.what == "retention":

@@ -29,16 +29,28 @@ def database_url(folder: Path) -> str:
 
 
 def portal(
-    folder: Path, receiver: Listens, *, server: str, workers: int, customers: str = "", url: str = "", **settings: str
+    folder: Path,
+    receiver: Listens,
+    *,
+    server: str,
+    workers: int,
+    customers: str = "",
+    url: str = "",
+    results_to: str = "",
+    **settings: str,
 ) -> Server:
-    """A server that is configured and not yet started; ``customers`` is a file of others than the bench's own."""
+    """A server that is configured and not yet started.
+
+    ``customers`` is a file of others than the bench's own, ``results_to`` the origin of another Flow than the receiver.
+    """
     folder.mkdir()
     url = url or database_url(folder)
     install(folder, url)
     rows = "\n".join(f"B-{number},{phone(number)}" for number in range(CUSTOMERS))
     limits = "[portal.limits]\nbegins_per_minute = 100000\npassword_checks_per_minute = 100000\n"
     config = CONFIG.replace("[[channels]]", limits + "\n[[channels]]", 1)
-    configure(url, receiver, config + STANDARD, customers or f"customer_id,phone\n{rows}\n")
+    journeys = STANDARD.replace('server = "{receiver}"', f'server = "{results_to}"') if results_to else STANDARD
+    configure(url, receiver, config + journeys, customers or f"customer_id,phone\n{rows}\n")
     return Server(folder, url, server=server, workers=workers, settings=settings, app="app:app")
 
 
