@@ -209,11 +209,13 @@ def speak_for_customer(*chosen: str, words: Wording = NO_WORDING) -> str:
     g.offered_languages = offered = snapshot.portal.offered if snapshot is not None else complete_languages()
     for tag in chosen:
         if 0 < len(tag) <= LONGEST_TAG and (found := matched(tag, offered)):
+            g.language = found
             spoken.set(found)
             return found
     accepted = request.headers.get("Accept-Language", "")[:LONGEST_ACCEPTED]
     own = snapshot.portal.language if snapshot is not None else FALLBACK
-    spoken.set((preferred(accepted, offered) if accepted else "") or own)
+    g.language = (preferred(accepted, offered) if accepted else "") or own
+    spoken.set(g.language)
     return ""
 
 

@@ -5,14 +5,17 @@ It knows no method by name: the page of one is ``templates/methods/<name>.html``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from urllib.parse import quote
 
 from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session
-from flask_wtf.csrf import CSRFError
-from markupsafe import Markup
+from flask_wtf.csrf import CSRFError, generate_csrf
+from markupsafe import Markup, escape
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.errors import Problem
@@ -128,7 +131,16 @@ def _landing_page(
     held = _held(visit_tokens()) if request.method != "POST" else []
     g.chat_seconds = _longest(landing.journey.chat_seconds, held)
     session.modified = True
-    html = render_template(
+    # What no two visitors share; all the rest is the same for a link, a language and a configuration.
+    own = {
+        "reference": reference,
+        "made_at": form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat()),
+        "link": f"{portal.settings.public_url}{path}?{query}",
+        "stop_link": f"{path.rstrip('/')}/stop?{query}",
+        "language_url": language_url(),
+    }
+    render = partial(
+        render_template,
         template,
         portal=landing.snapshot.portal,
         journey=landing.journey,
@@ -141,20 +153,48 @@ def _landing_page(
         weaker=landing.weaker,
         first_method=next(iter(first_methods), ""),
         has_other_methods=len(first_methods) > 1,
-        reference=reference,
         typed=form.get("identifier", ""),
-        made_at=form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat()),
         fault=fault,
         has_ended_before=has_ended_before,
         is_again=has_ended_before or bool(form.get("again")),
         is_without_cookie=is_without_cookie,
         was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
-        link=f"{portal.settings.public_url}{path}?{query}",
         path=path,
-        stop_link=f"{path.rstrip('/')}/stop?{query}",
-        language_url=language_url(),
     )
-    return make_response(html, status)
+    if request.method == "POST" or held or found or reference.dropped or g.get("services"):
+        return make_response(render(**own), status)
+    key = (template, landing.journey.slug, path, g.language, asked)
+    page = landing.snapshot.pages.get(key)
+    if page is None:
+        page = landing.snapshot.pages[key] = PreparedPage.of(render)
+    values = {**own, "reference": reference.text, "csrf_token": generate_csrf()}
+    return make_response(page.filled(values), status)
+
+
+class PreparedPage:
+    """A page that was rendered in advance, with gaps for what is a visitor's own."""
+
+    _GAP = secrets.token_hex(16)  # that no text of anyone contains
+    _FIELDS = ("csrf_token", "reference", "made_at", "link", "stop_link", "language_url")
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._texts = pieces[::2]
+        self._fields = [self._FIELDS[int(number)] for number in pieces[1::2]]
+
+    @classmethod
+    def of(cls, render: Callable[..., str]) -> PreparedPage:
+        """Return what a page is apart from FIELDS."""
+        gaps = {name: f"{cls._GAP}{number}" for number, name in enumerate(cls._FIELDS)}
+        own = {**gaps, "reference": LinkReference(gaps["reference"]), "csrf_token": lambda: gaps["csrf_token"]}
+        return cls(re.split(f"{cls._GAP}([0-9])", render(**own)))
+
+    def filled(self, values: Mapping[str, str]) -> str:
+        """Return the page of one visitor."""
+        own = {name: str(escape(values[name])) for name in self._FIELDS}
+        parts = [self._texts[0]]
+        for field, text in zip(self._fields, self._texts[1:], strict=True):
+            parts += (own[field], text)
+        return "".join(parts)
 
 
 def _known(held: Sequence[HeldVisit], landing: Landing, reference: str) -> KnownVisit | None:

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -62,6 +62,7 @@ class Snapshot:
     default: StoredJourney | None = field(default=None)
     deleted: Mapping[str, StoredJourney] = field(default_factory=dict)  # closed; their links still answer the chat
     broken: tuple[str, ...] = ()  # channels and journeys that are not used: their MACs are wrong (R54)
+    pages: dict[Hashable, Any] = field(default_factory=dict)  # that were made in advance and last as long as this does
 
     @classmethod
     def unread(cls) -> Self:
