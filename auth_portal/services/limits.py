@@ -141,6 +141,11 @@ def address_key(address: str, keyring: Keyring) -> str:
     return keyring.index("address", str(parsed))
 
 
+_COUNTED = select(Counter.key, Counter.events).where(
+    Counter.key.in_(bindparam("keys", expanding=True)), Counter.ends_at > bindparam("now")
+)
+
+
 def slowed_key(address: str) -> str:
     """Return the key of the counter that stands while an address is slowed down."""
     return f"slowed:{address}"
@@ -167,8 +172,7 @@ def may_pay_for(work: Work, address: str, country: str, person: str) -> bool:
     floors = {address: ADDRESS_FLOOR, country: COUNTRY_FLOOR}
     keys = [_asked(scope, hour, person) for scope in floors for hour in hours]
     keys += [f"{kind}:{scope}:{hour}" for kind in ("people", "wins") for scope in floors for hour in hours]
-    query = select(Counter.key, Counter.events).where(Counter.key.in_(keys), Counter.ends_at > work.now)
-    events = {row.key: row.events for row in work.execute(query)}
+    events = {row.key: row.events for row in work.execute(_COUNTED, {"keys": keys, "now": work.now})}
     new: list[Limit] = []
     is_braked = False
     for scope, floor in floors.items():
@@ -191,8 +195,7 @@ def may_pay_for(work: Work, address: str, country: str, person: str) -> bool:
 def note_success(work: Work, address: str, country: str, person: str) -> None:
     """Count a person who used the code of an SMS, once, in the hour and only where they were counted (R49)."""
     asked = {_asked(scope, hour, person): f"{scope}:{hour}" for scope in (address, country) for hour in _hours(work)}
-    query = select(Counter.key).where(Counter.key.in_(asked), Counter.ends_at > work.now)
-    found = sorted(work.execute(query).scalars())
+    found = sorted(row.key for row in work.execute(_COUNTED, {"keys": list(asked), "now": work.now}))
     if not found:
         return
     won = {f"won:{key}": asked[key] for key in found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from auth_portal.gateways.flow import CallbackAnswer, Fate, FlowGateway
 from auth_portal.services import limits
@@ -26,6 +26,7 @@ _SENDER = (
     )
     .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
+    .where(Verification.id == bindparam("of_id"))
 )
 NO_MATCH = 400  # what Flow answers for a reference that no chat is waiting with
 
@@ -64,7 +65,7 @@ class CallbackDelivery:
                 limits.note_broken(work, "deliveries", claimed.id)
                 return state
             if claimed.number == 1 or report.state is not DeliveryState.PENDING:
-                row = work.execute(_SENDER.where(Verification.id == claimed.verification_id)).one()
+                row = work.execute(_SENDER, {"of_id": claimed.verification_id}).one()
                 is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
                 if claimed.number == 1 and is_proved and not row.is_ticketed:
                     limits.note_success(work, row.address_key, row.phone_country or "", row.customer_row)

@@ -20,10 +20,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import product
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, case, exists, insert, null, select, update
+from sqlalchemy import Select, Update, and_, bindparam, case, exists, insert, null, select, update
 from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -354,6 +355,64 @@ def _as_written(work: Work, ids: Collection[str]) -> set[str]:
     return found
 
 
+class Recording(NamedTuple):
+    """How the report of an attempt is written: one statement for each kind of report, built once."""
+
+    accepts: bool  # also what has ended meanwhile: the other side has it
+    counts_nothing: bool  # the attempt was not made, so the next one is made in its place
+    forgets: bool  # what was sent
+
+    @property
+    def held(self) -> Update:
+        """Return the statement for a delivery whose lease this attempt still holds."""
+        return _RECORDS[self][0]
+
+    @property
+    def overtaken(self) -> Update | Select[Any]:
+        """Return the one for a delivery that was claimed again meanwhile; only an acceptance changes it."""
+        return _RECORDS[self][1]
+
+    def statements(self) -> tuple[Update, Update | Select[Any]]:
+        """Build both."""
+        is_this, state = Delivery.id == bindparam("of_id"), bindparam("to_state", type_=Delivery.state.type)
+        # A result that was withdrawn while it was on its way stays withdrawn.
+        is_news = Delivery.state.in_(_AFTERTHOUGHTS) if self.accepts else Delivery.state == DeliveryState.PENDING
+        ended_at = bindparam("to_end", type_=Delivery.ended_at.type)
+        write = (
+            update(Delivery)
+            .where(is_this)
+            .values(
+                # Before a first attempt it says why a message is withheld, and an attempt that was not made is none.
+                reason=Delivery.reason if self.counts_nothing else bindparam("to_reason"),
+                state=case((is_news, state), else_=Delivery.state),
+                ended_at=case((is_news, ended_at), else_=Delivery.ended_at),
+            )
+            .returning(Delivery.state)
+        )
+        if self.forgets:
+            write = write.values(body_sealed=null())
+        held = write.where(Delivery.attempts == bindparam("of_number")).values(
+            leased_until=null(), is_unclear=bindparam("to_unclear"), next_at=bindparam("to_next")
+        )
+        if self.counts_nothing:
+            held = held.values(attempts=Delivery.attempts - 1)
+        return held, write.where(is_news) if self.accepts else select(Delivery.state).where(is_this)
+
+
+_RECORDS = {how: how.statements() for how in (Recording(*flags) for flags in product((False, True), repeat=3))}
+_END_ATTEMPT = (
+    update(Attempt)
+    .where(Attempt.id == bindparam("of_id"))
+    .values(
+        ended_at=bindparam("to_end"),
+        milliseconds=bindparam("to_milliseconds"),
+        fate=bindparam("to_fate"),
+        status=bindparam("to_status"),
+        detail=bindparam("to_detail"),
+    )
+)
+
+
 class Outbox:
     """Claim and record, for any number of dispatchers at the same time."""
 
@@ -437,46 +496,27 @@ class Outbox:
         """
         now = delivery.within_lease(work.now)
         state, next_at = what_follows(delivery, report, now)
-        # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
-        is_over = state is DeliveryState.ACCEPTED or (
-            delivery.contract == AS_WAS and state is not DeliveryState.PENDING
-        )
-        forgotten = {"body_sealed": None} if delivery.kind == MESSAGE and is_over else {}
-        # A result that was withdrawn while it was on its way stays withdrawn.
-        is_pending = Delivery.state == DeliveryState.PENDING
         accepts = state is DeliveryState.ACCEPTED
-        is_news = Delivery.state.in_(_AFTERTHOUGHTS) if accepts else is_pending
-        write = (
-            update(Delivery)
-            .where(Delivery.id == delivery.id)
-            .values(
-                **forgotten,
-                # Before a first attempt it says why a message is withheld, and an attempt that was not made is none.
-                reason=Delivery.reason if report.fate == NOT_SENT else report.detail,
-                state=case((is_news, state), else_=Delivery.state),
-                ended_at=case((is_news, null() if next_at else work.now), else_=Delivery.ended_at),
-            )
-            .returning(Delivery.state)
-        )
-        lease: dict[str, Any] = {"leased_until": None, "is_unclear": report.is_unclear, "next_at": next_at or now}
-        if report.fate == NOT_SENT:
-            lease["attempts"] = delivery.number - 1  # it does not count: the next attempt is made in its place
-        held = write.where(Delivery.attempts == delivery.number).values(lease)
-        stands = work.execute(held).scalar_one_or_none()
+        # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
+        is_over = accepts or (delivery.contract == AS_WAS and state is not DeliveryState.PENDING)
+        how = Recording(accepts, report.fate == NOT_SENT, delivery.kind == MESSAGE and is_over)
+        this = {"of_id": delivery.id}
+        news: dict[str, Any] = {"to_state": state, "to_end": None if next_at else work.now}
+        if not how.counts_nothing:
+            news["to_reason"] = report.detail
+        lease = {"of_number": delivery.number, "to_unclear": report.is_unclear, "to_next": next_at or now}
+        stands = work.execute(how.held, {**this, **news, **lease}).scalar_one_or_none()
         if stands is None:
-            overtaken = write.where(is_news) if accepts else select(Delivery.state).where(Delivery.id == delivery.id)
-            stands = work.execute(overtaken).scalar_one_or_none() or state
-        work.execute(
-            update(Attempt)
-            .where(Attempt.id == delivery.attempt_id)
-            .values(
-                ended_at=max(work.now, delivery.began_at),
-                milliseconds=milliseconds,
-                fate=report.fate,
-                status=report.status,
-                detail=report.detail,
-            )
-        )
+            stands = work.execute(how.overtaken, {**this, **news} if accepts else this).scalar_one_or_none() or state
+        attempt = {
+            "of_id": delivery.attempt_id,
+            "to_end": max(work.now, delivery.began_at),
+            "to_milliseconds": milliseconds,
+            "to_fate": report.fate,
+            "to_status": report.status,
+            "to_detail": report.detail,
+        }
+        work.execute(_END_ATTEMPT, attempt)
         if next_at is None and stands == state:
             work.count("deliveries_ended", delivery.kind, state.value, some_tries(delivery.number))
         return DeliveryState(stands)
