@@ -11,6 +11,7 @@ sleeping busy handler; PostgreSQL does its own.
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
     InternalError,
+    InvalidatePoolError,
     OperationalError,
     ProgrammingError,
     SQLAlchemyError,
@@ -69,6 +71,8 @@ BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own s
 # PostgreSQL: how long anything waits for a server or a network that is silent (D10).
 CONNECT_SECONDS = 3
 POOL_SECONDS = 5
+REST_SECONDS = 1.0  # after which a connection of the pool is asked whether its server is still there
+PREPARE_AFTER = 3  # times that a statement is sent as it is; then the server keeps it parsed
 SILENCE_SECONDS = 5  # of a connection that was sent something
 STATEMENT_SECONDS = 20
 IDLE_SECONDS = 10  # in a transaction: a process that is suspended inside one must not hold its rows for ever
@@ -673,10 +677,9 @@ def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
         pool_size=connections // 2,
         max_overflow=connections - connections // 2,
         pool_timeout=POOL_SECONDS,
-        pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "prepare_threshold": None,  # pgbouncer in transaction mode does not support prepared statements
+            "prepare_threshold": None,  # see _bound
             "client_encoding": "utf8",
             "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": SILENCE_SECONDS * 1000,
@@ -692,9 +695,34 @@ def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
             raise Misconfigured(f"The database's encoding is {encoding}: create one with ENCODING 'UTF8'.")
         connection.execute("; ".join(f"SET {name} = '{seconds}s'" for name, seconds in BOUNDS.items()))
+        (theirs,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+        if theirs == connection.info.backend_pid:  # pgbouncer in transaction mode may have no prepared statements
+            connection.prepare_threshold = PREPARE_AFTER
+            # A plan for all values that was made while a table was empty would read all of it when it has grown.
+            connection.execute("SET plan_cache_mode = force_custom_plan")
         connection.commit()
 
+    @event.listens_for(engine, "checkin")
+    def _rests(_connection: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _wakes(connection: Any, record: Any, _proxy: object) -> None:
+        # A server may have gone away meanwhile. Under load, asking each time would be one of four statements.
+        if time.monotonic() - record.info.get("rests_since", math.inf) > REST_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg_error() as fault:
+                raise InvalidatePoolError from fault
+
     return engine
+
+
+@cache
+def psycopg_error() -> type[Exception]:
+    """Return what the driver raises; it is loaded only where PostgreSQL is used."""
+    found: type[Exception] = importlib.import_module("psycopg").Error
+    return found
 
 
 def _sqlite_engine(url: URL) -> Engine:

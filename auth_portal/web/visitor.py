@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -123,22 +123,14 @@ def _landing_page(
 ) -> Response:
     portal, path = services(), path or request.path
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
-    first_methods = landing.first_methods
+    first_methods, found = landing.first_methods, landing.found_ticket
     form, asked = request.form if request.method == "POST" else {}, g.asked_language  # reading one takes long
-    query = f"{f'lang={asked}&' if asked else ''}reference={quote(reference.text, safe='')}"
-    found = landing.found_ticket
     speak_for_customer(asked, found.ticket.locale if found else "", words=landing.journey.words)
     held = _held(visit_tokens()) if request.method != "POST" else []
     g.chat_seconds = _longest(landing.journey.chat_seconds, held)
     session.modified = True
-    # What no two visitors share; all the rest is the same for a link, a language and a configuration.
-    own = {
-        "reference": reference,
-        "made_at": form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat()),
-        "link": f"{portal.settings.public_url}{path}?{query}",
-        "stop_link": f"{path.rstrip('/')}/stop?{query}",
-        "language_url": language_url(),
-    }
+    made_at = form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat())
+    own = {"made_at": made_at, **_links(path, reference)}
     render = partial(
         render_template,
         template,
@@ -162,13 +154,21 @@ def _landing_page(
         path=path,
     )
     if request.method == "POST" or held or found or reference.dropped or g.get("services"):
-        return make_response(render(**own), status)
-    key = (template, landing.journey.slug, path, g.language, asked)
-    page = landing.snapshot.pages.get(key)
-    if page is None:
-        page = landing.snapshot.pages[key] = PreparedPage.of(render)
-    values = {**own, "reference": reference.text, "csrf_token": generate_csrf()}
-    return make_response(page.filled(values), status)
+        return make_response(render(**own, reference=reference), status)
+    # What no two visitors share is in ``own``; all the rest is the same for a link, a language and a configuration.
+    page = PreparedPage.kept(landing, (template, landing.journey.slug, path, g.language, asked), render)
+    return make_response(page.filled({**own, "reference": reference.text}), status)
+
+
+def _links(path: str, reference: LinkReference) -> dict[str, str]:
+    """Return the addresses on a landing page that have its reference in them."""
+    asked = g.asked_language
+    query = f"{f'lang={asked}&' if asked else ''}reference={quote(reference.text, safe='')}"
+    return {
+        "link": f"{services().settings.public_url}{path}?{query}",
+        "stop_link": f"{path.rstrip('/')}/stop?{query}",
+        "language_url": language_url(),
+    }
 
 
 class PreparedPage:
@@ -182,15 +182,19 @@ class PreparedPage:
         self._fields = [self._FIELDS[int(number)] for number in pieces[1::2]]
 
     @classmethod
-    def of(cls, render: Callable[..., str]) -> PreparedPage:
-        """Return what a page is apart from FIELDS."""
-        gaps = {name: f"{cls._GAP}{number}" for number, name in enumerate(cls._FIELDS)}
-        own = {**gaps, "reference": LinkReference(gaps["reference"]), "csrf_token": lambda: gaps["csrf_token"]}
-        return cls(re.split(f"{cls._GAP}([0-9])", render(**own)))
+    def kept(cls, landing: Landing, key: Hashable, render: Callable[..., str]) -> PreparedPage:
+        """Return what a page is apart from FIELDS; it is rendered once for each configuration."""
+        pages: dict[Hashable, PreparedPage] = landing.snapshot.pages
+        if key not in pages:
+            gaps = {name: f"{cls._GAP}{number}" for number, name in enumerate(cls._FIELDS)}
+            own = {**gaps, "reference": LinkReference(gaps["reference"]), "csrf_token": lambda: gaps["csrf_token"]}
+            pages[key] = cls(re.split(f"{cls._GAP}([0-9])", render(**own)))
+        return pages[key]
 
     def filled(self, values: Mapping[str, str]) -> str:
         """Return the page of one visitor."""
-        own = {name: str(escape(values[name])) for name in self._FIELDS}
+        all_values = {**values, "csrf_token": generate_csrf()}
+        own = {name: str(escape(all_values[name])) for name in self._FIELDS}
         parts = [self._texts[0]]
         for field, text in zip(self._fields, self._texts[1:], strict=True):
             parts += (own[field], text)
