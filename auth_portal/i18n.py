@@ -182,7 +182,7 @@ def forget_languages() -> None:
     """Read the catalogs again when they are next needed."""
     for cached in (translations, languages, _translated, _filled, plural_forms, _examples, _category, _cldr):
         cached.cache_clear()
-    for cached in (matched, preferred):
+    for cached in (matched, preferred, _plural_attributes):
         cached.cache_clear()
 
 
@@ -365,7 +365,11 @@ def plurals(name: str, one: str, many: str, /) -> Markup:
 
     What follows the name is the category that ``Intl.PluralRules`` has for a number; ``{n}`` stands for the number.
     """
-    locale, own = spoken.get(), worded.get()
+    return _plural_attributes(spoken.get(), worded.get(), name, one, many)
+
+
+@lru_cache(maxsize=256)
+def _plural_attributes(locale: str, own: Wording, name: str, one: str, many: str) -> Markup:
     forms = [
         (category, (own.plain(locale, one, _examples(locale)[category]) or "") % {} or text)
         for category, text in plural_forms(locale, one, many)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -24,24 +24,17 @@ from auth_portal.services.operations.installation import examine, initialise, up
 from auth_portal.services.serving import build
 from auth_portal.settings import Settings, read_settings
 from auth_portal.store.db import Database, schema_fault
-from tests.pooler import Pooler, pooled
+from tests.pooler import Pooler
 from tests.postgres import MASTER_KEY, make_database
 from tests.programs import Program
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.serving import Server, Visitor, serving
+from tests.store.conftest import CONNECTIONS
 from tests.test_migrations import migrated
 from tests.test_servers import configured
 from tests.world import TOTP_SECRET
 
-CONNECTIONS = 3  # of the server, which all share: fewer than anything here would open by itself
 BOUNDS = ("20s", "10s")
-
-
-@pytest.fixture
-def pooler_of_three(tmp_path: Path, postgres_server: str) -> Iterator[Pooler]:
-    """A pgbouncer that no other test uses."""
-    with pooled(tmp_path, postgres_server, connections=CONNECTIONS) as running:
-        yield running
 
 
 @pytest.fixture
