@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from bench import backlog, cost, dispatchers, imports, lists, load, metrics, recovery, retention, sealing, slow, timing
-from bench.portal import Quick, cpu_seconds, phone, portal, pss_mib
+from bench.portal import Quick, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
-from tests.serving import Server, serving
+from tests.serving import serving
 
 ROUNDS = 300
 OF_DATABASES = {
@@ -23,45 +23,6 @@ OF_DATABASES = {
     "sealing": sealing,
     "metrics": metrics,
 }
-
-
-def cpu_per_request(folder: Path, receiver: Receiver, server: str) -> dict[str, float]:
-    """CPU milliseconds of the whole server tree per request, over a bare Flask on the same server."""
-    hello = Server(folder, "sqlite://", server=server, workers=1, app="bench.hello:app")
-    with serving(hello):
-        quick = Quick(hello.port)
-        found = {"hello": _cost(hello, lambda _n: quick.get("/healthz"), 3 * ROUNDS)}
-    running = portal(folder / f"cpu-{server}", receiver, server=server, workers=1, PORTAL_DISPATCH="off")
-    with serving(running):
-        quick = Quick(running.port)
-        found["landing"] = _cost(running, lambda n: quick.fresh().get(f"/?reference=r{n}"), 2 * ROUNDS)
-        begun = {}
-        for number in range(ROUNDS + 20):
-            quick.fresh()
-            begun[number] = (quick.begin(f"check-{number}", number), quick.cookies())
-    # The messages leave in a process that sends, so that the codes are known; then the one that only checks goes on.
-    with serving(running, PORTAL_DISPATCH="inline"):
-        wait_for(lambda: len(receiver.messages) >= ROUNDS + 20, 60)
-    codes = {message["to"]: message["text"].split()[0] for message in receiver.messages}
-    with serving(running):
-        quick = Quick(running.port)
-
-        def check(number: int) -> None:
-            fields, cookies = begun[number]
-            quick.wear(cookies)
-            assert quick.post("/verify", {**fields, "code": codes[phone(number)]}) == "/done"
-
-        found["code check"] = _cost(running, check, ROUNDS)
-    return found
-
-
-def _cost(server: Server, act: object, times: int) -> float:
-    for number in range(times, times + 20):
-        act(number)  # type: ignore[operator]
-    before = cpu_seconds(server)
-    for number in range(times):
-        act(number)  # type: ignore[operator]
-    return (cpu_seconds(server) - before) / times * 1000
 
 
 def code_to_callback(folder: Path, receiver: Receiver, server: str) -> list[float]:
@@ -133,10 +94,7 @@ def main() -> int:
         if chosen.what == "imports":
             imports.main(folder, receiver)
             return 0
-        costs = cpu_per_request(folder, receiver, chosen.server)
-        print(f"CPU of the server tree per request, {chosen.server}, one worker (SQLite, synchronous=FULL)")
-        for what, milliseconds in costs.items():
-            print(f"  {what:12} {milliseconds:7.2f} ms   {milliseconds / costs['hello']:5.1f} x hello")
+        load.main(databases, chosen.server)
         times = code_to_callback(folder, receiver, chosen.server)
         p99 = times[int(len(times) * 0.99) - 1]
         print(f"Right code posted to callback received: p50 {statistics.median(times):.1f} ms, p99 {p99:.1f} ms")
