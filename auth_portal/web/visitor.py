@@ -18,7 +18,7 @@ from flask_wtf.csrf import CSRFError, generate_csrf
 from markupsafe import Markup, escape
 from werkzeug.wrappers import Response as BaseResponse
 
-from auth_portal.errors import Problem
+from auth_portal.errors import Problem, TooMany
 from auth_portal.services.verification.begin import Landing, LandingForm
 from auth_portal.services.verification.case import HeldVisit, Stage, Voice, visit_label
 from auth_portal.services.verification.page import KnownVisit, MoveResult
@@ -82,10 +82,15 @@ def submit_landing(slug: str | None = None, ticket: str = "") -> BaseResponse:
         locale=g.asked_language,
         has_script=fields.get("script") == "1",
     )
-    result = portal.verifications.beginnings.start_visit(form)
+    read = LinkReference(reference, dropped[:200])
+    try:
+        result = portal.verifications.beginnings.start_visit(form)
+    except TooMany as refused:  # what was typed stays, and its button is the one to try again with
+        page = _landing_page(slug, ticket, read, status=refused.status, fault=refused.code)
+        page.headers["Retry-After"] = str(refused.retry_after_seconds)
+        return page
     if result.fault or result.has_ended_before:
         status = FAULT_STATUS if result.fault else 200
-        read = LinkReference(reference, dropped[:200])
         return _landing_page(
             slug, ticket, read, status=status, fault=result.fault, has_ended_before=result.has_ended_before
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -330,12 +331,18 @@ def test_r12a_three_hundred_begins_a_minute(small_still: World) -> None:
     assert posts(small_still, "203.0.113.7", 3, "more") == [429] * 3
     assert (len(small_still.rows(Verification)), len(small_still.rows(Delivery))) == before
     assert posts(small_still, "203.0.113.8", 1, "b", decline="not_me") == [303]
-    page = small_still.browser().begin("one-more")
+    browser = small_still.browser()
+    page = browser.begin("one-more")
     assert page.status_code == 429
     assert 0 < int(page.headers["Retry-After"]) <= 60
+    assert "Too many people are starting from your network. Try again in a moment." in page.text
     small_still.clock.advance(61)
     assert posts(small_still, "203.0.113.7", 1, "c", decline="not_me") == [303]
     assert len(small_still.rows(Verification)) == 302
+    typed = re.search(r'id="identifier"[^>]* value="([^"]*)"', page.text)
+    assert typed
+    browser.post("/", identifier=typed[1])  # the same page again, with what was typed
+    assert browser.path == "/verify"
 
 
 @pytest.mark.parametrize(
