@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from tests.security.tools import deliver
+from tests.world import Browser, World
+
 IDENTIFY = '{ kind = "identify", by = ["customer_id", "phone", "email"] }'
 PASSWORD_STEP = '{ kind = "verify", any_of = ["password"] }'
 SMS_STEP = '{ kind = "verify", any_of = ["sms_code"] }'
@@ -44,3 +49,17 @@ steps = [{listed}]
 [journeys.callback]
 server = "{{receiver}}"
 """
+
+
+def started(world: World, slug: str, reference: str = "abc", **fields: str) -> Browser:
+    """A browser that has sent the first form of a journey."""
+    browser = world.browser()
+    browser.open(reference, slug)
+    browser.post(f"/j/{slug}", **fields)
+    return browser
+
+
+def results(world: World) -> list[dict[str, Any]]:
+    """What the chat received: the results with their variables."""
+    deliver(world)
+    return [{"result": call.body["result"], **call.body["data"]} for call in world.receiver.callbacks]

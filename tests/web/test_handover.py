@@ -16,8 +16,8 @@ import pytest
 from auth_portal.store.models import Verification, Visit
 from tests.admin.desk import signed_in
 from tests.receiver import Receiver
-from tests.security.tools import STILL, deliver
-from tests.services.steps import HANDOVER, IDENTIFY, PASSWORD_STEP, stepped
+from tests.security.tools import STILL
+from tests.services.steps import HANDOVER, IDENTIFY, PASSWORD_STEP, results, started, stepped
 from tests.world import CONFIG, PASSWORD, Browser, World, journey, open_world
 
 JOURNEYS = (
@@ -33,18 +33,6 @@ def world(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[Wor
     with open_world(tmp_path, database_url, receiver, config=JOURNEYS, settings=STILL) as opened:
         opened.clock.now = OPEN
         yield opened
-
-
-def started(world: World, slug: str = "agent", reference: str = "abc", **fields: str) -> Browser:
-    browser = world.browser()
-    browser.open(reference, slug)
-    browser.post(f"/j/{slug}", **fields)
-    return browser
-
-
-def results(world: World) -> list[dict[str, Any]]:
-    deliver(world)
-    return [{"result": call.body["result"], **call.body["data"]} for call in world.receiver.callbacks]
 
 
 def link_on(browser: Browser) -> str:
@@ -66,7 +54,7 @@ def offered(page: str) -> list[str]:
 
 
 def test_open_now_and_a_choice_hands_over(world: World) -> None:
-    browser = started(world)
+    browser = started(world, "agent")
     assert "Open now, until 18:00" in browser.page.text
     assert offered(browser.page.text) == ["web", "call", "mine", "stay"]
     browser.post("/verify", choice="web")
@@ -89,7 +77,7 @@ def test_open_now_and_a_choice_hands_over(world: World) -> None:
 
 
 def test_nothing_is_sent_anywhere_before_the_result_is_in_the_outbox(world: World) -> None:
-    browser = started(world)
+    browser = started(world, "agent")
     assert "https://chat.example" not in browser.page.text
     page = browser.post("/verify", choice="web", follow=False)
     assert page.status_code == 303
@@ -121,7 +109,7 @@ def test_each_option_and_journey_has_a_key_of_its_own(world: World) -> None:
     keys = {world.services.keyring.shared_key("handover", *of) for of in (("agent", "web"), ("agent", "mine"),
                                                                         ("proved", "web"), ("agentw", "eb"))}  # fmt: skip
     assert len(keys) == 4
-    browser = started(world)
+    browser = started(world, "agent")
     browser.post("/verify", choice="web")
     with pytest.raises(jwt.InvalidSignatureError):
         claims_of(world, link_on(browser), "agent", "mine")
@@ -133,13 +121,13 @@ def test_each_option_and_journey_has_a_key_of_its_own(world: World) -> None:
 def test_a_call_and_whatsapp_get_no_value(world: World, choice: str, address: str) -> None:
     if choice == "message":
         world.clock.now = OPEN.replace(hour=20)
-    browser = started(world)
+    browser = started(world, "agent")
     browser.post("/verify", choice=choice)
     assert link_on(browser) == address
 
 
 def test_staying_in_the_chat_completes(world: World) -> None:
-    browser = started(world)
+    browser = started(world, "agent")
     browser.post("/verify", choice="stay")
     assert "One more tap" not in browser.page.text
     assert results(world) == [{"result": "completed", "outcome": "completed", "journey": "agent", "handover": ""}]
@@ -157,7 +145,7 @@ def test_staying_in_the_chat_completes(world: World) -> None:
 )
 def test_a_closed_page_says_when_it_opens(world: World, now: datetime, words: str) -> None:
     world.clock.now = now
-    browser = started(world)
+    browser = started(world, "agent")
     assert words in browser.page.text
     assert "Opening hours" in browser.page.text
     assert offered(browser.page.text) == ["message", "mine", "stay"]
@@ -166,7 +154,7 @@ def test_a_closed_page_says_when_it_opens(world: World, now: datetime, words: st
 
 def test_what_has_closed_meanwhile_is_refused_with_the_page_as_it_is_now(world: World) -> None:
     world.clock.now = OPEN.replace(hour=15, minute=58)
-    browser = started(world)
+    browser = started(world, "agent")
     world.clock.advance(180)
     page = browser.post("/verify", choice="web")
     assert page.status_code == 422
@@ -176,7 +164,7 @@ def test_what_has_closed_meanwhile_is_refused_with_the_page_as_it_is_now(world: 
 
 
 def test_only_the_browser_that_chose_gets_the_link_and_not_after_the_chat(world: World) -> None:
-    browser, other = started(world), started(world)
+    browser, other = started(world, "agent"), started(world, "agent")
     browser.post("/verify", choice="web")
     other.get("/done")
     assert "chat.example" not in other.page.text
@@ -222,6 +210,6 @@ def test_times_and_dates_are_written_as_in_the_region(
     config = stepped("agent", LATE.replace('"2026-11-24"', week_off), more="default = true")
     with open_world(tmp_path, sqlite_url, receiver, config=config, base=base, settings=STILL) as world:
         world.clock.now = now
-        page = started(world).page.text.replace("\u202f", " ")
+        page = started(world, "agent").page.text.replace("\u202f", " ")
         assert words in page
         assert hours in page

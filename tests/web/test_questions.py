@@ -6,15 +6,14 @@ import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from auth_portal.services.operations.retention import prune
 from auth_portal.store.models import ANSWER_ANSWERS, AnswerRow, AuditEvent, CustomerRow, Visit
 from tests.receiver import Receiver
-from tests.security.tools import STILL, deliver
-from tests.services.steps import ALL_AT_ONCE, IDENTIFY, PASSWORD_STEP, QUESTIONS, stepped
+from tests.security.tools import STILL
+from tests.services.steps import ALL_AT_ONCE, IDENTIFY, PASSWORD_STEP, QUESTIONS, results, started, stepped
 from tests.world import PASSWORD, Browser, World, journey, open_world
 
 STORED = QUESTIONS.replace('"questions", questions', '"questions", store_days = 30, questions')
@@ -32,18 +31,6 @@ JOURNEYS = (
 def world(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
     with open_world(tmp_path, database_url, receiver, config=JOURNEYS, settings=STILL) as opened:
         yield opened
-
-
-def started(world: World, slug: str, reference: str = "abc", **fields: str) -> Browser:
-    browser = world.browser()
-    browser.open(reference, slug)
-    browser.post(f"/j/{slug}", **fields)
-    return browser
-
-
-def results(world: World) -> list[dict[str, Any]]:
-    deliver(world)
-    return [{"result": call.body["result"], **call.body["data"]} for call in world.receiver.callbacks]
 
 
 def answer(browser: Browser, *answers: str) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -14,8 +13,19 @@ from sqlalchemy import update
 from auth_portal.store.models import HIDDEN_STEPS, Acceptance, AuditEvent, CustomerRow, Verification, Visit
 from tests.admin.desk import signed_in
 from tests.receiver import Receiver
-from tests.security.tools import STILL, code_for, deliver, expire
-from tests.services.steps import AGAIN, IDENTIFY, PASSWORD_STEP, PLAIN_TERMS, SMS_STEP, TERMS, TEXT, stepped
+from tests.security.tools import STILL, code_for, expire
+from tests.services.steps import (
+    AGAIN,
+    IDENTIFY,
+    PASSWORD_STEP,
+    PLAIN_TERMS,
+    SMS_STEP,
+    TERMS,
+    TEXT,
+    results,
+    started,
+    stepped,
+)
 from tests.world import CONFIG, PASSWORD, PHONE, Browser, World, journey, open_world
 
 DIGEST = hashlib.sha256(TEXT.replace("\\n", "\n").encode()).hexdigest()
@@ -35,19 +45,6 @@ JOURNEYS = (
 def world(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
     with open_world(tmp_path, database_url, receiver, config=JOURNEYS, settings=STILL) as opened:
         yield opened
-
-
-def started(world: World, slug: str, reference: str = "abc", **fields: str) -> Browser:
-    browser = world.browser()
-    browser.open(reference, slug)
-    browser.post(f"/j/{slug}", **fields)
-    return browser
-
-
-def answers(world: World) -> list[dict[str, Any]]:
-    """What the chat received: the results with their variables."""
-    deliver(world)
-    return [{"result": call.body["result"], **call.body["data"]} for call in world.receiver.callbacks]
 
 
 def events(world: World) -> list[str]:
@@ -70,7 +67,7 @@ def test_accepted_terms_complete_a_journey_without_a_proof(world: World) -> None
     assert "Version 3, from 1 November 2026." in page
     browser.post("/verify", accept=["read", "tips"])
     assert browser.path == "/done"
-    (answer,) = answers(world)
+    (answer,) = results(world)
     assert answer == {
         "result": "completed",
         "outcome": "completed",
@@ -118,14 +115,14 @@ def test_a_required_box_must_be_ticked(world: World, accepted: list[str]) -> Non
     assert ('value="tips" checked' in page.text) is ("tips" in accepted)
     assert world.rows(Acceptance) == []
     browser.post("/verify", accept="read")
-    assert answers(world)[0]["tips"] == "no"
+    assert results(world)[0]["tips"] == "no"
 
 
 def test_terms_without_boxes_are_accepted_by_their_button(world: World) -> None:
     browser = started(world, "plain")
     assert browser.post("/verify").status_code == 422
     browser.post("/verify", accept="yes")
-    assert answers(world)[0]["result"] == "completed"
+    assert results(world)[0]["result"] == "completed"
 
 
 def test_declining_has_a_confirming_step_and_is_an_outcome_of_its_own(world: World) -> None:
@@ -136,7 +133,7 @@ def test_declining_has_a_confirming_step_and_is_an_outcome_of_its_own(world: Wor
     browser.post("/verify", decline="terms")
     assert browser.path == "/done"
     assert "You declined. Go back to your chat" in browser.page.text
-    (answer,) = answers(world)
+    (answer,) = results(world)
     assert answer == dict.fromkeys(answer, "") | {"result": "declined", "outcome": "declined", "journey": "terms"}
     assert set(answer) == {"result", "outcome", "journey", "terms_version", "terms_accepted_at", "tips"}
     assert events(world) == ["terms_declined", "verification_ended"]
@@ -148,7 +145,7 @@ def test_terms_declined_after_a_proof_say_nothing_of_the_customer(world: World) 
     browser.prove(PASSWORD)
     browser.get("/verify/decline")
     browser.post("/verify", decline="terms")
-    (answer,) = answers(world)
+    (answer,) = results(world)
     assert answer == dict.fromkeys(answer, "") | {"result": "declined", "outcome": "declined", "journey": "between"}
 
 
@@ -167,7 +164,7 @@ def test_terms_before_naming_are_known_as_the_customer_s_after_the_proof(world: 
     browser.post("/verify", identifier="C-1001")
     browser.prove(code_for(world, PHONE))
     assert browser.path == "/done"
-    (answer,) = answers(world)
+    (answer,) = results(world)
     assert (answer["result"], answer["customer_id"], answer["terms_version"]) == ("verified_before", "C-1001", "3")
     (row,) = world.rows(Acceptance)
     thandi = next(row for row in world.rows(CustomerRow) if row.customer_id == "C-1001")
@@ -193,7 +190,7 @@ def test_changing_who_you_are_drops_what_came_after_naming(world: World) -> None
     assert "Read and accept the savings terms" in browser.page.text
     browser.post("/verify", accept="read")
     browser.prove(code_for(world, PHONE))
-    assert answers(world)[0]["customer_id"] == "C-1001"
+    assert results(world)[0]["customer_id"] == "C-1001"
 
 
 def passed(world: World, reference: str) -> Browser:
@@ -211,7 +208,7 @@ def test_a_version_that_was_accepted_is_not_asked_for_again(world: World) -> Non
     browser = passed(world, "second")
     assert "savings terms" not in browser.page.text
     browser.prove(code_for(world, PHONE))
-    first, second = answers(world)
+    first, second = results(world)
     assert first["terms_accepted_at"] == second["terms_accepted_at"] == "2026-11-22T12:00:00Z"
     assert second["result"] == "verified_between"
     assert len(world.rows(Acceptance)) == 1
@@ -285,7 +282,7 @@ def test_r54_a_visit_put_past_the_terms_is_over(world: World, step: int) -> None
     assert browser.get("/done").status_code == 400
     world.clock.advance(600)
     assert expire(world) == 1
-    assert answers(world)[0]["result"] == "failed"
+    assert results(world)[0]["result"] == "failed"
 
 
 def sealed(world: World) -> dict[str, bytes | None]:
