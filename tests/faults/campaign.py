@@ -199,7 +199,7 @@ class Campaign:
             except requests.RequestException:
                 continue
             if answer.status_code == 303 and answer.headers["Location"].partition("?")[0] == "/done":
-                if 'class="seal good"' in visitor.get("/done").text:
+                if re.search('class="(?:seal|badge) good"', visitor.get("/done").text):  # "badge" on a page of 0.1.0
                     self.seen.succeeded.add(reference)
                 return
             self._note(answer)
