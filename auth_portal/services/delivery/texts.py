@@ -199,17 +199,21 @@ def _own_sms(message: CodeMessage, own: str) -> SmsText:
     """Return the text as the business words it, with our warning and the line that phones fill the code in from."""
     values = {"code": message.code, "num": str(message.minutes), "warning": plain("Never share this code.")}
     values |= {"business": _latin(message.portal) or message.latin_name or message.portal, "journey": message.journey}
-    payee = ""
     if message.payment is not None:
-        payee = message.payment.payee
-        values |= {"amount": _sms_amount(message.payment), "payee": payee}
-    text = f"{own % values}\n\n@{message.host} #{message.code}"
-    return _fitting(text) if all(map(gsm, payee)) else measured(text)
+        values |= {"amount": _sms_amount(message.payment), "payee": message.payment.payee}
+    return _ended(message, own % values)
 
 
 def _written(message: CodeMessage, name: str = "", journey: str = "") -> SmsText:
-    """Return the text as it fits best; as it is where the alphabet lacks a sign of the payee, who must not change."""
-    text, payee = _sentence(message, name, journey), message.payment.payee if message.payment is not None else ""
+    return _ended(message, _sentence(message, name, journey))
+
+
+def _ended(message: CodeMessage, sentence: str) -> SmsText:
+    """Return a text with the line that phones fill the code in from, as it fits best.
+
+    It stays as it is where the alphabet lacks a sign of the payee, who must not change.
+    """
+    text, payee = f"{sentence}\n\n@{message.host} #{message.code}", message.payment.payee if message.payment else ""
     return _fitting(text) if all(map(gsm, payee)) else measured(text)
 
 
@@ -231,7 +235,7 @@ def _fitting(text: str) -> SmsText:
 
 
 def _sentence(message: CodeMessage, name: str = "", journey: str = "") -> str:
-    """Return the text as it is in its language, with the line that phones fill the code in from."""
+    """Return the text as it is in its language."""
     values = {"code": message.code, "business": _latin(name) or name, "journey": _latin(journey) or journey}
     minutes = message.minutes
     if message.payment is not None:
@@ -263,7 +267,7 @@ def _sentence(message: CodeMessage, name: str = "", journey: str = "") -> str:
             minutes,
             **values,
         )
-    return f"{text}\n\n@{message.host} #{message.code}"
+    return text
 
 
 def _without_end(text: str) -> str:
