@@ -78,10 +78,12 @@ def take(work: Work, limits: Sequence[Limit]) -> list[LimitCount]:
 
 @cache
 def _taking(dialect: str, rows: int) -> Any:
-    """Return the upsert for so many limits at once. Made once: building a statement costs more than running it."""
-    insert = dialect_insert(dialect, _COUNTERS).values(
-        [{"key": bindparam(f"key_{n}"), "events": 1, "ends_at": bindparam(f"ends_at_{n}")} for n in range(rows)]
-    )
+    """Return the upsert for so many limits at once. Made once: building a statement costs more than running it.
+
+    SQLAlchemy compiles a list of rows again for each run, but not a single row.
+    """
+    values = [{"key": bindparam(f"key_{n}"), "events": 1, "ends_at": bindparam(f"ends_at_{n}")} for n in range(rows)]
+    insert = dialect_insert(dialect, _COUNTERS).values(values if rows > 1 else values[0])
     is_over = _COUNTERS.c.ends_at <= bindparam("now")
     return insert.on_conflict_do_update(
         index_elements=["key"],

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack, suppress
+from html import unescape
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
+from auth_portal.errors import Busy
 from auth_portal.services.limits import SPENT_CREDENTIALS_ALARM
-from auth_portal.store.models import CALLBACK, MESSAGE, Challenge, Delivery, Tries, Verification
+from auth_portal.store.models import CALLBACK, MESSAGE, Challenge, Counter, Delivery, Tries, Verification, Visit
 from tests.receiver import Receiver
 from tests.security.tools import (
     STILL,
@@ -157,6 +161,43 @@ def test_r11_a_success_gives_an_address_nothing_back(tmp_path: Path, sqlite_url:
         browser.get("/verify")
         browser.prove(PASSWORD)
         assert browser.path == "/done"
+
+
+def test_r08_a_password_takes_a_transaction_to_count_its_try_and_one_to_settle(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("abc", "password")
+    commits: list[int] = []
+    engine = small_still.transactions.database.engine
+    event.listen(engine, "commit", lambda _connection: commits.append(small_still.rows(Verification)[0].wrong_tries))
+    for typed, tries in (("not the right battery staple", [0, 1]), (PASSWORD, [1, 2])):  # as they were just before each
+        commits.clear()
+        browser.prove(typed, follow=False)
+        assert commits == tries
+    assert small_still.rows(Verification)[0].wrong_tries == 1
+
+
+def test_r08_while_hashing_is_full_a_password_counts_nothing(small_still: World) -> None:
+    browser = small_still.browser()
+    browser.begin("abc", "password")
+    prompt = small_still.rows(Visit)[0].prompt
+    with ExitStack() as others:
+        with suppress(Busy):
+            while True:
+                others.enter_context(small_still.services.customers._passwords.slot())
+        for typed in (PASSWORD, "not the right battery staple"):
+            page = browser.prove(typed, follow=False)
+            assert page.status_code == 503
+            assert int(page.headers["Retry-After"]) > 0
+            assert "haven't used a try" in unescape(page.text)
+            browser.get("/verify")
+        assert browser.prove("", follow=False).status_code == 422  # nothing typed is nothing hashed
+    assert small_still.rows(Visit)[0].prompt == prompt
+    assert [row.wrong_tries for row in small_still.rows(Verification)] == [0]
+    assert not small_still.rows(Tries)
+    assert not [row for row in small_still.rows(Counter) if row.key.startswith("checks:")]
+    browser.get("/verify")
+    browser.prove(PASSWORD)
+    assert browser.path == "/done"
 
 
 # -- sends ------------------------------------------------------------------------------------------------------

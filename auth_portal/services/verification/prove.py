@@ -8,6 +8,7 @@ counted in ``tries``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 from sqlalchemy import bindparam, update
@@ -97,25 +98,34 @@ class Proofs:
 
         Raise Busy if hashing is full and TooMany for the address, both before anything is counted.
         """
-        with self._transactions.write() as work:
-            case, result = self._gate.admit(work, visit_token, prompt, "name", "prove", "answer")
-            if result is None and case.stage is Stage.NAMING:
-                result = self._take_identifier(
-                    work, case, next(iter(form.getlist("identifier")), ""), next(iter(form.getlist("method")), "")
-                )
-            elif result is None and case.method is None:
-                result = self._take_answers(work, case, form)
-            elif result is None:
-                method = self._methods[case.method or ""]
-                typed = next(iter(form.getlist(method.field)), "")
-                proof = method.parse(typed, case.code_digits)
-                if proof is None:
-                    fault = f"{method.field}_unreadable" if typed else f"{method.field}_missing"
-                    result = stay(work, case, self._journeys.current(), self._methods, fault)
-                elif not method.is_costly:
-                    result = self._prove_at_once(work, case, method, proof)
+        with ExitStack() as hashing:  # a slot for a password's hash, until it is checked
+            with self._transactions.write() as work:
+                case, result = self._gate.admit(work, visit_token, prompt, "name", "prove", "answer")
+                if result is None and case.stage is Stage.NAMING:
+                    result = self._take_identifier(
+                        work, case, next(iter(form.getlist("identifier")), ""), next(iter(form.getlist("method")), "")
+                    )
+                elif result is None and case.method is None:
+                    result = self._take_answers(work, case, form)
+                elif result is None:
+                    method = self._methods[case.method or ""]
+                    typed = next(iter(form.getlist(method.field)), "")
+                    proof = method.parse(typed, case.code_digits)
+                    if proof is None:
+                        fault = f"{method.field}_unreadable" if typed else f"{method.field}_missing"
+                        result = stay(work, case, self._journeys.current(), self._methods, fault)
+                    elif method.is_costly:
+                        hashing.enter_context(self._passwords.slot())
+                        case, has_tries = self._reserve(work, case, address)
+                    else:
+                        result = self._prove_at_once(work, case, method, proof)
+            if result is None:
+                evidence = case.evidence(self._transactions.clock(), self._transactions.keyring)
+                verdict = method.check(typed, evidence)
         if result is None:
-            result = self._prove_slowly(visit_token, prompt, form, address)
+            with self._transactions.write() as work:
+                fresh = load_case(work, self._journeys, visit_token, locked=True)
+                result = self._settle(work, case, fresh, verdict, typed, has_tries=has_tries)
         if result.page is None:  # else nothing was put into the outbox
             self._wake()
         return result
@@ -176,27 +186,13 @@ class Proofs:
             return self._go_on(work, case)
         return self._stay_or_end(work, tries.count_for_verification(work, case), verdict, has_tries=has_tries)
 
-    def _prove_slowly(self, visit_token: str, prompt: str, form: given.StepForm, address: str) -> MoveResult:
-        """Reserve a try and commit, check with no transaction open, settle."""
-        with self._passwords.slot():
-            with self._transactions.write() as work:
-                case, result = self._gate.admit(work, visit_token, prompt, "prove")
-                if result is not None:
-                    return result
-                bound = self._journeys.current().portal.limits.password_checks_per_minute
-                checks = Limit(f"checks:{limits.address_key(address, work.keyring)}", bound, MINUTE)
-                limits.take_or_refuse(work, checks, "too_many_checks")
-                has_tries = tries.count_for_person(work, case, self._memory, succeeded=False)
-                case = tries.count_for_verification(work, case)
-            method = self._methods[case.method or ""]
-            typed = next(iter(form.getlist(method.field)), "")
-            evidence = case.evidence(self._transactions.clock(), self._transactions.keyring)
-            verdict = method.check(typed, evidence)
-            if not has_tries:
-                verdict = Verdict(ProofResult.WRONG)
-        with self._transactions.write() as work:
-            fresh = load_case(work, self._journeys, visit_token, locked=True)
-            return self._settle(work, case, fresh, verdict, typed, has_tries=has_tries)
+    def _reserve(self, work: Work, case: Case, address: str) -> tuple[Case, bool]:
+        """Count a password as wrong before it is checked. Return its case, and False if its tries were spent before."""
+        bound = self._journeys.current().portal.limits.password_checks_per_minute
+        checks = Limit(f"checks:{limits.address_key(address, work.keyring)}", bound, MINUTE)
+        limits.take_or_refuse(work, checks, "too_many_checks")
+        has_tries = tries.count_for_person(work, case, self._memory, succeeded=False)
+        return tries.count_for_verification(work, case), has_tries
 
     def _settle(
         self, work: Work, case: Case, fresh: Case, verdict: Verdict, typed: str, *, has_tries: bool
@@ -212,7 +208,7 @@ class Proofs:
             work.record("proof_failed", verification_id=verification_id, subject_id=subject_id, method=case.method)
             return CURRENT_PROMPT
         is_theirs = fresh.prompt == case.prompt and fresh.person == case.person and fresh.person.is_active
-        if verdict.result is not ProofResult.RIGHT or not is_theirs:
+        if verdict.result is not ProofResult.RIGHT or not has_tries or not is_theirs:
             return self._stay_or_end(work, fresh, verdict, has_tries=has_tries)
         fresh = tries.give_back(work, fresh, self._memory)
         store_password_facts(work, fresh.person, rehashed=verdict.new_secret, is_long=is_long(typed))

@@ -208,11 +208,15 @@ def count_for_verification(work: Work, case: Case) -> Case:
 
 
 def give_back(work: Work, case: Case, memory: Memory) -> Case:
-    """Take back the try that was counted ahead of a right proof, and clear the person's with this method (R11)."""
+    """Take back the try that was counted ahead of a right proof, and clear the person's with this method (R11).
+
+    ``case`` was read locked, so that its count is the row's.
+    """
     memory.forget(case)
     clear(work, case.person.key, case.method or "", is_ticketed=_is_ticketed(case))
-    update_verification(work, case, wrong_tries=Verification.wrong_tries - 1)
-    return replace(case, wrong_tries=case.wrong_tries - 1)
+    case = replace(case, wrong_tries=case.wrong_tries - 1)
+    update_verification(work, case, wrong_tries=case.wrong_tries)
+    return case
 
 
 # --- For other rooms: passed to the lower ones as ``directory.credentials.PersonTries``
@@ -247,8 +251,18 @@ def budgets_of(work: Work, row: str, snapshot: Snapshot) -> Mapping[tuple[str, b
 def clear(work: Work, person_key: str, method: str, *, is_ticketed: bool) -> None:
     """Clear what a success has proved, and nothing else (R11); without a ticket only the budget of open links."""
     cleared = (True, False) if is_ticketed else (False,)
-    of_them = _TRIES.c.person_key == person_key, _TRIES.c.method == method, _TRIES.c.is_ticketed.in_(cleared)
-    work.execute(update(_TRIES).where(*of_them).values(total=0, day_count=0))
+    work.execute(_CLEAR, {"of": person_key, "by": method, "cleared": cleared})
+
+
+_CLEAR: Any = (
+    update(_TRIES)
+    .where(
+        _TRIES.c.person_key == bindparam("of"),
+        _TRIES.c.method == bindparam("by"),
+        _TRIES.c.is_ticketed.in_(bindparam("cleared", expanding=True)),
+    )
+    .values(total=0, day_count=0)
+)
 
 
 def forget(work: Work, person_key: str) -> None:
