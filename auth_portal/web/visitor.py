@@ -9,11 +9,23 @@ import re
 import secrets
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
-from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session
+from flask import (
+    Blueprint,
+    Response,
+    g,
+    get_template_attribute,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    session,
+)
 from flask_wtf.csrf import CSRFError, generate_csrf
 from markupsafe import Markup, escape
 from werkzeug.wrappers import Response as BaseResponse
@@ -21,7 +33,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.errors import Problem, TooMany
 from auth_portal.services.verification.begin import Landing, LandingForm
 from auth_portal.services.verification.case import HeldVisit, Stage, Voice, visit_label
-from auth_portal.services.verification.page import KnownVisit, MoveResult
+from auth_portal.services.verification.page import KnownVisit, MoveResult, Page
 from auth_portal.services.verification.references import LinkReference, completed, dropped_names, read_query
 from auth_portal.web.context import keep_visits, page_values, services, visit_root, visit_tokens
 from auth_portal.web.edge import OPEN_PATH, REFERENCE, language_url, offered_languages, problem_page, speak_for_customer
@@ -30,6 +42,13 @@ visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
 REFRESH_SECONDS = 2
 FAULT_STATUS = 422
+# What of a prompt's page belongs to one visit: texts, and its seconds, as the macros of macros/time.html show them.
+_OWN_TEXTS = ("prompt", "v", "typed", "destination", "purpose")
+_OWN_TIMES = {
+    "line_left": ("line", "seconds_left", "seconds_in_all"),
+    "minutes_left": ("left", "seconds_left"),
+    "until_resend": ("clock", "resend_in_seconds"),
+}
 DECLINES = ("not_me", "cancelled")  # why a link may be refused before it began anything
 
 
@@ -132,8 +151,7 @@ def _landing_page(
     form, asked = request.form if request.method == "POST" else {}, g.asked_language  # reading one takes long
     speak_for_customer(asked, found.ticket.locale if found else "", words=landing.journey.words)
     held = _held(visit_tokens()) if request.method != "POST" else []
-    g.chat_seconds = _longest(landing.journey.chat_seconds, held)
-    session.modified = True
+    g.chat_seconds, session.modified = _longest(landing.journey.chat_seconds, held), True
     made_at = form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat())
     own = {"made_at": made_at, **_links(path, reference)}
     render = partial(
@@ -161,7 +179,9 @@ def _landing_page(
     if request.method == "POST" or held or found or reference.dropped or g.get("services"):
         return make_response(render(**own, reference=reference), status)
     # What no two visitors share is in ``own``; all the rest is the same for a link, a language and a configuration.
-    page = PreparedPage.kept(landing, (template, landing.journey.slug, path, g.language, asked), render)
+    gap = PreparedPage.gap
+    render = partial(render, **{name: gap(name) for name in own}, reference=LinkReference(gap("reference")))
+    page = PreparedPage.kept(landing.snapshot.pages, (template, landing.journey.slug, path, g.language, asked), render)
     return make_response(page.filled({**own, "reference": reference.text}), status)
 
 
@@ -179,31 +199,40 @@ def _links(path: str, reference: LinkReference) -> dict[str, str]:
 class PreparedPage:
     """A page that was rendered in advance, with gaps for what is a visitor's own."""
 
-    _GAP = secrets.token_hex(16)  # that no text of anyone contains
-    _FIELDS = ("csrf_token", "reference", "made_at", "link", "stop_link", "language_url")
+    MOST = 512  # that are kept of one configuration, which a snapshot has: about 5 MB
+    _MARK = secrets.token_hex(6)  # that no text of anyone contains
+    _GAP = re.compile(rf"{_MARK}(\w+)\.")
 
-    def __init__(self, pieces: Sequence[str]) -> None:
-        self._texts = pieces[::2]
-        self._fields = [self._FIELDS[int(number)] for number in pieces[1::2]]
+    def __init__(self, html: str) -> None:
+        self._pieces = self._GAP.split(html)  # a text, the name of a gap, a text, …
+        self._order = self._pieces[1::2]
+        self.names = frozenset(self._order)
 
     @classmethod
-    def kept(cls, landing: Landing, key: Hashable, render: Callable[..., str]) -> PreparedPage:
-        """Return what a page is apart from FIELDS; it is rendered once for each configuration."""
-        pages: dict[Hashable, PreparedPage] = landing.snapshot.pages
-        if key not in pages:
-            gaps = {name: f"{cls._GAP}{number}" for number, name in enumerate(cls._FIELDS)}
-            own = {**gaps, "reference": LinkReference(gaps["reference"]), "csrf_token": lambda: gaps["csrf_token"]}
-            pages[key] = cls(re.split(f"{cls._GAP}([0-9])", render(**own)))
-        return pages[key]
+    def gap(cls, name: str) -> str:
+        """Return what stands for a value while a page is rendered in advance."""
+        return f"{cls._MARK}{name}."
+
+    @classmethod
+    def kept(cls, pages: dict[Hashable, PreparedPage], key: Hashable, render: Callable[[], str]) -> PreparedPage:
+        """Return the page of a key. It is rendered when it is first needed."""
+        found = pages.get(key)
+        if found is None:
+            if len(pages) >= cls.MOST:
+                pages.clear()
+            g.csrf_token = cls.gap("csrf_token")
+            try:
+                found = pages[key] = cls(render())
+            finally:
+                del g.csrf_token
+        return found
 
     def filled(self, values: Mapping[str, str]) -> str:
-        """Return the page of one visitor."""
-        all_values = {**values, "csrf_token": generate_csrf()}
-        own = {name: str(escape(all_values[name])) for name in self._FIELDS}
-        parts = [self._texts[0]]
-        for field, text in zip(self._fields, self._texts[1:], strict=True):
-            parts += (own[field], text)
-        return "".join(parts)
+        """Return the page of one visitor. Values are escaped, for text and for attributes alike."""
+        own = {"csrf_token": generate_csrf(), **values} if "csrf_token" in self.names else values
+        pieces = self._pieces.copy()
+        pieces[1::2] = [escape(own[name]) for name in self._order]
+        return "".join(pieces)
 
 
 def _known(held: Sequence[HeldVisit], landing: Landing, reference: str) -> KnownVisit | None:
@@ -302,7 +331,7 @@ def _aside(template: str) -> BaseResponse:
     if result.page is None:
         return _next_page(visit_label(token), is_over=result.is_over)
     _speak(result.page.voice)
-    return make_response(render_template(template, page=result.page))
+    return make_response(_prompt_page(template, result.page))
 
 
 @visitor.post("/verify")
@@ -382,21 +411,41 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
     _speak(page.voice)
     template = f"methods/{page.method}.html" if page.stage is Stage.PROVING else f"visitor/{page.stage}.html"
     g.chat_seconds = max(60, page.seconds_left)
-    response = make_response(
-        render_template(
-            template,
-            page=page,
-            note=result.note,
-            typed=request.form.get("identifier"),
-            wrong_code=_wrong_code(result),
-            language_url=f"{g.get('visit_root', '')}/language?v={page.v}",
-        )
-    )
+    answer = {"typed": request.form.get("identifier"), "wrong_code": _wrong_code(result)} if result.note else {}
+    response = make_response(_prompt_page(template, page, result.note, **answer))
     response.status_code = FAULT_STATUS if result.note else 200
     if result.retry_after_seconds:
         response.status_code = 429
         response.headers["Retry-After"] = str(result.retry_after_seconds)
     return response
+
+
+def _prompt_page(template: str, page: Page, note: str = "", **answer: str | None) -> str:
+    """Return a page of a prompt. If nothing is wrong, all of it that other visits show as well was rendered once.
+
+    That was rendered from its key, which has gaps where something is a visit's own: so it can be in no other's page.
+    """
+    if note or page.view is not None or page.payment is not None or g.get("services"):
+        url = f"{g.get('visit_root', '')}/language?v={page.v}"
+        return render_template(template, page=page, note=note, language_url=url, **answer)
+    gap, own = PreparedPage.gap, {name: getattr(page, name) for name in _OWN_TEXTS}
+    gaps: dict[str, Any] = {name: text and gap(name) for name, text in own.items()}
+    shared = replace(
+        page,
+        **gaps,
+        seconds_left=0,
+        resend_in_seconds=min(page.resend_in_seconds, 1),
+        sends_left=min(page.sends_left, 1),
+        changes_left=min(page.changes_left, 1),
+    )
+    times, url = {name: gap(name) for name in _OWN_TIMES}, f"/language?v={shared.v}"
+    render = partial(render_template, template, page=shared, note="", language_url=url, **times)
+    key = (template, shared, page.voice.journey.words, g.language, g.offered_languages)
+    prepared = PreparedPage.kept(services().journeys.current().pages, key, render)
+    for name in prepared.names & _OWN_TIMES.keys():
+        macro, *of_page = _OWN_TIMES[name]
+        own[name] = get_template_attribute("macros/time.html", macro)(*(getattr(page, one) for one in of_page))
+    return prepared.filled(own)
 
 
 @visitor.app_template_filter()

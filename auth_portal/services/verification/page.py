@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from dataclasses import field as described
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +21,8 @@ from auth_portal.services.verification.given import moment
 from auth_portal.store.db import Work
 from auth_portal.store.models import VISIT_IDENTIFIER, ChannelState
 
+LATE_SECONDS = 60  # before the end, when the page says so
+LONGEST_UNBROKEN = 18  # characters of what was typed that stay on one line: any number
 TROUBLE_FAILURES = 2  # failures in a row after which the page says that a channel is slow or down
 TROUBLE_TIME = timedelta(minutes=10)  # and for how long after the last of them
 
@@ -44,6 +47,7 @@ class Page:
     step_count: int
     kinds: tuple[str, ...]
     typed: str
+    is_long: bool  # what was typed
     method: str | None
     methods: tuple[str, ...]
     field: str
@@ -51,6 +55,7 @@ class Page:
     has_code: bool
     destination: str
     seconds_left: int
+    is_late: bool  # little time is left
     tries_left: int
     sends_left: int
     resend_in_seconds: int
@@ -60,7 +65,7 @@ class Page:
     seconds_in_all: int  # of the chat
     return_url: str
     chat_app: str
-    voice: Voice
+    voice: Voice = described(compare=False)
     purpose: str = ""
     payment: ShownPayment | None = None
     first_method: str = ""  # while naming: the method that the button may take at once, as on the landing page
@@ -134,12 +139,13 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
     offered, carries = case.offered(snapshot), CARRIES.get(case.method or "")
     look, channel = snapshot.look(journey), snapshot.channel_for(journey, carries) if carries else None
     failing, ticket = {"name": channel.name if channel else "", "since": now - TROUBLE_TIME}, case.ticket
+    sealed, seconds_left = case.identifier_sealed, max(0, int((case.proofs_until - now).total_seconds()))
+    typed = work.keyring.open(sealed, VISIT_IDENTIFIER, case.visit_id) if sealed is not None else ""
     # By the channel's state alone, which is the same for everyone (R24).
     has_trouble = channel is not None and work.execute(_TROUBLE, failing).first() is not None
     code, stage = case.valid_code(now), case.stage
     is_asked_next = stage is Stage.NAMING and journey.steps[case.step + 1].proves
     first_methods = replace(case, step=case.step + 1).offered(snapshot) if is_asked_next else ()
-    typed = case.identifier_sealed
     return Page(
         prompt=case.prompt,
         stage=stage,
@@ -155,7 +161,8 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         has_other_methods=len(first_methods) > 1,
         has_code=code is not None,
         destination=case.shown_contact(carries or "", work.keyring),
-        seconds_left=max(0, int((case.proofs_until - now).total_seconds())),
+        seconds_left=seconds_left,
+        is_late=seconds_left <= LATE_SECONDS,
         tries_left=case.tries_left,
         sends_left=case.sends_left,
         resend_in_seconds=case.resend_in_seconds(now),
@@ -171,5 +178,6 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
         field=method.field if method else "identifier",
         digits=method.length(case.code_digits) if method else 0,
         v=case.label,
-        typed=work.keyring.open(typed, VISIT_IDENTIFIER, case.visit_id) if typed is not None else "",
+        typed=typed,
+        is_long=len(typed) > LONGEST_UNBROKEN,
     )
