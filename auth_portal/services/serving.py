@@ -34,7 +34,7 @@ from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.callbacks import CallbackDelivery
 from auth_portal.services.delivery.messages import MessageDelivery
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.delivery.outbox import Outbox
+from auth_portal.services.delivery.outbox import Courier, Outbox
 from auth_portal.services.delivery.retry import Retries
 from auth_portal.services.delivery.webhooks import Webhooks
 from auth_portal.services.directory.credentials import Credentials
@@ -90,12 +90,13 @@ class Verifications:
         journeys: Journeys,
         methods: Mapping[str, Method],
         passwords: Passwords,
+        courier: Courier,
         wake: Callable[[], None],
     ) -> Self:
-        """Return the services of one process; ``wake`` announces that something was put into the outbox."""
+        """Return the services of one process. ``wake`` announces that a message was put into the outbox."""
         tickets = Tickets(transactions, journeys)
         landings = Landings(transactions, journeys, tickets)
-        endings = Endings(transactions, journeys, wake)
+        endings = Endings(transactions, journeys, courier)
         gate = Gate(journeys, endings)
         return cls(
             tickets=tickets,
@@ -281,7 +282,8 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     pace = Pace(poll_seconds, on.settings.idle_poll_seconds)
     lanes = Lanes(outbox, callbacks, messages, on.transactions.machine, threads=threads, pace=pace)
     methods = all_methods(on.passwords)
-    verifications = Verifications.build(on.transactions, on.journeys, methods, on.passwords, lanes.wake)
+    results, codes = lanes.all
+    verifications = Verifications.build(on.transactions, on.journeys, methods, on.passwords, results, codes.wake)
     alerts = Alerts(on.transactions, on.journeys, on.notices, on.webhooks, public_url=on.settings.public_url)
     import_work = ImportWork(on.transactions, on.passwords, on.notices, is_aside=True)
     housekeeping = Housekeeping(on.transactions)

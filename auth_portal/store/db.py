@@ -19,7 +19,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -435,11 +435,12 @@ EVENT_FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "admin_id",
 class Work:
     """A transaction in progress. ``now`` is the time at which it began (UTC), after any wait for the write gate.
 
-    What is logged with ``log`` is written once the transaction has committed: the log never reports what was undone.
-    The same holds for what is counted with ``count``; ``counts`` itself counts whatever becomes of the transaction.
+    What is given to ``after`` runs once the transaction has committed, and never if it was undone; so the log reports
+    only what is so. The same holds for what is counted with ``count``; ``counts`` itself counts whatever becomes of the
+    transaction.
     """
 
-    __slots__ = ("_collected", "connection", "counted", "counts", "execute", "keyring", "logged", "now")
+    __slots__ = ("_collected", "connection", "counted", "counts", "execute", "following", "keyring", "now")
 
     def __init__(self, connection: Connection, now: datetime, keyring: Keyring, counts: Counts) -> None:
         self.connection = connection
@@ -447,7 +448,7 @@ class Work:
         self.keyring = keyring
         self.counts = counts
         self.execute = connection.execute
-        self.logged: list[partial[None]] = []
+        self.following: list[Callable[[], None]] = []
         self.counted: list[tuple[str, tuple[str, ...], float]] = []
         self._collected: dict[Insert, list[dict[str, Any]]] | None = None
 
@@ -530,7 +531,11 @@ class Work:
 
     def log(self, event: str, *, level: int = logging.INFO, **fields: object) -> None:
         """Log an event after the commit; the same as ``log_event`` in every other way (D12)."""
-        self.logged.append(partial(log_event, event, level=level, **fields))
+        self.after(partial(log_event, event, level=level, **fields))
+
+    def after(self, call: Callable[[], None]) -> None:
+        """Let this run after the commit, in the order in which it was given. It must not raise."""
+        self.following.append(call)
 
     def count(self, name: str, *labels: str, value: float = 1) -> None:
         """Count after the commit; the same as ``Counts.add`` in every other way."""
@@ -637,8 +642,8 @@ class Transactions:
             work = self._work(connection)
             yield work
         self.counts.noted.extend(work.counted)
-        for write in work.logged:
-            write()
+        for call in work.following:
+            call()
 
     @contextmanager
     def write(self) -> Iterator[Work]:
@@ -650,8 +655,8 @@ class Transactions:
             work = self._work(connection)
             yield work
         self.counts.noted.extend(work.counted)
-        for write in work.logged:
-            write()
+        for call in work.following:
+            call()
 
     @contextmanager
     def write_much(self) -> Iterator[Work]:
@@ -660,8 +665,8 @@ class Transactions:
             work = self._work(connection)
             yield work
         self.counts.noted.extend(work.counted)
-        for write in work.logged:
-            write()
+        for call in work.following:
+            call()
 
 
 # --- The engine

@@ -19,6 +19,7 @@ from sqlalchemy import update
 from auth_portal.errors import WrongClock
 from auth_portal.gateways.flow import FlowGateway
 from auth_portal.services.delivery.outbox import LEASE_SECONDS, Outbox
+from auth_portal.services.operations.dispatcher import Lane
 from auth_portal.services.verification.end import Endings
 from auth_portal.store import db
 from auth_portal.store.models import AlertRow, Delivery, Verification
@@ -129,8 +130,8 @@ def test_d08_a_clock_that_jumps_is_noticed_by_the_next_request(web: Server, rece
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [(Outbox, "has_due"), (Outbox, "claim"), (FlowGateway, "send")],
-    ids=["before the claim", "before the attempt", "in the attempt"],
+    [(Lane, "takes"), (Outbox, "has_due"), (Outbox, "claim"), (FlowGateway, "send")],
+    ids=["before it is handed over", "before the claim", "before the attempt", "in the attempt"],
 )
 def test_d08_a_clock_that_jumps_while_a_result_is_sent_neither_ends_nor_delays_it(
     tmp_path: Path, postgres_url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, where: type, name: str
@@ -149,7 +150,7 @@ def test_d08_a_clock_that_jumps_while_a_result_is_sent_neither_ends_nor_delays_i
     monkeypatch.setattr(where, name, jump_after)
     monkeypatch.setattr(db, "machine_clock", lambda: time.time() + ahead[0])
     with open_world(tmp_path, postgres_url, receiver) as world:
-        receiver.answers = [500] if name == "send" else []
+        receiver.answers = [500] if name != "takes" else []  # the first attempt needs no claim
         browser = world.browser()
         browser.begin("jumps", "app")
         receiver_is_ready.set()

@@ -20,9 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import product
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Select, Update, and_, bindparam, case, exists, insert, null, select, update
 from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
@@ -181,7 +182,30 @@ Room = Callable[[str, Counter[str]], int]
 Deliver = Callable[[ClaimedDelivery], DeliveryState]
 """Sends one claimed delivery with no transaction open, records it, and returns where it stands then."""
 
+
+class Courier(Protocol):
+    """The threads of this process that send results."""
+
+    def takes(self, target: str) -> bool:
+        """Report whether a thread is free for a target."""
+
+    def take(self, claimed: ClaimedDelivery) -> None:
+        """Send a result that this process has just committed as claimed. Never raise."""
+
+    def wake(self) -> None:
+        """Look for what this process has committed."""
+
+
 _INSERT = insert(table_of(Delivery))
+_IN_LANE = (
+    select(Delivery.id)
+    .where(
+        Delivery.lane == bindparam("in_lane"),
+        Delivery.target == bindparam("of_target"),
+        Delivery.leased_until > bindparam("now"),
+    )
+    .limit(1)
+)
 _VERIFICATION = "verification__"  # the names of a verification's columns in a wider row begin so
 _WAS_ACCEPTED = exists().where(Attempt.delivery_id == Delivery.id, Attempt.fate == DeliveryState.ACCEPTED.value)
 _SENT_FOR = (
@@ -194,8 +218,43 @@ _SENT_FOR = (
 
 def add(work: Work, new: NewDelivery) -> str:
     """Put a delivery into the outbox, in the caller's transaction; return its id."""
+    values = _values(work, new)
+    work.insert(_INSERT, values)
+    return str(values["id"])
+
+
+def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
+    """Put a result into the outbox, as claimed for a thread of this process if one is free, which then sends it.
+
+    It is on record and leased as after any claim, before anything is sent; only the look for it is saved. While another
+    result of the same reference is on its way it has to wait for that.
+    """
+    values, now = _values(work, new), work.now
+    lane = {"in_lane": new.lane, "of_target": new.target, "now": now}
+    if not courier.takes(new.target) or work.execute(_IN_LANE, lane).first() is not None:
+        work.insert(_INSERT, values)
+        work.after(courier.wake)
+        return
+    leased_until = now + timedelta(seconds=LEASE_SECONDS)
+    known = {name: values[name] for name in _KNOWN}
+    claimed = ClaimedDelivery(
+        **known, number=1, is_unclear=False, leased_until=leased_until, attempt_id=work.new_id(), began_at=now
+    )
+    work.execute(_INSERT, {**values, "attempts": claimed.number, "leased_until": leased_until, "next_at": leased_until})
+    _note_attempts(work, [claimed])
+    work.after(partial(courier.take, claimed))
+
+
+_KNOWN = (
+    *("id", "kind", "verification_id", "challenge_id", "target", "contract"),
+    *("body_sealed", "reason", "give_up_at", "request_id", "locale"),
+)
+
+
+def _values(work: Work, new: NewDelivery) -> dict[str, Any]:
+    """Return the row of a new delivery, before any claim."""
     delivery_id = work.new_id()
-    values = {
+    return {
         "id": delivery_id,
         "kind": new.kind,
         "verification_id": new.verification_id,
@@ -213,8 +272,6 @@ def add(work: Work, new: NewDelivery) -> str:
         "request_id": request_id.get() or None,
         "locale": new.locale or None,
     }
-    work.insert(_INSERT, values)
-    return delivery_id
 
 
 def priority_of(outcome: str) -> int:

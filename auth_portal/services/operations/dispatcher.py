@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from socket import gethostname
 
@@ -28,7 +29,7 @@ from auth_portal.services.imports.work import ImportWork, WorkerStop
 from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.verification.end import Endings
 from auth_portal.store.db import CHECK_SECONDS, ClockCheck, share_connections
-from auth_portal.store.models import CALLBACK, MESSAGE
+from auth_portal.store.models import CALLBACK, MESSAGE, DeliveryState
 from auth_portal.telemetry import Origin, log_event, logger, origin, request_id
 
 MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test drive has a handful
@@ -132,7 +133,7 @@ class Loop:
 
 
 class Lane:
-    """One kind of delivery: a loop that claims, and threads that deliver."""
+    """One kind of delivery: a loop that claims, and threads that deliver. That of results is their ``Courier``."""
 
     def __init__(
         self, kind: str, outbox: Outbox, deliver: Deliver, clock: ClockCheck, *, threads: int, pace: Pace
@@ -151,42 +152,69 @@ class Lane:
         )
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
+        self._is_open = False
+        self._is_worth_a_look = False  # when a delivery ends: the last look left something, or could not see all
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{kind}-delivery", initializer=share_connections)
 
     def start(self) -> None:
         """Begin to look for work, at once."""
         self.loop.start()
         self.loop.wake()
+        self._is_open = True
 
     def stop(self, seconds: float) -> None:
-        """Claim nothing more, and wait for the deliveries under way."""
+        """Claim and take nothing more, and wait for the deliveries under way."""
+        self._is_open = False
         self.loop.stop(seconds)
         self._pool.shutdown(wait=True)
+
+    def wake(self) -> None:
+        """Look into the outbox: this process has committed something to it."""
+        self.loop.wake()
+
+    def takes(self, target: str) -> bool:
+        """Report whether a thread is free for a target."""
+        with self._lock:
+            return self._is_open and room(self._threads, self._busy, target) > 0
+
+    def take(self, claimed: ClaimedDelivery) -> None:
+        """Deliver what was committed as claimed. If the process stops at this moment, its lease brings it back."""
+        self._pace.note_work()
+        with suppress(RuntimeError):  # of a pool that was shut down
+            self._hand_out(claimed)
 
     def _claim(self) -> bool:
         """Claim once and hand out; return True if there may be more to claim at once.
 
-        A look comes before the claim: most wakes are for the other lane, and writers queue.
+        A look comes before the claim: it costs less, and writers queue.
         """
+        self._is_worth_a_look = True  # for each delivery that ends while this looks
         with self._lock:
             busy = self._busy.copy()
         full = [target for target in busy if room(self._threads, busy, target) <= 0]
-        if busy.total() >= self._threads or not self.outbox.has_due(self.kind, full):
+        if busy.total() >= self._threads:
+            return False
+        if not self.outbox.has_due(self.kind, full):
+            self._is_worth_a_look = bool(full)
             return False
         self._pace.note_work()
         time.sleep(random.uniform(0, SCATTER_SECONDS[self.kind]))  # noqa: S311
         free = self._threads - busy.total()
         claimed = self.outbox.claim(self.kind, free, lambda target, taken: room(self._threads, busy + taken, target))
         for delivery in claimed:
-            with self._lock:
-                self._busy[delivery.target] += 1
-            self._pool.submit(self._deliver, delivery)
+            self._hand_out(delivery)
         return bool(claimed)
+
+    def _hand_out(self, claimed: ClaimedDelivery) -> None:
+        with self._lock:
+            self._busy[claimed.target] += 1
+        self._pool.submit(self._deliver, claimed)
 
     def _deliver(self, claimed: ClaimedDelivery) -> None:
         request_id.set(claimed.request_id or "")  # the log of its attempts names the request that caused it
+        may_follow = True  # what was due at once again, or waited for this one
         try:
-            self.deliver(claimed)
+            may_follow = self.deliver(claimed) is DeliveryState.PENDING
         except Exception:
             # The lease brings it back; the attempt stays on record as one of unknown fate.
             logger.exception("delivery_fault")
@@ -195,7 +223,8 @@ class Lane:
                 self._busy[claimed.target] -= 1
                 if not self._busy[claimed.target]:
                     del self._busy[claimed.target]
-            self.loop.wake()
+            if may_follow or self._is_worth_a_look:
+                self.loop.wake()
 
 
 def room(threads: int, busy: Counter[str], target: str) -> int:
@@ -226,7 +255,7 @@ class Lanes:
     def wake(self) -> None:
         """Look into the outbox: this process has committed something to it."""
         for lane in self.all:
-            lane.loop.wake()
+            lane.wake()
 
 
 class Dispatcher:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from auth_portal.services.config.journey import (
 )
 from auth_portal.services.config.snapshot import Journeys, Look
 from auth_portal.services.delivery import outbox
-from auth_portal.services.delivery.outbox import DATABASE_FAULTS, NewDelivery
+from auth_portal.services.delivery.outbox import DATABASE_FAULTS, Courier, NewDelivery
 from auth_portal.services.verification import given
 from auth_portal.services.verification.case import (
     ENDED_COLUMNS,
@@ -167,10 +167,10 @@ _EXPIRING = (
 class Endings:
     """Ends verifications, and shows how they ended."""
 
-    def __init__(self, transactions: Transactions, journeys: Journeys, wake: Callable[[], None]) -> None:
+    def __init__(self, transactions: Transactions, journeys: Journeys, courier: Courier) -> None:
         self._transactions = transactions
         self._journeys = journeys
-        self._wake = wake
+        self._courier = courier
 
     def end(self, work: Work, case: Case, outcome: str, *, why: str = "") -> None:
         """Decide a verification, in the caller's transaction; do nothing if it has ended already.
@@ -210,7 +210,7 @@ class Endings:
             priority=outbox.priority_of(outcome),
             give_up_at=case.chat_ends_at,
         )
-        outbox.add(work, callback)
+        outbox.hand_over(work, callback, self._courier)
         given.store(work, case, outcome)
         work.record(
             "verification_ended",
@@ -240,7 +240,6 @@ class Endings:
         except Exception:
             for verification_id in due:  # one altered row must not keep all the others waiting
                 self._expire_alone(verification_id)
-        self._wake()
         return len(due)
 
     def _expire(self, work: Work, due: Sequence[str]) -> None:

@@ -185,5 +185,4 @@ class VisitMoves:
             if reason not in case.journey.results:  # no code is sent in a journey without a proof
                 raise Problem("bad_request")
             self._endings.end(work, case, reason)
-        self._wake()
         return OVER
