@@ -19,6 +19,7 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,8 @@ from auth_portal.telemetry import Counts, Origin, log_event, origin
 MIGRATIONS = delivered("migrations")
 GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
 LONG_GATE_SECONDS = 120.0  # and for one that has announced very many rows, or a migration
+MOST_IN_GROUP = 32  # writers of a process whose transactions are committed at once on SQLite
+GROUP_SECONDS = 0.02  # after which no other one follows: those of other processes wait as well
 BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
 # PostgreSQL: how long anything waits for a server or a network that is silent (D10).
 CONNECT_SECONDS = 3
@@ -148,23 +151,33 @@ class WriteGate:
     @contextmanager
     def passed(self, *, is_long: bool = False) -> Iterator[None]:
         """Hold the gate for one writing transaction. Raise TimeoutError if it does not open in time."""
+        self.enter()
+        try:
+            if is_long:
+                os.ftruncate(self._file, 0)  # of what a killed one left
+                os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
+            yield
+        finally:
+            if is_long:
+                os.ftruncate(self._file, 0)
+            self.leave()
+
+    def enter(self) -> None:
+        """Hold the gate until ``leave``, which another thread may call. Raise TimeoutError if it does not open."""
         began = time.monotonic()
         while not self._thread.acquire(timeout=GATE_SECONDS):
             self.wait_on(began)
         try:
             while not self.take(GATE_SECONDS):
                 self.wait_on(began)
-            try:
-                if is_long:
-                    os.ftruncate(self._file, 0)  # of what a killed one left
-                    os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
-                yield
-            finally:
-                if is_long:
-                    os.ftruncate(self._file, 0)
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        finally:
+        except BaseException:
             self._thread.release()
+            raise
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._thread.release()
 
     def take(self, seconds: float) -> bool:
         """Take the lock of the file; return False if it is not free within so many seconds.
@@ -220,6 +233,156 @@ class WriteGate:
         os.close(self._file)
 
 
+class Group:
+    """Transactions of a process that follow each other, and that one commit makes durable."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.began = time.monotonic()
+        self.transaction = connection.begin()
+        self.size = 0
+        self.fault: BaseException | None = None
+        self.is_over = threading.Event()
+
+    def may_grow(self) -> bool:
+        """Report whether one more may follow."""
+        in_time = time.monotonic() - self.began < GROUP_SECONDS
+        return in_time and self.size < MOST_IN_GROUP and self.fault is None
+
+    def end(self) -> None:
+        """Commit, or undo what is left of a group that has failed."""
+        try:
+            if self.fault is None:
+                self.transaction.commit()
+            else:
+                self.transaction.rollback()
+        except SQLAlchemyError as fault:
+            self.fault = fault
+            with suppress(SQLAlchemyError):
+                self.transaction.rollback()
+        finally:
+            self.is_over.set()
+
+
+class Writers:
+    """The writers of one process into a SQLite file, one at a time, on one connection.
+
+    To commit is to wait for a disk. So a writer that others of its process wait for leaves that to the next one, which
+    goes on in the same transaction; the last one commits for all of them, and none returns before. Each but the first
+    has a savepoint: one that raises leaves nothing of its own. If the commit fails it fails for all.
+    """
+
+    def __init__(self, engine: Engine, gate: WriteGate) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._lock = threading.Lock()  # of the two next
+        self._waiting: deque[threading.Lock] = deque()  # each is held until it is its turn
+        self._is_taken = False
+        # Of the writer whose turn it is:
+        self._connection: Connection | None = None
+        self._group: Group | None = None
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield the connection for one transaction; return when it is durable. Raise TimeoutError, SQLAlchemyError."""
+        self._await_turn()
+        try:
+            group = self._group = self._group or self._begin()
+        except BaseException:
+            self._pass_on()
+            raise
+        assert self._connection is not None, "a group has begun"
+        driver: Any = self._connection.connection.dbapi_connection
+        group.size += 1
+        is_first = group.size == 1
+        try:
+            if not is_first:
+                driver.execute("SAVEPOINT one")
+            yield self._connection
+            if not is_first:
+                driver.execute("RELEASE one")
+        except BaseException as fault:
+            if is_first or not _undo_one(driver):
+                group.fault = fault
+            raise
+        finally:
+            self._leave(group)
+        group.is_over.wait()
+        if group.fault is not None:
+            raise OperationalError("COMMIT", None, group.fault) from group.fault
+
+    def _await_turn(self) -> None:
+        with self._lock:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        began = time.monotonic()
+        while not turn.acquire(timeout=GATE_SECONDS):
+            try:
+                self._gate.wait_on(began)
+            except TimeoutError:
+                with self._lock:
+                    if turn not in self._waiting:  # it was given at this very moment
+                        return
+                    self._waiting.remove(turn)
+                raise
+
+    def _begin(self) -> Group:
+        self._gate.enter()
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            return Group(self._connection)
+        except BaseException:
+            self._drop_connection()
+            self._gate.leave()
+            raise
+
+    def _leave(self, group: Group) -> None:
+        """Give the turn to the next writer of the same group, or end the group."""
+        if self._waiting and group.may_grow() and self._give_turn():
+            return
+        group.end()
+        self._group = None
+        if isinstance(group.fault, SQLAlchemyError):
+            self._drop_connection()
+        self._gate.leave()
+        self._pass_on()
+
+    def _give_turn(self) -> bool:
+        with self._lock:
+            if not self._waiting:
+                return False
+            self._waiting.popleft().release()
+            return True
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._is_taken = False
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._drop_connection()
+
+
+def _undo_one(driver: Any) -> bool:
+    """Undo what was written since the savepoint; return False where a fault of the disk has undone everything."""
+    if driver.in_transaction:
+        driver.execute("ROLLBACK TO one")
+        driver.execute("RELEASE one")
+    return bool(driver.in_transaction)
+
+
 _thread = threading.local()
 
 
@@ -240,6 +403,7 @@ class Database:
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._turns = threading.BoundedSemaphore(int(SENDER_PART * connections))
         self._gate = WriteGate(Path(f"{self.url.database}.gate")) if self.is_sqlite else None
+        self._writers = Writers(self.engine, self._gate) if self._gate is not None else None
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -265,11 +429,11 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Yield one writing transaction: it commits when the block ends and rolls back when it raises."""
-        if self._gate is None:
-            with self._turn(), self.engine.begin() as connection:
+        if self._writers is not None:
+            with self._writers.write() as connection:
                 yield connection
             return
-        with self._gate.passed(), self._turn(), self.engine.begin() as connection:
+        with self._turn(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -378,6 +542,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection and the gate."""
+        if self._writers is not None:
+            self._writers.close()
         self.engine.dispose()
         if self._gate is not None:
             self._gate.close()

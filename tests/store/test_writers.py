@@ -1,0 +1,145 @@
+"""Writers of one process into a SQLite file: those who wait for each other share a commit, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import OperationalError
+
+from auth_portal.store.db import Database, WriteGate, Writers
+from tests.receiver import GIVE_UP_SECONDS, wait_for
+
+Act = Callable[[Connection], None]
+WRITERS = 6
+TABLES = "CREATE TABLE parents (id INTEGER PRIMARY KEY); CREATE TABLE rows (id INTEGER, parent REFERENCES parents)"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(f"sqlite:///{tmp_path / 'writers.db'}")) as found:
+        with found.write() as connection:
+            for one in TABLES.split(";"):
+                connection.execute(text(one))
+        yield found
+
+
+def add(connection: Connection, number: int) -> None:
+    connection.execute(text("INSERT INTO rows (id) VALUES (:id)"), {"id": number})
+
+
+def adding(number: int) -> Act:
+    """What writes a row."""
+    return partial(add, number=number)
+
+
+def there(database: Database) -> list[int]:
+    """What another connection sees."""
+    with database.read() as connection:
+        return list(connection.execute(text("SELECT id FROM rows ORDER BY id")).scalars())
+
+
+def together(database: Database, acts: list[Act], futures: list[Future[None]] | None = None) -> list[Future[None]]:
+    """Let all of them wait while another process writes, then follow each other in this order."""
+
+    def write(act: Act) -> None:
+        with database.write() as connection:
+            act(connection)
+
+    file = Path(f"{database.file}.gate")
+    writers = database._writers
+    assert writers is not None
+    with closing(WriteGate(file)) as theirs, ThreadPoolExecutor(len(acts)) as pool:
+        with theirs.passed():
+            futures = [] if futures is None else futures
+            for number, act in enumerate(acts):
+                futures.append(pool.submit(write, act))
+                wait_for(partial(_stand_in_line, writers, number))
+        for future in futures:
+            future.exception(GIVE_UP_SECONDS)
+    return futures
+
+
+def _stand_in_line(writers: Writers, number: int) -> bool:
+    return writers._is_taken and len(writers._waiting) == number
+
+
+def commits(database: Database) -> list[Connection]:
+    seen: list[Connection] = []
+    event.listen(database.engine, "commit", seen.append)
+    return seen
+
+
+def test_those_who_wait_share_a_commit(database: Database) -> None:
+    seen = commits(database)
+    futures = together(database, [adding(n) for n in range(WRITERS)])
+    assert [future.exception() for future in futures] == [None] * WRITERS
+    assert there(database) == list(range(WRITERS))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("which", range(3), ids=["the first", "one between", "the last"])
+def test_one_that_raises_leaves_nothing_and_the_others_everything(database: Database, which: int) -> None:
+    def fail(connection: Connection) -> None:
+        add(connection, 1000)
+        raise ValueError("as a refusal would")
+
+    acts: list[Act] = [adding(n) for n in range(3)]
+    acts[which] = fail
+    futures = together(database, acts)
+    assert [type(future.exception()) for future in futures] == [
+        ValueError if number == which else type(None) for number in range(3)
+    ]
+    assert there(database) == [number for number in range(3) if number != which]
+
+
+def test_a_statement_that_is_refused_undoes_its_own_transaction_alone(database: Database) -> None:
+    def orphan(connection: Connection) -> None:
+        add(connection, 1000)
+        connection.execute(text("INSERT INTO rows (id, parent) VALUES (1001, 77)"))
+
+    futures = together(database, [adding(1), orphan, adding(2)])
+    assert "FOREIGN KEY" in str(futures[1].exception())
+    assert there(database) == [1, 2]
+
+
+def test_a_commit_that_fails_fails_for_all_and_the_next_one_succeeds(database: Database) -> None:
+    def orphan_at_the_end(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+        connection.execute(text("INSERT INTO rows (id, parent) VALUES (1000, 77)"))
+
+    futures = together(database, [adding(1), orphan_at_the_end, adding(2)])
+    assert [type(future.exception()) for future in futures] == [OperationalError] * 3
+    assert there(database) == []
+    with database.write() as connection:
+        add(connection, 3)
+    assert there(database) == [3]
+
+
+def test_a_fault_that_ends_the_transaction_fails_for_all_before_it(database: Database) -> None:
+    def end_it(connection: Connection) -> None:
+        connection.exec_driver_sql("ROLLBACK")  # as SQLite does by itself when the disk is full
+        raise ValueError("the disk")
+
+    futures = together(database, [adding(1), end_it, adding(2)])
+    assert [type(future.exception()) for future in futures] == [OperationalError, ValueError, type(None)]
+    assert there(database) == [2]
+
+
+def test_none_returns_before_its_commit(database: Database) -> None:
+    """The first one could be answered while the next one still writes."""
+    futures: list[Future[None]] = []
+
+    def look(connection: Connection) -> None:
+        add(connection, 2)
+        assert there(database) == []
+        assert not futures[0].done()
+
+    together(database, [adding(1), look], futures)
+    assert [future.exception() for future in futures] == [None, None]
+    assert there(database) == [1, 2]
