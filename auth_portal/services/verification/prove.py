@@ -126,7 +126,7 @@ class Proofs:
             with self._transactions.write() as work:
                 fresh = load_case(work, self._journeys, visit_token, locked=True)
                 result = self._settle(work, case, fresh, verdict, typed, has_tries=has_tries)
-        if result.page is None:  # else nothing was put into the outbox
+        if result is CURRENT_PROMPT:  # else no code was put into the outbox
             self._wake()
         return result
 
