@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
 
 from sqlalchemy import bindparam, case, delete, select, update
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import TooMany
-from auth_portal.store.db import Work, dialect_insert
+from auth_portal.store.db import Compiled, Work, dialect_insert
 from auth_portal.store.models import Counter, table_of
 
 MINUTE = 60
@@ -72,26 +71,25 @@ def take(work: Work, limits: Sequence[Limit]) -> list[LimitCount]:
     for number, limit in enumerate(ordered):
         values[f"key_{number}"] = limit.key
         values[f"ends_at_{number}"] = work.now + timedelta(seconds=limit.seconds)
-    found = {row.key: row for row in work.execute(_taking(work.connection.dialect.name, len(ordered)), values)}
+    found = {row.key: row for row in work.rows(_taking(work.connection.dialect.name, len(ordered)), values)}
     return [LimitCount(limit, found[limit.key].events, found[limit.key].ends_at) for limit in ordered]
 
 
 @cache
-def _taking(dialect: str, rows: int) -> Any:
-    """Return the upsert for so many limits at once. Made once: building a statement costs more than running it.
-
-    SQLAlchemy compiles a list of rows again for each run, but not a single row.
-    """
-    values = [{"key": bindparam(f"key_{n}"), "events": 1, "ends_at": bindparam(f"ends_at_{n}")} for n in range(rows)]
-    insert = dialect_insert(dialect, _COUNTERS).values(values if rows > 1 else values[0])
+def _taking(dialect: str, rows: int) -> Compiled:
+    """Return the upsert for so many limits at once."""
+    insert = dialect_insert(dialect, _COUNTERS).values(
+        [{"key": bindparam(f"key_{n}"), "events": 1, "ends_at": bindparam(f"ends_at_{n}")} for n in range(rows)]
+    )
     is_over = _COUNTERS.c.ends_at <= bindparam("now")
-    return insert.on_conflict_do_update(
+    taking = insert.on_conflict_do_update(
         index_elements=["key"],
         set_={
             "events": case((is_over, 1), else_=_COUNTERS.c.events + 1),
             "ends_at": case((is_over, insert.excluded.ends_at), else_=_COUNTERS.c.ends_at),
         },
-    ).returning(_COUNTERS.c.key, _COUNTERS.c.events, _COUNTERS.c.ends_at)
+    )
+    return Compiled(taking.returning(_COUNTERS.c.key, _COUNTERS.c.events, _COUNTERS.c.ends_at))
 
 
 def count(work: Work, events: Mapping[str, int], seconds: int) -> None:
@@ -124,7 +122,7 @@ def give_back(work: Work, limits: Sequence[Limit]) -> None:
 def take_or_refuse(work: Work, limit: Limit, code: str) -> None:
     """Count one event. Raise TooMany with the seconds until the window ends if it was one too many."""
     values = {"now": work.now, "key_0": limit.key, "ends_at_0": work.now + timedelta(seconds=limit.seconds)}
-    row = work.execute(_taking(work.connection.dialect.name, 1), values).one()
+    row = work.row(_taking(work.connection.dialect.name, 1), values)
     if row.events > limit.maximum:
         work.counts.add("limits_hit", code)
         raise TooMany(code, retry_after_seconds=math.ceil((row.ends_at - work.now).total_seconds()))
@@ -143,9 +141,16 @@ def address_key(address: str, keyring: Keyring) -> str:
     return keyring.index("address", str(parsed))
 
 
-_COUNTED = select(Counter.key, Counter.events).where(
-    Counter.key.in_(bindparam("keys", expanding=True)), Counter.ends_at > bindparam("now")
-)
+def _events(work: Work, keys: Sequence[str]) -> dict[str, int]:
+    """Return what was counted under these keys in windows that are not over."""
+    values = {f"key_{number}": key for number, key in enumerate(keys)}
+    return {row.key: row.events for row in work.rows(_counted(len(keys)), {**values, "now": work.now})}
+
+
+@cache
+def _counted(keys: int) -> Compiled:
+    is_one = _COUNTERS.c.key.in_([bindparam(f"key_{number}") for number in range(keys)])
+    return Compiled(select(_COUNTERS.c.key, _COUNTERS.c.events).where(is_one, _COUNTERS.c.ends_at > bindparam("now")))
 
 
 def slowed_key(address: str) -> str:
@@ -174,7 +179,7 @@ def may_pay_for(work: Work, address: str, country: str, person: str) -> bool:
     floors = {address: ADDRESS_FLOOR, country: COUNTRY_FLOOR}
     keys = [_asked(scope, hour, person) for scope in floors for hour in hours]
     keys += [f"{kind}:{scope}:{hour}" for kind in ("people", "wins") for scope in floors for hour in hours]
-    events = {row.key: row.events for row in work.execute(_COUNTED, {"keys": keys, "now": work.now})}
+    events = _events(work, keys)
     new: list[Limit] = []
     is_braked = False
     for scope, floor in floors.items():
@@ -197,7 +202,7 @@ def may_pay_for(work: Work, address: str, country: str, person: str) -> bool:
 def note_success(work: Work, address: str, country: str, person: str) -> None:
     """Count a person who used the code of an SMS, once, in the hour and only where they were counted (R49)."""
     asked = {_asked(scope, hour, person): f"{scope}:{hour}" for scope in (address, country) for hour in _hours(work)}
-    found = sorted(row.key for row in work.execute(_COUNTED, {"keys": list(asked), "now": work.now}))
+    found = sorted(_events(work, list(asked)))
     if not found:
         return
     won = {f"won:{key}": asked[key] for key in found}

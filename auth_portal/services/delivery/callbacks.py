@@ -10,12 +10,12 @@ from sqlalchemy import bindparam, select
 from auth_portal.gateways.flow import CallbackAnswer, Fate, FlowGateway
 from auth_portal.services import limits
 from auth_portal.services.delivery.outbox import ATTEMPT_SECONDS, AttemptReport, ClaimedDelivery, Outbox, log_attempt
-from auth_portal.store.db import Transactions, Work, moment_of
+from auth_portal.store.db import Compiled, Transactions, Work, moment_of
 from auth_portal.store.models import VERIFIED, CustomerRow, DeliveryState, TicketRow, Verification
 
 # Where a result comes from: the address, the customer and the country of their phone, and whether a ticket by phone
 # counts it (R48).
-_SENDER = (
+_SENDER = Compiled(
     select(
         Verification.address_key,
         Verification.outcome,
@@ -65,7 +65,7 @@ class CallbackDelivery:
                 limits.note_broken(work, "deliveries", claimed.id)
                 return state
             if claimed.number == 1 or report.state is not DeliveryState.PENDING:
-                row = work.execute(_SENDER, {"of_id": claimed.verification_id}).one()
+                row = work.row(_SENDER, {"of_id": claimed.verification_id})
                 is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
                 if claimed.number == 1 and is_proved and not row.is_ticketed:
                     limits.note_success(work, row.address_key, row.phone_country or "", row.customer_row)

@@ -25,7 +25,7 @@ from itertools import product
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Select, Update, and_, bindparam, case, exists, insert, null, select, update
+from sqlalchemy import and_, bindparam, case, exists, insert, null, or_, select, update
 from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -33,7 +33,7 @@ from auth_portal.crypto import KeyFault, Keyring, token_hash
 from auth_portal.gateways.way_out import MAIL_SECONDS, TOTAL_SECONDS
 from auth_portal.services.config.snapshot import UNOPENED_SECONDS
 from auth_portal.services.delivery.queues import ALL_PRIORITIES, CLAIM, CLAIM_ALERTS, due_queues, waiting
-from auth_portal.store.db import Transactions, Work
+from auth_portal.store.db import Compiled, Transactions, Work
 from auth_portal.store.models import (
     CALLBACK,
     DELIVERY_BODY,
@@ -196,8 +196,10 @@ class Courier(Protocol):
         """Look for what this process has committed."""
 
 
-_INSERT = insert(table_of(Delivery))
-_IN_LANE = (
+_INSERT = Compiled(insert(table_of(Delivery)))
+_INSERT_CLAIMED = Compiled(insert(table_of(Delivery)))
+_INSERT_ATTEMPT = Compiled(insert(table_of(Attempt)))
+_IN_LANE = Compiled(
     select(Delivery.id)
     .where(
         Delivery.lane == bindparam("in_lane"),
@@ -231,7 +233,7 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
     """
     values, now = _values(work, new), work.now
     lane = {"in_lane": new.lane, "of_target": new.target, "now": now}
-    if not courier.takes(new.target) or work.execute(_IN_LANE, lane).first() is not None:
+    if not courier.takes(new.target) or work.row(_IN_LANE, lane) is not None:
         work.insert(_INSERT, values)
         work.after(courier.wake)
         return
@@ -240,7 +242,8 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
     claimed = ClaimedDelivery(
         **known, number=1, is_unclear=False, leased_until=leased_until, attempt_id=work.new_id(), began_at=now
     )
-    work.execute(_INSERT, {**values, "attempts": claimed.number, "leased_until": leased_until, "next_at": leased_until})
+    leased = {"attempts": claimed.number, "leased_until": leased_until, "next_at": leased_until}
+    work.change(_INSERT_CLAIMED, {**values, **leased})
     _note_attempts(work, [claimed])
     work.after(partial(courier.take, claimed))
 
@@ -368,18 +371,9 @@ def next_try_at(
 
 def _note_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
     """Write an attempt of each claimed delivery, whose fate is unknown until it is recorded."""
-    if claimed:
-        attempts = [
-            {
-                "id": one.attempt_id,
-                "delivery_id": one.id,
-                "number": one.number,
-                "began_at": one.began_at,
-                "fate": "unknown",
-            }
-            for one in claimed
-        ]
-        work.execute(insert(Attempt), attempts)
+    for one in claimed:
+        values = {"id": one.attempt_id, "delivery_id": one.id, "number": one.number, "began_at": one.began_at}
+        work.change(_INSERT_ATTEMPT, {**values, "fate": "unknown"})
 
 
 def _changed(work: Work, ids: Collection[str]) -> set[str]:
@@ -420,20 +414,21 @@ class Recording(NamedTuple):
     forgets: bool  # what was sent
 
     @property
-    def held(self) -> Update:
+    def held(self) -> Compiled:
         """Return the statement for a delivery whose lease this attempt still holds."""
         return _RECORDS[self][0]
 
     @property
-    def overtaken(self) -> Update | Select[Any]:
+    def overtaken(self) -> Compiled:
         """Return the one for a delivery that was claimed again meanwhile; only an acceptance changes it."""
         return _RECORDS[self][1]
 
-    def statements(self) -> tuple[Update, Update | Select[Any]]:
+    def statements(self) -> tuple[Compiled, Compiled]:
         """Build both."""
         is_this, state = Delivery.id == bindparam("of_id"), bindparam("to_state", type_=Delivery.state.type)
         # A result that was withdrawn while it was on its way stays withdrawn.
-        is_news = Delivery.state.in_(_AFTERTHOUGHTS) if self.accepts else Delivery.state == DeliveryState.PENDING
+        changing = _AFTERTHOUGHTS if self.accepts else (DeliveryState.PENDING,)
+        is_news = or_(*(Delivery.state == one for one in changing))
         ended_at = bindparam("to_end", type_=Delivery.ended_at.type)
         write = (
             update(Delivery)
@@ -453,11 +448,12 @@ class Recording(NamedTuple):
         )
         if self.counts_nothing:
             held = held.values(attempts=Delivery.attempts - 1)
-        return held, write.where(is_news) if self.accepts else select(Delivery.state).where(is_this)
+        overtaken = write.where(is_news) if self.accepts else select(Delivery.state).where(is_this)
+        return Compiled(held), Compiled(overtaken)
 
 
 _RECORDS = {how: how.statements() for how in (Recording(*flags) for flags in product((False, True), repeat=3))}
-_END_ATTEMPT = (
+_END_ATTEMPT = Compiled(
     update(Attempt)
     .where(Attempt.id == bindparam("of_id"))
     .values(
@@ -562,9 +558,9 @@ class Outbox:
         if not how.counts_nothing:
             news["to_reason"] = report.detail
         lease = {"of_number": delivery.number, "to_unclear": report.is_unclear, "to_next": next_at or now}
-        stands = work.execute(how.held, {**this, **news, **lease}).scalar_one_or_none()
-        if stands is None:
-            stands = work.execute(how.overtaken, {**this, **news} if accepts else this).scalar_one_or_none() or state
+        found = work.row(how.held, {**this, **news, **lease})
+        found = found or work.row(how.overtaken, {**this, **news} if accepts else this)
+        stands = found.state if found else state
         attempt = {
             "of_id": delivery.attempt_id,
             "to_end": max(work.now, delivery.began_at),
@@ -573,7 +569,7 @@ class Outbox:
             "to_status": report.status,
             "to_detail": report.detail,
         }
-        work.execute(_END_ATTEMPT, attempt)
+        work.change(_END_ATTEMPT, attempt)
         if next_at is None and stands == state:
             work.count("deliveries_ended", delivery.kind, state.value, some_tries(delivery.number))
         return DeliveryState(stands)

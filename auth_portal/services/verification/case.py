@@ -47,7 +47,7 @@ from auth_portal.services.directory.person import (
 from auth_portal.services.steps import AnyStep, Given
 from auth_portal.services.verification.tickets import CASE_COLUMNS, Ticket, ticket_for_no_one, ticket_of
 from auth_portal.services.verification.tickets import PREFIX as _TICKET
-from auth_portal.store.db import Work, dialect_insert
+from auth_portal.store.db import Compiled, Work, dialect_insert
 from auth_portal.store.models import (
     HIDDEN_STEPS,
     VISIT_GIVEN,
@@ -434,7 +434,7 @@ _CODE_OF = attrgetter(*(f"{_CODE}{name}" for name in SentCode._fields))
 _CHALLENGE_OF = attrgetter(f"{_CODE}id")
 _VISIT, _VERIFICATION = "visit__", "verification__"
 _VERIFICATION_SIGNED = signed_columns(Verification, _VERIFICATION)
-_CASE = (
+_SELECT_CASE = (
     select(
         *_VISIT_COLUMNS,
         _HAS_GIVEN,
@@ -461,7 +461,8 @@ _CASE = (
     .where(Visit.token_hash == bindparam("token"))
     .order_by(Challenge.issued_at.desc())
 )
-_LOCKED_CASE = _CASE.with_for_update(of=[Visit, Verification])
+_CASE = Compiled(_SELECT_CASE)
+_LOCKED_CASE = Compiled(_SELECT_CASE.with_for_update(of=[Visit, Verification]))
 
 
 @dataclass(frozen=True)
@@ -512,7 +513,7 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     """
     hashed = token_hash(visit_token)
     label = label_of(hashed)
-    rows = work.execute(_LOCKED_CASE if locked else _CASE, {"token": hashed}).all()
+    rows = work.rows(_LOCKED_CASE if locked else _CASE, {"token": hashed})
     if not rows:
         raise Problem("no_visit")
     row, key = rows[0], rows[0].visit__person_key or ""
@@ -658,13 +659,13 @@ def update_verification(work: Work, case: Case, *only_if: Any, **values: object)
     if only_if or any(isinstance(value, ClauseElement) for value in values.values()):
         live = _VERIFICATIONS.c.id == case.verification_id, _VERIFICATIONS.c.outcome.is_(None), *only_if
         return work.execute(update(_VERIFICATIONS).where(*live).values(**values)).rowcount == 1
-    return work.execute(_live_update(tuple(values)), {"of": case.verification_id, **values}).rowcount == 1
+    return work.change(_live_update(tuple(values)), {"of": case.verification_id, **values}) == 1
 
 
 @cache
-def _live_update(names: tuple[str, ...]) -> Any:
+def _live_update(names: tuple[str, ...]) -> Compiled:
     live = _VERIFICATIONS.c.id == bindparam("of"), _VERIFICATIONS.c.outcome.is_(None)
-    return update(_VERIFICATIONS).where(*live).values({name: bindparam(name) for name in names})
+    return Compiled(update(_VERIFICATIONS).where(*live).values({name: bindparam(name) for name in names}))
 
 
 def end_silently(work: Work, verification_id: str) -> None:
@@ -752,13 +753,13 @@ def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
 
 def renew_prompt(work: Work, case: Case) -> None:
     """Write a visit's present prompt, which alone is not signed."""
-    work.execute(_visit_update(("prompt",)), {"of": case.visit_id, "prompt": case.prompt})
+    work.change(_visit_update(("prompt",)), {"of": case.visit_id, "prompt": case.prompt})
 
 
 def update_visit(work: Work, case: Case) -> None:
     """Write the visit of a case as it is now, and sign it."""
     signed = work.keyring.signed("visits", _visit_values(work, case))
-    work.execute(_visit_update(_CHANGING), {"of": case.visit_id, **{name: signed[name] for name in _CHANGING}})
+    work.change(_visit_update(_CHANGING), {"of": case.visit_id, **{name: signed[name] for name in _CHANGING}})
 
 
 _CHANGING = (
@@ -768,8 +769,9 @@ _CHANGING = (
 
 
 @cache
-def _visit_update(names: tuple[str, ...]) -> Any:
-    return update(_VISITS).where(_VISITS.c.id == bindparam("of")).values({name: bindparam(name) for name in names})
+def _visit_update(names: tuple[str, ...]) -> Compiled:
+    values: dict[str, Any] = {name: bindparam(name) for name in names}
+    return Compiled(update(_VISITS).where(_VISITS.c.id == bindparam("of")).values(values))
 
 
 def set_language(work: Work, visit_token: str, locale: str) -> bool:
@@ -778,7 +780,7 @@ def set_language(work: Work, visit_token: str, locale: str) -> bool:
 
 
 _SET_LANGUAGE = update(_VISITS).where(_VISITS.c.token_hash == bindparam("token")).values(locale=bindparam("chosen"))
-_INSERT_VISIT = insert(_VISITS)
+_INSERT_VISIT = Compiled(insert(_VISITS))
 
 
 class VisitKey(NamedTuple):
@@ -794,7 +796,7 @@ def insert_visit(work: Work, case: Case, *, has_script: bool) -> VisitKey:
     hashed = token_hash(token)
     key = VisitKey(token, label_of(hashed))
     visit = work.keyring.signed("visits", {**values, "token_hash": hashed})
-    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
+    work.change(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
     return key
 
 
@@ -820,15 +822,15 @@ def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str, h
         "identifier_key": case.last_identifier_key,
         "dropped_parameters": dropped,
     }
-    if work.execute(_insert_unless_live(work.connection.dialect.name), verification).first() is None:
+    if work.row(_insert_unless_live(work.connection.dialect.name), verification) is None:
         return None
-    work.execute(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
+    work.change(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
     return key
 
 
 @cache
-def _insert_unless_live(dialect: str) -> Any:
-    return dialect_insert(dialect, _VERIFICATIONS).on_conflict_do_nothing().returning(_VERIFICATIONS.c.id)
+def _insert_unless_live(dialect: str) -> Compiled:
+    return Compiled(dialect_insert(dialect, _VERIFICATIONS).on_conflict_do_nothing().returning(_VERIFICATIONS.c.id))
 
 
 def _visit_values(work: Work, case: Case) -> dict[str, object]:

@@ -27,10 +27,10 @@ from auth_portal.services.verification.case import (
     update_visit,
     with_codes,
 )
-from auth_portal.store.db import Work, new_id
+from auth_portal.store.db import Compiled, Work, new_id
 from auth_portal.store.models import MESSAGE, Challenge, Verification, table_of
 
-_INSERT = insert(table_of(Challenge))
+_INSERT = Compiled(insert(table_of(Challenge)))
 
 
 def issue(work: Work, case: Case, snapshot: Snapshot) -> dict[str, str]:
@@ -114,7 +114,7 @@ def send_new(work: Work, case: Case, snapshot: Snapshot) -> None:
         "used_at": None,
         "replaced_at": None,
     }
-    work.execute(_INSERT, work.keyring.signed("challenges", values))
+    work.change(_INSERT, work.keyring.signed("challenges", values))
     outbox.add(work, replace(message, challenge_id=code_id, give_up_at=expires_at))
 
 

@@ -44,7 +44,7 @@ from auth_portal.services.verification.case import (
     update_verification,
     verification_mac,
 )
-from auth_portal.store.db import Transactions, Work, moment_of
+from auth_portal.store.db import Compiled, Transactions, Work, moment_of
 from auth_portal.store.models import (
     CALLBACK,
     VERIFICATION_CHAT_CODE,
@@ -132,7 +132,7 @@ _LAST_STATUS = (
 )
 
 
-_DONE = (
+_DONE = Compiled(
     select(
         *ENDED_COLUMNS,
         Verification.chat_code_sealed,
@@ -265,7 +265,7 @@ class Endings:
         Raise Problem("no_visit") if no visit of ours has this token.
         """
         with self._transactions.read() as work:
-            row = work.execute(_DONE, {"token": token_hash(visit_token)}).one_or_none()
+            row = work.row(_DONE, {"token": token_hash(visit_token)})
             is_ours, ticket = (False, None) if row is None else ended_whole(work, row)
         if row is None or not is_ours:
             raise Problem("no_visit")

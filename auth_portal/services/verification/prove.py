@@ -39,11 +39,11 @@ from auth_portal.services.verification.case import (
 )
 from auth_portal.services.verification.end import Endings
 from auth_portal.services.verification.page import CURRENT_PROMPT, OVER, MoveResult, stay
-from auth_portal.store.db import Transactions, Work
+from auth_portal.store.db import Compiled, Transactions, Work
 from auth_portal.store.models import VERIFIED, Challenge, table_of
 
 _CHALLENGES = table_of(Challenge)
-_USE_CODE = (
+_USE_CODE = Compiled(
     update(_CHALLENGES)
     .where(_CHALLENGES.c.id == bindparam("of"), _CHALLENGES.c.used_at.is_(None), _CHALLENGES.c.replaced_at.is_(None))
     .values(used_at=bindparam("used_at"))
@@ -266,4 +266,4 @@ def _use_up(work: Work, case: Case, verdict: Verdict) -> bool:
     if ON_FILE.get(case.method or "") is OnFile.SUPPORT_CODE:
         return use_support_code(work, case.person.row, case.person.support_code_id)
     code = case.valid_code(work.now)
-    return work.execute(_USE_CODE, {"of": code.id if code else "", "used_at": work.now}).rowcount == 1
+    return work.change(_USE_CODE, {"of": code.id if code else "", "used_at": work.now}) == 1

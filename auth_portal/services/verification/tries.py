@@ -29,7 +29,7 @@ from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.directory.credentials import Budget
 from auth_portal.services.limits import DAY, HOUR, Limit
 from auth_portal.services.verification.case import Case, new_prompt, renew_prompt, update_verification
-from auth_portal.store.db import Work, dialect_insert
+from auth_portal.store.db import Compiled, Work, dialect_insert
 from auth_portal.store.models import MANY_TRIES, CustomerRow, Tries, Verification, table_of
 
 _VERIFICATIONS, _TRIES = table_of(Verification), table_of(Tries)
@@ -129,9 +129,10 @@ def count_for_person(work: Work, case: Case, memory: Memory, *, succeeded: bool)
         "a_day": bounds.credential_tries_day,
         "in_total": bounds.credential_tries_total,
     }
-    count = work.execute(_counting(work.connection.dialect.name, succeeded), values).scalar_one_or_none()
-    if count is None:
+    counted = work.row(_counting(work.connection.dialect.name, succeeded), values)
+    if counted is None:
         return False
+    count = counted.day_count
     if is_spent:
         limits.note_broken(work, "tries", case.person.key, subject_id=case.person.subject_id)
         return False
@@ -163,8 +164,8 @@ def _is_ticketed(case: Case) -> bool:
 
 
 @cache
-def _counting(dialect: str, succeeded: bool) -> Any:
-    """Return the statement that counts a proof and returns the wrong tries of the day. Building one costs."""
+def _counting(dialect: str, succeeded: bool) -> Compiled:
+    """Return the statement that counts a proof and returns the wrong tries of the day."""
     first = 0 if succeeded else 1
     insert = dialect_insert(dialect, _TRIES).values(
         person_key=bindparam("person_key"),
@@ -175,7 +176,7 @@ def _counting(dialect: str, succeeded: bool) -> Any:
         day_ends_at=bindparam("day_end"),
     )
     is_new_day = _TRIES.c.day_ends_at <= bindparam("now")
-    return insert.on_conflict_do_update(
+    counting = insert.on_conflict_do_update(
         index_elements=["person_key", "method", "is_ticketed"],
         set_={
             "total": 0 if succeeded else _TRIES.c.total + 1,
@@ -183,10 +184,11 @@ def _counting(dialect: str, succeeded: bool) -> Any:
             "day_ends_at": case((is_new_day, insert.excluded.day_ends_at), else_=_TRIES.c.day_ends_at),
         },
         where=not_(spent(bindparam("now"), bindparam("a_day"), bindparam("in_total"))),
-    ).returning(_TRIES.c.day_count)
+    )
+    return Compiled(counting.returning(_TRIES.c.day_count))
 
 
-_TAKE_TRY: Any = (
+_TAKE_TRY = Compiled(
     update(_VERIFICATIONS)
     .where(
         _VERIFICATIONS.c.id == bindparam("of"),
@@ -201,8 +203,8 @@ _TAKE_TRY: Any = (
 def count_for_verification(work: Work, case: Case) -> Case:
     """Count a wrong try for the verification (R8). Return the case with a new prompt: a double tap costs one try."""
     bound = case.journey.limits.wrong_tries
-    count = work.execute(_TAKE_TRY, {"of": case.verification_id, "bound": bound}).scalar_one_or_none()
-    case = replace(case, wrong_tries=bound if count is None else count, prompt=new_prompt())
+    taken = work.row(_TAKE_TRY, {"of": case.verification_id, "bound": bound})
+    case = replace(case, wrong_tries=taken.wrong_tries if taken else bound, prompt=new_prompt())
     renew_prompt(work, case)
     return case
 
