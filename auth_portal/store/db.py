@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque, namedtuple
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from itertools import count
@@ -235,9 +235,14 @@ class WriteGate:
 class Group:
     """Transactions of a process that follow each other, and that one commit makes durable."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.began = time.monotonic()
-        self.transaction = connection.begin()
+        self.connection = engine.connect()
+        try:
+            self.transaction = self.connection.begin()
+        except BaseException:
+            self.connection.close()
+            raise
         self.size = 0
         self.fault: BaseException | None = None
         self.is_over = threading.Event()
@@ -259,11 +264,12 @@ class Group:
             with suppress(SQLAlchemyError):
                 self.transaction.rollback()
         finally:
+            self.connection.close()
             self.is_over.set()
 
 
 class Writers:
-    """The writers of one process into a SQLite file, one at a time, on one connection.
+    """The writers of one process into a SQLite file, one at a time.
 
     To commit is to wait for a disk. So a writer that others of its process wait for leaves that to the next one, which
     goes on in the same transaction; the last one commits for all of them, and none returns before. Each but the first
@@ -276,27 +282,24 @@ class Writers:
         self._lock = threading.Lock()  # of the two next
         self._waiting: deque[threading.Lock] = deque()  # each is held until it is its turn
         self._is_taken = False
-        # Of the writer whose turn it is:
-        self._connection: Connection | None = None
-        self._group: Group | None = None
+        self._group: Group | None = None  # of the writer whose turn it is, if another one left it open
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Yield the connection for one transaction; return when it is durable. Raise TimeoutError, SQLAlchemyError."""
+        """Yield a connection for one transaction; return when it is durable. Raise TimeoutError, SQLAlchemyError."""
         self._await_turn()
         try:
-            group = self._group = self._group or self._begin()
+            group = self._group or self._begin()
         except BaseException:
             self._pass_on()
             raise
-        assert self._connection is not None, "a group has begun"
-        driver: Any = self._connection.connection.dbapi_connection
+        driver: Any = group.connection.connection.dbapi_connection
         group.size += 1
         is_first = group.size == 1
         try:
             if not is_first:
                 driver.execute("SAVEPOINT one")
-            yield self._connection
+            yield group.connection
             if not is_first:
                 driver.execute("RELEASE one")
         except BaseException as fault:
@@ -307,7 +310,8 @@ class Writers:
             self._leave(group)
         group.is_over.wait()
         if group.fault is not None:
-            raise OperationalError("COMMIT", None, group.fault) from group.fault
+            reason = getattr(group.fault, "orig", None) or group.fault
+            raise OperationalError("COMMIT", None, reason, hide_parameters=True) from group.fault
 
     def _await_turn(self) -> None:
         with self._lock:
@@ -331,31 +335,24 @@ class Writers:
     def _begin(self) -> Group:
         self._gate.enter()
         try:
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            return Group(self._connection)
+            return Group(self._engine)
         except BaseException:
-            self._drop_connection()
             self._gate.leave()
             raise
 
     def _leave(self, group: Group) -> None:
         """Give the turn to the next writer of the same group, or end the group."""
-        if self._waiting and group.may_grow() and self._give_turn():
-            return
-        group.end()
+        if group.may_grow():
+            with self._lock:
+                following = self._waiting.popleft() if self._waiting else None
+            if following is not None:
+                self._group = group
+                following.release()
+                return
         self._group = None
-        if isinstance(group.fault, SQLAlchemyError):
-            self._drop_connection()
+        group.end()
         self._gate.leave()
         self._pass_on()
-
-    def _give_turn(self) -> bool:
-        with self._lock:
-            if not self._waiting:
-                return False
-            self._waiting.popleft().release()
-            return True
 
     def _pass_on(self) -> None:
         with self._lock:
@@ -363,15 +360,6 @@ class Writers:
                 self._waiting.popleft().release()
             else:
                 self._is_taken = False
-
-    def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._drop_connection()
 
 
 def _undo_one(driver: Any) -> bool:
@@ -541,8 +529,6 @@ class Database:
 
     def close(self) -> None:
         """Close every connection and the gate."""
-        if self._writers is not None:
-            self._writers.close()
         self.engine.dispose()
         if self._gate is not None:
             self._gate.close()
@@ -685,10 +671,10 @@ class Work:
 
     What is given to ``after`` runs once the transaction has committed, and never if it was undone; so the log reports
     only what is so. The same holds for what is counted with ``count``; ``counts`` itself counts whatever becomes of the
-    transaction.
+    transaction. What is given to ``if_undone`` runs if it was.
     """
 
-    __slots__ = ("_collected", "connection", "counted", "counts", "execute", "following", "keyring", "now")
+    __slots__ = ("_collected", "connection", "counted", "counts", "execute", "following", "keyring", "now", "undoing")
 
     def __init__(self, connection: Connection, now: datetime, keyring: Keyring, counts: Counts) -> None:
         self.connection = connection
@@ -697,6 +683,7 @@ class Work:
         self.counts = counts
         self.execute = connection.execute
         self.following: list[Callable[[], None]] = []
+        self.undoing: list[Callable[[], None]] = []
         self.counted: list[tuple[str, tuple[str, ...], float]] = []
         self._collected: dict[Compiled, list[dict[str, Any]]] | None = None
 
@@ -797,6 +784,10 @@ class Work:
     def after(self, call: Callable[[], None]) -> None:
         """Let this run after the commit, in the order in which it was given. It must not raise."""
         self.following.append(call)
+
+    def if_undone(self, call: Callable[[], None]) -> None:
+        """Let this run if the transaction does not commit. It must not raise."""
+        self.undoing.append(call)
 
     def count(self, name: str, *labels: str, value: float = 1) -> None:
         """Count after the commit; the same as ``Counts.add`` in every other way."""
@@ -899,12 +890,7 @@ class Transactions:
     @contextmanager
     def read(self) -> Iterator[Work]:
         """Yield a connection on which each statement stands alone, and which must not write. Raise WrongClock."""
-        with self.database.read() as connection:
-            work = self._work(connection)
-            yield work
-        self.counts.noted.extend(work.counted)
-        for call in work.following:
-            call()
+        return self._carried_out(self.database.read())
 
     @contextmanager
     def write(self) -> Iterator[Work]:
@@ -912,19 +898,23 @@ class Transactions:
 
         Raise WrongClock in a request, or in the background, if it would be judged by one (D8).
         """
-        with self.database.write() as connection:
-            work = self._work(connection)
-            yield work
-        self.counts.noted.extend(work.counted)
-        for call in work.following:
-            call()
+        return self._carried_out(self.database.write())
 
     @contextmanager
     def write_much(self) -> Iterator[Work]:
         """Yield one writing transaction of very many rows, as ``Database.write_much`` does."""
-        with self.database.write_much() as connection:
-            work = self._work(connection)
-            yield work
+        return self._carried_out(self.database.write_much())
+
+    def _carried_out(self, transaction: AbstractContextManager[Connection]) -> Iterator[Work]:
+        work = None
+        try:
+            with transaction as connection:
+                work = self._work(connection)
+                yield work
+        except BaseException:
+            for call in work.undoing if work is not None else ():
+                call()
+            raise
         self.counts.noted.extend(work.counted)
         for call in work.following:
             call()

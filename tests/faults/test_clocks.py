@@ -130,7 +130,7 @@ def test_d08_a_clock_that_jumps_is_noticed_by_the_next_request(web: Server, rece
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [(Lane, "takes"), (Outbox, "has_due"), (Outbox, "claim"), (FlowGateway, "send")],
+    [(Lane, "reserve"), (Outbox, "has_due"), (Outbox, "claim"), (FlowGateway, "send")],
     ids=["before it is handed over", "before the claim", "before the attempt", "in the attempt"],
 )
 def test_d08_a_clock_that_jumps_while_a_result_is_sent_neither_ends_nor_delays_it(
@@ -150,7 +150,7 @@ def test_d08_a_clock_that_jumps_while_a_result_is_sent_neither_ends_nor_delays_i
     monkeypatch.setattr(where, name, jump_after)
     monkeypatch.setattr(db, "machine_clock", lambda: time.time() + ahead[0])
     with open_world(tmp_path, postgres_url, receiver) as world:
-        receiver.answers = [500] if name != "takes" else []  # the first attempt needs no claim
+        receiver.answers = [500] if name != "reserve" else []  # the first attempt needs no claim
         browser = world.browser()
         browser.begin("jumps", "app")
         receiver_is_ready.set()

@@ -186,11 +186,14 @@ Deliver = Callable[[ClaimedDelivery], DeliveryState]
 class Courier(Protocol):
     """The threads of this process that send results."""
 
-    def takes(self, target: str) -> bool:
-        """Report whether a thread is free for a target."""
+    def reserve(self, target: str) -> bool:
+        """Keep a thread for a result to a target; return False if none is free. ``take`` or ``release`` follows."""
+
+    def release(self, target: str) -> None:
+        """Give a reserved thread back."""
 
     def take(self, claimed: ClaimedDelivery) -> None:
-        """Send a result that this process has just committed as claimed. Never raise."""
+        """Send, with a reserved thread, a result that this process has just committed as claimed. Never raise."""
 
     def wake(self) -> None:
         """Look for what this process has committed."""
@@ -233,10 +236,11 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
     """
     values, now = _values(work, new), work.now
     lane = {"in_lane": new.lane, "of_target": new.target, "now": now}
-    if not courier.takes(new.target) or work.row(_IN_LANE, lane) is not None:
+    if work.row(_IN_LANE, lane) is not None or not courier.reserve(new.target):
         work.insert(_INSERT, values)
         work.after(courier.wake)
         return
+    work.if_undone(partial(courier.release, new.target))
     leased_until = now + timedelta(seconds=LEASE_SECONDS)
     known = {name: values[name] for name in _KNOWN}
     claimed = ClaimedDelivery(

@@ -172,16 +172,26 @@ class Lane:
         """Look into the outbox: this process has committed something to it."""
         self.loop.wake()
 
-    def takes(self, target: str) -> bool:
-        """Report whether a thread is free for a target."""
+    def reserve(self, target: str) -> bool:
+        """Keep a thread for a target; return False if none is free for it."""
         with self._lock:
-            return self._is_open and room(self._threads, self._busy, target) > 0
+            is_free = self._is_open and room(self._threads, self._busy, target) > 0
+            if is_free:
+                self._busy[target] += 1
+        return is_free
+
+    def release(self, target: str, threads: int = 1) -> None:
+        """Let others have threads that were kept, or have done their work."""
+        with self._lock:
+            self._busy[target] -= threads
+            if not self._busy[target]:
+                del self._busy[target]
 
     def take(self, claimed: ClaimedDelivery) -> None:
         """Deliver what was committed as claimed. If the process stops at this moment, its lease brings it back."""
         self._pace.note_work()
         with suppress(RuntimeError):  # of a pool that was shut down
-            self._hand_out(claimed)
+            self._pool.submit(self._deliver, claimed)
 
     def _claim(self) -> bool:
         """Claim once and hand out; return True if there may be more to claim at once.
@@ -199,16 +209,24 @@ class Lane:
             return False
         self._pace.note_work()
         time.sleep(random.uniform(0, SCATTER_SECONDS[self.kind]))  # noqa: S311
-        free = self._threads - busy.total()
-        claimed = self.outbox.claim(self.kind, free, lambda target, taken: room(self._threads, busy + taken, target))
-        for delivery in claimed:
-            self._hand_out(delivery)
-        return bool(claimed)
+        claimed: list[ClaimedDelivery] = []
+        kept: Counter[str] = Counter()
 
-    def _hand_out(self, claimed: ClaimedDelivery) -> None:
-        with self._lock:
-            self._busy[claimed.target] += 1
-        self._pool.submit(self._deliver, claimed)
+        def keep(target: str, _taken: Counter[str]) -> int:
+            with self._lock:
+                if more := room(self._threads, self._busy, target):
+                    self._busy[target] += more
+                    kept[target] += more
+            return more
+
+        try:
+            claimed = self.outbox.claim(self.kind, self._threads, keep)
+        finally:
+            for target, count in (kept - Counter(delivery.target for delivery in claimed)).items():
+                self.release(target, count)
+        for delivery in claimed:
+            self._pool.submit(self._deliver, delivery)
+        return bool(claimed)
 
     def _deliver(self, claimed: ClaimedDelivery) -> None:
         request_id.set(claimed.request_id or "")  # the log of its attempts names the request that caused it
@@ -219,10 +237,7 @@ class Lane:
             # The lease brings it back; the attempt stays on record as one of unknown fate.
             logger.exception("delivery_fault")
         finally:
-            with self._lock:
-                self._busy[claimed.target] -= 1
-                if not self._busy[claimed.target]:
-                    del self._busy[claimed.target]
+            self.release(claimed.target)
             if may_follow or self._is_worth_a_look:
                 self.loop.wake()
 
