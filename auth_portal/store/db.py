@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque, namedtuple
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from itertools import count
@@ -288,11 +288,13 @@ class Writers:
     def write(self) -> Iterator[Connection]:
         """Yield a connection for one transaction; return when it is durable. Raise TimeoutError, SQLAlchemyError."""
         self._await_turn()
-        try:
-            group = self._group or self._begin()
-        except BaseException:
-            self._pass_on()
-            raise
+        with ExitStack() as otherwise:
+            otherwise.callback(self._pass_on)
+            if (group := self._group) is None:
+                self._gate.enter()
+                otherwise.callback(self._gate.leave)
+                group = Group(self._engine)
+            otherwise.pop_all()
         driver: Any = group.connection.connection.dbapi_connection
         group.size += 1
         is_first = group.size == 1
@@ -303,7 +305,10 @@ class Writers:
             if not is_first:
                 driver.execute("RELEASE one")
         except BaseException as fault:
-            if is_first or not _undo_one(driver):
+            if not is_first and driver.in_transaction:
+                driver.execute("ROLLBACK TO one")
+                driver.execute("RELEASE one")
+            if is_first or not driver.in_transaction:  # a fault of the disk has undone everything
                 group.fault = fault
             raise
         finally:
@@ -332,14 +337,6 @@ class Writers:
                     self._waiting.remove(turn)
                 raise
 
-    def _begin(self) -> Group:
-        self._gate.enter()
-        try:
-            return Group(self._engine)
-        except BaseException:
-            self._gate.leave()
-            raise
-
     def _leave(self, group: Group) -> None:
         """Give the turn to the next writer of the same group, or end the group."""
         if group.may_grow():
@@ -360,14 +357,6 @@ class Writers:
                 self._waiting.popleft().release()
             else:
                 self._is_taken = False
-
-
-def _undo_one(driver: Any) -> bool:
-    """Undo what was written since the savepoint; return False where a fault of the disk has undone everything."""
-    if driver.in_transaction:
-        driver.execute("ROLLBACK TO one")
-        driver.execute("RELEASE one")
-    return bool(driver.in_transaction)
 
 
 _thread = threading.local()
