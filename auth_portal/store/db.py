@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from itertools import count
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -617,7 +618,7 @@ class _Form:
         ways = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self._ways_out = [(place, way) for place, way in enumerate(ways) if way is not None]
         names_out = namedtuple("names_out", [column.name for column in columns])  # type: ignore[misc]
-        as_mapping = property(lambda row: dict(zip(row._fields, row, strict=True)))  # as rows of SQLAlchemy have
+        as_mapping = property(methodcaller("_asdict"))  # as rows of SQLAlchemy have it
         self._row: Any = type("Row", (names_out,), {"__slots__": (), "_mapping": as_mapping})
 
     def given(self, values: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
