@@ -638,7 +638,8 @@ class _Form:
         found = []
         for row in map(list, cursor.fetchall()):
             for place, way in ways:
-                row[place] = way(row[place])
+                if row[place] is not None:
+                    row[place] = way(row[place])
             found.append(make(row))
         return found
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -99,9 +99,8 @@ def stored_step(journey: JourneyConfig, step: int) -> int:
     return step + HIDDEN_STEPS if journey.is_closed_before else step
 
 
-def new_prompt() -> str:
-    """Return a new name for a prompt: a form made for an older one counts nothing. It is no secret."""
-    return secrets.token_urlsafe(PROMPT_BYTES)
+new_prompt = partial(secrets.token_urlsafe, PROMPT_BYTES)
+"""Returns a new name for a prompt: a form made for an older one counts nothing. It is no secret."""
 
 
 class SentCode(NamedTuple):
@@ -751,11 +750,6 @@ def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
     )
 
 
-def renew_prompt(work: Work, case: Case) -> None:
-    """Write a visit's present prompt, which alone is not signed."""
-    work.change(_visit_update(("prompt",)), {"of": case.visit_id, "prompt": case.prompt})
-
-
 def update_visit(work: Work, case: Case) -> None:
     """Write the visit of a case as it is now, and sign it."""
     signed = work.keyring.signed("visits", _visit_values(work, case))
@@ -780,6 +774,8 @@ def set_language(work: Work, visit_token: str, locale: str) -> bool:
 
 
 _SET_LANGUAGE = update(_VISITS).where(_VISITS.c.token_hash == bindparam("token")).values(locale=bindparam("chosen"))
+RENEW_PROMPT = _visit_update(("prompt",))
+"""Writes a visit's present prompt, which alone is not signed."""
 _INSERT_VISIT = Compiled(insert(_VISITS))
 
 

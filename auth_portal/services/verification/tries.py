@@ -28,7 +28,7 @@ from auth_portal.services.config.journey import JourneyConfig, JourneyLimits
 from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.services.directory.credentials import Budget
 from auth_portal.services.limits import DAY, HOUR, Limit
-from auth_portal.services.verification.case import Case, new_prompt, renew_prompt, update_verification
+from auth_portal.services.verification.case import RENEW_PROMPT, Case, new_prompt, update_verification
 from auth_portal.store.db import Compiled, Work, dialect_insert
 from auth_portal.store.models import MANY_TRIES, CustomerRow, Tries, Verification, table_of
 
@@ -205,7 +205,7 @@ def count_for_verification(work: Work, case: Case) -> Case:
     bound = case.journey.limits.wrong_tries
     taken = work.row(_TAKE_TRY, {"of": case.verification_id, "bound": bound})
     case = replace(case, wrong_tries=taken.wrong_tries if taken else bound, prompt=new_prompt())
-    renew_prompt(work, case)
+    work.change(RENEW_PROMPT, {"of": case.visit_id, "prompt": case.prompt})
     return case
 
 
