@@ -9,7 +9,21 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import backlog, cost, dispatchers, imports, lists, load, metrics, recovery, retention, sealing, slow, timing
+from bench import (
+    backlog,
+    cost,
+    dispatchers,
+    imports,
+    lists,
+    load,
+    metrics,
+    outbox,
+    recovery,
+    retention,
+    sealing,
+    slow,
+    timing,
+)
 from bench.portal import Quick, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import serving
@@ -20,6 +34,7 @@ OF_DATABASES = {
     "backlog": backlog,
     "cost": cost,
     "dispatchers": dispatchers,
+    "outbox": outbox,
     "sealing": sealing,
     "metrics": metrics,
 }

@@ -31,7 +31,7 @@ from auth_portal.store.models import (
     Verification,
 )
 from tests.postgres import MASTER_KEY
-from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
+from tests.receiver import GIVE_UP_SECONDS, Listens, Receiver, wait_for
 from tests.world import CONFIG, STANDARD, configure, one_authority
 
 DISPATCHERS = 10
@@ -70,7 +70,7 @@ def dispatching(folder: Path, database_url: str) -> Iterator[Counter[int]]:
         yield made
 
 
-def fill(database_url: str, receiver: Receiver, count: int) -> None:
+def fill(database_url: str, receiver: Listens, count: int) -> None:
     """Leave so many results in the outbox with one commit, as verifications do that have just ended."""
     with closing(Database(database_url)) as database:
         transactions = Transactions(database, load_keyring(database, MasterKeys((MASTER_KEY,))), system_clock)
