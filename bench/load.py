@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from bench.drain import Drain, draining
 from bench.lists import a_database
 from bench.portal import Quick, cpu_seconds, phone, portal
 from tests.postgres import make_database
-from tests.receiver import Receiver, wait_for
+from tests.receiver import Listens, Receiver, wait_for
 from tests.serving import Server, serving
 
 CONNECTIONS = 8
@@ -39,6 +40,7 @@ ROUNDS = 3
 WORKERS = 2
 PAGES = 2_000  # requests of a round of hello and of landing pages
 CHECKS = 300  # of a round of codes, and of pages of a visit
+PACED, A_SECOND = 500, 50  # right codes, and how many a second, whose way to Flow is measured
 WARM = 40  # requests before the first round
 TIME_OUT_SECONDS = 60
 BELOW_BRAKE = 10  # people who begin before what the brake on SMS counted is forgotten
@@ -272,7 +274,7 @@ def some(number: int, count: int) -> range:
 class _Portal:
     """A portal with customers who stand before the code page."""
 
-    def __init__(self, folder: Path, url: str, server: str, receiver: Receiver, drain: Drain) -> None:
+    def __init__(self, folder: Path, url: str, server: str, receiver: Receiver, drain: Listens) -> None:
         rows = "\n".join(f"B-{number},{phone(number)}" for number in range(WARM + ROUNDS * CHECKS))
         self.visits = Visits(receiver, url)
         self.server = portal(
@@ -293,6 +295,27 @@ class _Portal:
         return self.visits.checks(self.server.port, some(number, CHECKS))
 
 
+def to_callback(folder: Path, url: str, server: str) -> list[float]:
+    """Milliseconds from the right code to the callback's arrival while so many a second are sent, sorted."""
+    with closing(Receiver()) as receiver, closing(Receiver()) as flow:
+        one = _Portal(folder / "paced", url, server, receiver, flow)
+        with serving(one.server, PORTAL_DISPATCH="inline"), ThreadPoolExecutor(CONNECTIONS) as senders:
+            one.visits.begin(one.server, WARM + PACED)
+            sent: dict[str, float] = {}
+
+            def check(number: int, request: bytes) -> None:
+                sent[f"load-{number}"] = time.monotonic()
+                send(one.server.port, [request], b"HTTP/1.1 303", 1)
+
+            began = time.monotonic()
+            for number, request in enumerate(one.visits.checks(one.server.port, range(WARM + PACED))):
+                time.sleep(max(0.0, began + number / A_SECOND - time.monotonic()))
+                senders.submit(check, number, request)
+            wait_for(lambda: len(flow.callbacks) == WARM + PACED)
+        taken = [(call.at - sent[call.header]) * 1000 for call in flow.callbacks]
+    return sorted(taken[WARM:])
+
+
 def main(databases: Sequence[str], server: str) -> int:
     """Measure and print one table for each database."""
     for name in databases:
@@ -302,13 +325,16 @@ def main(databases: Sequence[str], server: str) -> int:
 
 
 def _measure(name: str, folder: Path, url: str, server: str) -> None:
-    of_database, urls = postgres_cpu(url), [f"sqlite:///{folder / database}.db" for database in ("quiet", "sending")]
+    of_database, urls = (
+        postgres_cpu(url),
+        [f"sqlite:///{folder / database}.db" for database in ("quiet", "sending", "paced")],
+    )
     if name == "postgresql":
-        for database in ("quiet", "sending"):
+        for database in ("quiet", "sending", "paced"):
             make_database(url, database, "template0")
         urls = [make_url(url).set(database=database, drivername="postgresql+psycopg").render_as_string(False)
-                for database in ("quiet", "sending")]  # fmt: skip
-    with draining() as drain, kinds(folder, urls, server, drain) as all_kinds:
+                for database in ("quiet", "sending", "paced")]  # fmt: skip
+    with draining() as drain, kinds(folder, urls[:2], server, drain) as all_kinds:
 
         def cpu(one: Server) -> float:
             return cpu_seconds(one) + of_database()
@@ -317,6 +343,9 @@ def _measure(name: str, folder: Path, url: str, server: str) -> None:
             for kind in all_kinds:
                 measure(kind, number, cpu)
         _print(f"{name}, {server} with {WORKERS} workers, {CONNECTIONS} connections", all_kinds)
+    taken = to_callback(folder, urls[2], server)
+    p50, p99 = (taken[int(len(taken) * share)] for share in (0.5, 0.99))
+    print(f"  right code to callback at {A_SECOND} a second: p50 {p50:.1f} ms, p99 {p99:.1f} ms", flush=True)
 
 
 def _print(title: str, all_kinds: Sequence[Kind]) -> None:
