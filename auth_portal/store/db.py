@@ -70,6 +70,7 @@ GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
 LONG_GATE_SECONDS = 120.0  # and for one that has announced very many rows, or a migration
 MOST_IN_GROUP = 32  # writers of a process whose transactions are committed at once on SQLite
 GROUP_SECONDS = 0.02  # after which no other one follows: those of other processes wait as well
+SENDERS_SECONDS = 0.1  # how long customers go before those who record what was sent
 BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
 # PostgreSQL: how long anything waits for a server or a network that is silent (D10).
 CONNECT_SECONDS = 3
@@ -233,6 +234,13 @@ class WriteGate:
         os.close(self._file)
 
 
+class _Turn(NamedTuple):
+    """A writer in the line: its lock is held until it is its turn."""
+
+    is_mine: threading.Lock
+    since: float  # by time.monotonic()
+
+
 class Group:
     """Transactions of a process that follow each other, and that one commit makes durable."""
 
@@ -275,13 +283,17 @@ class Writers:
     To commit is to wait for a disk. So a writer that others of its process wait for leaves that to the next one, which
     goes on in the same transaction; the last one commits for all of them, and none returns before. Each but the first
     has a savepoint: one that raises leaves nothing of its own. If the commit fails it fails for all.
+
+    Customers pass before those who record what was sent, but none of these waits for them longer than SENDERS_SECONDS:
+    while many results wait for a slow Flow, pages stay quick.
     """
 
     def __init__(self, engine: Engine, gate: WriteGate) -> None:
         self._engine = engine
         self._gate = gate
-        self._lock = threading.Lock()  # of the two next
-        self._waiting: deque[threading.Lock] = deque()  # each is held until it is its turn
+        self._lock = threading.Lock()  # of the three next
+        self._customers: deque[_Turn] = deque()
+        self._senders: deque[_Turn] = deque()
         self._is_taken = False
         self._group: Group | None = None  # of the writer whose turn it is, if another one left it open
 
@@ -306,11 +318,11 @@ class Writers:
             if not is_first:
                 driver.execute("RELEASE one")
         except BaseException as fault:
-            if not is_first and driver.in_transaction:
+            group.fault = fault  # nothing is committed, unless its own part alone can be undone
+            if not is_first and driver.in_transaction:  # else a fault of the disk has undone everything
                 driver.execute("ROLLBACK TO one")
                 driver.execute("RELEASE one")
-            if is_first or not driver.in_transaction:  # a fault of the disk has undone everything
-                group.fault = fault
+                group.fault = None
             raise
         finally:
             self._leave(group)
@@ -324,29 +336,28 @@ class Writers:
             if not self._is_taken:
                 self._is_taken = True
                 return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        began = time.monotonic()
-        while not turn.acquire(timeout=GATE_SECONDS):
+            turn = _Turn(threading.Lock(), time.monotonic())
+            turn.is_mine.acquire()
+            line = self._senders if getattr(_thread, "is_sender", False) else self._customers
+            line.append(turn)
+        while not turn.is_mine.acquire(timeout=GATE_SECONDS):
             try:
-                self._gate.wait_on(began)
+                self._gate.wait_on(turn.since)
             except TimeoutError:
                 with self._lock:
-                    if turn not in self._waiting:  # it was given at this very moment
+                    if turn not in line:  # it was given at this very moment
                         return
-                    self._waiting.remove(turn)
+                    line.remove(turn)
                 raise
 
     def _leave(self, group: Group) -> None:
         """Give the turn to the next writer of the same group, or end the group."""
         if group.may_grow():
             with self._lock:
-                following = self._waiting.popleft() if self._waiting else None
-            if following is not None:
-                self._group = group
-                following.release()
-                return
+                if following := self._following():
+                    self._group = group
+                    following.popleft().is_mine.release()
+                    return
         self._group = None
         group.end()
         self._gate.leave()
@@ -354,10 +365,15 @@ class Writers:
 
     def _pass_on(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
+            if following := self._following():
+                following.popleft().is_mine.release()
             else:
                 self._is_taken = False
+
+    def _following(self) -> deque[_Turn]:
+        """Return the line whose first one is next; an empty one if none waits."""
+        has_waited = bool(self._senders) and time.monotonic() - self._senders[0].since > SENDERS_SECONDS
+        return self._senders if has_waited or not self._customers else self._customers
 
 
 _thread = threading.local()

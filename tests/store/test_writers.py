@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -12,7 +13,8 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
-from auth_portal.store.db import Database, WriteGate, Writers
+from auth_portal.store import db
+from auth_portal.store.db import Database, WriteGate, Writers, share_connections
 from tests.receiver import GIVE_UP_SECONDS, wait_for
 
 Act = Callable[[Connection], None]
@@ -44,10 +46,14 @@ def there(database: Database) -> list[int]:
         return list(connection.execute(text("SELECT id FROM rows ORDER BY id")).scalars())
 
 
-def together(database: Database, acts: list[Act], futures: list[Future[None]] | None = None) -> list[Future[None]]:
+def together(
+    database: Database, acts: list[Act], futures: list[Future[None]] | None = None, senders: Collection[int] = ()
+) -> list[Future[None]]:
     """Let all of them wait while another process writes, then follow each other in this order."""
 
-    def write(act: Act) -> None:
+    def write(number: int, act: Act) -> None:
+        if number in senders:
+            share_connections()
         with database.write() as connection:
             act(connection)
 
@@ -58,7 +64,7 @@ def together(database: Database, acts: list[Act], futures: list[Future[None]] | 
         with theirs.passed():
             futures = [] if futures is None else futures
             for number, act in enumerate(acts):
-                futures.append(pool.submit(write, act))
+                futures.append(pool.submit(write, number, act))
                 wait_for(partial(_stand_in_line, writers, number))
         for future in futures:
             future.exception(GIVE_UP_SECONDS)
@@ -66,7 +72,7 @@ def together(database: Database, acts: list[Act], futures: list[Future[None]] | 
 
 
 def _stand_in_line(writers: Writers, number: int) -> bool:
-    return writers._is_taken and len(writers._waiting) == number
+    return writers._is_taken and len(writers._customers) + len(writers._senders) == number
 
 
 def commits(database: Database) -> list[Connection]:
@@ -129,6 +135,31 @@ def test_a_fault_that_ends_the_transaction_fails_for_all_before_it(database: Dat
     futures = together(database, [adding(1), end_it, adding(2)])
     assert [type(future.exception()) for future in futures] == [OperationalError, ValueError, type(None)]
     assert there(database) == [2]
+
+
+def test_a_part_that_cannot_be_undone_alone_is_never_committed(database: Database) -> None:
+    def lose_the_savepoint(connection: Connection) -> None:
+        add(connection, 1000)
+        connection.exec_driver_sql("RELEASE one")
+        raise ValueError("as a refusal would")
+
+    futures = together(database, [adding(1), lose_the_savepoint, adding(2)])
+    assert [type(future.exception()) for future in futures] == [OperationalError, sqlite3.OperationalError, type(None)]
+    assert there(database) == [2]
+
+
+@pytest.mark.parametrize(("longest", "order"), [(100.0, [0, 2, 3, 1]), (0.0, [0, 1, 2, 3])])
+def test_customers_pass_before_senders_for_a_while(
+    database: Database, monkeypatch: pytest.MonkeyPatch, longest: float, order: list[int]
+) -> None:
+    monkeypatch.setattr(db, "SENDERS_SECONDS", longest)
+    passed: list[int] = []
+
+    def note(number: int) -> Act:
+        return lambda _connection: passed.append(number)
+
+    together(database, [note(number) for number in range(4)], senders={1})
+    assert passed == order
 
 
 def test_none_returns_before_its_commit(database: Database) -> None:
