@@ -18,6 +18,7 @@ from bench import (
     load,
     metrics,
     outbox,
+    posts,
     recovery,
     retention,
     sealing,
@@ -81,7 +82,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "load", "recovery", "retention", "slow", "timing", *OF_DATABASES],
+        choices=["portal", "imports", "load", "posts", "recovery", "retention", "slow", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -94,6 +95,8 @@ def main() -> int:
         return int(OF_DATABASES[chosen.what].main(databases))
     if chosen.what == "load":
         return load.main(databases, chosen.server)
+    if chosen.what == "posts":
+        return posts.main()
     if chosen.what == "recovery":
         return recovery.main(chosen.only)
     if chosen.what == "retention":

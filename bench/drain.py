@@ -1,17 +1,19 @@
 """Flow as fast as it could be: a receiver in a process of its own that says yes to every callback.
 
 One thread answers all connections; it may wait before each answer. ``GET`` returns how many callbacks came.
-`python -m bench.drain [SECONDS]` prints its port.
+`python -m bench.drain [SECONDS [CERTIFICATE]]` prints its port.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _YES = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -52,8 +54,8 @@ class _Drain(asyncio.Protocol):
 class Drain:
     """A drain that runs, and its address."""
 
-    def __init__(self, port: int) -> None:
-        self.origin = f"http://127.0.0.1:{port}"
+    def __init__(self, scheme: str, port: int) -> None:
+        self.origin = f"{scheme}://127.0.0.1:{port}"
 
     @property
     def count(self) -> int:
@@ -63,22 +65,26 @@ class Drain:
 
 
 @contextmanager
-def draining(seconds: float = 0) -> Iterator[Drain]:
-    """A drain that waits so long before each answer."""
-    program = subprocess.Popen([sys.executable, "-m", "bench.drain", str(seconds)], stdout=subprocess.PIPE, text=True)
+def draining(seconds: float = 0, certificate: Path | None = None) -> Iterator[Drain]:
+    """A drain that waits so long before each answer, with TLS if it has a certificate with its key."""
+    options = [str(seconds), *([str(certificate)] if certificate else [])]
+    program = subprocess.Popen([sys.executable, "-m", "bench.drain", *options], stdout=subprocess.PIPE, text=True)
     assert program.stdout is not None
     try:
-        yield Drain(int(program.stdout.readline()))
+        yield Drain("https" if certificate else "http", int(program.stdout.readline()))
     finally:
         program.terminate()
         program.wait(10)
 
 
-async def _serve(seconds: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: _Drain(seconds), "127.0.0.1", 0)
+async def _serve(seconds: float, certificate: str = "") -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
+    if tls is not None:
+        tls.load_cert_chain(certificate)
+    server = await asyncio.get_running_loop().create_server(lambda: _Drain(seconds), "127.0.0.1", 0, ssl=tls)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1]) if len(sys.argv) > 1 else 0))
+    asyncio.run(_serve(float([*sys.argv[1:], "0"][0]), *sys.argv[2:]))

@@ -89,7 +89,7 @@ class FlowGateway:
         headers = {"reference": reference, "Content-Type": "application/json", "User-Agent": "AuthPortal"}
         try:
             answer = self._outbound.request(
-                "POST", self.origin_of(server) + path, headers=headers, body=body, deadline=deadline
+                "POST", self.origin_of(server) + path, headers=headers, body=body, deadline=deadline, keeps_alive=True
             )
         except Misconfigured as error:
             return CallbackAnswer(Fate.REFUSED, None, f"address not allowed: {error}")

@@ -6,12 +6,18 @@ than 64 KiB of an answer is read; redirects are not followed; certificates are v
 one.
 
 What it refuses: addresses that the policy does not allow (``addresses``), headers that HTTP cannot carry, and sending
-anything twice. Each request has its own connection, so that an idle connection that has died can never look like a
-lost reply. Measured, that costs 1 ms of CPU and the round trips of a handshake.
+anything twice.
+
+A request that asks for it leaves its connection open for the next one to the same origin, for a second and in this
+process only. A new connection costs four times the CPU and the round trips of a handshake; but one that has died
+unnoticed makes a request look like a lost reply, and servers close what rests for longer. So every doubt closes it: an
+answer of unclear length, bytes after its end, any sign that the server closes. All others have their own connection.
 """
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import os
 import re
 import socket
@@ -20,15 +26,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import urllib3.connection
-from requests import PreparedRequest, Request
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
@@ -48,6 +54,9 @@ from auth_portal.gateways.way_out import (
 )
 
 CONNECT_ATTEMPTS = 3  # addresses tried within CONNECT_SECONDS, so that each has a second
+REST_SECONDS = 1.0  # between two requests on one connection: gunicorn closes it after 2, uvicorn and Node.js after 5
+LIFE_SECONDS = 10.0  # of a connection in all: how soon a changed DNS record or certificate counts
+MOST_RESTING = 64  # connections of one process that wait for another request
 
 Resolve = Callable[[str, int], list[str]]
 """Returns the addresses of a host; raises OSError if there are none."""
@@ -60,13 +69,14 @@ def system_resolve(host: str, port: int) -> list[str]:
 
 
 class Outbound:
-    """The guarded exit. Holds no connection and no thread, so it may be shared and forked."""
+    """The guarded exit. What it holds open belongs to one process, so it may be shared and forked."""
 
     def __init__(self, policy: NetworkPolicy, *, resolve: Resolve = system_resolve) -> None:
         """Raise Misconfigured if the policy's CA bundle cannot be read."""
         self.policy = policy
         self._tls = _TlsContext.trusting(policy.ca_bundle)
         self._lookups = _Lookups(resolve)
+        self._resting = _RestingLines()
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -102,27 +112,38 @@ class Outbound:
         total_seconds: float = TOTAL_SECONDS,
         answer_bytes: int = ANSWER_BYTES,
         deadline: float | None = None,
+        keeps_alive: bool = False,
     ) -> HttpAnswer:
         """Send one request once and return the answer, whatever its status.
 
         It ends after ``total_seconds``, and not later than at ``deadline``, a value of time.monotonic(): a caller that
         may be suspended takes it before it decides to send. ``answer_bytes`` counts headers and body. A body that is
         cut by it, by the deadline or by the other side is returned as far as it arrived, with ``is_whole`` False.
+        ``keeps_alive`` takes over the connection of such a request to the same origin, and leaves it to the next one.
         Raise NotReached, Blocked, Untrusted or Unclear, and nothing else.
         """
         left = total_seconds if deadline is None else min(total_seconds, deadline - time.monotonic())
         bounds = _Bounds.from_now(connect_seconds, left, answer_bytes)
         target = self.policy.target(url)
-        prepared = _prepare(method, url, headers, body)
-        return self._travel(_Trip(self._dialler(target, bounds)), prepared, target)
+        prepared = _prepare(method, url, headers, body, keeps_alive=keeps_alive)
+        origin = (*url.split("/", 3)[:3], target)
+        line = self._resting.take(origin) if keeps_alive else None
+        if line is None:
+            line = self._new_line(origin, target)
+        try:
+            return line.carry(prepared, bounds)
+        finally:
+            if not (keeps_alive and line.may_rest and self._resting.put(line)):
+                line.close()
 
     def reach(self, url: str) -> None:
         """Connect as request() would, TLS included, and send no request. Raise NotReached or its children."""
         bounds = _Bounds.from_now(CONNECT_SECONDS, TOTAL_SECONDS, ANSWER_BYTES)
         target = self.policy.target(url)
-        trip = _Trip(self._dialler(target, bounds), only_connect=True)
-        with suppress(_Arrived):
-            self._travel(trip, _prepare("GET", url, {}, b""), target)
+        line = self._new_line((), target)
+        line.only_connects = True
+        with closing(line), suppress(_Arrived):
+            line.carry(_prepare("GET", url, {}, b"", keeps_alive=False), bounds)
 
     def connect(self, host: str, port: int, *, connect_seconds: float, deadline: float) -> socket.socket:
         """Return a connection to an SMTP server, which ends at ``deadline`` (a value of time.monotonic()).
@@ -133,13 +154,11 @@ class Outbound:
         bounds = _Bounds(min(time.monotonic() + connect_seconds, deadline), deadline, ANSWER_BYTES)
         return self._dial(host, port, is_exempt=self.policy.exempts(host, port), bounds=bounds)
 
-    def _dialler(self, target: Target, bounds: _Bounds) -> _Dial:
+    def _new_line(self, origin: _Origin, target: Target) -> _Line:
+        proxy = "" if target.is_sandbox else self.policy.proxy  # the sandbox is this very server
         # The proxy is the operator's own choice, so its address needs no guard.
-        return partial(self._dial, is_exempt=target.is_exempt or bool(self._proxy(target)), bounds=bounds)
-
-    def _proxy(self, target: Target) -> str:
-        """Return the proxy for a target: none for the sandbox, which is this very server."""
-        return "" if target.is_sandbox else self.policy.proxy
+        dial = partial(self._dial, is_exempt=target.is_exempt or bool(proxy))
+        return _Line(origin, dial, self._tls, proxy)
 
     def _dial(self, host: str, port: int, *, is_exempt: bool, bounds: _Bounds) -> _PlainSocket:
         try:
@@ -149,36 +168,32 @@ class Outbound:
         except Exception:  # OSError from the system, UnicodeError from a name that cannot be one
             raise NotReached("the name could not be resolved") from None
         sock = _connect_one_of(found if is_exempt else public_ones(found), port, bounds.connect_by)
-        sock.deadline, sock.allowance = bounds.deadline, bounds.allowance
+        sock.bounds = bounds
         return sock
 
-    def _travel(self, trip: _Trip, prepared: PreparedRequest, target: Target) -> HttpAnswer:
-        proxy = self._proxy(target)
-        proxies = {"http": proxy, "https": proxy} if proxy else {}
-        adapter = _TripAdapter(trip, self._tls)
-        try:
-            # Straight to the adapter: a session would look for proxies, cookies, .netrc and redirects.
-            with adapter.send(prepared, stream=True, proxies=proxies) as answer:
-                body, is_whole = _read_body(answer.raw)
-                return HttpAnswer(answer.status_code, answer.headers, body, is_whole)
-        except (OutboundError, _Arrived):
-            raise
-        except Exception as error:  # whatever a library raises, all that matters is what may have been sent
-            if trip.is_connected:
-                raise Unclear("the answer was lost or did not come in time") from error
-            raise NotReached("no connection") from error
-        finally:
-            adapter.close()
 
-
-def _prepare(method: str, url: str, headers: Mapping[str, str], body: bytes) -> PreparedRequest:
+def _prepare(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keeps_alive: bool) -> PreparedRequest:
     for name, value in headers.items():
         check_header(name, value)
-    ours = {"Accept-Encoding": "identity", "Connection": "close"}  # a packed answer could unfold to gigabytes
+    ours = {"Accept-Encoding": "identity"}  # a packed answer could unfold to gigabytes
+    if not keeps_alive:
+        ours["Connection"] = "close"
+    prepared = PreparedRequest()
     try:
-        return Request(method, url, headers={"User-Agent": "AuthPortal", **headers, **ours}, data=body).prepare()
+        prepared.prepare_method(method)
+        prepared.url = (_prepared_url if keeps_alive else _prepared_url.__wrapped__)(url)
+        prepared.prepare_headers({"User-Agent": "AuthPortal", **headers, **ours})
+        prepared.prepare_body(body, None)
     except ValueError:  # requests' own errors about URLs and headers are ValueErrors as well
         raise Blocked("The address cannot be used.") from None
+    return prepared
+
+
+@lru_cache(maxsize=64)  # one for each contract and server of Flow
+def _prepared_url(url: str) -> str | None:
+    prepared = PreparedRequest()
+    prepared.prepare_url(url, None)
+    return prepared.url
 
 
 def _read_body(raw: Any) -> tuple[bytes, bool]:
@@ -195,12 +210,15 @@ def _read_body(raw: Any) -> tuple[bytes, bool]:
 # --- Sockets with bounds -------------------------------------------------------------------------------------
 
 
-class _Bounds(NamedTuple):
-    """Two values of time.monotonic(), and the bytes that may come back."""
+@dataclass
+class _Bounds:
+    """Two values of time.monotonic(), the bytes that may still come back, and what became of one request."""
 
     connect_by: float
     deadline: float
     allowance: int
+    has_sent: bool = False  # the system took a byte of the request
+    has_surplus: bool = False  # bytes came after the end of the answer
 
     @classmethod
     def from_now(cls, connect_seconds: float, total_seconds: float, allowance: int) -> Self:
@@ -209,28 +227,27 @@ class _Bounds(NamedTuple):
 
 
 class _Bounded:
-    """Bound a socket: no call on it outlasts ``deadline``, and it yields at most ``allowance`` bytes.
+    """Bound a socket: no call on it outlasts its deadline, and it yields at most the bytes that are allowed.
 
     The time-out of a socket starts again with every byte; so it is set before every call, to what is left.
     Deadlines are values of time.monotonic(): they bound waiting, and say nothing about the product's time.
     """
 
-    deadline = 0.0
-    allowance = 0
+    bounds = _Bounds(0.0, 0.0, 0)
 
     def _set_time_left(self) -> None:
-        left = self.deadline - time.monotonic()
+        left = self.bounds.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the time for this connection is over")
         self.settimeout(left)  # type: ignore[attr-defined]
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        size = min(nbytes or len(buffer), self.allowance)
+        size = min(nbytes or len(buffer), self.bounds.allowance)
         if size == 0:
             raise OSError("the other side sent more than is taken")
         self._set_time_left()
         taken: int = super().recv_into(buffer, size, flags)  # type: ignore[misc]
-        self.allowance -= taken
+        self.bounds.allowance -= taken
         return taken
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
@@ -240,15 +257,40 @@ class _Bounded:
     def send(self, data: Any, flags: int = 0) -> int:
         self._set_time_left()
         sent: int = super().send(data, flags)  # type: ignore[misc]
+        self.bounds.has_sent = True
         return sent
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        self._set_time_left()
-        super().sendall(data, flags)  # type: ignore[misc]
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.send(rest, flags) :]
+
+    def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> Any:
+        if mode != "rb":
+            return super().makefile(mode, buffering, **options)  # type: ignore[misc]
+        return _Reader(super().makefile(mode, 0), self.bounds)  # type: ignore[misc]
+
+
+class _Reader(io.BufferedReader):
+    """Notice at the end of an answer if more was read from the socket, which would be lost without a trace."""
+
+    def __init__(self, raw: io.RawIOBase, bounds: _Bounds) -> None:
+        super().__init__(raw)
+        self._bounds = bounds
+
+    def close(self) -> None:
+        if not self.closed:
+            allowance, self._bounds.allowance = self._bounds.allowance, 0  # peek() shall not read the socket
+            with suppress(OSError, ValueError):
+                self._bounds.has_surplus |= bool(self.peek())
+            self._bounds.allowance = allowance
+        super().close()
 
 
 class _PlainSocket(_Bounded, socket.socket):
-    pass
+    def pending(self) -> int:
+        """Return 0, where a _TlsSocket returns how many bytes are decrypted and not read."""
+        return 0
 
 
 class _TlsSocket(_Bounded, ssl.SSLSocket):
@@ -256,7 +298,7 @@ class _TlsSocket(_Bounded, ssl.SSLSocket):
 
 
 class _TlsContext(ssl.SSLContext):
-    """Verify certificates, and hand the socket's deadline and allowance on to its encrypted self."""
+    """Verify certificates, and hand the socket's bounds on to its encrypted self."""
 
     sslsocket_class = _TlsSocket
 
@@ -278,7 +320,7 @@ class _TlsContext(ssl.SSLContext):
             sock._set_time_left()  # OpenSSL takes the socket's time-out as that of the whole handshake
             wrapped = super().wrap_socket(sock, *args, **kwargs)
         assert isinstance(wrapped, _TlsSocket)
-        wrapped.deadline, wrapped.allowance = sock.deadline, sock.allowance
+        wrapped.bounds = sock.bounds
         return wrapped
 
 
@@ -314,6 +356,8 @@ class _Lookups:
         self._under_way: dict[tuple[int, str, int], Future[list[str]]] = {}
 
     def addresses(self, host: str, port: int, seconds: float) -> list[str]:
+        with suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]  # nothing to look up, so no thread either
         key = (os.getpid(), host, port)  # a look-up begun before a fork never ends in the child
         with self._lock:
             future = self._under_way.get(key)
@@ -340,7 +384,7 @@ def _connect_one_of(addresses: list[str], port: int, connect_by: float) -> _Plai
     """
     leaders = {":" in address: address for address in reversed(addresses)}.values()
     ordered = sorted(addresses, key=lambda address: address not in leaders)[:CONNECT_ATTEMPTS]
-    failure = NotReached("the name has no address")
+    failure = NotReached("no connection in time" if ordered else "the name has no address")
     for tried, address in enumerate(ordered):
         seconds = (connect_by - time.monotonic()) / (len(ordered) - tried)
         if seconds <= 0:
@@ -365,43 +409,45 @@ def _open_socket(address: str, port: int, seconds: float) -> _PlainSocket:
     return sock
 
 
-# --- One request through requests and urllib3 ----------------------------------------------------------------
+# --- Requests through requests and urllib3 -------------------------------------------------------------------
 
-_Dial = Callable[[str, int], _PlainSocket]
+_HTTP_1_1 = 11  # as http.client writes it
+_STATUSES_OF_REUSE = range(200, 500)  # none that is interim, or that switches protocols, or of a server in trouble
+_Origin = tuple[object, ...]
+_Dial = Callable[..., _PlainSocket]
 
 
 class _Arrived(Exception):
     """The connection stands, and nothing else was asked for."""
 
 
-@dataclass
-class _Trip:
-    """One request under way: how its socket is opened, and whether anything can have been sent on it."""
-
-    dial: _Dial
-    only_connect: bool = False
-    is_connected: bool = field(default=False, init=False)
-
-    def arrive(self) -> None:
-        if self.only_connect:
-            raise _Arrived
-        self.is_connected = True
-
-
 class _GuardedConnection:
     """A urllib3 connection whose socket is opened by us."""
 
-    def __init__(self, *args: Any, trip: _Trip, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, line: _Line, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._trip = trip
+        self._line = line
+        self._held: list[bytes] | None = None  # pieces of a request that leaves as one
 
     def _new_conn(self) -> socket.socket:
-        return self._trip.dial(self._dns_host, self.port)  # type: ignore[attr-defined]
+        return self._line.dial(self._dns_host, self.port, bounds=self._line.bounds)  # type: ignore[attr-defined]
 
     def connect(self) -> None:
         with _nothing_sent_yet():
             super().connect()  # type: ignore[misc]  # TCP, the proxy's CONNECT and TLS
-        self._trip.arrive()
+        self._line.arrive(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._held = []
+        super().request(*args, **kwargs)  # type: ignore[misc]
+        whole, self._held = b"".join(self._held), None
+        self.send(whole)
+
+    def send(self, data: Any) -> None:
+        if self._held is None:
+            super().send(data)  # type: ignore[misc]
+        else:
+            self._held.append(data)
 
 
 class _HttpConnection(_GuardedConnection, urllib3.connection.HTTPConnection):
@@ -412,13 +458,72 @@ class _HttpsConnection(_GuardedConnection, urllib3.connection.HTTPSConnection):
     pass
 
 
-class _TripAdapter(HTTPAdapter):
-    """requests' adapter for a single trip: our connections, our TLS, no retries."""
+class _Line(HTTPAdapter):
+    """requests' adapter for one connection to one origin: opened by us, with our TLS, no retries.
 
-    def __init__(self, trip: _Trip, context: ssl.SSLContext) -> None:
-        self._trip = trip
+    It carries one request at a time. ``may_rest`` says whether it can carry another one: whether the last answer has
+    ended without any doubt.
+    """
+
+    def __init__(self, origin: _Origin, dial: _Dial, context: ssl.SSLContext, proxy: str) -> None:
+        self.origin = origin
+        self.dial = dial
+        self.only_connects = False
+        self.may_rest = False
+        self.rests_from = self._stands_from = 0.0
         self._context = context
+        self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        self._pool: Any = None
+        self._connection: Any = None
         super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def carry(self, prepared: PreparedRequest, bounds: _Bounds) -> HttpAnswer:
+        """Send one request. Connect first, unless a connection stands and the other side has sent nothing on it."""
+        self.bounds, self.may_rest = bounds, False
+        if self._connection is not None and self._connection.sock is not None:
+            self._connection.sock.bounds = bounds
+        try:
+            # Not through a session: that would look for proxies, cookies, .netrc and redirects.
+            answer: Any = self.send(prepared, stream=True, proxies=self._proxies)
+            with closing(answer):
+                body, is_whole = _read_body(answer)
+                self.may_rest = is_whole and self.goes_on_after(answer)
+                return HttpAnswer(answer.status, answer.headers, body, is_whole)
+        except (OutboundError, _Arrived):
+            raise
+        except Exception as error:  # whatever a library raises, all that matters is what may have been sent
+            if bounds.has_sent:
+                raise Unclear("the answer was lost or did not come in time") from error
+            raise NotReached("no connection") from error
+
+    def goes_on_after(self, answer: Any) -> bool:
+        """Return True if urllib3's answer said where it ends, nothing followed, and the server does not close."""
+        sock, header = self._connection.sock, answer.headers.get  # which joins equal headers by commas
+        return (
+            isinstance(sock, (_PlainSocket, _TlsSocket))
+            and not (sock.pending() or self.bounds.has_surplus)
+            and answer.version == _HTTP_1_1
+            and answer.status in _STATUSES_OF_REUSE
+            and re.fullmatch("[0-9]+,|,chunked", f"{header('Content-Length', '')},{header('Transfer-Encoding', '')}")
+            is not None
+            and header("Connection", "keep-alive").lower() == "keep-alive"
+            and re.search(r"timeout=[01]\b", header("Keep-Alive", "")) is None
+        )
+
+    def arrive(self, connection: Any) -> None:
+        if self.only_connects:
+            raise _Arrived
+        self._connection, self._stands_from = connection, time.monotonic()
+        self.bounds.has_sent = False  # a proxy was sent its CONNECT
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._pool = self._connection = None  # which refer to this line in turn
+        super().close()
+
+    def is_fresh(self, now: float) -> bool:
+        return now - self.rests_from < REST_SECONDS and now - self._stands_from < LIFE_SECONDS
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)  # type: ignore[no-untyped-call,unused-ignore]
@@ -431,8 +536,72 @@ class _TripAdapter(HTTPAdapter):
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the context has the authorities; requests would load them again for every connection."""
 
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        return super().request_url(request, proxies) if self._proxies else request.path_url
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> Any:
+        """Return urllib3's answer: nothing here reads what requests would add, such as cookies."""
+        return resp
+
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        kind = _HttpsConnection if pool.scheme == "https" else _HttpConnection
-        pool.ConnectionCls = partial(kind, trip=self._trip)
-        return pool
+        if self._pool is None:
+            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
+            kind = _HttpsConnection if self._pool.scheme == "https" else _HttpConnection
+            self._pool.ConnectionCls = partial(kind, line=self)
+        return self._pool
+
+
+class _RestingLines:
+    """Open connections that wait for another request to their origin: for a second, and in one process."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._lines: list[_Line] = []
+        self._is_watched = False
+
+    def take(self, origin: _Origin) -> _Line | None:
+        """Return the line that has rested least, which is the caller's alone then."""
+        if self._process != os.getpid():  # what a fork copied is the parent's: its sockets, its lock, its thread
+            for line in self._lines:
+                line.close()
+            self._begin()
+        now = time.monotonic()
+        with self._lock:
+            for line in reversed(self._lines):
+                if line.origin == origin and line.is_fresh(now):
+                    self._lines.remove(line)
+                    return line
+        return None
+
+    def put(self, line: _Line) -> bool:
+        """Let a line rest. Return False if it cannot."""
+        line.rests_from = time.monotonic()
+        with self._lock:
+            if not self._is_watched:
+                try:
+                    threading.Thread(target=self.close_rested, name="resting", daemon=True).start()
+                except RuntimeError:  # no more threads
+                    return False
+                self._is_watched = True
+            self._lines.append(line)
+            surplus = self._lines.pop(0) if len(self._lines) > MOST_RESTING else None
+        if surplus is not None:
+            surplus.close()
+        return True
+
+    def close_rested(self) -> None:
+        """Close what has rested long enough, until nothing rests."""
+        goes_on = True
+        while goes_on:
+            threading.Event().wait(REST_SECONDS / 4)
+            now = time.monotonic()
+            with self._lock:
+                over = [line for line in self._lines if not line.is_fresh(now)]
+                self._lines = [line for line in self._lines if line.is_fresh(now)]
+                goes_on = self._is_watched = bool(self._lines)
+            for line in over:
+                line.close()

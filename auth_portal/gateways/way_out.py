@@ -101,6 +101,7 @@ class WayOut(Protocol):
         total_seconds: float = TOTAL_SECONDS,
         answer_bytes: int = ANSWER_BYTES,
         deadline: float | None = None,
+        keeps_alive: bool = False,
     ) -> HttpAnswer:
         """Send one request and return its answer. Raise OutboundError."""
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Callable
 from html import unescape
 from io import BytesIO
 from pathlib import Path
@@ -469,13 +470,17 @@ def test_a_dead_end_stands_in_for_every_way_out() -> None:
 
 def test_a_drive_has_no_socket(small_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every delivery of a drive goes to its dead end: what would open a connection is never called."""
-    desk, called, travel = signed_in(small_world), [], Outbound._travel
+    desk, called = signed_in(small_world), []
 
-    def noted(*args: Any) -> Any:
-        called.append(threading.current_thread())
-        return travel(*args)
+    def noting(way: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **options: Any) -> Any:
+            called.append(threading.current_thread())
+            return way(*args, **options)
 
-    monkeypatch.setattr(Outbound, "_travel", noted)
+        return noted
+
+    for name in ("request", "reach", "connect"):
+        monkeypatch.setattr(Outbound, name, noting(getattr(Outbound, name)))
     path = begin(desk)
     desk.prove(driven(desk, path))
     desk.get(path)

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -31,7 +32,9 @@ class Peer:
 
     def __init__(self, behave: Callable[[Peer, socket.socket], None]) -> None:
         self.connections = 0
-        self.received = b""
+        self.ended = 0  # connections that this side has closed
+        self.received = b""  # the newest request
+        self.requests: list[bytes] = []
         self._behave = behave
         self._socket = socket.create_server((LOCAL, 0), backlog=100)
         self._threads: list[threading.Thread] = []
@@ -55,6 +58,7 @@ class Peer:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
             self._behave(self, connection)
+        self.ended += 1
 
     def read_request(self, connection: socket.socket) -> bytes:
         """Takes one request, headers and body, and remembers it."""
@@ -69,7 +73,9 @@ class Peer:
         length = int(lengths[0].split(b":")[1]) if lengths else 0
         while len(body) < length and (piece := connection.recv(65536)):
             body, data = body + piece, data + piece
-        self.received = data
+        if data:
+            self.received = data
+            self.requests.append(data)
         return data
 
     def drip(self, connection: socket.socket, data: bytes, *, pause_seconds: float = 0.01) -> None:
@@ -117,6 +123,27 @@ def serve() -> Iterator[Peers]:
     yield peers
     for peer in peers.started:
         peer.close()
+
+
+class Clock:
+    """``time`` for the way out: stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(serve: Peers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr("auth_portal.gateways.outbound.time", clock)
+    yield clock
+    clock.now += 60  # no connection rests any longer, so that the servers end
+    for thread in threading.enumerate():
+        if thread.name == "resting":
+            thread.join()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.addresses import NetworkPolicy
 from auth_portal.gateways.flow import REACHABLE, CallbackAnswer, Fate, FlowGateway, fate_of, retry_after
 from auth_portal.gateways.outbound import Outbound
+from tests.receiver import wait_for
 
 LOCAL = "127.0.0.1"
 NOW = datetime(2026, 11, 22, 19, 5, tzinfo=UTC)
@@ -120,6 +121,21 @@ class TestWhatItMeans:
         peer = serve(lambda peer, connection: peer.read_request(connection))
         assert send(flow, peer.url).fate is Fate.UNCLEAR
         assert peer.connections == 1
+
+    @pytest.mark.usefixtures("clock")
+    def test_callbacks_that_follow_each_other_share_a_connection(self, flow: FlowGateway, serve: Any) -> None:
+        """It is used for both contracts, and a server that closes it takes the next callback on another one."""
+
+        def behave(peer: Any, connection: Any) -> None:
+            for _ in range(3):
+                peer.read_request(connection)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        peer = serve(behave)
+        for contract in ["external_link", "wait_for_callback"] * 3:
+            assert flow.send(peer.url, contract, REFERENCE, BODY).fate is Fate.ACCEPTED
+            wait_for(lambda: peer.ended == len(peer.requests) // 3)
+        assert (peer.connections, len(peer.requests)) == (2, 6)
 
     def test_address_that_is_not_allowed_is_refused(self) -> None:
         flow = FlowGateway(Outbound(NetworkPolicy(), resolve=lambda host, port: ["10.0.0.1"]), sandbox_url="")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,13 @@ from auth_portal.gateways.addresses import NetworkPolicy, is_public
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, OutboundError, Unclear, Untrusted
 from auth_portal.settings import Settings
+from tests.gateways.conftest import Clock
+from tests.receiver import wait_for
 
 LOCAL = "127.0.0.1"
 OPEN = NetworkPolicy(allow_private=True)
 OK = b"HTTP/1.1 200 OK\r\n"
+NOTHING = OK + b"Content-Length: 0\r\n\r\n"
 A_MINUTE: dict[str, Any] = {"connect_seconds": 60, "total_seconds": 60}
 SHORT_SECONDS = 0.3  # total time given to requests that are expected to run out of it
 ENDLESS = b"x" * 50_000  # a drip of more bytes than are taken in the time, or before a test is given up
@@ -260,7 +265,7 @@ class TestFate:
             post(outbound, peer.url, body=bytes(200_000))
         assert peer.connections == 1
 
-    def test_each_request_has_its_own_connection(self, outbound: Outbound, serve: Any) -> None:
+    def test_a_request_has_its_own_connection(self, outbound: Outbound, serve: Any) -> None:
         peer = serve.answering(OK, b"Content-Length: 0\r\nConnection: keep-alive\r\n\r\n")
         post(outbound, peer.url)
         post(outbound, peer.url)
@@ -290,6 +295,293 @@ class TestFate:
             with contextlib.suppress(Unclear):
                 post(outbound, f"http://{LOCAL}:{listener.getsockname()[1]}/", total_seconds=60)
             thread.join()
+
+
+def talk(*answers: bytes, tls: ssl.SSLContext | None = None) -> Callable[[Any, socket.socket], None]:
+    """A server that answers each request on a connection, with the last answer again and again, until it is left."""
+
+    def behave(peer: Any, connection: socket.socket) -> None:
+        left = list(answers)
+        with tls.wrap_socket(connection, server_side=True) if tls else connection as line:
+            while peer.read_request(line):
+                line.sendall(left.pop(0) if len(left) > 1 else left[0])
+
+    return behave
+
+
+@pytest.mark.usefixtures("clock")
+class TestKeepAlive:
+    """A connection serves again only within a second, and only if nothing about it is in doubt."""
+
+    @staticmethod
+    def post(outbound: Outbound, url: str, **options: Any) -> HttpAnswer:
+        return post(outbound, url, **{"keeps_alive": True, **A_MINUTE, **options})
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            OK + b"Content-Length: 2\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\nConnection: Keep-Alive\r\nKeep-Alive: timeout=15, max=100\r\n\r\nhi",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nhi",
+            b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nhi",
+        ],
+    )
+    def test_requests_within_a_second_share_a_connection(
+        self, outbound: Outbound, serve: Any, clock: Clock, answer: bytes
+    ) -> None:
+        peer = serve(talk(answer))
+        for number in range(4):
+            body = str(number).encode()
+            assert self.post(outbound, f"{peer.url}/{number}", body=body).body == b"hi"
+            assert peer.received.startswith(f"POST /{number} HTTP/1.1\r\n".encode())
+            assert peer.received.endswith(b"\r\n\r\n" + body)
+            assert b"Connection: close" not in peer.received
+            clock.now += 0.99
+        assert (peer.connections, len(peer.requests)) == (1, 4)
+
+    def test_over_tls_too(self, outbound: Outbound, serve: Any, local_tls: ssl.SSLContext) -> None:
+        peer = serve(talk(NOTHING, tls=local_tls))
+        for _ in range(3):
+            assert self.post(outbound, f"https://{LOCAL}:{peer.port}/").status == 200
+        assert (peer.connections, len(peer.requests)) == (1, 3)
+
+    def test_not_after_a_second_of_rest(self, outbound: Outbound, serve: Any, clock: Clock) -> None:
+        peer = serve(talk(NOTHING))
+        self.post(outbound, peer.url)
+        clock.now += 1
+        self.post(outbound, peer.url)
+        assert peer.connections == 2
+
+    def test_not_after_ten_seconds_in_all(self, outbound: Outbound, serve: Any, clock: Clock) -> None:
+        peer = serve(talk(NOTHING))
+        counts = []
+        for _ in range(13):
+            self.post(outbound, peer.url)
+            counts.append(peer.connections)
+            clock.now += 0.9
+        assert counts == [1] * 12 + [2]
+
+    def test_is_closed_by_itself(self, outbound: Outbound, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("auth_portal.gateways.outbound.time", time)
+        is_left = threading.Event()
+
+        def behave(peer: Any, connection: socket.socket) -> None:
+            talk(NOTHING)(peer, connection)
+            is_left.set()
+
+        self.post(outbound, serve(behave).url)
+        assert is_left.wait(60)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            OK + b"Content-Length: 2\r\nConnection: close\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\nConnection: keep-alive\r\nConnection: Close\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\nConnection: upgrade\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\nKeep-Alive: timeout=1\r\n\r\nhi",
+            b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhi",
+            b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nhi",
+            b"HTTP/1.1 101 Switching Protocols\r\nContent-Length: 0\r\n\r\n",
+            OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"Content-Length: +2\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            OK + b"Transfer-Encoding: gzip\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\n\r\nhi" + OK,
+            OK + b"Content-Length: 2\r\n\r\nhi" + b"x" * 9_000,
+            (OK + b"Content-Length: 8151\r\n\r\n").ljust(8192, b"h") + b"x",  # more than one read takes
+            OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n\r\n",
+        ],
+    )
+    @pytest.mark.parametrize("is_tls", [False, True])
+    def test_not_after_an_answer_that_leaves_a_doubt(
+        self, outbound: Outbound, serve: Any, local_tls: ssl.SSLContext, answer: bytes, is_tls: bool
+    ) -> None:
+        peer = serve(talk(answer, tls=local_tls if is_tls else None))
+        url = f"https://{LOCAL}:{peer.port}/" if is_tls else peer.url
+        first, second = self.post(outbound, url), self.post(outbound, url)
+        assert (first.status, first.body) == (second.status, second.body)
+        assert (peer.connections, len(peer.requests)) == (2, 2)
+
+    @pytest.mark.parametrize(
+        ("answer", "bound"),
+        [
+            (OK + b"Content-Length: 2\r\n\r\nh", {"total_seconds": SHORT_SECONDS}),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n", {"total_seconds": SHORT_SECONDS}),
+            (b"HTTP/1.1 400 No\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000, {"answer_bytes": 500}),
+        ],
+    )
+    def test_not_after_a_body_that_was_not_read_whole(
+        self, outbound: Outbound, serve: Any, answer: bytes, bound: dict[str, Any]
+    ) -> None:
+        peer = serve(talk(answer, NOTHING))
+        assert not self.post(outbound, peer.url, **bound).is_whole
+        self.post(outbound, peer.url, **bound)
+        assert (peer.connections, len(peer.requests)) == (2, 2)
+
+    def test_not_after_a_lost_answer(self, outbound: Outbound, serve: Any) -> None:
+        peer = serve(talk(b"HTTP/1.1 2"))
+        for _ in range(2):
+            with pytest.raises(Unclear):
+                self.post(outbound, peer.url, total_seconds=SHORT_SECONDS)
+        assert peer.connections == 2
+
+    def test_not_where_one_of_two_requests_did_not_ask_for_it(self, outbound: Outbound, serve: Any) -> None:
+        peer = serve(talk(NOTHING))
+        post(outbound, peer.url)
+        self.post(outbound, peer.url)
+        post(outbound, peer.url)
+        assert peer.connections == 3
+
+    def test_not_for_another_origin(self, serve: Any) -> None:
+        one, other = serve(talk(NOTHING)), serve(talk(NOTHING))
+        outbound = Outbound(OPEN, resolve=lambda host, port: [LOCAL])
+        for url in (one.url, other.url, f"http://flow.test:{one.port}", one.url, other.url):
+            self.post(outbound, url)
+        assert (one.connections, other.connections) == (2, 1)
+
+    def test_not_where_another_rule_let_it_through(self, serve: Any) -> None:
+        """The sandbox of a server that is also a private target: same address, another reason."""
+        peer = serve(talk(NOTHING))
+        policy = NetworkPolicy(private_targets=frozenset({(LOCAL, peer.port)}), sandbox_origin=f"{peer.url}/sandbox")
+        outbound = Outbound(policy)
+        self.post(outbound, f"{peer.url}/sandbox/callback")
+        self.post(outbound, f"{peer.url}/callback")
+        assert peer.connections == 2
+
+    @pytest.mark.parametrize("how", ["closes", "says goodbye", "resets", "says more"])
+    @pytest.mark.parametrize("is_tls", [False, True])
+    def test_what_the_server_does_meanwhile_leads_to_a_new_connection(
+        self, outbound: Outbound, serve: Any, local_tls: ssl.SSLContext, how: str, is_tls: bool
+    ) -> None:
+        """One delivery for each callback, and none is unclear."""
+        is_answered, is_done, may_end = threading.Event(), threading.Event(), threading.Event()
+
+        def behave(peer: Any, connection: socket.socket) -> None:
+            line = local_tls.wrap_socket(connection, server_side=True) if is_tls else connection
+            with line:
+                peer.read_request(line)
+                line.sendall(NOTHING)
+                if peer.connections > 1:
+                    return
+                is_answered.wait(60)
+                if how == "says more":
+                    line.sendall(NOTHING)
+                elif how == "says goodbye" and isinstance(line, ssl.SSLSocket):
+                    with contextlib.suppress(OSError):
+                        line.settimeout(0.01)
+                        line.unwrap()
+                elif how == "says goodbye":
+                    line.shutdown(socket.SHUT_WR)
+                else:
+                    linger = b"\1\0\0\0\0\0\0\0" if how == "resets" else bytes(8)
+                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    line.close()
+                is_done.set()
+                may_end.wait(60)
+
+        peer = serve(behave)
+        url = f"{'https' if is_tls else 'http'}://{LOCAL}:{peer.port}/"
+        assert self.post(outbound, url).status == 200
+        is_answered.set()
+        assert is_done.wait(60)
+        assert self.post(outbound, url).status == 200
+        may_end.set()
+        assert (peer.connections, len(peer.requests)) == (2, 2)
+
+    def test_answer_lost_on_a_used_connection_is_unclear_and_nothing_is_sent_twice(
+        self, outbound: Outbound, serve: Any
+    ) -> None:
+        def behave(peer: Any, connection: socket.socket) -> None:
+            peer.read_request(connection)
+            connection.sendall(NOTHING)
+            peer.read_request(connection)
+
+        peer = serve(behave)
+        self.post(outbound, peer.url)
+        with pytest.raises(Unclear):
+            self.post(outbound, peer.url)
+        assert (peer.connections, len(peer.requests)) == (1, 2)
+
+    def test_nothing_leaves_on_it_after_the_deadline(self, outbound: Outbound, serve: Any, clock: Clock) -> None:
+        peer = serve(talk(NOTHING))
+        self.post(outbound, peer.url)
+        with pytest.raises(NotReached):
+            self.post(outbound, peer.url, deadline=clock.now)
+        self.post(outbound, peer.url)
+        assert len(peer.requests) == 2
+
+    def test_each_request_has_its_own_time(self, outbound: Outbound, serve: Any, clock: Clock) -> None:
+        def behave(peer: Any, connection: socket.socket) -> None:
+            for _ in range(2):
+                peer.read_request(connection)
+                connection.sendall(NOTHING)
+            peer.read_request(connection)
+            clock.now += 5
+            peer.drip(connection, OK + b"X: " + ENDLESS)
+
+        peer = serve(behave)
+        self.post(outbound, peer.url, total_seconds=0.5)
+        clock.now += 0.9
+        self.post(outbound, peer.url, total_seconds=60)
+        with pytest.raises(Unclear):
+            self.post(outbound, peer.url, total_seconds=5)
+        assert (peer.connections, len(peer.requests)) == (1, 3)
+
+    def test_each_answer_has_its_own_allowance(self, outbound: Outbound, serve: Any) -> None:
+        peer = serve(talk(OK + b"Content-Length: 1000\r\n\r\n" + b"x" * 1000))
+        for _ in range(5):
+            answer = self.post(outbound, peer.url, answer_bytes=1500)
+            assert (len(answer.body), answer.is_whole) == (1000, True)
+        assert not self.post(outbound, peer.url, answer_bytes=900).is_whole
+        assert peer.connections == 1
+
+    def test_threads_never_share_one_at_the_same_time(self, outbound: Outbound, serve: Any) -> None:
+        def behave(peer: Any, connection: socket.socket) -> None:
+            while request := peer.read_request(connection):
+                body = request.rpartition(b"\r\n\r\n")[2]
+                connection.sendall(OK + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        peer = serve(behave)
+
+        def call(name: str) -> list[bool]:
+            sent = [f"{name} {number}".encode() for number in range(30)]
+            return [self.post(outbound, peer.url, body=body).body == body for body in sent]
+
+        with ThreadPoolExecutor(8) as threads:
+            assert all(all(found) for found in threads.map(call, "abcdefgh"))
+        assert peer.connections <= 8
+        assert len(peer.requests) == 8 * 30
+
+    def test_at_most_64_rest(self, outbound: Outbound, serve: Any) -> None:
+        all_here, left = threading.Barrier(70), []
+
+        def behave(peer: Any, connection: socket.socket) -> None:
+            peer.read_request(connection)
+            all_here.wait(60)
+            connection.sendall(NOTHING)
+            if not peer.read_request(connection):
+                left.append(connection)
+
+        peer = serve(behave)
+        with ThreadPoolExecutor(70) as threads:
+            assert all(
+                answer.status == 200 for answer in threads.map(lambda _: self.post(outbound, peer.url), "x" * 70)
+            )
+        wait_for(lambda: len(left) == 6)
+
+    def test_a_fork_takes_none_with_it(self, outbound: Outbound, serve: Any) -> None:
+        peer = serve(talk(NOTHING))
+        self.post(outbound, peer.url)
+        if (child := os.fork()) == 0:
+            with contextlib.suppress(BaseException):
+                self.post(outbound, peer.url)
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0) == (child, 0)
+        assert peer.connections == 2
+        self.post(outbound, peer.url)
+        assert (peer.connections, len(peer.requests)) == (2, 3)
 
 
 class TestCertificates:
@@ -515,6 +807,12 @@ class TestGuard:
         assert len(errors) == 10
         release.set()
 
+    def test_a_literal_address_is_not_looked_up(self, serve: Any) -> None:
+        def fail(host: str, port: int) -> list[str]:
+            raise AssertionError(host)
+
+        assert post(Outbound(OPEN, resolve=fail), serve.answering(OK, b"\r\n").url).status == 200
+
     def test_second_address_is_tried(self, serve: Any) -> None:
         peer = serve.answering(OK, b"\r\n")
         outbound = Outbound(OPEN, resolve=lambda host, port: ["::1", LOCAL])
@@ -585,6 +883,14 @@ class TestProxy:
         with pytest.raises(Untrusted):
             post(outbound, f"https://other.test:{peer.port}/callback")
         outbound.reach(f"https://flow.test:{peer.port}/")
+
+    @pytest.mark.usefixtures("clock")
+    def test_tunnel_through_it_is_kept(self, proxy: Any, serve: Any, certified: Any, ca_bundle: Path) -> None:
+        peer = serve(talk(NOTHING, tls=certified("flow.test")))
+        outbound = Outbound(NetworkPolicy(proxy=proxy.url, ca_bundle=ca_bundle))
+        for _ in range(3):
+            assert post(outbound, f"https://flow.test:{peer.port}/callback", keeps_alive=True).status == 200
+        assert (proxy.connections, peer.connections, len(peer.requests)) == (1, 1, 3)
 
     def test_refused_by_it_reached_nobody(self, serve: Any) -> None:
         proxy = serve.answering(b"HTTP/1.1 403 Forbidden\r\n\r\n")
