@@ -171,12 +171,14 @@ def log_event(event: str, *, level: int = logging.INFO, **fields: object) -> Non
     """Write one line. Times are UTC, strings are masked. Raise ValueError for a forbidden field name."""
     if forbidden := FORBIDDEN & fields.keys():
         raise ValueError(f"never in a log: {', '.join(sorted(forbidden))}")
-    if logger.isEnabledFor(level):
-        logger.log(level, event, extra={"portal_fields": fields})
+    if logger.isEnabledFor(level):  # without ``log``, which looks up the line of the caller
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, event, (), None, extra={"portal_fields": fields}))
 
 
 class JsonLines(logging.Formatter):
     """Every record, ours and a library's, as one line of JSON without a line break inside."""
+
+    _encode = json.JSONEncoder(default=str).encode
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line; of a traceback only files and lines, because its values may be secrets."""
@@ -194,7 +196,7 @@ class JsonLines(logging.Formatter):
             if why := reason_of(record.exc_info[1]):
                 line["why"] = why
             line["where"] = _frames(record.exc_info[2])
-        return json.dumps(line, default=str)
+        return self._encode(line)
 
 
 def reason_of(error: BaseException | None) -> str:

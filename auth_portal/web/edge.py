@@ -13,17 +13,22 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from functools import lru_cache
+from typing import IO, Any
 from urllib.parse import quote
 
-from flask import Flask, Request, Response, current_app, g, render_template, request
+from flask import Flask, Request, Response, current_app, g, render_template, request, session
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
-from flask_wtf.csrf import CSRFError, CSRFProtect, generate_csrf, validate_csrf
+from flask_wtf.csrf import CSRFError, generate_csrf, validate_csrf
+from itsdangerous import TimestampSigner, base64_encode
 from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import HTTPException
+from werkzeug.sansio.http import parse_cookie
+from werkzeug.utils import cached_property
 
 from auth_portal.errors import Problem, TooMany
 from auth_portal.i18n import (
@@ -61,6 +66,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
 }
+_HEADERS = tuple(HEADERS.items())
 HTTP_CODES = {
     400: "bad_request",
     404: "not_found",
@@ -88,7 +94,6 @@ REFERENCE = re.compile(r"(?:^|&)(reference=.*)", re.DOTALL)
 _ASKED = re.compile(rb"(?:^|&)lang=([A-Za-z0-9-]{2,16})(?=&|$)")
 LONGEST_TAG = 35  # characters of a language tag (RFC 5646, 4.4.1); a form may send any, and matching takes time
 _CSRF_TOKEN = re.compile(r"[0-9a-f]{40}")  # as Flask-WTF makes it
-csrf = CSRFProtect()
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,11 @@ may_send: dict[str, Callable[[], bool]] = {}
 class PortalRequest(Request):
     """A request whose files stay in memory: on disk they would not be encrypted."""
 
+    @cached_property
+    def cookies(self) -> ImmutableMultiDict[str, str]:
+        """Return what the browser sent. Werkzeug's own looks through all headers for it."""
+        return ImmutableMultiDict(parse_cookie(self.environ.get("HTTP_COOKIE")))
+
     def _get_file_stream(
         self,
         total_content_length: int | None,
@@ -119,6 +129,17 @@ class PortalRequest(Request):
         content_length: int | None = None,
     ) -> IO[bytes]:
         return io.BytesIO()
+
+
+class PortalResponse(Response):
+    """A response with headers that every page has: as it is sent they are added all at once, not each looked for."""
+
+    added: Sequence[tuple[str, str]] = ()
+
+    def get_wsgi_response(self, environ: dict[str, Any]) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
+        """Return body, status and headers."""
+        body, status, headers = super().get_wsgi_response(environ)
+        return body, status, [*headers, *self.added]
 
 
 class CsrfCookie(SessionInterface):
@@ -144,32 +165,25 @@ class CsrfCookie(SessionInterface):
         """
         if session.modified and (token := session.get("csrf_token")):
             seconds: int = g.get("chat_seconds", DEFAULT_CHAT_SECONDS)
-            response.set_cookie(
-                self.get_cookie_name(app),
-                token,
-                max_age=max(seconds, ADMIN_SECONDS) if admin_token() else seconds,
-                path="/",
-                secure=app.config["SESSION_COOKIE_SECURE"],
-                httponly=True,
-                samesite="Lax",
-            )
+            seconds = max(seconds, ADMIN_SECONDS) if admin_token() else seconds
+            rules = f"Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax"
+            if app.config["SESSION_COOKIE_SECURE"]:
+                rules += "; Secure"
+            response.headers.add("Set-Cookie", f"{self.get_cookie_name(app)}={token}; {rules}")
 
 
 def register(app: Flask) -> None:
     """Put the edge around an app. Nothing here needs keys or a database yet."""
     app.session_interface = CsrfCookie()
-    app.request_class = PortalRequest
+    app.request_class, app.response_class = PortalRequest, PortalResponse
     app.url_map.merge_slashes = False  # its redirect would name a scheme and host that only the proxy knows
     app.config.update(
         MAX_CONTENT_LENGTH=LARGEST_REQUEST,
         MAX_FORM_MEMORY_SIZE=LARGEST_REQUEST,
         SESSION_COOKIE_SECURE=False,
-        # Our referrer policy removes the Referer that Flask-WTF would demand under https; Sec-Fetch-Site stands in.
-        WTF_CSRF_SSL_STRICT=False,
-        WTF_CSRF_TIME_LIMIT=None,
-        WTF_CSRF_CHECK_DEFAULT=False,
+        WTF_CSRF_TIME_LIMIT=None,  # a token is valid as long as its cookie
     )
-    csrf.init_app(app)
+    app.jinja_env.globals["csrf_token"] = generate_csrf
     app.before_request(choose_language)
     app.before_request(enter_request)
     app.after_request(leave_request)
@@ -187,8 +201,18 @@ def serve_with(app: Flask, settings: Settings) -> None:
     app.jinja_env.globals["site_host"] = Markup("<wbr>").join(f"{part}." for part in settings.host.split("."))[:-1]
 
 
+def resolved() -> tuple[Flask, Request, Any]:
+    """Return what ``current_app``, ``request`` and ``g`` stand for: asked for each value, they take long."""
+    return (
+        current_app._get_current_object(),  # type: ignore[attr-defined]
+        request._get_current_object(),  # type: ignore[attr-defined]
+        g._get_current_object(),
+    )
+
+
 def choose_language() -> None:
     """Let a customer's page be in a language of the browser, until its view knows better."""
+    current_app, request, g = resolved()
     g.is_translated = EXTENSION in current_app.extensions and not f"{request.path}/".startswith(IN_ENGLISH)
     if g.is_translated:
         found = _ASKED.search(request.query_string) if request.query_string else None
@@ -204,6 +228,7 @@ def speak_for_customer(*chosen: str, words: Wording = NO_WORDING) -> str:
     Without one return "": then it is in a language of the browser, else in the portal's own. The database is not asked:
     the settings are those that were read last.
     """
+    current_app, request, g = resolved()
     worded.set(words)
     snapshot = current_app.extensions[EXTENSION].journeys.known
     g.offered_languages = offered = snapshot.portal.offered if snapshot is not None else complete_languages()
@@ -229,6 +254,7 @@ def language_url() -> str:
 
     What is needed to come back goes along if no visit holds it: the path, and the reference exactly as it was sent.
     """
+    _app, request, g = resolved()
     root: str = g.get("visit_root", "")
     path = request.path
     if str(request.url_rule or "").endswith("/stop"):
@@ -245,6 +271,7 @@ def language_url() -> str:
 
 def enter_request() -> Response | None:
     """Refuse a request that must not reach a view. Raise Problem."""
+    current_app, request, g = resolved()
     g.began = time.perf_counter()
     request_id.set(secrets.token_hex(8))
     if _is_for_operators() or request.endpoint in EVERY_HOST:
@@ -294,18 +321,38 @@ def _protect() -> None:
     An admin's form is bound to the session that it was made for: the token of another session, or one from before the
     sign-in, is refused (R53). The forms of signing in take either.
     """
-    if request.endpoint not in session_forms:
-        try:
-            csrf.protect()
-        except CSRFError:
-            if not admin_token():
-                raise
-        else:
-            return
+    signed = request.form.get("csrf_token")
     try:
-        validate_csrf(request.form.get("csrf_token"), secret_key=_session_key(admin_token()))
+        if request.endpoint not in session_forms:
+            try:
+                validate_csrf(signed, secret_key=_portal_key())
+            except ValueError:
+                if not admin_token():
+                    raise
+            else:
+                return
+        validate_csrf(signed, secret_key=_session_key(admin_token()))
     except ValueError as error:  # WTForms derives its own from it
         raise CSRFError(str(error)) from None
+
+
+def csrf_token() -> str:
+    """Return what the forms of a page carry, as Flask-WTF makes and checks it: the token of the cookie, signed.
+
+    It makes what signs again for each page, which takes three times as long.
+    """
+    signed: str | None = g.get("csrf_token")
+    if signed is None:
+        if "csrf_token" not in session:
+            session["csrf_token"] = secrets.token_hex(20)
+        token = base64_encode(f'"{session["csrf_token"]}"')
+        signed = g.csrf_token = _signer(_portal_key()).sign(token).decode()
+    return signed
+
+
+@lru_cache(maxsize=4)
+def _signer(key: bytes) -> TimestampSigner:
+    return TimestampSigner(key, salt="wtf-csrf-token")
 
 
 def session_csrf_token(token: str) -> str:
@@ -314,10 +361,14 @@ def session_csrf_token(token: str) -> str:
     return signed
 
 
+def _portal_key() -> bytes:
+    key = current_app.secret_key
+    assert isinstance(key, bytes)
+    return key
+
+
 def _session_key(token: str) -> bytes:
-    secret = current_app.secret_key
-    assert isinstance(secret, bytes)
-    return hmac.digest(secret, f"csrf of {token}".encode(), "sha256")
+    return hmac.digest(_portal_key(), f"csrf of {token}".encode(), "sha256")
 
 
 def client_address(hops: int, header: str) -> str:
@@ -398,16 +449,17 @@ def is_api() -> bool:
     return f"{request.path}/".startswith(PREFIX)
 
 
-def leave_request(response: Response) -> Response:
+def leave_request(response: PortalResponse) -> PortalResponse:
     """Add the headers that every answer has, and log the request."""
+    current_app, request, g = resolved()
+    added = [("X-Request-Id", request_id.get())]
     if not response.headers.get("Content-Security-Policy"):
-        response.headers.update(HEADERS)
+        added += _HEADERS
     if current_app.config["SESSION_COOKIE_SECURE"]:
-        response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}; includeSubDomains"
+        added.append(("Strict-Transport-Security", f"max-age={HSTS_SECONDS}; includeSubDomains"))
     if g.get("is_translated") and response.mimetype == "text/html":
-        response.headers["Content-Language"] = spoken.get()
-        response.headers.add("Vary", "Accept-Language")
-    response.headers["X-Request-Id"] = request_id.get()
+        added += (("Content-Language", spoken.get()), ("Vary", "Accept-Language"))
+    response.added = added
     if request.endpoint not in ("ops.healthz", "ops.readyz", "ops.metrics"):
         now, route = time.perf_counter(), str(request.url_rule or "")
         seconds = now - g.get("began", now)

@@ -26,7 +26,7 @@ from flask import (
     request,
     session,
 )
-from flask_wtf.csrf import CSRFError, generate_csrf
+from flask_wtf.csrf import CSRFError
 from markupsafe import Markup, escape
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -36,7 +36,15 @@ from auth_portal.services.verification.case import HeldVisit, Stage, Voice, visi
 from auth_portal.services.verification.page import KnownVisit, MoveResult, Page
 from auth_portal.services.verification.references import LinkReference, completed, dropped_names, read_query
 from auth_portal.web.context import keep_visits, page_values, services, visit_root, visit_tokens
-from auth_portal.web.edge import OPEN_PATH, REFERENCE, language_url, offered_languages, problem_page, speak_for_customer
+from auth_portal.web.edge import (
+    OPEN_PATH,
+    REFERENCE,
+    csrf_token,
+    language_url,
+    offered_languages,
+    problem_page,
+    speak_for_customer,
+)
 
 visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
@@ -229,9 +237,10 @@ class PreparedPage:
 
     def filled(self, values: Mapping[str, str]) -> str:
         """Return the page of one visitor. Values are escaped, for text and for attributes alike."""
-        own = {"csrf_token": generate_csrf(), **values} if "csrf_token" in self.names else values
+        own = {"csrf_token": csrf_token(), **values} if "csrf_token" in self.names else values
         pieces = self._pieces.copy()
-        pieces[1::2] = [escape(own[name]) for name in self._order]
+        escaped = {name: escape(own[name]) for name in self.names}
+        pieces[1::2] = [escaped[name] for name in self._order]
         return "".join(pieces)
 
 

@@ -18,7 +18,7 @@ from auth_portal.services.config.journey import ShownPayment
 from auth_portal.services.config.snapshot import Look, Snapshot
 from auth_portal.services.verification.case import Case, Stage, Voice
 from auth_portal.services.verification.given import moment
-from auth_portal.store.db import Work
+from auth_portal.store.db import Compiled, Work
 from auth_portal.store.models import VISIT_IDENTIFIER, ChannelState
 
 LATE_SECONDS = 60  # before the end, when the page says so
@@ -26,10 +26,12 @@ LONGEST_UNBROKEN = 18  # characters of what was typed that stay on one line: any
 TROUBLE_FAILURES = 2  # failures in a row after which the page says that a channel is slow or down
 TROUBLE_TIME = timedelta(minutes=10)  # and for how long after the last of them
 
-_TROUBLE = select(ChannelState.name).where(
-    ChannelState.name == bindparam("name"),
-    ChannelState.failures_in_row >= TROUBLE_FAILURES,
-    ChannelState.failed_at > bindparam("since"),
+_TROUBLE = Compiled(
+    select(ChannelState.name).where(
+        ChannelState.name == bindparam("name"),
+        ChannelState.failures_in_row >= TROUBLE_FAILURES,
+        ChannelState.failed_at > bindparam("since"),
+    )
 )
 
 
@@ -142,7 +144,7 @@ def page_of(work: Work, case: Case, snapshot: Snapshot, methods: Mapping[str, Me
     sealed, seconds_left = case.identifier_sealed, max(0, int((case.proofs_until - now).total_seconds()))
     typed = work.keyring.open(sealed, VISIT_IDENTIFIER, case.visit_id) if sealed is not None else ""
     # By the channel's state alone, which is the same for everyone (R24).
-    has_trouble = channel is not None and work.execute(_TROUBLE, failing).first() is not None
+    has_trouble = channel is not None and work.row(_TROUBLE, failing) is not None
     code, stage = case.valid_code(now), case.stage
     is_asked_next = stage is Stage.NAMING and journey.steps[case.step + 1].proves
     first_methods = replace(case, step=case.step + 1).offered(snapshot) if is_asked_next else ()
