@@ -37,6 +37,7 @@ MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test dri
 # (IEEE/ACM Transactions on Networking 6(2), 1998). One busy target gets 3/4 of all threads, two get 3/7 each, and
 # however many there are, some are left for the next one.
 MOST_HELD = 3
+LOOK_PART = 4  # a claim costs as much as several deliveries: one follows when so large a part of the threads is free
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
 QUICK_FOR_SECONDS = 60.0  # after something was sent: its customer types the code, and then the result is due
 SWEEP_SECONDS = 1.0
@@ -154,6 +155,7 @@ class Lane:
         self._busy: Counter[str] = Counter()
         self._is_open = False
         self._is_worth_a_look = False  # when a delivery ends: the last look left something, or could not see all
+        self._ended = 0  # deliveries since the last look
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{kind}-delivery", initializer=share_connections)
 
     def start(self) -> None:
@@ -198,7 +200,7 @@ class Lane:
 
         A look comes before the claim: it costs less, and writers queue.
         """
-        self._is_worth_a_look = True  # for each delivery that ends while this looks
+        self._is_worth_a_look, self._ended = True, 0  # for each delivery that ends while this looks
         with self._lock:
             busy = self._busy.copy()
         full = [target for target in busy if room(self._threads, busy, target) <= 0]
@@ -238,7 +240,9 @@ class Lane:
             logger.exception("delivery_fault")
         finally:
             self.release(claimed.target)
-            if may_follow or self._is_worth_a_look:
+            self._ended += 1  # a race may lose one, and then the next look is that much later
+            is_enough = self._ended >= self._threads // LOOK_PART or not self._busy
+            if is_enough and (may_follow or self._is_worth_a_look):
                 self.loop.wake()
 
 
