@@ -268,7 +268,7 @@ class Group:
                 self.transaction.commit()
             else:
                 self.transaction.rollback()
-        except SQLAlchemyError as fault:
+        except Exception as fault:
             self.fault = fault
             with suppress(SQLAlchemyError):
                 self.transaction.rollback()

@@ -236,11 +236,15 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
     """
     values, now = _values(work, new), work.now
     lane = {"in_lane": new.lane, "of_target": new.target, "now": now}
-    if work.row(_IN_LANE, lane) is not None or not courier.reserve(new.target):
+    is_reserved = courier.reserve(new.target)
+    if is_reserved:
+        work.if_undone(partial(courier.release, new.target))
+    if not is_reserved or work.row(_IN_LANE, lane) is not None:
         work.insert(_INSERT, values)
+        if is_reserved:
+            work.after(partial(courier.release, new.target))
         work.after(courier.wake)
         return
-    work.if_undone(partial(courier.release, new.target))
     leased_until = now + timedelta(seconds=LEASE_SECONDS)
     known = {name: values[name] for name in _KNOWN}
     claimed = ClaimedDelivery(
