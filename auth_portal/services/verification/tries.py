@@ -252,16 +252,15 @@ def budgets_of(work: Work, row: str, snapshot: Snapshot) -> Mapping[tuple[str, b
 
 def clear(work: Work, person_key: str, method: str, *, is_ticketed: bool) -> None:
     """Clear what a success has proved, and nothing else (R11); without a ticket only the budget of open links."""
-    cleared = (True, False) if is_ticketed else (False,)
-    work.execute(_CLEAR, {"of": person_key, "by": method, "cleared": cleared})
+    work.change(_CLEAR, {"of": person_key, "by": method, "both": is_ticketed})
 
 
-_CLEAR: Any = (
+_CLEAR = Compiled(
     update(_TRIES)
     .where(
         _TRIES.c.person_key == bindparam("of"),
         _TRIES.c.method == bindparam("by"),
-        _TRIES.c.is_ticketed.in_(bindparam("cleared", expanding=True)),
+        or_(_TRIES.c.is_ticketed.is_(False), _TRIES.c.is_ticketed == bindparam("both")),
     )
     .values(total=0, day_count=0)
 )
