@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import importlib
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -392,6 +393,7 @@ class Passwords:
         self._admitted = threading.BoundedSemaphore(slots + waiting)
         self._lock = threading.Lock()
         self._people = 0  # whose passwords are being checked now
+        self._has_hashed = False  # since memory was last given back
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -415,14 +417,27 @@ class Passwords:
         while self._people and time.monotonic() < until:
             time.sleep(0.005)
 
+    def give_memory_back(self) -> None:
+        """Give the system the memory of past hashes, if no person's password is being checked now.
+
+        glibc keeps what a hash has used (19 MiB) for the next one of its arena, of which each thread may have one. It
+        gives back only its main arena's, so the deployments set MALLOC_ARENA_MAX=1: then there is no other one.
+        """
+        if self._has_hashed and not self._people:
+            self._has_hashed = False
+            with suppress(Exception):  # there is another C library, or the system refuses what ctypes needs
+                importlib.import_module("ctypes").CDLL(None).malloc_trim(0)
+
     def hash(self, password: str) -> str:
         """Return the argon2id string (PHC form) of a password."""
         with self._running:
+            self._has_hashed = True
             return self._hasher.hash(normal_password(password))
 
     def matches(self, stored: str | None, password: str) -> bool:
         """Return True for the right password. Without a stored one it takes the same time and is wrong (R24)."""
         with self._running:
+            self._has_hashed = True
             try:
                 return self._hasher.verify(stored or STRANGER_HASH, normal_password(password)) and stored is not None
             except (VerificationError, InvalidHashError):

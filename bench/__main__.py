@@ -25,11 +25,14 @@ from bench import (
     slow,
     timing,
 )
-from bench.portal import Quick, phone, portal, pss_mib
+from bench.portal import Quick, hidden, phone, portal, pss_mib
 from tests.receiver import Receiver, wait_for
 from tests.serving import serving
+from tests.world import PASSWORD
 
 ROUNDS = 300
+WALKS = 1000  # of customers, each with five requests
+REST_SECONDS = 12  # for two heartbeats: the first gives the memory of passwords back
 OF_DATABASES = {
     "lists": lists,
     "backlog": backlog,
@@ -59,20 +62,51 @@ def code_to_callback(folder: Path, receiver: Receiver, server: str) -> list[floa
     return sorted(found)
 
 
-def memory_and_start(folder: Path, receiver: Receiver) -> dict[str, tuple[float, float]]:
-    """MiB PSS of the largest worker after it has worked, and seconds to the first answer, by server."""
-    found = {}
-    for server in ("gunicorn", "gunicorn-preload"):
-        running = portal(folder / f"memory-{server}", receiver, server=server, workers=2)
+def memory_and_start(folder: Path, receiver: Receiver) -> None:
+    """Prints seconds to the first answer, and MiB PSS of the largest worker: started, after work, and after a rest."""
+    rows = "\n".join(f"B-{number},{phone(number)},{'' if number % 4 else PASSWORD}" for number in range(WALKS))
+    for server, workers in (("gunicorn-cold", 1), ("auth-portal-cold", 4)):
+        running = portal(
+            folder / server,
+            receiver,
+            server=server,
+            workers=workers,
+            customers=f"customer_id,phone,password\n{rows}\n",
+            PYTHONOPTIMIZE="2",  # as the deployments set it
+            MALLOC_ARENA_MAX="1",
+        )
+        with serving(running):  # the first start compiles
+            pass
         began = time.monotonic()
         with serving(running):
             first = time.monotonic() - began
-            quick = Quick(running.port)
-            for number in range(40):
-                quick.fresh()
-                quick.begin(f"memory-{number}", number)
-            found[server] = (max(pss_mib(running)), first)
-    return found
+            found = [max(pss_mib(running))]
+            for number in range(WALKS):
+                walk(Quick(running.port), number, receiver)
+            found.append(max(pss_mib(running)))
+            time.sleep(REST_SECONDS)
+            found.append(max(pss_mib(running)))
+        mib = ", ".join(f"{what} {one:.0f}" for what, one in zip(("started", "worked", "rested"), found, strict=True))
+        print(
+            f"{server} with {workers} workers: first answer after {first:.2f} s, MiB PSS of a worker: {mib}", flush=True
+        )
+
+
+def walk(quick: Quick, number: int, receiver: Receiver) -> None:
+    """Verifies a customer with five requests: three of four by a code, the others by their password."""
+    path = "/j/balance" if number % 4 else "/j/password"
+    quick.post(path, {**hidden(quick.get(f"{path}?reference=memory-{number}"), path), "identifier": f"B-{number}"})
+    fields = hidden(quick.get("/verify"), "/verify")
+    if number % 4:
+        wait_for(lambda: any(message["to"] == phone(number) for message in receiver.messages[-5:]))
+        fields["code"] = receiver.code_for(phone(number))
+    else:
+        fields["password"] = PASSWORD
+    assert quick.post("/verify", fields) == "/done"
+    quick.get("/done")
+
+
+PARTS = {"imports": imports.main, "memory": memory_and_start}
 
 
 def main() -> int:
@@ -82,7 +116,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", "imports", "load", "posts", "recovery", "retention", "slow", "timing", *OF_DATABASES],
+        choices=["portal", *PARTS, "load", "posts", "recovery", "retention", "slow", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -109,15 +143,15 @@ def main() -> int:
             dispatches = [chosen.dispatch] if chosen.dispatch else list(timing.DISPATCH)
             return timing.main(folder, chosen.server, dispatches, chosen.pairs)
         receiver = Receiver()
-        if chosen.what == "imports":
-            imports.main(folder, receiver)
+        if chosen.what in PARTS:
+            PARTS[chosen.what](folder, receiver)
+            receiver.close()
             return 0
         load.main(databases, chosen.server)
         times = code_to_callback(folder, receiver, chosen.server)
         p99 = times[int(len(times) * 0.99) - 1]
         print(f"Right code posted to callback received: p50 {statistics.median(times):.1f} ms, p99 {p99:.1f} ms")
-        for server, (mib, seconds) in memory_and_start(folder, receiver).items():
-            print(f"{server:18} worker {mib:5.1f} MiB PSS, first answer after {seconds:.2f} s")
+        memory_and_start(folder, receiver)
         imports.main(folder, receiver)
         receiver.close()
     return 0

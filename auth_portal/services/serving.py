@@ -287,9 +287,9 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     alerts = Alerts(on.transactions, on.journeys, on.notices, on.webhooks, public_url=on.settings.public_url)
     import_work = ImportWork(on.transactions, on.passwords, on.notices, is_aside=True)
     housekeeping = Housekeeping(on.transactions)
-    sealer = Sealer(on.transactions)
+    sealer, health = Sealer(on.transactions), Health(on.transactions, on.passwords.give_memory_back)
     dispatcher = Dispatcher(lanes, verifications.endings, alerts, import_work, housekeeping, sealer.seal)
-    return Core(methods, verifications, alerts, dispatcher, messages, lanes.wake, Health(on.transactions))
+    return Core(methods, verifications, alerts, dispatcher, messages, lanes.wake, health)
 
 
 def _build_services(on: Foundation, core: Core) -> Services:

@@ -19,6 +19,7 @@ import requests
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from auth_portal.crypto import OWASP_HASHER
 from auth_portal.services.operations import health
 from tests.faults.relay import Relay
 from tests.programs import ROOT
@@ -93,6 +94,26 @@ def test_d11_a_disk_that_cannot_be_written_is_a_reason(small_world: World, monke
     monkeypatch.setattr(health, "SILENT_BEAT_SECONDS", 15)
     monkeypatch.setattr(health, "LOWEST_DISK", 2**70)
     assert client.get("/readyz").get_json()["faults"][0].startswith("disk: ")
+
+
+def anonymous_mib() -> float:
+    """The memory of this process that no file has."""
+    (line,) = [one for one in Path("/proc/self/smaps_rollup").read_text().splitlines() if one.startswith("Anonymous:")]
+    return int(line.split()[1]) / 1024
+
+
+def test_a_heartbeat_gives_the_memory_of_hashes_back_unless_one_is_under_way(small_world: World) -> None:
+    passwords, heart = small_world.services.customers._passwords, small_world.services.health
+    stored = OWASP_HASHER.hash("correct horse")  # 19 MiB, whatever the other tests hash with
+
+    for _ in range(2):  # the C library keeps what the first one used, for the next one
+        assert passwords.matches(stored, "correct horse")
+    held = anonymous_mib()
+    with passwords.slot():
+        heart.beat()
+        assert anonymous_mib() > held - 4
+    heart.beat()
+    assert anonymous_mib() < held - 15
 
 
 def test_d11_a_process_that_was_asked_to_stop_drains(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:

