@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -153,43 +152,43 @@ def _landing_page(
     template: str = "visitor/landing.html",
     path: str = "",
 ) -> Response:
-    portal, path = services(), path or request.path
+    portal, is_form, path = services(), request.method == "POST", path or request.path
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
-    first_methods, found = landing.first_methods, landing.found_ticket
-    form, asked = request.form if request.method == "POST" else {}, g.asked_language  # reading one takes long
+    found, asked = landing.found_ticket, g.asked_language
+    form = request.form if is_form else {}  # reading one takes long
     speak_for_customer(asked, found.ticket.locale if found else "", words=landing.journey.words)
-    held = _held(visit_tokens()) if request.method != "POST" else []
+    held = _held(visit_tokens()) if not is_form else []
     g.chat_seconds, session.modified = _longest(landing.journey.chat_seconds, held), True
+
+    def render(reference: LinkReference, **own: str) -> str:
+        return render_template(
+            template,
+            landing=landing,
+            portal=landing.snapshot.portal,
+            journey=landing.journey,
+            look=landing.snapshot.look(landing.journey),
+            known=_known(held, landing, reference.text),
+            ticket=landing.ticket_facts(portal.keyring),
+            now=portal.clock(),
+            typed=form.get("identifier", ""),
+            fault=fault,
+            has_ended_before=has_ended_before,
+            is_again=has_ended_before or bool(form.get("again")),
+            is_without_cookie=is_without_cookie,
+            was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
+            path=path,
+            reference=reference,
+            **own,
+        )
+
+    gap = PreparedPage.gap
     made_at = form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat())
     own = {"made_at": made_at, **_links(path, reference)}
-    render = partial(
-        render_template,
-        template,
-        portal=landing.snapshot.portal,
-        journey=landing.journey,
-        look=landing.snapshot.look(landing.journey),
-        is_closed=landing.is_closed,
-        lacks_ticket=landing.lacks_ticket,
-        known=_known(held, landing, reference.text),
-        ticket=landing.ticket_facts(portal.keyring),
-        now=portal.clock(),
-        weaker=landing.weaker,
-        first_method=next(iter(first_methods), ""),
-        has_other_methods=len(first_methods) > 1,
-        typed=form.get("identifier", ""),
-        fault=fault,
-        has_ended_before=has_ended_before,
-        is_again=has_ended_before or bool(form.get("again")),
-        is_without_cookie=is_without_cookie,
-        was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
-        path=path,
-    )
-    if request.method == "POST" or held or found or reference.dropped or g.get("services"):
-        return make_response(render(**own, reference=reference), status)
+    if is_form or held or found or reference.dropped or g.get("services"):
+        return make_response(render(reference, **own), status)
     # What no two visitors share is in ``own``; all the rest is the same for a link, a language and a configuration.
-    gap = PreparedPage.gap
-    render = partial(render, **{name: gap(name) for name in own}, reference=LinkReference(gap("reference")))
-    page = PreparedPage.kept(landing.snapshot.pages, (template, landing.journey.slug, path, g.language, asked), render)
+    gaps, key = {name: gap(name) for name in own}, (template, landing.journey.slug, path, g.language, asked)
+    page = PreparedPage.kept(landing.snapshot.pages, key, lambda: render(LinkReference(gap("reference")), **gaps))
     return make_response(page.filled({**own, "reference": reference.text}), status)
 
 
@@ -242,6 +241,15 @@ class PreparedPage:
         escaped = {name: escape(own[name]) for name in self.names}
         pieces[1::2] = [escaped[name] for name in self._order]
         return "".join(pieces)
+
+    @classmethod
+    def of(cls, template: str, voice: Voice, **values: Hashable) -> PreparedPage:
+        """Return the page that a template makes of these values, in the words of a journey.
+
+        They are its key, with gaps where something is a visit's own: so that can be in no other visit's page.
+        """
+        key = (template, voice.journey.words, g.language, g.offered_languages, *values.values())
+        return cls.kept(services().journeys.current().pages, key, lambda: render_template(template, **values))
 
 
 def _known(held: Sequence[HeldVisit], landing: Landing, reference: str) -> KnownVisit | None:
@@ -430,10 +438,7 @@ def _answer(token: str, result: MoveResult) -> BaseResponse:
 
 
 def _prompt_page(template: str, page: Page, note: str = "", **answer: str | None) -> str:
-    """Return a page of a prompt. If nothing is wrong, all of it that other visits show as well was rendered once.
-
-    That was rendered from its key, which has gaps where something is a visit's own: so it can be in no other's page.
-    """
+    """Return a page of a prompt. If nothing is wrong, all of it that other visits show as well was rendered once."""
     if note or page.view is not None or page.payment is not None or g.get("services"):
         url = f"{g.get('visit_root', '')}/language?v={page.v}"
         return render_template(template, page=page, note=note, language_url=url, **answer)
@@ -448,9 +453,7 @@ def _prompt_page(template: str, page: Page, note: str = "", **answer: str | None
         changes_left=min(page.changes_left, 1),
     )
     times, url = {name: gap(name) for name in _OWN_TIMES}, f"/language?v={shared.v}"
-    render = partial(render_template, template, page=shared, note="", language_url=url, **times)
-    key = (template, shared, page.voice.journey.words, g.language, g.offered_languages)
-    prepared = PreparedPage.kept(services().journeys.current().pages, key, render)
+    prepared = PreparedPage.of(template, page.voice, page=shared, note="", language_url=url, **times)
     for name in prepared.names & _OWN_TIMES.keys():
         macro, *of_page = _OWN_TIMES[name]
         own[name] = get_template_attribute("macros/time.html", macro)(*(getattr(page, one) for one in of_page))
@@ -494,9 +497,14 @@ def done() -> BaseResponse:
     if request.accept_mimetypes.best_match(("text/html", "application/json")) == "application/json":
         text = Markup(render_template("visitor/chat_state.html", **values))  # nosec B704  # noqa: S704 -- ours
         return make_response({"state": ending.chat, "text": text.striptags()})
-    response = make_response(
-        render_template("visitor/done.html", **values, language_url=f"{visit_root()}/language?v={label}")
-    )
+    if ending.payment is not None or ending.chat_code or ending.handover is not None or g.get("services"):
+        html = render_template("visitor/done.html", **values, language_url=f"{visit_root()}/language?v={label}")
+    else:
+        gap, own = PreparedPage.gap, {"v": label, "purpose": ending.purpose}
+        shared = replace(ending, purpose=ending.purpose and gap("purpose"), ended_at=None)
+        values |= {"ending": shared, "v": gap("v"), "language_url": f"/language?v={gap('v')}"}
+        html = PreparedPage.of("visitor/done.html", ending.voice, **values).filled(own)
+    response = make_response(html)
     if is_open and 0 <= looked < REFRESHES and not (ending.has_script or ending.shows_code):
         response.headers["Refresh"] = (
             f"{REFRESH_SECONDS}; url={visit_root()}/done?v={visit_label(token)}&looked={looked + 1}"

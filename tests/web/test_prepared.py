@@ -20,7 +20,7 @@ from auth_portal.services.config.snapshot import Snapshot
 from auth_portal.store.models import ChannelState
 from auth_portal.web.visitor import PreparedPage
 from tests.receiver import Receiver
-from tests.security.tools import STILL
+from tests.security.tools import STILL, code_for, deliver
 from tests.ticketed import JOURNEYS, PURPOSE, opened, ticket
 from tests.world import CUSTOMERS, MAIL, PASSWORD, PHONE, Browser, World, journey, open_world
 
@@ -133,11 +133,12 @@ def begun(world: World, slug: str, identifier: str = "C-1001", script: str = "")
     return browser
 
 
-def same(world: World, *browsers: Browser, languages: tuple[str, ...] = ("en", "ar")) -> None:
+def same(world: World, *browsers: Browser, languages: tuple[str, ...] = ("en", "ar"), of: str = "/verify") -> None:
     """Check that what each browser sees, there and on the pages next to it, is what would be rendered for it alone."""
-    for language, browser, page in product(languages, browsers, ("/verify", "/verify/help", "/verify/stop")):
-        assert browser.path == "/verify", browser.page.text
-        path = browser.page.request.full_path.replace("/verify", page)
+    others = ("/verify", "/verify/help", "/verify/stop") if of == "/verify" else (of, f"{of}?looked=10&x=")
+    for language, browser, page in product(languages, browsers, others):
+        assert browser.path == of, browser.page.text
+        path = browser.page.request.full_path.replace(of, page).replace("x=?", "")
         found = seen(world, path, language, browser=browser)
         assert found == seen(world, path, language, browser=browser, is_rendered_now=True)
         assert f'lang="{language}"' in found
@@ -216,6 +217,47 @@ def test_a_prompt_of_a_ticket_is_the_page_that_would_be_rendered_for_its_visit(t
     same(town, *browsers)
     assert "N. &lt;Dlamini&gt; &amp; sons" in browsers[-1].page.text
     assert len(prompts(town)) == 3 * 2 * 2, "each with and without a purpose, in two languages"
+
+
+# --- Last pages
+
+
+def ended(world: World, browser: Browser, outcome: str) -> Browser:
+    """Ends a visit that waits for the newest code."""
+    if outcome == "verified":
+        browser.prove(code_for(world, PHONE))
+    elif outcome == "wrong":
+        for _ in range(5):
+            browser.prove("000000")
+    elif outcome == "expired":
+        world.clock.advance(556)
+        browser.get("/verify")
+    else:
+        browser.post("/verify/cancel", reason=outcome)
+    return browser
+
+
+@pytest.mark.parametrize("outcome", ["verified", "cancelled", "not_me", "no_code", "wrong", "expired"])
+def test_a_last_page_is_the_page_that_would_be_rendered_for_its_visit(town: World, outcome: str) -> None:
+    browsers = [ended(town, begun(town, "balance", script="1"), outcome)]
+    browsers.append(ended(town, begun(town, "worded"), outcome))
+    for purpose in ("Close <account> 1", "Order a card"):
+        browsers.append(ended(town, opened(town, ticket(town, "pay", purpose=purpose).path, purpose[0]), outcome))
+    for act in (lambda: None, lambda: deliver(town), lambda: town.clock.advance(700)):
+        act()
+        same(town, *browsers, of="/done", languages=("en",))
+    own = {"Close", "Order a card", *(browser.page.request.args["v"] for browser in browsers)}
+    assert not [value for value in own if value in repr(list(pages(town)))]
+
+
+def test_a_last_page_that_shows_more_is_rendered_for_its_visit(town: World) -> None:
+    """A code for the chat, and a payment."""
+    one = ended(town, begun(town, "code-back"), "verified")
+    payment = Payment("9.50", "ZAR", "N. Dlamini")
+    other = ended(town, opened(town, ticket(town, "pay", payment=payment).path, "to-pay"), "verified")
+    assert ["chat-code" in one.page.text, "N. Dlamini" in other.page.text] == [True, True]
+    same(town, one, other, of="/done", languages=("en",))
+    assert not [key for key in prompts(town) if key[0] == "visitor/done.html"]
 
 
 # --- What is one visit's own

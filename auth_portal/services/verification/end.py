@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -86,7 +86,7 @@ class Ending:
     return_url: str
     chat_app: str
     look: Look
-    voice: Voice
+    voice: Voice = field(compare=False)
     words: str  # the business's own, after success
     delivery: str  # the state of the result's delivery
     chat_code: str
