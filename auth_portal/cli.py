@@ -12,11 +12,11 @@ import os
 import pwd
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import click
@@ -135,9 +135,10 @@ def demo() -> None:
 def dispatch() -> None:
     """Send callbacks and messages until stopped; for PORTAL_DISPATCH=off."""
     set_up_logging()
-    stopping = threading.Event()
+    # A signal that arrives while an Event begins to be waited for would wait for the lock that it interrupted.
+    stopping: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda number, _frame: stopping.put(number))
     services = None
     while services is None:
         try:
@@ -146,7 +147,8 @@ def dispatch() -> None:
             services = _build()(settings)
         except DatabaseAway as away:
             log_event("database_is_away", level=logging.ERROR, why=str(away))
-            if stopping.wait(RETRY_SECONDS):
+            with suppress(Empty):
+                stopping.get(timeout=RETRY_SECONDS)
                 return
         except Misconfigured as error:
             _leave(click.get_current_context(), os.EX_CONFIG, error.faults)
@@ -155,7 +157,7 @@ def dispatch() -> None:
         services.heart.start()
         services.heart.wake()
         log_event("dispatcher_started")
-        stopping.wait()
+        stopping.get()
         services.heart.ask_to_stop()
         services.dispatcher.stop()
         services.heart.stop(1.0)

@@ -249,6 +249,7 @@ class Group:
         self.connection = engine.connect()
         try:
             self.transaction = self.connection.begin()
+            self.driver: Any = self.connection.connection.dbapi_connection
         except BaseException:
             self.connection.close()
             raise
@@ -273,7 +274,8 @@ class Group:
             with suppress(SQLAlchemyError):
                 self.transaction.rollback()
         finally:
-            self.connection.close()
+            with suppress(Exception):
+                self.connection.close()
             self.is_over.set()
 
 
@@ -308,7 +310,7 @@ class Writers:
                 otherwise.callback(self._gate.leave)
                 group = Group(self._engine)
             otherwise.pop_all()
-        driver: Any = group.connection.connection.dbapi_connection
+        driver: Any = group.driver
         group.size += 1
         is_first = group.size == 1
         try:
