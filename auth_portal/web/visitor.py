@@ -49,13 +49,9 @@ visitor = Blueprint("visitor", __name__)
 REFRESHES = 10  # times that /done looks again by itself before it offers a link
 REFRESH_SECONDS = 2
 FAULT_STATUS = 422
-# What of a prompt's page belongs to one visit: texts, and its seconds, as the macros of macros/time.html show them.
-_OWN_TEXTS = ("prompt", "v", "typed", "destination", "purpose")
-_OWN_TIMES = {
-    "line_left": ("line", "seconds_left", "seconds_in_all"),
-    "minutes_left": ("left", "seconds_left"),
-    "until_resend": ("clock", "resend_in_seconds"),
-}
+# What of a prompt's page belongs to one visit, and its texts, which the macros of macros/time.html make of seconds.
+_OWN_TIMES = {"minutes_left": ("left", "seconds_left"), "until_resend": ("countdown", "resend_in_seconds")}
+_OWN = ("prompt", "v", "typed", "destination", "purpose", "seconds_left", "resend_in_seconds")
 DECLINES = ("not_me", "cancelled")  # why a link may be refused before it began anything
 
 
@@ -154,13 +150,12 @@ def _landing_page(
 ) -> Response:
     portal, is_form, path = services(), request.method == "POST", path or request.path
     landing = portal.verifications.landings.open(slug, ticket_token, reference.text)
-    found, asked = landing.found_ticket, g.asked_language
-    form = request.form if is_form else {}  # reading one takes long
+    found, asked, form = landing.found_ticket, g.asked_language, request.form if is_form else {}
     speak_for_customer(asked, found.ticket.locale if found else "", words=landing.journey.words)
     held = _held(visit_tokens()) if not is_form else []
     g.chat_seconds, session.modified = _longest(landing.journey.chat_seconds, held), True
 
-    def render(reference: LinkReference, **own: str) -> str:
+    def render(**own: object) -> str:
         return render_template(
             template,
             landing=landing,
@@ -168,7 +163,6 @@ def _landing_page(
             journey=landing.journey,
             look=landing.snapshot.look(landing.journey),
             known=_known(held, landing, reference.text),
-            ticket=landing.ticket_facts(portal.keyring),
             now=portal.clock(),
             typed=form.get("identifier", ""),
             fault=fault,
@@ -176,20 +170,22 @@ def _landing_page(
             is_again=has_ended_before or bool(form.get("again")),
             is_without_cookie=is_without_cookie,
             was_without_cookie=is_without_cookie and bool(form.get("cookieless")),
-            path=path,
-            reference=reference,
             **own,
         )
 
-    gap = PreparedPage.gap
     made_at = form.get("opened") or portal.keyring.sign(f"landing {slug or ''}", portal.clock().isoformat())
-    own = {"made_at": made_at, **_links(path, reference)}
-    if is_form or held or found or reference.dropped or g.get("services"):
-        return make_response(render(reference, **own), status)
+    own = {"made_at": made_at, "path": path, "reference": reference.text, "dropped": reference.dropped}
+    own, ticket = own | _links(path, reference), landing.ticket_facts(portal.keyring)
+    if is_form or held or (ticket and ticket.payment) or g.get("services"):
+        return make_response(render(ticket=ticket, **own), status)
     # What no two visitors share is in ``own``; all the rest is the same for a link, a language and a configuration.
-    gaps, key = {name: gap(name) for name in own}, (template, landing.journey.slug, path, g.language, asked)
-    page = PreparedPage.kept(landing.snapshot.pages, key, lambda: render(LinkReference(gap("reference")), **gaps))
-    return make_response(page.filled({**own, "reference": reference.text}), status)
+    gap, shown = PreparedPage.gap, ticket
+    if ticket:
+        own |= {"number": ticket.number, "purpose": ticket.purpose}
+        shown = replace(ticket, number=ticket.number and gap("number"), purpose=ticket.purpose and gap("purpose"))
+    key = (template, landing.journey.slug, g.language, asked, shown, ticket and landing.first_methods)
+    page = PreparedPage.kept(landing.snapshot.pages, key, lambda: render(ticket=shown, **{n: gap(n) for n in own}))
+    return make_response(page.filled(own), status)
 
 
 def _links(path: str, reference: LinkReference) -> dict[str, str]:
@@ -234,7 +230,7 @@ class PreparedPage:
                 del g.csrf_token
         return found
 
-    def filled(self, values: Mapping[str, str]) -> str:
+    def filled(self, values: Mapping[str, object]) -> str:
         """Return the page of one visitor. Values are escaped, for text and for attributes alike."""
         own = {"csrf_token": csrf_token(), **values} if "csrf_token" in self.names else values
         pieces = self._pieces.copy()
@@ -442,21 +438,15 @@ def _prompt_page(template: str, page: Page, note: str = "", **answer: str | None
     if note or page.view is not None or page.payment is not None or g.get("services"):
         url = f"{g.get('visit_root', '')}/language?v={page.v}"
         return render_template(template, page=page, note=note, language_url=url, **answer)
-    gap, own = PreparedPage.gap, {name: getattr(page, name) for name in _OWN_TEXTS}
-    gaps: dict[str, Any] = {name: text and gap(name) for name, text in own.items()}
-    shared = replace(
-        page,
-        **gaps,
-        seconds_left=0,
-        resend_in_seconds=min(page.resend_in_seconds, 1),
-        sends_left=min(page.sends_left, 1),
-        changes_left=min(page.changes_left, 1),
-    )
-    times, url = {name: gap(name) for name in _OWN_TIMES}, f"/language?v={shared.v}"
-    prepared = PreparedPage.of(template, page.voice, page=shared, note="", language_url=url, **times)
+    gap, own = PreparedPage.gap, {name: getattr(page, name) for name in _OWN}
+    gaps: dict[str, Any] = {name: value and gap(name) for name, value in own.items()}
+    shared = replace(page, **gaps, sends_left=min(page.sends_left, 1), changes_left=min(page.changes_left, 1))
+    texts = {name: gap(name) for name in _OWN_TIMES}
+    url = f"/language?v={shared.v}"
+    prepared = PreparedPage.of(template, page.voice, page=shared, note="", language_url=url, **texts)
     for name in prepared.names & _OWN_TIMES.keys():
-        macro, *of_page = _OWN_TIMES[name]
-        own[name] = get_template_attribute("macros/time.html", macro)(*(getattr(page, one) for one in of_page))
+        macro, seconds = _OWN_TIMES[name]
+        own[name] = get_template_attribute("macros/time.html", macro)(own[seconds])
     return prepared.filled(own)
 
 

@@ -68,8 +68,8 @@ def prompts(world: World) -> list[Any]:
 def test_it_is_the_page_that_would_be_made_for_its_visitor(small_world: World, path: str) -> None:
     for language in complete_languages():
         seen(small_world, f"{path}?reference=another", language)
-        for reference in REFERENCES:
-            address = f"{path}?reference={quote(reference, safe='')}"
+        for reference, added in product(REFERENCES, ("", "&fbclid=x&utm_source=y")):
+            address = f"{path}?reference={quote(reference, safe='')}{added}"
             assert seen(small_world, address, language) == seen(small_world, address, language, is_rendered_now=True)
     assert len(pages(small_world)) == len(complete_languages())
 
@@ -96,6 +96,40 @@ def test_strangers_cannot_fill_the_memory(small_world: World) -> None:
         small_world.browser().get(f"/j/none{number}?reference=r{number}")
         page(small_world, f"r{number}", f"en;q=0.{number}")
     assert len(pages(small_world)) <= before + 1
+
+
+def test_the_first_page_of_a_ticket_is_the_page_that_would_be_made_for_its_visitor(town: World) -> None:
+    """With a payment it is rendered each time."""
+    wanted: tuple[dict[str, Any], ...] = (
+        {},
+        {"purpose": "Close <account> 1"},
+        {"msisdn": "+27829998877", "purpose": "Order a card & a PIN"},
+        {"locale": "fr"},
+        {"payment": Payment("9.50", "ZAR", "N. Dlamini")},
+    )
+    paths = [ticket(town, slug, **values).path for slug in ("pay", "pay-twice") for values in wanted]
+    paths += [ticket(town, slug, customer_id="C-1001").path for slug in ("app", "either", "balance")]
+    for path, page, language in product([*paths, "/j/pay", "/j/either"], ("", "/stop"), ("en", "ar")):
+        address = f"{path}{page}?reference=a%26b"
+        assert seen(town, address, language) == seen(town, address, language, is_rendered_now=True)
+    assert "Dlamini" not in repr(list(pages(town)))
+
+
+def test_nothing_of_one_ticket_is_in_the_first_page_of_another(town: World) -> None:
+    one = ticket(town, "pay", purpose="Close <account> 1").path
+    other = ticket(town, "pay", msisdn="+27829998877", purpose="Order a card & a PIN").path
+    for page in ("", "/stop"):
+        shown, another = (seen(town, f"{path}{page}?reference=for{path[-6:]}") for path in (one, other))
+        assert len(pages(town)) == 1 + bool(page), "the second page was rendered with the first, not for it"
+        values, others = {one, f"for{one[-6:]}"}, {other, f"for{other[-6:]}"}
+        if not page:
+            values |= {"••• 567", "Close &lt;account&gt; 1"}
+            others |= {"••• 877", "Order a card &amp; a PIN"}
+        assert [value in shown for value in values] == [value in another for value in others] == [True] * len(values)
+        assert not [value for value in values if value in another]
+        assert not [value for value in others if value in shown]
+        kept = repr(list(pages(town)))
+        assert not [value for value in ("567", "877", "Close", "Order", one, other) if value in kept]
 
 
 # --- Prompts

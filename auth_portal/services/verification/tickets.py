@@ -157,7 +157,7 @@ class TicketFacts:
     number: str
     names_customer: bool
     payment: ShownPayment | None
-    asked_at: datetime  # when it was registered
+    asked_at: datetime | None  # when it was registered, for a payment
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,13 @@ class FoundTicket:
         number = ""
         if self.phone_sealed is not None:
             number = mask_contact(keyring.open(self.phone_sealed, TICKET_PHONE, self.ticket.id))
+        payment = self.ticket.shown_payment(keyring, region)
         return TicketFacts(
             purpose=self.ticket.purpose(keyring),
             number=number,
             names_customer=self.ticket.names_customer,
-            payment=self.ticket.shown_payment(keyring, region),
-            asked_at=self.times.started_at,
+            payment=payment,
+            asked_at=self.times.started_at if payment is not None else None,
         )
 
 
