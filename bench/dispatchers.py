@@ -32,16 +32,21 @@ def main(databases: Sequence[str]) -> int:
     return 0
 
 
-@contextmanager
-def dispatching(folder: Path, database_url: str) -> Iterator[list[Path]]:
-    """Run `auth-portal dispatch` so many times, all at work before there is any; yield their logs."""
-    environment = {
+def environment_of(folder: Path, database_url: str) -> dict[str, str]:
+    """What a dispatcher of a portal in this folder is started with."""
+    return {
         "PATH": str(Path(sys.executable).parent),
         "PORTAL_INSTANCE": str(folder),
         "PORTAL_DATABASE_URL": database_url,
         "PORTAL_SECRET_KEYS": MASTER_KEY,
         "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
     }
+
+
+@contextmanager
+def dispatching(folder: Path, database_url: str) -> Iterator[list[Path]]:
+    """Run `auth-portal dispatch` so many times, all at work before there is any; yield their logs."""
+    environment = environment_of(folder, database_url)
     logs = [folder / f"dispatcher-{number}.log" for number in range(DISPATCHERS)]
     programs = [Program(["flask", "--app", "app", "dispatch"], environment, out=log, err=log) for log in logs]
     try:

@@ -6,7 +6,6 @@ Flow answers at once, or after 20 ms. Each row counts only if the database says 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,11 +14,12 @@ from pathlib import Path
 
 import psutil
 
+from bench.dispatchers import environment_of
 from bench.drain import draining
 from bench.lists import a_database
 from bench.load import postgres_cpu
 from tests.outbox.test_many_dispatchers import fill, wait_until_sent
-from tests.postgres import MASTER_KEY, install
+from tests.postgres import install
 from tests.programs import Program
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.world import CONFIG, STANDARD, configure
@@ -38,13 +38,7 @@ def main(databases: Sequence[str]) -> int:
 
 
 def _measure(name: str, folder: Path, url: str, seconds: float) -> None:
-    environment = {
-        "PATH": str(Path(sys.executable).parent),
-        "PORTAL_INSTANCE": str(folder),
-        "PORTAL_DATABASE_URL": url,
-        "PORTAL_SECRET_KEYS": MASTER_KEY,
-        "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
-    }
+    environment = environment_of(folder, url)
     of_database, receiver = postgres_cpu(url), Receiver()
     install(folder, url)
     configure(url, receiver, CONFIG + STANDARD)
