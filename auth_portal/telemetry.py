@@ -1,8 +1,8 @@
 """What the portal says of its own work: a log, and counts.
 
 The log is one JSON line per event on stderr. The caller names the fields, and all of them pass one gate: a name that
-would hold a secret or a contact raises (it is a bug), and long runs of digits in free text are masked, because they may
-be a code or a phone number.
+would hold a secret or a contact raises (it is a bug), and numbers in free text are masked where they may be a code or a
+phone number.
 
 ``METRICS`` lists all that is counted. A process counts in memory (``Counts``), after the commit of what it counts, and
 its heartbeat adds the counts to the database every 5 s, so that every process of every machine shows the same totals.
@@ -17,6 +17,7 @@ import re
 import sys
 import threading
 import time
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping
@@ -156,15 +157,85 @@ FORBIDDEN = frozenset(
 OURS = frozenset(
     {"delivery", "verification", "route", "kind", "state", "head"}
 )  # made by the portal: they contain nothing to mask
-_DIGITS = re.compile(r"\d(?:[ -]?\d){3,}")
-_ADDRESS = re.compile(r"[^\s@<>\"']+@[^\s@<>\"']+")
+_ADDRESS = re.compile(r"[^\s@<>\"']+(?:@|%40)[^\s@<>\"']+")
+# A number of six digits or more, however it is divided: codes have at least six, and so have phone numbers.
+_BETWEEN = r"(?:%20|\+|(?!\. )[ \-./()_\u00a0\u00b7\u2010-\u2015\u2212\u202f]{1,3}|)"
+_DIGITS = rf"\d(?:{_BETWEEN}\d)"
+_NUMBER = re.compile(_DIGITS + "{5,}")
+_SHORT_NUMBER = re.compile(_DIGITS + "{3,}")
+_MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
+_HOUR = r"[0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d{1,9})?)?(?: ?(?:Z\b|UTC\b|[+-][01]\d:?[0-5]\d(?!\d)))?"
+_DAY_OF_MONTH, _MONTH_OF_YEAR, _YEAR = "(?:0?[1-9]|[12][0-9]|3[01])", "(?:0?[1-9]|1[0-2])", "(?:19|20)[0-9]{2}"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_ALONE = r"(?![0-9]|[ ./()-]{1,2}[0-9])"  # no longer number goes on behind it
+# What consists of digits and is neither: it stays, because the reader of a diagnosis needs it.
+_STAYS = re.compile(
+    "|".join(
+        (
+            rf"\b{_YEAR}([-/]){_MONTH_OF_YEAR}\1{_DAY_OF_MONTH}(?:[T ]{_HOUR}|(?![0-9]))",
+            rf"\b{_DAY_OF_MONTH}([./-]){_MONTH_OF_YEAR}\2{_YEAR}(?: {_HOUR}|(?![0-9]))",
+            rf"\b{_DAY_OF_MONTH}[ -]{_MONTH}[ -]{_YEAR}(?: {_HOUR}|(?![0-9]))",
+            rf"\b{_MONTH} +{_DAY_OF_MONTH},?(?: {_HOUR})? {_YEAR}(?![0-9])",
+            rf"\b{_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])T?(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]Z?(?![0-9])",
+            rf"(?<![\d:]){_HOUR}(?![\d:])",
+            rf"(?<![\d.+]){_OCTET}(?:\.{_OCTET}){{3}}(?::[0-9]{{1,5}})?(?!\d|\.\d)",  # an IPv4 address
+            r"\bports?[\"']?[ :=]*[\"']?[0-9]{1,5}(?![0-9])",
+            rf"(?i:(?:localhost|[\w-]\.[a-z]{{2,24}}|\]):[0-9]{{1,5}}{_ALONE})",
+            # A status behind its protocol, or before a number that is whole without it.
+            r"(?i:\b(?:http(?:/[0-9.]+)?|smtp|status(?:[ _-]?code)?)[\"']?[ :=]*[\"']?[1-5][0-9]{2}(?![0-9]))",
+            r"(?<![\d.+])(?<!\d[ .-])[245][0-9]{2}[ -](?=[0+]|[0-9]{10})",
+            r"(?<![\d.])[245]\.[0-7]\.[0-9]{1,3}(?!\d|\.\d)",  # RFC 3463
+            rf"(?i:err(?:or|no)?[ _-]?(?:code|number|no|num|id)?[\"']?[ :=#]*[\"']?[0-9]{{2,7}}{_ALONE})",
+            r"\b0x[0-9A-Fa-f]+",
+            r"(?i:\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b)",
+            r"(?i:(?:queued(?: for delivery)? as|\b[a-z]*(?:queue|message|request|trace)[ _-]?id)"
+            r"[\"']?[ :=]*[\"']?[\w.-]+)",
+            # An id, whose letters and digits alternate. Those of \u00a0 and %20 do so too.
+            r"(?<![\w\\%])[a-zA-Z]*(?:[0-9]{1,7}[a-zA-Z]+){2,}[0-9]{0,7}(?!\w)",
+        )
+    )
+)
 FRAMES = 12  # of a traceback, the innermost
 DETAIL_LENGTH = 200  # characters stored of a provider's answer (R42)
 
 
 def mask(text: str) -> str:
-    """Return free text fit for a log or the database: at most 200 characters, digits and e-mail addresses masked."""
-    return _DIGITS.sub("####", _ADDRESS.sub("[e-mail]", text[: 4 * DETAIL_LENGTH]))[:DETAIL_LENGTH]
+    """Return free text fit for a log or the database: at most 200 characters, codes, phone numbers and emails masked.
+
+    A number of six digits or more is masked, in any notation, unless it says what it is: a status, an address, a port,
+    an error number, a time, or the id of a message.
+    """
+    text = _ADDRESS.sub("[e-mail]", text[: 4 * DETAIL_LENGTH])
+    if _NUMBER.search(text):
+        shown, end = "", 0
+        for kept in _STAYS.finditer(text):
+            shown += _NUMBER.sub("####", text[end : kept.start()]) + kept[0]
+            end = kept.end()
+        text = shown + _NUMBER.sub("####", text[end:])
+    return text[:DETAIL_LENGTH]
+
+
+def without_numbers_of(sent: str, text: str) -> str:
+    """Return text without the numbers that are in what was sent, in any notation and in any shape that ``mask`` leaves.
+
+    A phone number is found without its country code as well.
+    """
+    numbers = {_digits(found[0]) for found in _SHORT_NUMBER.finditer(sent)}
+
+    def shown(found: re.Match[str]) -> str:
+        digits = _digits(found[0])
+        is_sent = any(
+            number in digits or (number.endswith(digits.lstrip("0")) and len(digits) > len(number) / 2)
+            for number in numbers
+        )
+        return "####" if is_sent else found[0]
+
+    return _SHORT_NUMBER.sub(shown, text) if numbers else text
+
+
+def _digits(text: str) -> str:
+    """Return the digits of a text, of any script, as ASCII."""
+    return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
 
 
 def log_event(event: str, *, level: int = logging.INFO, **fields: object) -> None:

@@ -508,6 +508,12 @@ class TestDoctor:
         assert len(failing) == 1
         assert failing[0].startswith(told)
 
+    def test_ports_and_statuses_are_shown(self, shell: Shell) -> None:
+        channel = '[[channels]]\nname = "mail"\nkind = "smtp"\nhost = "127.0.0.1"\nport = 9\nsecurity = "none"\n'
+        file = shell.file("acme.toml", f'[portal]\nname = "Acme"\n{channel}sender = "a@acme.example"\n')
+        shell.succeeds("config", "import", file, PORTAL_PRIVATE_TARGETS="127.0.0.1:9")
+        assert "FAIL channel mail: The port must be 25, 465, 587 or 2525." in shell.run("doctor").stdout
+
     def test_a_clock_that_is_behind(self, shell: Shell) -> None:
         shell.succeeds("config", "import", shell.file("acme.toml", '[portal]\nname = "Acme"\n'))
         slow = Flask(__name__)

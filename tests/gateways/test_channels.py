@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
@@ -190,6 +191,13 @@ class TestSmtp(ChannelContract):
         assert "123456" not in detail
         assert len(detail) <= 200
 
+    def test_a_number_that_was_sent_is_masked_in_whatever_shape(self, channel: Channel, server: Any) -> None:
+        server.mailbox.answers["RCPT"] = "451 4.7.1 error 123456, queued as 123-456, message id 1a123456b7c at port 25"
+        detail = channel.send(MAIL).detail
+        assert detail.startswith("The mail server refused: 451 4.7.1 error ####")
+        assert detail.endswith("at port 25")
+        assert "456" not in detail
+
     @pytest.mark.parametrize("security", ["starttls", "tls"])
     def test_encrypted_with_login(
         self, mail_server: Any, local_tls: ssl.SSLContext, outbound: Outbound, security: str
@@ -307,6 +315,154 @@ class TestSmtp(ChannelContract):
         assert time.monotonic() - started < 30  # it would go on for minutes
 
 
+def talking(
+    answers: Callable[[str], bytes], *, greeting: bytes = b"220 mail.example\r\n"
+) -> Callable[[Any, socket.socket], None]:
+    """A mail server that answers each line as it is said to; an empty answer hangs up."""
+
+    def behave(peer: Any, connection: socket.socket) -> None:
+        connection.sendall(greeting)
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                peer.requests.append(line)
+                answer = answers(line.decode().strip())
+                if not answer:
+                    return
+                connection.sendall(answer)
+                if answer.startswith(b"354"):
+                    for content in lines:
+                        if content == b".\r\n":
+                            break
+                    connection.sendall(b"250 2.0.0 Ok\r\n")
+
+    return behave
+
+
+def logging_in(offered: str, logins: Mapping[str, bytes], *, ehlo: bytes = b"") -> Callable[[str], bytes]:
+    """Answers of a server that offers these mechanisms; ``logins`` are what it says to the lines of a login."""
+
+    def answer(line: str) -> bytes:
+        if line.startswith("ehlo"):
+            return ehlo or f"250-mail.example\r\n250 {offered}\r\n".encode()
+        if line in logins:
+            return logins[line]
+        if line.startswith("AUTH"):
+            return b"501 5.5.4 Syntax error in parameters\r\n"
+        return b"354 go\r\n" if line == "DATA" else b"250 ok\r\n" if line[:4] in ("mail", "rcpt", "helo") else b""
+
+    return answer
+
+
+ME, RIGHT, BOTH = "bWU=", "cmlnaHQ=", "AG1lAHJpZ2h0"  # me, right, and both as PLAIN sends them
+BY_LOGIN = {"AUTH LOGIN": b"334 VXNlcm5hbWU6\r\n", ME: b"334 Password:\r\n", RIGHT: b"235 2.7.0 Welcome\r\n"}
+
+
+class TestMailServersAsTheyAre:
+    @pytest.mark.parametrize(
+        ("offered", "logins"),
+        [
+            ("AUTH LOGIN", BY_LOGIN),  # refuses AUTH LOGIN with a user name in the same line
+            ("AUTH login cram-md5", BY_LOGIN),
+            ("AUTH=LOGIN", BY_LOGIN),  # as before RFC 2554
+            ("AUTH PLAIN", {f"AUTH PLAIN {BOTH}": b"235 Welcome\r\n"}),
+            ("AUTH PLAIN", {"AUTH PLAIN": b"334 go ahead\r\n", BOTH: b"235 Welcome\r\n"}),
+            ("AUTH PLAIN", {f"AUTH PLAIN {BOTH}": b"334 \r\n", BOTH: b"235 Welcome\r\n"}),
+            ("AUTH PLAIN LOGIN", {f"AUTH PLAIN {BOTH}": b"535 5.7.8 No\r\n", **BY_LOGIN}),
+            ("AUTH GSSAPI NTLM LOGIN", BY_LOGIN),
+            (
+                "AUTH CRAM-MD5",
+                {
+                    "AUTH CRAM-MD5": b"334 PDFAbWFpbC5leGFtcGxlPg==\r\n",
+                    "bWUgMTU2ZjhkY2FjNDZkYmEyZDQ0MTM0ZDhjMTljZTQ0MGQ=": b"235 Welcome\r\n",
+                },
+            ),
+        ],
+    )
+    def test_a_login_is_made_as_the_server_takes_it(
+        self, serve: Any, outbound: Outbound, offered: str, logins: Mapping[str, bytes]
+    ) -> None:
+        peer = serve(talking(logging_in(offered, logins)))
+        channel = opened(smtp(peer.port, username="me", password="right"), outbound)
+        assert channel.check().detail == "Connected and logged in."
+        assert channel.send(MAIL).handover is Handover.ACCEPTED
+
+    @pytest.mark.parametrize(
+        ("ehlo", "logins", "words"),
+        [
+            (b"250 AUTH LOGIN", {"AUTH LOGIN": b"535 5.7.8 authentication failed\r\n"}, "refused: 535 5.7.8 authent"),
+            # It hangs up after the refusal, which is what the admin has to know.
+            (
+                b"250 AUTH PLAIN LOGIN",
+                {f"AUTH PLAIN {BOTH}": b"535 5.7.8 Wrong\r\n", "AUTH LOGIN": b""},
+                "535 5.7.8 Wro",
+            ),
+            (b"250 AUTH XOAUTH2", {}, "a login by XOAUTH2 only; the portal knows PLAIN, LOGIN, CRAM-MD5"),
+            (b"250 STARTTLS", {}, "only after STARTTLS: set Security to STARTTLS"),
+            (b"250 SIZE 1000", {}, "It offers no login: remove user name and password"),
+            (b"250 AUTH CRAM-MD5", {"AUTH CRAM-MD5": b"334 what?\r\n", "*": b"501 5.0.0 Ended\r\n"}, "501 5.0.0 Ended"),
+        ],
+    )
+    def test_a_login_that_fails_says_why(
+        self, serve: Any, outbound: Outbound, ehlo: bytes, logins: Mapping[str, bytes], words: str
+    ) -> None:
+        answers = logging_in("", logins, ehlo=b"250-mail.example\r\n" + ehlo + b"\r\n")
+        channel = opened(smtp(serve(talking(answers)).port, username="me", password="right"), outbound)
+        for receipt in (channel.check(), channel.send(MAIL)):
+            assert receipt.handover is Handover.OPERATOR
+            assert words in receipt.detail
+
+    @pytest.mark.parametrize(
+        ("greeting", "ehlo"),
+        [
+            (b"220-Welcome\r\n220-to\r\n220 mail.example\r\n", b"250 mail.example\r\n"),
+            (b"220\r\n", b"250 mail.example\r\n"),
+            (b"220 mail.example\r\n", b"502 5.5.1 Command not implemented\r\n"),  # then HELO, without 8BITMIME
+        ],
+    )
+    def test_old_servers_take_a_message_in_seven_bits(
+        self, serve: Any, outbound: Outbound, greeting: bytes, ehlo: bytes
+    ) -> None:
+        peer = serve(talking(logging_in("", {}, ehlo=ehlo), greeting=greeting))
+        assert opened(smtp(peer.port), outbound).send(replace(MAIL, subject="Código")).handover is Handover.ACCEPTED
+        assert all(line.isascii() for line in peer.requests)
+
+    @pytest.mark.parametrize(
+        ("closes_at", "words"),
+        [("ehlo", "after EHLO"), ("mail", "after MAIL"), ("rcpt", "after RCPT"), ("DATA", "after DATA")],
+    )
+    def test_a_server_that_hangs_up_is_said_to(
+        self, serve: Any, outbound: Outbound, closes_at: str, words: str
+    ) -> None:
+        answers = logging_in("HELP", {})
+        peer = serve(talking(lambda line: b"" if line.startswith(closes_at) else answers(line)))
+        receipt = opened(smtp(peer.port), outbound).send(MAIL)
+        assert (receipt.handover, receipt.detail) == (
+            Handover.RETRY,
+            f"The mail server closed the connection {words}.",
+        )
+
+    @pytest.mark.parametrize(
+        ("spoken", "words"),
+        [
+            (b"", "The mail server greeted too late: 0.3 s is the most"),
+            (b"220-wait\r\n", "The mail server greeted too late"),
+            (b"220 mail.example\r\n", "The mail server did not answer EHLO in time."),
+        ],
+    )
+    def test_a_server_that_takes_too_long_is_said_to(
+        self, serve: Any, outbound: Outbound, monkeypatch: pytest.MonkeyPatch, spoken: bytes, words: str
+    ) -> None:
+        monkeypatch.setattr("auth_portal.gateways.channels.smtp.SMTP_SECONDS", 0.3)
+
+        def behave(peer: Any, connection: socket.socket) -> None:
+            connection.sendall(spoken)
+            peer.stop.wait(60)
+
+        receipt = opened(smtp(serve(behave).port), outbound).send(MAIL)
+        assert receipt.handover is Handover.RETRY
+        assert receipt.detail.startswith(words)
+
+
 class TestClickatell(ChannelContract):
     kind = "clickatell"
 
@@ -388,11 +544,52 @@ class TestClickatell(ChannelContract):
             ("503 Service Unavailable", b"", Handover.RETRY),
             ("504 Gateway Timeout", b"", Handover.UNCLEAR),
             ("500 Error", {"messages": [{"accepted": True}]}, Handover.UNCLEAR),
+            ("200 OK", {"messages": [{"accepted": "true", "errorCode": None, "error": None}]}, Handover.ACCEPTED),
+            ("200 OK", {"messages": [{"accepted": True, "errorCode": 0, "error": ""}]}, Handover.ACCEPTED),
+            ("207 Multi-Status", {"messages": {"accepted": True, "error": {}}, "error": "partly"}, Handover.ACCEPTED),
+            ("202 Accepted", {"messages": [{"accepted": True, "error": "Duplicate"}]}, Handover.UNCLEAR),
+            ("200 OK", {"messages": [], "error": "Insufficient funds", "errorCode": "20"}, Handover.OPERATOR),
+            ("200 OK", {"messages": [], "error": "Something else"}, Handover.OPERATOR),
+            ("200 OK", {"errorCode": None, "error": None, "errorDescription": None}, Handover.UNCLEAR),
+            ("503 Busy", {"error": "Busy", "errorCode": 999}, Handover.RETRY),
+            ("500 Error", {"error": "Broken", "errorCode": 999}, Handover.UNCLEAR),
         ],
     )
     def test_other_answers(self, serve: Any, outbound: Outbound, status: str, body: object, handover: Handover) -> None:
         peer = serve.answering(http_answer(body, status))
         assert opened(clickatell(peer.url), outbound).send(SMS).handover is handover
+
+    @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "400 Bad Request"])
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"errorCode": 25, "error": "Invalid destination", "errorDescription": "Not a number"},
+            {"errorCode": "25", "error": "Invalid destination"},
+            {"errorCode": "025", "error": {"description": "Invalid destination"}},
+            {"errorCode": 25.0, "error": "Invalid destination"},
+            {"errorCode": None, "error": {"errorCode": " 25 ", "errorDescription": "Invalid destination"}},
+            {"error": {"error": {"code": "25", "description": "Invalid destination"}}},
+            {"errors": [{"code": 25, "description": "Invalid destination"}]},
+        ],
+    )
+    @pytest.mark.parametrize("of_message", [True, False])
+    def test_a_code_is_found_next_to_a_text(
+        self, serve: Any, outbound: Outbound, status: str, fault: dict[str, Any], *, of_message: bool
+    ) -> None:
+        none = {"errorCode": None, "error": None}
+        body = {"messages": [{"accepted": False, **fault}], **none} if of_message else {"messages": [], **fault}
+        peer = serve.answering(http_answer(body, status))
+        receipt = opened(clickatell(peer.url), outbound).send(SMS)
+        assert (receipt.handover, receipt.code) == (Handover.RECIPIENT, "clickatell_25")
+        assert "Clickatell said: 25 Invalid destination" in receipt.detail
+
+    def test_an_unknown_code_is_named_with_what_is_said_of_it(self, serve: Any, outbound: Outbound) -> None:
+        fault = {"messages": [], "errorCode": 607, "error": "Invalid FROM number", "errorDescription": "Ask support"}
+        peer = serve.answering(http_answer(fault, "400 Bad Request"))
+        receipt = opened(clickatell(peer.url), outbound).send(SMS)
+        assert (receipt.handover, receipt.code) == (Handover.OPERATOR, "clickatell_607")
+        words = "HTTP 400. Clickatell refused the message. 607 Invalid FROM number. Ask support"
+        assert receipt.detail == words
 
     def test_lost_reply_is_unclear(self, serve: Any, outbound: Outbound) -> None:
         peer = serve(lambda peer, connection: peer.read_request(connection))

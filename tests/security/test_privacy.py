@@ -21,7 +21,7 @@ from auth_portal.store.models import (
     Verification,
     Visit,
 )
-from auth_portal.telemetry import log_event
+from auth_portal.telemetry import log_event, mask
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire, logged, results, wrong
 from tests.world import (
@@ -162,6 +162,48 @@ def test_r42_free_text_of_a_provider_is_masked_and_cut() -> None:
     assert "something" in log.getvalue()
     for secret in (PHONE, PHONE[1:], MAIL, "123456", "x" * 200):
         assert secret not in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "535 5.7.8 authentication failed",
+        "550-5.7.26 blocked, 451 4.7.500 busy",
+        "HTTP 400. 21211",
+        "[WinError 10061] refused",
+        'errorCode": 131026',
+        "127.0.0.1:2525, smtp.acme.example:2525, port 2525 and 587",
+        "2026-11-22T19:05:00.123Z, 2026-11-22 19:05:00 +0200, Mon, 30 Nov 2026 09:21:42 +0000, 30/11/2026",
+        "Nov 30 09:21:42 2026, 20261130T092142Z",
+        "250 2.0.0 Ok: queued as 4RjT5w0Z3Gz1nX",
+        "queued as 123456789",
+        "0101f1c2d3e4a5b6 u0B9LgKd012345 8f14e45f-ceea-467a-9575-123456789012",
+        "0x8004010F",
+    ],
+)
+def test_r42_what_a_diagnosis_needs_stays(said: str) -> None:
+    assert mask(said) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("code 123456, 123 456, 123-456, 1 2 3 4 5 6.", "code ####, ####, ####, ####."),
+        ("@acme.example #123456", "@acme.example #####"),
+        ("text=Your+code+is+123456&x=%20123456", "text=Your+code+is+####&x=%####"),
+        (r"{\n123456} \u00a0123456", r"{\n####} \u00a####"),
+        ("code123456 OTP:12345678", "code#### OTP:####"),
+        ("550 27821234567, 550 +27 (0)82 123 4567, 550 082 123 4567", "550 ####, 550 +####, 550 ####"),
+        ("082.123.4567 082/123/45/67", "####"),
+        ("+27\u00a082\u2011123\u20114567", "+####"),
+        ("٠٨٢١٢٣٤٥٦٧", "####"),
+        ("27+82+123+4567, 27%2082%20123%204567", "####, ####"),
+        ("01.23.45.67.89, 415-555-0132, error 421 123 4567", "####, ####, error ####"),
+        ("to=thandi%40example.com", "[e-mail]"),
+    ],
+)
+def test_r42_codes_and_phone_numbers_are_masked_in_any_notation(said: str, left: str) -> None:
+    assert mask(said) == left
 
 
 @pytest.mark.parametrize(

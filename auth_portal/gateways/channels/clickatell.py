@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -31,7 +31,7 @@ from auth_portal.gateways.channels.contract import (
     url_destination,
 )
 
-_ERROR_CODE = re.compile(r"[0-9]{1,6}")
+_ERROR_CODE = re.compile(r"([0-9]{1,6})(?:\.0)?", re.ASCII)
 # Clickatell's "One API errors table", in words for the person who has to act.
 _CLICKATELL_CODES = {
     1: (Handover.OPERATOR, "Clickatell does not know this API key. Copy the integration's key from its portal again."),
@@ -134,27 +134,52 @@ class ClickatellChannel(Channel):
             found = None
         whole = found if isinstance(found, dict) else {}
         messages = whole.get("messages")
-        first = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], dict) else {}
-        if answer.is_success and first.get("accepted") is True:
+        if isinstance(messages, list):
+            messages = next(iter(messages), None)
+        first = messages if isinstance(messages, dict) else {}
+        accepted = {"true": True, "false": False}.get(str(first.get("accepted")).lower())
+        own_error, error = _error_in(first), _error_in(first) or _error_in(whole)
+        if answer.is_success and accepted and not own_error:
             return receipt(Handover.ACCEPTED, "accepted", "Clickatell accepted the message.")
-        code = _clickatell_error(first) or _clickatell_error(whole)
-        if code in _CLICKATELL_CODES:
-            handover, words = _CLICKATELL_CODES[code]
-            errors = [part["error"] for part in (first, whole) if isinstance(part.get("error"), dict)]
-            described = (error["description"] for error in errors if isinstance(error.get("description"), str))
-            return receipt(handover, f"clickatell_{code}", words, f"Clickatell said: {code} {next(described, '')}")
+        if error and error.code in _CLICKATELL_CODES and not accepted:
+            handover, words = _CLICKATELL_CODES[error.code]
+            return receipt(handover, f"clickatell_{error.code}", words, f"Clickatell said: {error.code} {error.words}")
+        by_answer = by_status(answer)
+        if by_answer.handover is Handover.OPERATOR and error and error.code:
+            words = f"HTTP {answer.status}. Clickatell refused the message."
+            return receipt(Handover.OPERATOR, f"clickatell_{error.code}", words, f"{error.code} {error.words}")
         if not answer.is_success:
-            return by_status(answer)
-        if code or first.get("accepted") is False:
-            words = "Clickatell refused the message."
-            return receipt(Handover.OPERATOR, f"clickatell_{code or 'rejected'}", words, said_in(answer))
+            return by_answer
+        if not accepted and (error or accepted is False):
+            code = (error.code if error else None) or "rejected"
+            return receipt(Handover.OPERATOR, f"clickatell_{code}", "Clickatell refused the message.", said_in(answer))
         words = "Clickatell's answer does not show whether it accepted the message."
         return receipt(Handover.UNCLEAR, "unclear", words, said_in(answer))
 
 
-def _clickatell_error(part: Mapping[str, Any]) -> int | None:
-    """Return the code of an error, which is a number, or an object that contains one."""
-    error = part.get("error") or part.get("errorCode")
-    if isinstance(error, dict):
-        error = error.get("code")
-    return int(error) if isinstance(error, int | str) and _ERROR_CODE.fullmatch(str(error)) else None
+class ClickatellError(NamedTuple):
+    """An error in an answer: its code, if it has one, and what is said of it."""
+
+    code: int | None
+    words: str
+
+
+def _error_in(part: Mapping[str, Any]) -> ClickatellError | None:
+    """Return the error of an answer or of a message in it, None if all that it says of errors is that there is none.
+
+    A code is a number or its digits, next to the error or inside it; an error may be a text, an object, or a list.
+    """
+    code: int | None = None
+    words: list[str] = []
+    rest: list[Any] = [part.get(key) for key in ("errorCode", "error", "errors", "errorDescription")]
+    while rest:
+        value = rest.pop(0)
+        if isinstance(value, dict):
+            rest[:0] = [value.get(key) for key in ("code", "errorCode", "error", "description", "errorDescription")]
+        elif isinstance(value, list):
+            rest[:0] = value[:1]
+        elif isinstance(value, str | int | float) and (digits := _ERROR_CODE.fullmatch(str(value).strip())):
+            code = code or int(digits[1])
+        elif isinstance(value, str) and value.strip() and not value.strip().isdigit():
+            words.append(value.strip())
+    return ClickatellError(code, ". ".join(words)) if code or words else None

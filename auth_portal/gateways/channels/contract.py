@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.flow import Fate, fate_of, retry_after
 from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, OutboundError, Untrusted, WayOut, check_header
-from auth_portal.telemetry import mask
+from auth_portal.telemetry import DETAIL_LENGTH, mask, without_numbers_of
 
 MESSAGE_ID_LENGTH = 64  # characters; what Clickatell takes as clientMessageId
 _RESERVED = "Links without a ticket stop at 70 %%: the rest is reserved for links whose ticket your flow registered."
@@ -66,8 +66,8 @@ class Receipt:
 
 def receipt(handover: Handover, code: str, words: str, said: str = "") -> Receipt:
     """Return a receipt in one masked line: our words, then what the other side ``said``."""
-    text = "".join(char if char.isprintable() else " " for char in f"{words} {said}")
-    return Receipt(handover, code, mask(" ".join(text.split())))
+    ours, theirs = (" ".join("".join(c if c.isprintable() else " " for c in text).split()) for text in (words, said))
+    return Receipt(handover, code, f"{mask(ours)} {mask(theirs)}".strip()[:DETAIL_LENGTH])  # no number spans both
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,8 @@ class Channel(ABC):
         """Hand the message over, once. Raise nothing that network, provider or message could cause."""
         if message.kind not in self.carries:
             return receipt(Handover.OPERATOR, "wrong_kind", f"This channel does not carry {message.kind}.")
-        return self._settle(lambda: self._hand_over(message))
+        found = self._settle(lambda: self._hand_over(message))
+        return replace(found, detail=without_numbers_of(f"{message.to} {message.subject} {message.text}", found.detail))
 
     def check(self) -> Receipt:
         """Go as far as possible without sending a message: connect, and log in if there is a login."""

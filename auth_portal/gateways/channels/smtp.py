@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import smtplib
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -45,6 +46,12 @@ _LINE_WITH_A_DOT = re.compile(rb"^\.", re.MULTILINE)  # which would end the mess
 _GO_ON = 354  # the answer to DATA
 _DONE, _NOT_NOW, _NEVER = range(200, 300), range(400, 500), range(500, 600)  # RFC 5321, 4.2.1
 _LOGIN_CODES = frozenset({530, 534, 535, 538})  # RFC 4954, 6
+_LOGGED_IN = (235, 503)  # the latter: already
+_CHALLENGE = 334
+_NOT_UNDERSTOOD = (500, 501, 502, 504)  # RFC 5321, 4.2.2: the command is at fault, and not the password
+_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
+_GREETING = "the greeting"
+_VERB = re.compile(r"(?i:ehlo|helo|starttls|auth|mail|rcpt|data|quit)\b")
 # Who has to act on a final refusal, if the enhanced code says otherwise than the command that was refused.
 _AT_RECIPIENT = {"5.7.": Handover.OPERATOR, "5.1.7": Handover.OPERATOR, "5.1.8": Handover.OPERATOR}
 _AT_CONTENT = {"5.1.1": Handover.RECIPIENT, "5.1.2": Handover.RECIPIENT, "5.2.": Handover.RECIPIENT}
@@ -160,12 +167,17 @@ def _address(text: str, display_name: str = "") -> Address:
     return Address(display_name, addr_spec=text)
 
 
+class _NoAnswer(smtplib.SMTPServerDisconnected):
+    """The server closed the connection, or the time was over; the text says after what."""
+
+
 class _Conversation(smtplib.SMTP):
     """smtplib over one of our sockets, which ends at its deadline."""
 
     def __init__(self, config: SmtpConfig, outbound: WayOut, our_name: str) -> None:
         self._config = config
         self._outbound = outbound
+        self._awaited = _GREETING
         # Without a name smtplib asks DNS for this machine's, with no time limit.
         super().__init__(config.host, config.port, local_hostname=our_name)
 
@@ -179,14 +191,96 @@ class _Conversation(smtplib.SMTP):
             self.putcmd("quit")
         self.close()
 
+    def putcmd(self, cmd: str, args: str = "") -> None:
+        if verb := _VERB.match(cmd):  # else the line of a login
+            self._awaited = verb[0].upper()
+        super().putcmd(cmd, args)
+
+    def getreply(self) -> tuple[int, bytes]:
+        try:
+            return super().getreply()
+        except smtplib.SMTPServerDisconnected as error:
+            is_late = isinstance(error.__context__, TimeoutError)
+            raise _NoAnswer(_no_answer(self._awaited, is_late=is_late, security=self._config.security)) from error
+
     def introduce(self) -> Self:
         """Do STARTTLS and login as configured; an unencrypted connection never replaces an encrypted one."""
         if self._config.security == "starttls":
             self.starttls(context=self._outbound.tls)
-        if self._config.username:
-            self.login(self._config.username, self._config.password)
         self.ehlo_or_helo_if_needed()
+        if self._config.username:
+            self._log_in()
         return self
+
+    def _log_in(self) -> None:
+        """Log in by one of the mechanisms that the server offers; some servers refuse one that they offer.
+
+        LOGIN begins without a response, because the drafts of it know none and some servers refuse it; for servers that
+        refuse it with PLAIN as well, PLAIN is repeated without.
+        """
+        self.user, self.password = self._config.username, self._config.password
+        offered = self.esmtp_features.get("auth", "").upper().split()
+        refusal: smtplib.SMTPException = smtplib.SMTPNotSupportedError(
+            _no_mechanism(offered, has_starttls=self.has_extn("starttls"))
+        )
+        plain = _base64(f"\0{self.user}\0{self.password}")
+        for mechanism in (name for name in _MECHANISMS if name in offered):
+            try:
+                if mechanism == "PLAIN":
+                    code, said = self._authenticate(f"PLAIN {plain}", plain)
+                    if code in _NOT_UNDERSTOOD:
+                        code, said = self._authenticate("PLAIN", plain)
+                elif mechanism == "LOGIN":
+                    code, said = self._authenticate("LOGIN", _base64(self.user), _base64(self.password))
+                else:
+                    code, said = self._authenticate("CRAM-MD5", self._digest)
+            except smtplib.SMTPServerDisconnected:  # some servers hang up after a refusal, which says more
+                if isinstance(refusal, smtplib.SMTPAuthenticationError):
+                    raise refusal from None
+                raise
+            if code in _LOGGED_IN:
+                return
+            refusal = smtplib.SMTPAuthenticationError(code, said)
+        raise refusal
+
+    def _authenticate(self, start: str, *responses: str | Callable[[bytes], str]) -> tuple[int, bytes]:
+        """Start a login, and give one response to each challenge of the server."""
+        code, said = self.docmd("AUTH", start)
+        for response in responses:
+            if code != _CHALLENGE:
+                break
+            code, said = self.docmd(response if isinstance(response, str) else response(said))
+        return code, said
+
+    def _digest(self, challenge: bytes) -> str:
+        try:
+            return _base64(self.auth_cram_md5(base64.b64decode(challenge, validate=True)) or "")
+        except ValueError:  # no challenge, or a system without MD5
+            return "*"  # which ends this attempt (RFC 4954, 4)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _no_answer(awaited: str, *, is_late: bool, security: str) -> str:
+    """Return in words what a server did not answer; the time is that of the whole conversation."""
+    if awaited != _GREETING:
+        missed = f"did not answer {awaited} in time" if is_late else f"closed the connection after {awaited}"
+        return f"The mail server {missed}."
+    if not is_late:
+        return "The mail server closed the connection without a greeting."
+    words = f"The mail server greeted too late: {SMTP_SECONDS:g} s is the most that a message may take."
+    return words if security == "tls" else f"{words} At a port for TLS, such as 465, it waits for TLS: choose that."
+
+
+def _no_mechanism(offered: Sequence[str], *, has_starttls: bool) -> str:
+    """Return in words why no login is possible."""
+    if offered:
+        return f"It offers a login by {', '.join(offered)} only; the portal knows {', '.join(_MECHANISMS)}."
+    if has_starttls:
+        return "It offers a login only after STARTTLS: set Security to STARTTLS."
+    return "It offers no login: remove user name and password, or use the port for senders, such as 587 or 465."
 
 
 class SmtpChannel(Channel):
@@ -214,10 +308,10 @@ class SmtpChannel(Channel):
         def conversation() -> Receipt:
             try:
                 return attempt()
+            except _NoAnswer as error:
+                return receipt(Handover.RETRY, "broken", str(error))
             except smtplib.SMTPServerDisconnected:
-                return receipt(
-                    Handover.RETRY, "broken", "The mail server closed the connection, or did not answer in time."
-                )
+                return receipt(Handover.RETRY, "broken", "The mail server closed the connection.")
             except smtplib.SMTPResponseException as error:
                 return _smtp_refusal(error.smtp_code, error.smtp_error, Handover.OPERATOR)
             except smtplib.SMTPException as error:  # STARTTLS or login is configured, and the server does not offer it
