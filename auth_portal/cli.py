@@ -233,7 +233,7 @@ def pages(folder: Path) -> None:
             css=Markup(css),  # nosec B704  # noqa: S704 -- ours, and colours that were checked when they were saved
             business=its.name,
             support=its.support_contact,
-            site_host=settings.host,
+            site_host=settings.shown_host,
             text=error_text("unavailable"),
             language_url="",
         )

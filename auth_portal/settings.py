@@ -9,6 +9,7 @@ start.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+import idna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -31,6 +33,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:,/?#]+)(?::(\d{1,5}))?")
 _URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<places>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
 LONGEST_SOCKET = 107  # bytes of its path, on Linux
 CONNECTIONS = 20  # of a process to PostgreSQL, at most
+LAST_PORT = 2**16 - 1
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -51,7 +54,36 @@ def _origin(value: object) -> object:
         raise ValueError("must be an origin such as https://verify.example.com")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
         raise ValueError("must be an origin alone, without a path, query or user")
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    netloc = host_form(parts.netloc, 443 if parts.scheme == "https" else 80)
+    if netloc is None:
+        raise ValueError("must name a host, perhaps with a port, such as https://verify.example.com")
+    return f"{parts.scheme}://{netloc}"
+
+
+def host_form(text: str, default_port: int) -> str | None:
+    """Return a host, perhaps with a port, in the one form that browsers send; None if it cannot be one.
+
+    That is in small letters, an international name in Punycode (RFC 5891), without a dot at its end, and without the
+    port that is the scheme's own.
+    """
+    found = _HOST.fullmatch(text.strip().removesuffix(":"))
+    if found is None or (found[2] is not None and not 0 < int(found[2]) <= LAST_PORT):
+        return None
+    host = found[1]
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode()
+        except idna.IDNAError:
+            return None
+    host = host.lower().removesuffix(".")
+    if host.startswith("["):
+        try:
+            host = f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+        except ValueError:
+            return None
+    is_name = host.startswith("[") or re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host)
+    port = int(found[2] or default_port)
+    return None if not is_name else host if port == default_port else f"{host}:{port}"
 
 
 def _sandbox(value: object) -> object:
@@ -101,7 +133,7 @@ def _bind(value: object) -> object:
             raise ValueError(f"must name the path of a socket, of at most {LONGEST_SOCKET} bytes, after unix:")
         return re.sub("^unix://+", "unix:/", text)
     found = _HOST.fullmatch(text)
-    if found is None or not found[2] or not 0 < int(found[2]) < 2**16:
+    if found is None or not found[2] or not 0 < int(found[2]) <= LAST_PORT:
         raise ValueError("must be host:port, or unix: and the path of a socket")
     return f"{found[1]}:{int(found[2])}"  # in one spelling, by which addresses are compared
 
@@ -202,8 +234,16 @@ class Settings(BaseModel):
 
     @cached_property
     def host(self) -> str:
-        """Return the host of the public URL, without its port."""
+        """Return the host of the public URL, without its port, an international name in Punycode."""
         return urlsplit(self.public_url).hostname or ""
+
+    @cached_property
+    def shown_host(self) -> str:
+        """Return the host as people read it."""
+        try:
+            return idna.decode(self.host) if "xn--" in self.host else self.host
+        except idna.IDNAError:
+            return self.host
 
     @cached_property
     def netloc(self) -> str:

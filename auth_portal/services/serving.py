@@ -274,7 +274,7 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
         on.outbound,
         on.webhooks,
         tries,
-        host=on.settings.host,
+        host=on.settings.shown_host,
         templates=delivered("templates"),
         sandbox_url=on.settings.sandbox_url,
     )

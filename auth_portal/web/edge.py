@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from flask import Flask, Request, Response, current_app, g, render_template, request, session
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
@@ -45,7 +45,7 @@ from auth_portal.i18n import (
     spoken,
     worded,
 )
-from auth_portal.settings import LOOPBACK_NAMES, Settings
+from auth_portal.settings import LAST_PORT, LOOPBACK_NAMES, Settings, host_form
 from auth_portal.telemetry import Origin, log_event, origin, request_id
 from auth_portal.web.api.problems import PREFIX, problem_details
 from auth_portal.web.context import ADMIN_SECONDS, EXTENSION, admin_token, page_values
@@ -81,7 +81,6 @@ IN_ENGLISH = ("/admin/", "/api/", "/sandbox/")  # for admins, programs and the s
 DEFAULT_CHAT_SECONDS = 600
 SHOWN_ID = 8  # characters of a request's id that an error page shows: enough to find it in the log
 SERVER = "gunicorn/"  # drops every header whose name contains an underscore
-LAST_PORT = 65535
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\[\]]*)?)\](?::([0-9]{1,5}))?")
 _WITH_PORT = re.compile(r"([0-9.]+):([0-9]{1,5})")
 _REQUEST_ID = re.compile(r"([A-Za-z0-9._-]{8,64})")
@@ -198,7 +197,9 @@ def serve_with(app: Flask, settings: Settings) -> None:
     """Give the edge what it needs from a process that serves; templates get ``site_host``, which pages name."""
     app.config["SESSION_COOKIE_SECURE"] = settings.is_https
     # A narrow page may break it after each dot.
-    app.jinja_env.globals["site_host"] = Markup("<wbr>").join(f"{part}." for part in settings.host.split("."))[:-1]
+    app.jinja_env.globals["site_host"] = Markup("<wbr>").join(f"{part}." for part in settings.shown_host.split("."))[
+        :-1
+    ]
 
 
 def resolved() -> tuple[Flask, Request, Any]:
@@ -429,14 +430,16 @@ def node_of(element: str) -> str:
 
 
 def _is_our_host(settings: Settings) -> bool:
-    if request.host == settings.netloc:
+    """Report whether Host names the public URL, in any spelling, or for a loopback URL another name of it."""
+    ours, said = settings.netloc, request.environ.get("HTTP_HOST") or request.host
+    if said == ours:
         return True
-    host, _, port = request.host.rpartition(":") if ":" in request.host.rpartition("]")[2] else (request.host, "", "")
-    ours, _, our_port = settings.netloc.partition(":") if "[" not in settings.netloc else (settings.host, "", "")
-    default = "443" if settings.is_https else "80"
-    same_port = (port or default) == (our_port or default)
-    same_name = host.strip("[]") == ours or (settings.is_loopback and host.strip("[]") in LOOPBACK_NAMES)
-    return same_name and same_port
+    default = 443 if settings.is_https else 80
+    found = host_form(said.encode("latin-1", "replace").decode("utf-8", "replace"), default)
+    if found is None or found == ours or not settings.is_loopback:
+        return found == ours
+    asked, own = urlsplit(f"//{found}"), urlsplit(settings.public_url)
+    return asked.hostname in LOOPBACK_NAMES and (asked.port or default) == (own.port or default)
 
 
 def is_exempt(endpoint: str | None) -> bool:

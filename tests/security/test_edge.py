@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from werkzeug.test import create_environ, run_wsgi_app
 
 from auth_portal.bootstrap import create_app
+from auth_portal.errors import Misconfigured
 from auth_portal.services import limits
 from auth_portal.services.verification.references import read_query
 from auth_portal.services.verification.tickets import TicketRequest
+from auth_portal.settings import read_settings
 from auth_portal.store.models import Base, Verification
 from auth_portal.web.edge import HEADERS
 from tests.receiver import Receiver
@@ -420,6 +423,77 @@ def test_r39_another_host_is_refused(tls: World) -> None:
         answer = client.get("/?reference=a", base_url="https://verify.example.com", headers={"Host": host})
         assert answer.status_code == 400, host
         assert "evil" not in answer.text
+
+
+def status_at(world: World, host: str) -> str:
+    """The status of a landing page at a host. Flask's own client cannot read each of them."""
+    environ = create_environ("/?reference=a", environ_overrides={"HTTP_HOST": host, "REMOTE_ADDR": "127.0.0.1"})
+    return run_wsgi_app(world.app, environ)[1]
+
+
+BUECHER = "xn--bcher-kva.example"
+
+
+@pytest.mark.parametrize(
+    ("public_url", "hosts"),
+    [
+        (
+            "https://verify.example.com",
+            ["VERIFY.Example.COM", "verify.example.com.", "verify.example.com:443", "Verify.example.com.:443", "verify.example.com:"],
+        ),
+        ("https://Verify.Example.com.:443/", ["verify.example.com", "verify.example.com:443"]),
+        ("http://verify.example.com:80", ["verify.example.com", "VERIFY.example.com:80", "verify.example.com."]),
+        ("https://verify.example.com:8443", ["verify.example.com:8443", "Verify.Example.com.:8443"]),
+        (
+            "https://Bücher.example",
+            [BUECHER, BUECHER.upper(), f"{BUECHER}.:443", "bücher.example", "BÜCHER.example.", "bücher。example"],
+        ),
+        (f"https://{BUECHER}", [BUECHER, "bücher.example"]),
+        ("https://faß.example", ["xn--fa-hia.example"]),
+        ("http://[2001:DB8:0::1]:80", ["[2001:db8::1]", "[2001:DB8::1]:80"]),
+        ("http://localhost:8000", ["LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "localhost.:8000"]),
+    ],
+)  # fmt: skip
+def test_r39_a_host_is_ours_in_every_spelling(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, public_url: str, hosts: list[str]
+) -> None:
+    settings = {"PORTAL_PUBLIC_URL": public_url, "PORTAL_TRUSTED_PROXIES": "0", **STILL}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        for host in hosts:
+            assert status_at(world, host.encode().decode("latin-1")) == "200 OK", host
+        for host in (
+            "bucher.example",
+            "xn--bcher-kva.example.evil.example",
+            "verify.example.com:8080",
+            "..",
+            "example",
+        ):
+            assert status_at(world, host) == "400 BAD REQUEST", host
+
+
+def test_an_international_host_is_read_by_people_and_sent_to_machines(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    settings = {"PORTAL_PUBLIC_URL": "https://bücher.example", "PORTAL_TRUSTED_PROXIES": "0", **STILL}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        assert world.services.settings.public_url == f"https://{BUECHER}"
+        browser = world.browser()
+        browser.base_url = f"https://{BUECHER}"
+        browser.begin("one")
+        assert '<bdi dir="ltr">bücher.<wbr>example</bdi>' in browser.page.text
+        browser.begin("two", "mail")
+        deliver(world)
+        sms, mail = sorted(receiver.messages, key=lambda message: "@" in message["to"])
+        assert f"@{BUECHER} #" in sms["text"]
+        assert "at bücher.example" in mail["text"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a..b", "https://exa mple.com", "https://x:0", "https://x:99999", "https://[::g]", "https://a b"]
+)
+def test_what_is_no_host_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(Misconfigured, match="PORTAL_PUBLIC_URL"):
+        read_settings({"PORTAL_PUBLIC_URL": url, "PORTAL_TRUSTED_PROXIES": "0"})
 
 
 def test_r39_links_use_the_configured_origin(tls: World) -> None:

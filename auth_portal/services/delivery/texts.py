@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import idna
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from auth_portal.gateways.channels import OutgoingMessage
@@ -213,7 +214,8 @@ def _ended(message: CodeMessage, sentence: str) -> SmsText:
 
     It stays as it is where the alphabet lacks a sign of the payee, who must not change.
     """
-    text, payee = f"{sentence}\n\n@{message.host} #{message.code}", message.payment.payee if message.payment else ""
+    host = message.host if message.host.isascii() else idna.encode(message.host).decode()
+    text, payee = f"{sentence}\n\n@{host} #{message.code}", message.payment.payee if message.payment else ""
     return _fitting(text) if all(map(gsm, payee)) else measured(text)
 
 
