@@ -80,6 +80,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
             "any_method": any_method,
             "all_proofs": all_proofs,
             "outcome_words": OUTCOMES,
+            "country_name": i18n.country_name,
         }
     )
     app.jinja_env.newstyle_gettext = True  # type: ignore[attr-defined]

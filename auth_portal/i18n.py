@@ -437,6 +437,11 @@ def format_date(day: date, region: str = "") -> str:
     return str(dates.format_date(day, day_pattern(spoken.get(), region), locale=_cldr(spoken.get(), region)))
 
 
+def country_name(region: str) -> str:
+    """Return the name of a country (ISO 3166, two letters) in the language, or the code if it has none there."""
+    return str(_cldr(spoken.get(), "").territories.get(region, region))
+
+
 @cache
 def day_pattern(language_code: str, region: str) -> str:
     """Return the pattern of a long date. For a region's own languages the CLDR may lack its order: then as in English.

@@ -22,6 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import datetime
 from itertools import product
 from types import TracebackType
 from typing import NamedTuple
@@ -73,6 +74,15 @@ METRICS: Mapping[str, Metric] = {
     "verifications_ended": Metric(
         "Verifications that ended, by outcome and by the methods that were proved.", ("journey", "outcome", "methods")
     ),
+    "verification_stages": Metric(
+        "Verifications that ended, by the furthest stage, and by what became of their codes. An hour has those that "
+        "began in it. No stage is counted for journeys without a proof.",
+        ("journey", "outcome", "stage", "code"),
+    ),
+    "results_accepted": Metric(
+        "Results that Flow accepted, after at least one proof. An hour has those of verifications that began in it.",
+        ("journey", "outcome"),
+    ),
     "proof_seconds": Metric(
         "From the beginning of a verification to its success.", ("journey",), (10, 20, 30, 60, 120, 300, 600)
     ),
@@ -83,6 +93,14 @@ METRICS: Mapping[str, Metric] = {
     "messages": Metric(
         "Attempts to hand a message to its channel: those accepted or unclear are paid for.",
         ("channel", "country", "fate"),
+    ),
+    "messages_ended": Metric(
+        "Messages that are no longer tried after at least one attempt, by their state.", ("channel", "country", "state")
+    ),
+    "message_seconds": Metric(
+        "From the request for a code to its acceptance by the channel.",
+        ("channel",),
+        (0.5, 1, 2, 3, 5, 10, 30, 60),
     ),
     "callback_attempts": Metric(
         "Attempts to send a result to Flow.",
@@ -99,42 +117,51 @@ METRICS: Mapping[str, Metric] = {
 BUCKET, SUM = "_bucket", "_sum"  # the endings of the names under which the parts of a histogram are counted
 
 
+class Counted(NamedTuple):
+    """What rises when something is counted: a metric, the values of its labels, and an hour that is not the present."""
+
+    name: str
+    labels: tuple[str, ...]
+    hour: datetime | None = None  # UTC
+
+
 class Counts:
     """What a process has counted for one database and not written there yet. For any number of threads.
 
-    ``noted`` is what came since the last ``take``: the name of a metric, the values of its labels, and by how much it
-    rises, or for a histogram the seconds. To append to it takes no lock.
+    ``noted`` is what came since the last ``take``: what rises, and by how much, or for a histogram the seconds. To
+    append to it takes no lock.
     """
 
     def __init__(self) -> None:
-        self.noted: deque[tuple[str, tuple[str, ...], float]] = deque()
-        self._left: dict[tuple[str, tuple[str, ...]], float] = {}
+        self.noted: deque[tuple[Counted, float]] = deque()
+        self._left: dict[Counted, float] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, *labels: str, value: float = 1) -> None:
         """Count under a name of METRICS, with the values of its labels."""
-        self.noted.append((name, labels, value))
+        self.noted.append((Counted(name, labels), value))
 
     def is_empty(self) -> bool:
         """Report whether nothing waits to be written."""
         return not (self.noted or self._left)
 
-    def take(self) -> dict[tuple[str, tuple[str, ...]], float]:
+    def take(self) -> dict[Counted, float]:
         """Return all that was counted, by the names under which it is stored, and begin at nothing again."""
         with self._lock:
             values, self._left = self._left, {}
             for _ in range(len(self.noted)):
-                name, labels, value = self.noted.popleft()
-                parts = [((name, labels), value)]
-                if ends := METRICS[name].ends:
+                key, value = self.noted.popleft()
+                parts = [(key, value)]
+                if ends := METRICS[key.name].ends:
                     place = bisect_left(ends, value)
                     end = f"{ends[place]:g}" if place < len(ends) else "+Inf"
-                    parts = [((name + BUCKET, (*labels, end)), 1), ((name + SUM, labels), max(0.0, value))]
-                for key, part in parts:
-                    values[key] = values.get(key, 0) + part
+                    buckets = Counted(key.name + BUCKET, (*key.labels, end), key.hour)
+                    parts = [(buckets, 1), (key._replace(name=key.name + SUM), max(0.0, value))]
+                for part, rise in parts:
+                    values[part] = values.get(part, 0) + rise
         return values
 
-    def put_back(self, values: Mapping[tuple[str, tuple[str, ...]], float]) -> None:
+    def put_back(self, values: Mapping[Counted, float]) -> None:
         """Add what was taken and could not be written."""
         with self._lock:
             for key, value in values.items():

@@ -63,7 +63,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
 from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
 from auth_portal.settings import CONNECTIONS, delivered
-from auth_portal.telemetry import Counts, Origin, log_event, origin
+from auth_portal.telemetry import Counted, Counts, Origin, log_event, origin
 
 MIGRATIONS = delivered("migrations")
 GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
@@ -132,6 +132,11 @@ def moment_of(row_id: str) -> datetime | None:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(row_id[:12], 16))
     except (ValueError, OverflowError):
         return None
+
+
+def hour_of(moment: datetime) -> datetime:
+    """Return the beginning of the hour (UTC) that a time is in."""
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 class WriteGate:
@@ -693,7 +698,7 @@ class Work:
         self.execute = connection.execute
         self.following: list[Callable[[], None]] = []
         self.undoing: list[Callable[[], None]] = []
-        self.counted: list[tuple[str, tuple[str, ...], float]] = []
+        self.counted: list[tuple[Counted, float]] = []
         self._collected: dict[Compiled, list[dict[str, Any]]] | None = None
 
     def rows(self, statement: Compiled, values: Mapping[str, Any]) -> list[Any]:
@@ -798,9 +803,12 @@ class Work:
         """Let this run if the transaction does not commit. It must not raise."""
         self.undoing.append(call)
 
-    def count(self, name: str, *labels: str, value: float = 1) -> None:
-        """Count after the commit; the same as ``Counts.add`` in every other way."""
-        self.counted.append((name, labels, value))
+    def count(self, name: str, *labels: str, value: float = 1, since: datetime | None = None) -> None:
+        """Count after the commit; the same as ``Counts.add`` in every other way.
+
+        What is counted by when it began, ``since``, counts for the hour of that time.
+        """
+        self.counted.append((Counted(name, labels, hour_of(since) if since is not None else None), value))
 
 
 def canonical_event(event: Mapping[str, Any]) -> str:

@@ -517,6 +517,11 @@ class JourneyConfig(Frozen):
         return tuple(step for step in self.steps if step.proves)
 
     @cached_property
+    def carried(self) -> frozenset[str]:
+        """Return the kinds of message that its methods send, such as ``sms``."""
+        return frozenset(CARRIES[one] for step in self.verify_steps for one in step.methods if one in CARRIES)
+
+    @cached_property
     def naming_step(self) -> int | None:
         """Return the place of the step in which a customer says who they are; None if there is none."""
         return next((number for number, step in enumerate(self.steps) if step.names_customer), None)

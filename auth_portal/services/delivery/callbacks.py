@@ -20,6 +20,7 @@ _SENDER = Compiled(
         Verification.address_key,
         Verification.outcome,
         Verification.methods,
+        Verification.slug,
         Verification.customer_row,
         CustomerRow.phone_country,
         TicketRow.phone_key.is_not(None).label("is_ticketed"),
@@ -67,6 +68,9 @@ class CallbackDelivery:
             if claimed.number == 1 or report.state is not DeliveryState.PENDING:
                 row = work.row(_SENDER, {"of_id": claimed.verification_id})
                 is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
+                if state is DeliveryState.ACCEPTED and row.methods:
+                    began_at = moment_of(claimed.verification_id or "")
+                    work.count("results_accepted", row.slug, row.outcome, since=began_at)
                 if claimed.number == 1 and is_proved and not row.is_ticketed:
                     limits.note_success(work, row.address_key, row.phone_country or "", row.customer_row)
                 if report.status is not None and report.state is not DeliveryState.PENDING:

@@ -43,7 +43,7 @@ from auth_portal.services.delivery.webhooks import Webhooks
 from auth_portal.services.directory.credentials import PersonTries
 from auth_portal.services.directory.person import Person, country_of, is_trusted, person_of_row
 from auth_portal.services.limits import DAY, HOUR, Limit
-from auth_portal.store.db import Transactions, Work, dialect_insert
+from auth_portal.store.db import Transactions, Work, dialect_insert, moment_of
 from auth_portal.store.models import (
     TICKET_PAYMENT,
     Challenge,
@@ -129,6 +129,11 @@ class MessageDelivery:
                 channel = WEBHOOK if claimed.contract == WEBHOOK else claimed.target  # which is the program's host
                 country = prepared.country if isinstance(prepared, PreparedMessage) else ""
                 work.count("messages", channel, country, str(report.fate))
+                if report.state is not DeliveryState.PENDING:
+                    work.count("messages_ended", channel, country, report.state)
+                created_at = moment_of(claimed.id)
+                if claimed.challenge_id and report.state is DeliveryState.ACCEPTED and created_at is not None:
+                    work.count("message_seconds", channel, value=(work.now - created_at).total_seconds())
             return self._outbox.record(work, claimed, report, milliseconds)
 
         state = self._outbox.write_report(write)

@@ -1,93 +1,228 @@
-"""The home page: the funnel of the last hour, day or week, and what an installation still lacks. Reads only.
+"""The home page: how verifications went in a day, a week or a month, and what an installation still lacks. Reads only.
 
-The figures of a longer period are cached for a while in this process, because they are counted from the rows
-themselves: no customer's request writes a statistic.
+The figures are read from the counts of each hour, and so cost the same however many verifications are stored. What is
+counted of a verification counts for the hour in which it began, so that its parts add up: of those that began in an
+hour, these are the ones that ended, and how. An hour begins with the hour of the clock in UTC.
 """
 
 from __future__ import annotations
 
-import statistics
+import json
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, select, text
+from sqlalchemy import bindparam, func, select, text
 
-from auth_portal.methods import CARRIES
+from auth_portal.services.config.journey import SUCCESSES
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import tries
-from auth_portal.store.db import Transactions, Work, first_id
+from auth_portal.store.db import Transactions, Work, first_id, hour_of
 from auth_portal.store.models import (
-    CALLBACK,
     RARE_KIND,
     VERIFIED,
+    Admin,
+    ApiKeyRow,
     AuditEvent,
+    ChannelState,
     CustomerRow,
-    Delivery,
     DeliveryState,
+    HourlyCount,
     Verification,
 )
+from auth_portal.telemetry import BUCKET, METRICS
 
-PERIODS: Mapping[str, timedelta] = {
-    "hour": timedelta(hours=1),
-    "day": timedelta(days=1),
-    "week": timedelta(days=7),
-}
-CACHE_SECONDS = {"hour": 5.0, "day": 60.0, "week": 600.0}
-SAMPLE = 2000  # the newest verifications, from which durations are computed
+HOUR = timedelta(hours=1)
+KEY_ENDS_SOON = timedelta(days=14)
+FEW = 20  # verifications that ended, below which a share says nothing
+MOST_LIVE = 10_000  # verifications under way that are counted
 LOCKED_LISTED = 20
-# Upper ends, in seconds, of the bars of a chart; after the last one comes an open bar.
-PROOF_SECONDS = (10, 30, 60, 120, 300)
-CALLBACK_SECONDS = (0.1, 0.5, 1, 5, 60)
+# How far a verification got. ``Endings`` counts the furthest one; a verification has passed those before it too.
+STAGES = ("began", "named", "chose", "code", "proved")
+
+
+class Range(NamedTuple):
+    """A range of hours up to the present one, drawn in points of several hours, and compared with an earlier one."""
+
+    hours: int
+    point: int  # hours
+    earlier: int  # hours that the other range lies before it
+
+
+RANGES: Mapping[str, Range] = {"day": Range(24, 1, 168), "week": Range(168, 6, 168), "month": Range(720, 24, 720)}
+CACHE_SECONDS = {"day": 5.0, "week": 60.0, "month": 600.0}
+_COUNTED = (
+    "verifications_began",
+    "verification_stages",
+    "results_accepted",
+    "proof_seconds" + BUCKET,
+    "callback_seconds" + BUCKET,
+    "messages_ended",
+    "message_seconds" + BUCKET,
+)
+_HOURS = select(HourlyCount.hour, HourlyCount.name, HourlyCount.labels, HourlyCount.value).where(
+    HourlyCount.hour >= bindparam("since"), HourlyCount.hour < bindparam("until"), HourlyCount.name.in_(_COUNTED)
+)
+_TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
+SETTLED = frozenset({DeliveryState.ACCEPTED, DeliveryState.REFUSED, DeliveryState.UNCONFIRMED, DeliveryState.GIVEN_UP})
 _VERIFIED = select(Verification.id).where(Verification.outcome == VERIFIED)
 # A test drive whose chat continued, by its audit event; RARE_KIND names the index.
 _DRIVEN = select(AuditEvent.id).where(text(RARE_KIND), AuditEvent.kind == "drive_passed")
 
 
-@dataclass(frozen=True)
-class Funnel:
-    """How many verifications got how far, of those that began in a period."""
+class Spread(NamedTuple):
+    """Within how many seconds half, and 95 of 100, were done: read off the counts of a histogram.
 
-    began: int = 0
-    named: int = 0
-    sent: int = 0  # those that needed a message, and for which one was sent
-    verified: int = 0
-    answered: int = 0  # of the verified ones, Flow has accepted the result
+    None stands for longer than its last end, ``longest``.
+    """
+
+    half: float | None
+    most: float | None
+    longest: float
+
+
+class Stage(NamedTuple):
+    """How many verifications got as far as a stage, and how many left before it."""
+
+    name: str
+    reached: int
+    lost: int
+
+
+class Point(NamedTuple):
+    """A point of the chart: its beginning, and what began then; ``earlier`` is the verified ones of the other range."""
+
+    at: datetime
+    begun: int
+    verified: int
+    earlier: int
+
+
+@dataclass(frozen=True)
+class JourneyFigures:
+    """How a journey went. ``done`` ended well: with a proof, or after every step where the journey asks for none."""
+
+    slug: str
+    begun: int
+    ended: int
+    done: int
+    change: float | None  # of the share, in points, against the other range; None where one of them says nothing
+    line: tuple[int, ...]  # verified, by point
 
     @property
-    def stages(self) -> tuple[tuple[str, int], ...]:
-        """Return the stages in order, by name."""
-        names = ("began", "named", "sent", "verified", "answered")
-        return tuple((name, getattr(self, name)) for name in names)
+    def share(self) -> float | None:
+        """Return how many of 100 that ended were verified; None for too few to say."""
+        return 100 * self.done / self.ended if self.ended >= FEW else None
 
 
 @dataclass(frozen=True)
-class Duration:
-    """The median and the 95th percentile in seconds, and how many of the sample took up to each of ``ends``."""
+class ChannelFigures:
+    """What a channel's provider did with its messages. What never left the portal, or still waits, is left out."""
 
-    median: float
-    p95: float
-    ends: tuple[float, ...]
-    counts: tuple[int, ...]  # one more than ends: the last counts what took longer
+    name: str
+    accepted: int
+    refused: int
+    countries: tuple[tuple[str, int], ...]  # that messages went to, most first; "" for email
+    took: Spread | None  # from the request for a code to its acceptance
+    line: tuple[int, ...]  # accepted, by point
+
+    @property
+    def share(self) -> float | None:
+        """Return how many of 100 messages were accepted; None without one."""
+        settled = self.accepted + self.refused
+        return 100 * self.accepted / settled if settled else None
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one period."""
+    """The figures of a range, of all journeys or of one. ``ended`` and ``verified`` are of journeys with a proof."""
 
-    period: str
+    range: str
+    slug: str
     at: datetime
-    whole: Funnel
-    by_journey: Mapping[str, Funnel]
-    outcomes: Mapping[str, int]
-    methods: Mapping[str, int]  # of the verified ones, the last method proved
-    to_proof: Duration | None
-    to_callback: Duration | None
+    whole: JourneyFigures
+    begun: int
+    under_way: int
+    other_share: float | None  # of the other range
+    stages: tuple[Stage, ...]  # of those that ended
+    outcomes: Mapping[str, int]  # the most frequent first
+    codes: Mapping[str, int]  # accepted, refused and not_sent: verifications that asked for a code
+    to_proof: Spread | None
+    to_chat: Spread | None
+    points: tuple[Point, ...]
+    top: int  # of the chart: a round number, which four parts divide
+    journeys: tuple[JourneyFigures, ...]  # the most used first
+    channels: tuple[ChannelFigures, ...]
+
+    def place(self, moment: datetime) -> float | None:
+        """Return where in the chart a moment lies, from 0 to 100; None outside it."""
+        since, until = self.points[0].at, hour_of(self.at) + HOUR
+        return 100 * (moment - since) / (until - since) if since <= moment <= until else None
+
+
+class Advice(NamedTuple):
+    """What an admin could do next: ``kind`` is single_channel, relay, single_owner or key."""
+
+    kind: str
+    subject: str = ""  # the slug of a journey, or the name of a channel or a key
+    of: str = ""  # the journey whose channel it is, or the row of the key
+    at: datetime | None = None  # when the key ends
+
+
+@dataclass
+class Tally:
+    """What was counted in a range of hours, by the place of its points."""
+
+    begun: Counter[tuple[str, int]] = field(default_factory=Counter)  # journey, point
+    ended: Counter[tuple[str, int, str, str, str]] = field(default_factory=Counter)  # …, outcome, stage, code
+    answered: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # metric, journey or channel, end
+    messages: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)  # channel, point, country, state
+
+    def add(self, place: int, name: str, labels: tuple[str, ...], value: int) -> None:
+        """Add a row of the counts."""
+        match name, labels:
+            case "verifications_began", (slug,):
+                self.begun[slug, place] += value
+            case "verification_stages", (slug, outcome, stage, code):
+                self.ended[slug, place, outcome, stage, code] += value
+            case "results_accepted", (slug, outcome):
+                self.answered[slug] += value if outcome in SUCCESSES else 0
+            case "messages_ended", (channel, country, state) if state in SETTLED:
+                self.messages[channel, place, country, state] += value
+            case "messages_ended", _:
+                pass
+            case _, (*of, end):
+                self.seconds[name.removesuffix(BUCKET), "".join(of), end] += value
+
+    def of(self, slug: str) -> Tally:
+        """Return what is of one journey. Messages are not counted by journey."""
+        return Tally(
+            begun=Counter({key: value for key, value in self.begun.items() if key[0] == slug}),
+            ended=Counter({key: value for key, value in self.ended.items() if key[0] == slug}),
+            answered=Counter({slug: self.answered[slug]}),
+            seconds=Counter({key: value for key, value in self.seconds.items() if key[1] == slug}),
+        )
+
+    @property
+    def proving(self) -> Iterator[tuple[tuple[str, int, str, str, str], int]]:
+        """Yield what ended in journeys with a proof."""
+        return ((key, value) for key, value in self.ended.items() if key[3])
+
+    def spread(self, metric: str, of: str | None = None) -> Spread | None:
+        """Return how long things took, for one channel or for all; None if nothing was counted."""
+        counts = Counter[str]()
+        for (name, owner, end), value in self.seconds.items():
+            if name == metric and of in (None, owner):
+                counts[end] += value
+        return spread(counts, METRICS[metric].ends)
 
 
 @dataclass(frozen=True)
@@ -122,53 +257,76 @@ class Overview:
         self._transactions = transactions
         self._journeys = journeys
         self._lock = threading.Lock()
-        self._cache: dict[str, tuple[float, Figures]] = {}
+        self._cache: dict[str, tuple[float, datetime, Tally, Tally]] = {}
 
-    def figures(self, period: str) -> Figures:
-        """Return the figures of "hour", "day" or "week", at most CACHE_SECONDS old. Raise KeyError for others."""
-        cache_seconds = CACHE_SECONDS[period]
+    def figures(self, name: str, slug: str = "") -> Figures:
+        """Return the figures of a range, of all journeys or of one, at most CACHE_SECONDS old.
+
+        Raise KeyError for a range that is none of RANGES.
+        """
+        of = RANGES[name]
         with self._lock:  # one count at a time: the second request finds the count of the first
-            counted_at, figures = self._cache.get(period, (0.0, None))
-            if figures is None or time.monotonic() - counted_at >= cache_seconds:
-                figures = self._count(period)
-                self._cache[period] = time.monotonic(), figures
-            return figures
-
-    def _count(self, period: str) -> Figures:
-        with self._transactions.read() as work:
-            now, since = work.now, first_id(work.now - PERIODS[period])
-            by_journey = _funnels(work, since)
-            ended = work.execute(
-                select(Verification.outcome, Verification.methods, func.count().label("number"))
-                .where(Verification.id >= since, Verification.outcome.is_not(None))
-                .group_by(Verification.outcome, Verification.methods)
-            ).all()
-            to_proof = duration(_seconds(work, since, *_PROOF), PROOF_SECONDS)
-            to_callback = duration(_seconds(work, since, *_CALLBACK), CALLBACK_SECONDS)
-        outcomes, methods = Counter[str](), Counter[str]()
-        for row in ended:
-            outcomes[row.outcome] += row.number
-            if row.outcome == VERIFIED:
-                methods[row.methods.rpartition("+")[2]] += row.number
-        whole = Funnel(*(sum(getattr(one, name) for one in by_journey.values()) for name, _count in Funnel().stages))
+            counted_at, at, tally, earlier = self._cache.get(name, (0.0, None, None, None))
+            if at is None or time.monotonic() - counted_at >= CACHE_SECONDS[name]:
+                at, tally, earlier = self._count(of)
+                self._cache[name] = time.monotonic(), at, tally, earlier
+        assert tally is not None, "counted above"
+        assert earlier is not None, "counted above"
+        channels = _channels(tally, of)
+        if slug:
+            tally, earlier = tally.of(slug), earlier.of(slug)
+        slugs = sorted({key[0] for key in tally.begun} | {key[0] for key in tally.ended})
+        journeys = [_journey(one, tally.of(one), earlier.of(one), of) for one in slugs]
+        others = _journey("", earlier, Tally(), of)
+        outcomes, codes = Counter[str](), Counter[str]()
+        for (_slug, _place, outcome, _stage, code), value in tally.proving:
+            outcomes[outcome] += value
+            codes[code] += value
         return Figures(
-            period,
-            now,
-            whole,
-            by_journey,
-            dict(sorted(outcomes.items())),
-            dict(sorted(methods.items())),
-            to_proof,
-            to_callback,
+            range=name,
+            slug=slug,
+            at=at,
+            whole=_journey("", tally, earlier, of),
+            begun=tally.begun.total(),
+            under_way=self._under_way(at - of.hours * HOUR, slug),
+            other_share=others.share,
+            stages=_stages(tally),
+            outcomes=dict(outcomes.most_common()),
+            codes={fate: codes[fate] for fate in ("accepted", "refused", "not_sent")},
+            to_proof=tally.spread("proof_seconds"),
+            to_chat=tally.spread("callback_seconds"),
+            points=(points := _points(tally, earlier, of, at)),
+            top=next(top for top in _TOPS if top >= max(max(one.begun, one.verified, one.earlier) for one in points)),
+            journeys=tuple(sorted(journeys, key=lambda one: -one.begun)),
+            channels=channels,
         )
+
+    def _count(self, of: Range) -> tuple[datetime, Tally, Tally]:
+        """Count a range and the one that it is compared with, which ends with the whole hour of a week ago."""
+        with self._transactions.read() as work:
+            until = hour_of(work.now) + HOUR
+            since = until - of.hours * HOUR
+            tally = _tally(work, since, until, of)
+            back = of.earlier * HOUR
+            return work.now, tally, _tally(work, since - back, until - back, of)
+
+    def _under_way(self, since: datetime, slug: str) -> int:
+        live = select(Verification.id).where(Verification.outcome.is_(None), Verification.id >= first_id(since))
+        live = live.where(Verification.slug == slug) if slug else live
+        with self._transactions.read() as work:
+            return work.execute(select(func.count()).select_from(live.limit(MOST_LIVE).subquery())).scalar() or 0
+
+    def last_accepted_at(self) -> datetime | None:
+        """Return when a channel last accepted a message; it is noted once a minute."""
+        with self._transactions.read() as work:
+            found: datetime | None = work.execute(select(func.max(ChannelState.accepted_at))).scalar()
+            return found
 
     def checklist(self) -> Checklist:
         """Report what is already set up."""
         snapshot = self._journeys.current()
         journeys = [now.config for now in snapshot.journeys.values()]
-        needs_channel = not journeys or any(
-            method in CARRIES for journey in journeys for step in journey.verify_steps for method in step.methods
-        )
+        needs_channel = not journeys or any(journey.carried for journey in journeys)
         with self._transactions.read() as work:
             has_customers = work.execute(select(CustomerRow.id).limit(1)).first() is not None
             has_verified = any(work.execute(one.limit(1)).first() for one in (_VERIFIED, _DRIVEN))
@@ -179,6 +337,28 @@ class Overview:
             has_verified=has_verified,
         )
 
+    def advice(self) -> Advice | None:
+        """Return the first thing that would make the portal safer, or None."""
+        snapshot = self._journeys.current()
+        journeys = {slug: now.config for slug, now in snapshot.journeys.items() if snapshot.is_open(now.config)}
+        with self._transactions.read() as work:
+            failing = set(work.execute(select(ChannelState.name).where(ChannelState.failures_in_row > 0)).scalars())
+            owners = work.execute(select(func.count()).where(Admin.role == "owner", Admin.is_active)).scalar() or 0
+            ends_soon = ApiKeyRow.expires_at.between(work.now, work.now + KEY_ENDS_SOON), ApiKeyRow.revoked_at.is_(None)
+            ending = select(ApiKeyRow.id, ApiKeyRow.name, ApiKeyRow.expires_at).where(*ends_soon)
+            key = work.execute(ending.order_by(ApiKeyRow.expires_at).limit(1)).first()
+        for slug, journey in journeys.items():
+            for kind in sorted(journey.carried):
+                carrying = [name for name in journey.channels if kind in snapshot.channels[name].message_kinds]
+                if len(carrying) == 1 and carrying[0] in failing:
+                    return Advice("single_channel", carrying[0], slug)
+        for slug, journey in journeys.items():
+            if journey.verify_steps and journey.relay_defence == "none":
+                return Advice("relay", slug)
+        if owners == 1:
+            return Advice("single_owner")
+        return Advice("key", key.name, key.id, key.expires_at) if key is not None else None
+
     def locked(self) -> list[LockedCustomer]:
         """Return the first twenty customers who cannot use a method now because of wrong tries."""
         with self._transactions.read() as work:
@@ -186,48 +366,84 @@ class Overview:
         return [LockedCustomer(row, customer_id, count.method, until) for row, customer_id, count, until in found]
 
 
-def _funnels(work: Work, since: str) -> dict[str, Funnel]:
-    is_verified = Verification.outcome == VERIFIED
-    is_answered = and_(is_verified, Delivery.state == DeliveryState.ACCEPTED)
+@lru_cache(10_000)
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
-    def count(condition: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.sum(case((condition, 1), else_=0))
 
-    rows = work.execute(
-        select(
-            Verification.slug,
-            func.count().label("began"),
-            func.count(Verification.identifier_key).label("named"),
-            count(Verification.sends > 0).label("sent"),
-            count(is_verified).label("verified"),
-            count(is_answered).label("answered"),
-        )
-        .outerjoin(Delivery, and_(Delivery.verification_id == Verification.id, Delivery.kind == CALLBACK))
-        .where(Verification.id >= since)
-        .group_by(Verification.slug)
-        .order_by(Verification.slug)
+def _tally(work: Work, since: datetime, until: datetime, of: Range) -> Tally:
+    tally = Tally()
+    for hour, name, labels, value in work.execute(_HOURS, {"since": since, "until": until}):
+        tally.add(int((hour - since) / HOUR) // of.point, name, _labels(labels), int(value))
+    return tally
+
+
+def _journey(slug: str, tally: Tally, earlier: Tally, of: Range) -> JourneyFigures:
+    line, done, ended = [0] * (of.hours // of.point), 0, 0
+    for (_slug, place, outcome, _stage, _code), value in tally.ended.items():
+        ended += value
+        if outcome in SUCCESSES:
+            done += value
+            line[place] += value
+    found = JourneyFigures(slug, tally.begun.total(), ended, done, None, tuple(line))
+    other = _journey(slug, earlier, Tally(), of).share if earlier.ended else None
+    if found.share is None or other is None:
+        return found
+    return replace(found, change=found.share - other)
+
+
+def _stages(tally: Tally) -> tuple[Stage, ...]:
+    """Return how many got as far as each stage, and how many of the verified ones the chat has an answer for."""
+    furthest = Counter[str]()
+    for (_slug, _place, _outcome, stage, _code), value in tally.proving:
+        furthest[stage] += value
+    reached = list(accumulate(furthest[stage] for stage in reversed(STAGES)))[::-1]
+    reached.append(min(tally.answered.total(), reached[-1]))
+    lost = [0, *(before - after for before, after in pairwise(reached))]
+    return tuple(Stage(*one) for one in zip((*STAGES, "answered"), reached, lost, strict=True))
+
+
+def _points(tally: Tally, earlier: Tally, of: Range, at: datetime) -> tuple[Point, ...]:
+    begun, since = Counter[int](), hour_of(at) + HOUR - of.hours * HOUR
+    for (_slug, place), value in tally.begun.items():
+        begun[place] += value
+    verified, before = _journey("", tally, Tally(), of).line, _journey("", earlier, Tally(), of).line
+    return tuple(
+        Point(since + place * of.point * HOUR, begun[place], verified[place], before[place])
+        for place in range(of.hours // of.point)
     )
-    return {row.slug: Funnel(row.began, row.named, row.sent, row.verified, row.answered) for row in rows}
 
 
-_PROOF = (Verification.began_at, Verification.ended_at, Verification.id, Verification.outcome == VERIFIED)
-_ACCEPTED = and_(Delivery.kind == CALLBACK, Delivery.state == DeliveryState.ACCEPTED)
-_CALLBACK = (Delivery.created_at, Delivery.ended_at, Delivery.id, _ACCEPTED)
+def _channels(tally: Tally, of: Range) -> tuple[ChannelFigures, ...]:
+    found = []
+    for name in sorted({channel for channel, *_rest in tally.messages}):
+        line, countries, states = [0] * (of.hours // of.point), Counter[str](), Counter[str]()
+        for (channel, place, country, state), value in tally.messages.items():
+            if channel == name:
+                states[state] += value
+                countries[country] += value
+                line[place] += value if state == DeliveryState.ACCEPTED else 0
+        accepted, took = states[DeliveryState.ACCEPTED], tally.spread("message_seconds", name)
+        many = tuple(countries.most_common())
+        found.append(ChannelFigures(name, accepted, states.total() - accepted, many, took, tuple(line)))
+    return tuple(found)
 
 
-def _seconds(work: Work, since: str, begin: Any, end: Any, key: Any, when: Any) -> list[float]:
-    spans = select(begin.label("begin"), end.label("end")).where(key >= since, when).order_by(key.desc())
-    rows = work.execute(spans.limit(SAMPLE))
-    return [(row.end - row.begin).total_seconds() for row in rows if row.end is not None]
+def spread(counts: Mapping[str, int], ends: tuple[float, ...]) -> Spread | None:
+    """Return within how many seconds half and 95 of 100 were done, by counts for each end; None without any.
 
-
-def duration(seconds: Sequence[float], ends: Sequence[float]) -> Duration | None:
-    """Return the median and 95th percentile of a sample, and its counts by ``ends``; None for an empty sample."""
-    if not seconds:
+    Within a bucket, times are taken to lie evenly.
+    """
+    so_far = list(accumulate(counts.get(f"{end:g}", 0) for end in ends))
+    total = so_far[-1] + counts.get("+Inf", 0)
+    if not total:
         return None
-    ordered = sorted(seconds)
-    counts = [0] * (len(ends) + 1)
-    for one in ordered:
-        counts[bisect_left(ends, one)] += 1
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    return Duration(statistics.median(ordered), p95, tuple(ends), tuple(counts))
+
+    def within(part: float) -> float | None:
+        place = bisect_left(so_far, part * total)
+        if place == len(ends):
+            return None
+        before, begin = (so_far[place - 1], ends[place - 1]) if place else (0, 0.0)
+        return begin + (ends[place] - begin) * (part * total - before) / (so_far[place] - before)
+
+    return Spread(within(0.5), within(0.95), ends[-1])

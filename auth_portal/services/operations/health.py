@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from auth_portal.services import limits
 from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.limits import Limit
-from auth_portal.store.db import Database, Transactions, Work, dialect_insert, table_state
+from auth_portal.store.db import Database, Transactions, Work, dialect_insert, hour_of, table_state
 from auth_portal.store.keys import has_data_keys
 from auth_portal.store.models import (
     ALL_HOURS,
@@ -104,12 +104,12 @@ class Health:
         taken = counts.take()
         try:
             with self._transactions.write() as work:
-                hour = work.now.replace(minute=0, second=0, microsecond=0)
+                now = hour_of(work.now)
                 rows = [
-                    {"of_hour": one, "of_name": name, "of_labels": json.dumps(labels), "more": value}
-                    for (name, labels), value in taken.items()
-                    for one in (ALL_HOURS, hour)
-                    if one is ALL_HOURS or metric_of(name).has_hours
+                    {"of_hour": one, "of_name": key.name, "of_labels": json.dumps(key.labels), "more": value}
+                    for key, value in taken.items()
+                    for one in (ALL_HOURS, key.hour or now)
+                    if one is ALL_HOURS or metric_of(key.name).has_hours
                 ]
                 if rows:
                     # In the order of their keys, so that no two processes wait for each other.

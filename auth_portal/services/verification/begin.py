@@ -282,7 +282,7 @@ class Beginnings:
         if visit is None:
             raise LostRace  # the second beginning of a race
         if outcome:
-            work.count("verifications_began", case.journey.slug)
+            work.count("verifications_began", case.journey.slug, since=work.now)
             self._endings.end(work, case, outcome, why=why)
             return BeginResult(visit, is_over=True)
         if is_sent:
@@ -293,7 +293,7 @@ class Beginnings:
             subject_id=case.person.subject_id,
             journey=case.journey.slug,
         )
-        work.count("verifications_began", case.journey.slug)
+        work.count("verifications_began", case.journey.slug, since=work.now)
         return BeginResult(visit)
 
     def _join_verification(self, work: Work, request: BeginRequest, case: Case) -> BeginResult:

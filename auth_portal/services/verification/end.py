@@ -19,6 +19,7 @@ from sqlalchemy import and_, bindparam, select
 from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, token_hash
 from auth_portal.errors import Problem, WrongClock
+from auth_portal.methods import CARRIES
 from auth_portal.services.config.journey import (
     CHAT_CODE,
     PHONE_MATCH,
@@ -162,6 +163,19 @@ _EXPIRING = (
     .order_by(Verification.proofs_until)
     .with_for_update(of=Verification)
 )
+
+# What is counted of a verification that did not succeed: see STAGES.
+_VISITS = Compiled(
+    select(Visit.method, Visit.person_key)
+    .where(Visit.verification_id == bindparam("of_id"))
+    .group_by(Visit.method, Visit.person_key)
+)
+_CODES = Compiled(
+    select(Delivery.state)
+    .where(Delivery.verification_id == bindparam("of_id"), Delivery.challenge_id.is_not(None))
+    .group_by(Delivery.state)
+)
+_HANDED_OVER = {DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED}
 
 
 class Endings:
@@ -323,10 +337,42 @@ def _handover(work: Work, row: Any, journey: JourneyConfig) -> HandoverLink | No
 
 
 def _count(work: Work, case: Case, outcome: str, methods: str) -> None:
-    work.count("verifications_ended", case.journey.slug, outcome, methods)
-    began_at = moment_of(case.verification_id)
-    if outcome == VERIFIED and began_at is not None:
-        work.count("proof_seconds", case.journey.slug, value=(work.now - began_at).total_seconds())
+    slug, began_at = case.journey.slug, moment_of(case.verification_id)
+    work.count("verifications_ended", slug, outcome, methods)
+    if began_at is None:
+        return
+    if outcome == VERIFIED:
+        work.count("proof_seconds", slug, value=(work.now - began_at).total_seconds())
+    stage, code = _how_far(work, case, outcome) if case.journey.verify_steps else ("", "")
+    work.count("verification_stages", slug, outcome, stage, code, since=began_at)
+
+
+def _how_far(work: Work, case: Case, outcome: str) -> tuple[str, str]:
+    """Return the furthest of STAGES that a verification has reached, and what became of its codes, "" without one.
+
+    Read only where the customer's success does not say it.
+    """
+    if outcome in SUCCESSES:
+        if CARRIES.keys() & case.proved:
+            return "proved", "accepted"
+        return "proved", _fate_of_codes(work, case) if case.sends else ""
+    visits = work.rows(_VISITS, {"of_id": case.verification_id})
+    methods = {row.method for row in visits} - {None}
+    code = _fate_of_codes(work, case) if case.sends else ""
+    if code == "accepted" or methods - CARRIES.keys() or case.proved:
+        return "code", code
+    if methods or code:
+        return "chose", code
+    is_named = case.last_identifier_key is not None or any(row.person_key for row in visits)
+    return ("named" if is_named else "began"), code
+
+
+def _fate_of_codes(work: Work, case: Case) -> str:
+    """Return the best that happened to the codes of a verification: accepted, refused or not_sent."""
+    states = {row.state for row in work.rows(_CODES, {"of_id": case.verification_id})}
+    if DeliveryState.ACCEPTED in states:
+        return "accepted"
+    return "refused" if states & _HANDED_OVER else "not_sent"
 
 
 def _facts(work: Work, case: Case, outcome: str, chat_code: str) -> Mapping[str, str]:

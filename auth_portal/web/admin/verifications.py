@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.journey import OUTCOMES
-from auth_portal.services.history.overview import PERIODS
+from auth_portal.services.history.overview import FEW, RANGES
 from auth_portal.services.history.stories import LIVE, StoryFilter
 from auth_portal.services.verification.references import pasted
 from auth_portal.web.admin.frame import EVERYONE, FilterForm, form_text, newest_url, older_url, render, route
@@ -24,15 +24,20 @@ PATH = "/admin/verifications"
 
 @route("/", allow=EVERYONE)
 def home() -> Response:
-    """Show what needs attention now, and how the last hour, day and week went."""
-    period = request.args.get("period", "day")
-    overview = services().overview
+    """Show what needs attention now, and how the last day, week or month went, of all journeys or of one."""
+    name, slug = request.args.get("range", "day"), request.args.get("journey", "")
+    overview, known = services().overview, services().journeys.current().journeys
     return render(
         "admin/home.html",
-        periods=tuple(PERIODS),
-        figures=overview.figures(period if period in PERIODS else "day"),
+        ranges=tuple(RANGES),
+        few=FEW,
+        figures=overview.figures(name if name in RANGES else "day", slug if slug in known else ""),
+        slugs=sorted(known),
         checklist=overview.checklist(),
         locked=overview.locked(),
+        accepted_at=overview.last_accepted_at(),
+        advice=overview.advice(),
+        failed=0,
         warnings=services().health.warnings(),
         alerts=services().alerts.open(services().clock()),
     )
