@@ -76,12 +76,14 @@ METRICS: Mapping[str, Metric] = {
     ),
     "verification_stages": Metric(
         "Verifications that ended, by the furthest stage, and by what became of their codes. An hour has those that "
-        "began in it. No stage is counted for journeys without a proof.",
+        "began in it. The only stage of journeys without a proof is done.",
         ("journey", "outcome", "stage", "code"),
     ),
-    "results_accepted": Metric(
-        "Results that Flow accepted, after at least one proof. An hour has those of verifications that began in it.",
+    "answer_seconds": Metric(
+        "From the end of a verification with at least one proof to the acceptance of its result by Flow. An hour has "
+        "those that began in it.",
         ("journey", "outcome"),
+        (0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300),
     ),
     "proof_seconds": Metric(
         "From the beginning of a verification to its success.", ("journey",), (10, 20, 30, 60, 120, 300, 600)

@@ -142,7 +142,7 @@ def take_desk(browser: Browser, url: str) -> None:
     """Take the configuration page, after a customer was verified in the sandbox."""
     page = browser.new_page(viewport=WIDE)
     join(page, owner_link(url))
-    page.goto(f"{url}/admin/?period=hour")
+    page.goto(f"{url}/admin/?range=day")
     take(page, "admin-home", **DESK)
     page.goto(f"{url}/admin/journeys/balance")
     take(page, "admin-journey", **DESK)

@@ -2,55 +2,249 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from html import unescape
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
-from auth_portal.services.history.overview import duration
-from auth_portal.store.models import Delivery
+from auth_portal.services.history.overview import spread
+from auth_portal.store.models import Delivery, HourlyCount, Verification, Visit
 from tests.admin.desk import Desk, signed_in
-from tests.receiver import Receiver, wait_for
-from tests.security.tools import STILL, deliver
-from tests.world import World, open_world
+from tests.receiver import Receiver
+from tests.security.tools import STILL, code_for, deliver, expire, wrong
+from tests.services.steps import QUESTIONS, started, stepped
+from tests.world import PHONE, STANDARD, World, open_world
 
 
-def told(world: World) -> bool:
-    """Whether nothing is on its way any more."""
-    return all(row.state != "pending" for row in world.rows(Delivery))
-
-
-def row_of(text: str, slug: str) -> list[int]:
-    found = re.search(rf'href="/admin/journeys/{slug}">.*?</tr>', text, re.DOTALL)
-    assert found, text
-    return [int(count) for count in re.findall(r">(\d+)</td>", found.group())]
-
-
-def test_the_funnel_counts_how_far_people_got(world: World) -> None:
-    desk = signed_in(world)
-    for number, proof in enumerate((world.totp(), "000000", None)):
-        browser = world.browser()
-        browser.begin(f"ref-{number}", "app")
-        if proof:
-            browser.prove(proof)
-    world.browser().open("ref-3", "app")
-    sms = world.browser()
-    sms.begin("ref-4", "balance")
-    wait_for(lambda: told(world))
-    page = desk.get("/admin/?period=hour").text
-    assert row_of(page, "app") == [3, 3, 0, 1, 1]
-    assert row_of(page, "balance") == [1, 1, 1, 0, 0]
-    assert "4 begun, 1 proved, 1 where the chat has the answer" in page
-    assert "authenticator app: 1" in page
-    world.clock.advance(3601)
-    signed = signed_in(world, "auditor")
+def counted(world: World) -> None:
+    """Have what this process counted written, as its heartbeat does, and have Home count again."""
+    world.services.health.write_counts()
     world.services.overview._cache.clear()
-    assert "No verification in this period." in signed.get("/admin/?period=hour").text
-    assert row_of(signed.get("/admin/?period=day").text, "app") == [3, 3, 0, 1, 1]
 
 
-def test_an_unknown_period_is_a_day(owner: Desk) -> None:
-    assert "Last 24 hours" in owner.get("/admin/?period=%01").text
+def plain(page: str) -> str:
+    """The page's text, with single blanks."""
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page, flags=re.DOTALL)))
+
+
+def funnel(page: str) -> dict[str, int]:
+    """The stages of the page, by their names."""
+    found = re.search(r'<ol class="stages">(.*?)</ol>', page, re.DOTALL)
+    assert found, page
+    stages = re.findall(r"<li><span>(.*?)</span>.*?<span class=\"count\">([\d,]+)</span>", found[1], re.DOTALL)
+    return {name: int(number.replace(",", "")) for name, number in stages}
+
+
+def stat(page: str, name: str) -> str:
+    found = re.search(rf"<dt>{name}</dt>\s*<dd[^>]*>(.*?)</dd>", page, re.DOTALL)
+    assert found, (name, page)
+    return plain(found[1]).strip()
+
+
+@pytest.fixture
+def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    """A portal whose outbox works in the test's own thread."""
+    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
+        yield opened
+
+
+def lived(world: World) -> None:
+    """Customers who go through journeys in every way that Home tells apart."""
+    for number, code in enumerate((world.totp(), "000000", None)):
+        browser = world.browser()
+        browser.begin(f"app-{number}", "app")
+        if code:
+            browser.prove(code)
+    world.browser().open("only-looked", "app")  # begins nothing
+    by_code = world.browser()
+    by_code.begin("code-1", "balance")
+    by_code.prove(code_for(world, PHONE))
+    guesser = world.browser()
+    guesser.begin("guess-1", "balance")
+    code = code_for(world, PHONE)
+    for _try in range(5):
+        guesser.prove(wrong(code))
+    world.receiver.sms_answers = [403]
+    world.browser().begin("refused-1", "balance", "C-1002")
+    deliver(world)
+    world.browser().begin("stranger-1", "balance", "C-9999")  # no message is handed over
+    deliver(world)
+    declining = world.browser()
+    declining.open("declined-1", "balance")
+    declining.post("/j/balance", decline="not_me", identifier="")
+    world.browser().begin("password-1", "password")  # needs no code
+    by_mail = world.browser()
+    by_mail.open("either-1", "either")
+    by_mail.post("/j/either", method="email_code", identifier="C-1001")
+    deliver(world)
+
+
+def test_each_figure_is_what_the_tables_say(still: World) -> None:
+    lived(still)
+    still.clock.advance(3600)
+    while expire(still):
+        pass
+    deliver(still)
+    counted(still)
+    page = signed_in(still).get("/admin/").text
+    rows = still.rows(Verification)
+    assert len(rows) == 10
+    sent = [row for row in still.rows(Delivery) if row.challenge_id]
+    accepted = {row.verification_id for row in sent if row.state == "accepted"}
+    asked = {row.verification_id for row in sent}
+    refused = {row.verification_id for row in sent if row.state in ("refused", "unconfirmed", "given_up")} - accepted
+    chose = {row.verification_id for row in still.rows(Visit) if row.method or row.proved}
+    needs_none = {row.verification_id for row in still.rows(Visit) if row.method in ("totp", "password")}
+    verified = {row.id for row in rows if row.outcome == "verified"}
+    answers = [row for row in still.rows(Delivery) if row.kind == "callback" and row.state == "accepted"]
+    assert funnel(page) == {
+        "Began": len(rows),
+        "Said who they are": sum(row.identifier_key is not None for row in rows),
+        "Chose a method": len(chose | asked),
+        "Code left, or none needed": len(accepted | needs_none),
+        "Proved who they are": len(verified),
+        "Chat has the answer": len({row.verification_id for row in answers} & verified),
+    }
+    assert (len(verified), len(accepted), len(refused)) == (2, 3, 1), "the example has every kind"
+    assert stat(page, "Asked for a code") == str(len(asked)) == "5"
+    assert stat(page, "Accepted by a provider").split()[0] == str(len(accepted))
+    assert stat(page, "Refused") == str(len(refused))
+    assert stat(page, "Not sent") == str(len(asked - accepted - refused)) == "1"
+    assert stat(page, "Begun") == str(len(rows))
+    assert stat(page, "Under way now") == "0"
+    outcomes = Counter(row.outcome for row in rows)
+    for outcome, words in (("verified", "verified"), ("expired", "time ran out"), ("wrong", "all tries wrong")):
+        assert re.search(rf"{words}</a></dt>\s*<dd>{outcomes[outcome]} ", page), (outcome, outcomes)
+
+
+def test_who_is_under_way_has_not_dropped_out(still: World) -> None:
+    still.browser().begin("ref-1", "app")
+    done = still.browser()
+    done.begin("ref-2", "app")
+    done.prove(still.totp())
+    deliver(still)
+    counted(still)
+    page = signed_in(still).get("/admin/").text
+    assert (stat(page, "Begun"), stat(page, "Under way now")) == ("2", "1")
+    assert set(funnel(page).values()) == {1}
+    assert "1 of 1 that ended" in plain(page)
+
+
+def test_what_ends_later_counts_for_the_hour_in_which_it_began(still: World) -> None:
+    still.clock.now = still.clock.now.replace(hour=9, minute=58, second=0)
+    still.browser().begin("ref-1", "app")
+    still.clock.advance(3600)
+    expire(still)
+    counted(still)
+    page = signed_in(still).get("/admin/").text
+    table = re.findall(r">(2026[^<]*09:00)</time>.*?<td class=\"number\">(\d+)</td>", page, re.DOTALL)
+    assert [begun for _time, begun in table] == ["1"]
+    hours = {row.hour for row in still.rows(HourlyCount) if row.name.startswith("verification_stages")}
+    assert {hour.hour for hour in hours if hour.year > 1970} == {9}
+
+
+def test_a_range_can_be_chosen_and_a_journey(still: World) -> None:
+    for slug in ("app", "app", "waiting"):
+        browser = still.browser()
+        browser.begin(f"ref-{slug}-{len(still.rows(Verification))}", slug)
+        browser.prove(still.totp())
+        still.clock.advance(31)
+    deliver(still)
+    still.clock.advance(3 * 86_400)
+    counted(still)
+    owner = signed_in(still)
+    assert "No verification began in this time" in owner.get("/admin/").text
+    for name in ("week", "month"):
+        assert stat(owner.get(f"/admin/?range={name}").text, "Begun") == "3"
+        assert stat(owner.get(f"/admin/?range={name}&journey=app").text, "Begun") == "2"
+        assert stat(owner.get(f"/admin/?range={name}&journey=none-such").text, "Begun") == "3"
+    assert 'aria-current="true">24 hours' in owner.get("/admin/?range=%01").text
+
+
+def test_a_share_is_compared_with_the_week_before(small_world: World, owner: Desk) -> None:
+    hour = small_world.clock.now.replace(minute=0, second=0, microsecond=0)
+    rows = [
+        {"hour": hour - timedelta(days=days), "name": name, "labels": json.dumps(labels), "value": value}
+        for days, verified, others in ((0, 30, 10), (7, 36, 4))
+        for name, labels, value in (
+            ("verifications_began", ["app"], verified + others),
+            ("verification_stages", ["app", "verified", "proved", ""], verified),
+            ("verification_stages", ["app", "expired", "named", ""], others),
+        )
+    ]
+    with small_world.database.write() as connection:
+        connection.execute(insert(HourlyCount), rows)
+    counted(small_world)
+    page = plain(owner.get("/admin/").text)
+    assert "75.0 %" in page
+    assert "▼ 15.0 points against the same 24 hours last week (90.0 %)" in page
+    assert "30 verified of 40 that ended" in page
+
+
+def test_few_are_numbers_and_no_share(small_world: World, owner: Desk) -> None:
+    hour = small_world.clock.now.replace(minute=0, second=0, microsecond=0)
+    values = {"hour": hour, "name": "verification_stages", "labels": json.dumps(["app", "verified", "proved", ""])}
+    began = {"hour": hour, "name": "verifications_began", "labels": json.dumps(["app"]), "value": 19}
+    with small_world.database.write() as connection:
+        connection.execute(insert(HourlyCount), [{**values, "value": 19}, began])
+    counted(small_world)
+    page = plain(owner.get("/admin/").text)
+    assert "19 of 19 that ended" in page
+    assert "100.0 % of" not in page
+
+
+def test_a_journey_without_a_proof_is_in_no_share(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with open_world(
+        tmp_path, sqlite_url, receiver, config=STANDARD + stepped("survey", QUESTIONS), settings=STILL
+    ) as world:
+        world.browser().begin("ref-1", "app")
+        started(world, "survey")
+        world.clock.advance(3600)
+        expire(world)
+        counted(world)
+        page = signed_in(world).get("/admin/").text
+        assert stat(page, "Begun") == "2"
+        assert "0 of 1 that ended" in plain(page)
+
+
+def test_home_reads_no_verification_that_has_ended(small_world: World, owner: Desk) -> None:
+    """However many are stored: only those under way are counted, by their index."""
+    counted(small_world)
+    with small_world.statements() as seen:
+        owner.get("/admin/?range=month")
+    found = [text for text in seen if "FROM verifications" in text and "count(" in text]
+    assert len(found) == 1
+    assert "outcome IS NULL" in found[0]
+
+
+def test_without_a_channel_nothing_is_called_well(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, config="", base="") as world:
+        page = signed_in(world).get("/admin/").text
+        assert "No channel yet, so no code can leave." in page
+        assert "Nothing needs attention" not in page
+
+
+@pytest.mark.parametrize(
+    ("counts", "half", "most"),
+    [
+        ({"2": 10}, 1.0, 1.9),
+        ({"2": 5, "5": 5}, 2.0, 4.7),
+        ({"+Inf": 3}, None, None),
+        ({"2": 9, "+Inf": 1}, pytest.approx(10 / 9), None),
+    ],
+)
+def test_a_spread_is_read_off_a_histogram(counts: dict[str, int], half: float | None, most: float | None) -> None:
+    found = spread(counts, (2, 5))
+    assert found is not None
+    assert found.longest == 5
+    assert (found.half, found.most) == (half, pytest.approx(most) if most is not None else None)
+    assert spread({}, (2, 5)) is None
 
 
 def test_a_locked_customer_needs_attention(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
@@ -84,16 +278,6 @@ def test_the_first_steps_go_once_they_are_done(small_world: World, owner: Desk) 
     browser.begin("ref-1", "app")
     browser.prove(small_world.totp())
     assert "First steps" not in owner.get("/admin/").text
-
-
-@pytest.mark.parametrize(
-    ("sample", "median", "p95", "counts"), [([3.0], 3.0, 3.0, (0, 1, 0)), ([1.0, 2.0, 9.0], 2.0, 9.0, (2, 0, 1))]
-)
-def test_durations(sample: list[float], median: float, p95: float, counts: tuple[int, ...]) -> None:
-    found = duration(sample, (2, 5))
-    assert found is not None
-    assert (found.median, found.p95, found.counts) == (median, p95, counts)
-    assert duration([], (2, 5)) is None
 
 
 def test_the_locked_are_found_by_their_index(small_world: World, owner: Desk) -> None:

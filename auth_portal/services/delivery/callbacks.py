@@ -59,9 +59,10 @@ class CallbackDelivery:
         def write(work: Work) -> DeliveryState:
             state = self._outbox.record(work, claimed, report, milliseconds)
             work.count("callback_attempts", str(report.fate))
-            created_at = moment_of(claimed.id)
+            created_at, seconds = moment_of(claimed.id), 0.0
             if state is DeliveryState.ACCEPTED and report.state is state and created_at is not None:
-                work.count("callback_seconds", value=(work.now - created_at).total_seconds())
+                seconds = (work.now - created_at).total_seconds()
+                work.count("callback_seconds", value=seconds)
             if claimed.is_changed:  # nothing left, and whose result it was is not known
                 limits.note_broken(work, "deliveries", claimed.id)
                 return state
@@ -70,7 +71,7 @@ class CallbackDelivery:
                 is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
                 if state is DeliveryState.ACCEPTED and row.methods:
                     began_at = moment_of(claimed.verification_id or "")
-                    work.count("results_accepted", row.slug, row.outcome, since=began_at)
+                    work.count("answer_seconds", row.slug, row.outcome, value=seconds, since=began_at)
                 if claimed.number == 1 and is_proved and not row.is_ticketed:
                     limits.note_success(work, row.address_key, row.phone_country or "", row.customer_row)
                 if report.status is not None and report.state is not DeliveryState.PENDING:

@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select, text
 
-from auth_portal.services.config.journey import SUCCESSES
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import tries
 from auth_portal.store.db import Transactions, Work, first_id, hour_of
@@ -61,9 +60,8 @@ CACHE_SECONDS = {"day": 5.0, "week": 60.0, "month": 600.0}
 _COUNTED = (
     "verifications_began",
     "verification_stages",
-    "results_accepted",
+    "answer_seconds" + BUCKET,
     "proof_seconds" + BUCKET,
-    "callback_seconds" + BUCKET,
     "messages_ended",
     "message_seconds" + BUCKET,
 )
@@ -88,7 +86,7 @@ class Spread(NamedTuple):
     longest: float
 
 
-class Stage(NamedTuple):
+class FunnelStage(NamedTuple):
     """How many verifications got as far as a stage, and how many left before it."""
 
     name: str
@@ -151,7 +149,7 @@ class Figures:
     begun: int
     under_way: int
     other_share: float | None  # of the other range
-    stages: tuple[Stage, ...]  # of those that ended
+    stages: tuple[FunnelStage, ...]  # of those that ended
     outcomes: Mapping[str, int]  # the most frequent first
     codes: Mapping[str, int]  # accepted, refused and not_sent: verifications that asked for a code
     to_proof: Spread | None
@@ -176,14 +174,36 @@ class Advice(NamedTuple):
     at: datetime | None = None  # when the key ends
 
 
+class Ended(NamedTuple):
+    """What is counted of verifications that ended.
+
+    ``stage`` is of STAGES; in journeys that ask for no proof it is "done" after every step, else "".
+    """
+
+    slug: str
+    place: int  # of the point of the chart
+    outcome: str
+    stage: str
+    code: str  # accepted, refused, not_sent, or "" where none was asked for
+
+
+class Took(NamedTuple):
+    """What is counted of how long things took: in one bucket of a histogram."""
+
+    metric: str
+    of: str  # a journey or a channel
+    outcome: str
+    end: str
+
+
 @dataclass
-class Tally:
+class RangeCounts:
     """What was counted in a range of hours, by the place of its points."""
 
     begun: Counter[tuple[str, int]] = field(default_factory=Counter)  # journey, point
-    ended: Counter[tuple[str, int, str, str, str]] = field(default_factory=Counter)  # …, outcome, stage, code
-    answered: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # metric, journey or channel, end
+    ended: Counter[Ended] = field(default_factory=Counter)  # with a proof to give
+    unproved: Counter[Ended] = field(default_factory=Counter)  # in journeys that ask for none
+    seconds: Counter[Took] = field(default_factory=Counter)
     messages: Counter[tuple[str, int, str, str]] = field(default_factory=Counter)  # channel, point, country, state
 
     def add(self, place: int, name: str, labels: tuple[str, ...], value: int) -> None:
@@ -192,37 +212,91 @@ class Tally:
             case "verifications_began", (slug,):
                 self.begun[slug, place] += value
             case "verification_stages", (slug, outcome, stage, code):
-                self.ended[slug, place, outcome, stage, code] += value
-            case "results_accepted", (slug, outcome):
-                self.answered[slug] += value if outcome in SUCCESSES else 0
+                ended = self.ended if stage in STAGES else self.unproved
+                ended[Ended(slug, place, outcome, stage, code)] += value
             case "messages_ended", (channel, country, state) if state in SETTLED:
                 self.messages[channel, place, country, state] += value
             case "messages_ended", _:
                 pass
-            case _, (*of, end):
-                self.seconds[name.removesuffix(BUCKET), "".join(of), end] += value
+            case _, (of, *outcome, end):
+                self.seconds[Took(name.removesuffix(BUCKET), of, "".join(outcome), end)] += value
 
-    def of(self, slug: str) -> Tally:
+    def of(self, slug: str) -> RangeCounts:
         """Return what is of one journey. Messages are not counted by journey."""
-        return Tally(
+        return RangeCounts(
             begun=Counter({key: value for key, value in self.begun.items() if key[0] == slug}),
-            ended=Counter({key: value for key, value in self.ended.items() if key[0] == slug}),
-            answered=Counter({slug: self.answered[slug]}),
-            seconds=Counter({key: value for key, value in self.seconds.items() if key[1] == slug}),
+            ended=Counter({key: value for key, value in self.ended.items() if key.slug == slug}),
+            unproved=Counter({key: value for key, value in self.unproved.items() if key.slug == slug}),
+            seconds=Counter({key: value for key, value in self.seconds.items() if key.of == slug}),
         )
-
-    @property
-    def proving(self) -> Iterator[tuple[tuple[str, int, str, str, str], int]]:
-        """Yield what ended in journeys with a proof."""
-        return ((key, value) for key, value in self.ended.items() if key[3])
 
     def spread(self, metric: str, of: str | None = None) -> Spread | None:
         """Return how long things took, for one channel or for all; None if nothing was counted."""
         counts = Counter[str]()
-        for (name, owner, end), value in self.seconds.items():
-            if name == metric and of in (None, owner):
-                counts[end] += value
+        for took, value in self.seconds.items():
+            if took.metric == metric and of in (None, took.of) and took.outcome in ("", *self.successes):
+                counts[took.end] += value
         return spread(counts, METRICS[metric].ends)
+
+    @property
+    def successes(self) -> frozenset[str]:
+        """Return the outcomes after which customers had proved who they are."""
+        return frozenset(key.outcome for key in self.ended if key.stage == "proved")
+
+    def journey(self, slug: str, of: Range, earlier: RangeCounts | None = None) -> JourneyFigures:
+        """Return the figures of a journey of which these are the counts, "" for all that ask for a proof.
+
+        They are compared with those of ``earlier``.
+        """
+        line, done, ended = [0] * (of.hours // of.point), 0, 0
+        for key, value in (self.ended + self.unproved if slug else self.ended).items():
+            ended += value
+            if key.stage in ("proved", "done"):
+                done += value
+                line[key.place] += value
+        found = JourneyFigures(slug, self.begun.total(), ended, done, None, tuple(line))
+        other = earlier.journey(slug, of).share if earlier is not None else None
+        if found.share is None or other is None:
+            return found
+        return replace(found, change=found.share - other)
+
+    def stages(self) -> tuple[FunnelStage, ...]:
+        """Return how many got as far as each stage, and how many of the verified ones the chat has an answer for."""
+        furthest = Counter[str]()
+        for key, value in self.ended.items():
+            furthest[key.stage] += value
+        reached = list(accumulate(furthest[stage] for stage in reversed(STAGES)))[::-1]
+        successes = self.successes
+        answered = (value for took, value in self.seconds.items() if took.outcome in successes)
+        reached.append(min(sum(answered), reached[-1]))
+        lost = [0, *(before - after for before, after in pairwise(reached))]
+        return tuple(FunnelStage(*one) for one in zip((*STAGES, "answered"), reached, lost, strict=True))
+
+    def points(self, earlier: RangeCounts, of: Range, at: datetime) -> tuple[Point, ...]:
+        """Return the points of the chart, counted at a time; ``earlier`` is the other range."""
+        begun, since = Counter[int](), hour_of(at) + HOUR - of.hours * HOUR
+        for (_slug, place), value in self.begun.items():
+            begun[place] += value
+        verified, before = self.journey("", of).line, earlier.journey("", of).line
+        return tuple(
+            Point(since + place * of.point * HOUR, begun[place], verified[place], before[place])
+            for place in range(of.hours // of.point)
+        )
+
+    def channels(self, of: Range) -> tuple[ChannelFigures, ...]:
+        """Return the channels that messages were given to, by name."""
+        found = []
+        for name in sorted({channel for channel, *_rest in self.messages}):
+            line, countries, states = [0] * (of.hours // of.point), Counter[str](), Counter[str]()
+            for (channel, place, country, state), value in self.messages.items():
+                if channel == name:
+                    states[state] += value
+                    countries[country] += value
+                    line[place] += value if state == DeliveryState.ACCEPTED else 0
+            accepted, took = states[DeliveryState.ACCEPTED], self.spread("message_seconds", name)
+            many = tuple(countries.most_common())
+            found.append(ChannelFigures(name, accepted, states.total() - accepted, many, took, tuple(line)))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -257,7 +331,7 @@ class Overview:
         self._transactions = transactions
         self._journeys = journeys
         self._lock = threading.Lock()
-        self._cache: dict[str, tuple[float, datetime, Tally, Tally]] = {}
+        self._cache: dict[str, tuple[float, datetime, RangeCounts, RangeCounts]] = {}
 
     def figures(self, name: str, slug: str = "") -> Figures:
         """Return the figures of a range, of all journeys or of one, at most CACHE_SECONDS old.
@@ -272,36 +346,35 @@ class Overview:
                 self._cache[name] = time.monotonic(), at, tally, earlier
         assert tally is not None, "counted above"
         assert earlier is not None, "counted above"
-        channels = _channels(tally, of)
+        channels = tally.channels(of)
         if slug:
             tally, earlier = tally.of(slug), earlier.of(slug)
-        slugs = sorted({key[0] for key in tally.begun} | {key[0] for key in tally.ended})
-        journeys = [_journey(one, tally.of(one), earlier.of(one), of) for one in slugs]
-        others = _journey("", earlier, Tally(), of)
+        slugs = sorted({key[0] for key in tally.begun} | {key.slug for key in (*tally.ended, *tally.unproved)})
+        journeys = [tally.of(one).journey(one, of, earlier.of(one)) for one in slugs]
         outcomes, codes = Counter[str](), Counter[str]()
-        for (_slug, _place, outcome, _stage, code), value in tally.proving:
-            outcomes[outcome] += value
-            codes[code] += value
+        for ended, value in tally.ended.items():
+            outcomes[ended.outcome] += value
+            codes[ended.code] += value
         return Figures(
             range=name,
             slug=slug,
             at=at,
-            whole=_journey("", tally, earlier, of),
+            whole=tally.journey("", of, earlier),
             begun=tally.begun.total(),
             under_way=self._under_way(at - of.hours * HOUR, slug),
-            other_share=others.share,
-            stages=_stages(tally),
+            other_share=earlier.journey("", of).share,
+            stages=tally.stages(),
             outcomes=dict(outcomes.most_common()),
             codes={fate: codes[fate] for fate in ("accepted", "refused", "not_sent")},
             to_proof=tally.spread("proof_seconds"),
-            to_chat=tally.spread("callback_seconds"),
-            points=(points := _points(tally, earlier, of, at)),
+            to_chat=tally.spread("answer_seconds"),
+            points=(points := tally.points(earlier, of, at)),
             top=next(top for top in _TOPS if top >= max(max(one.begun, one.verified, one.earlier) for one in points)),
             journeys=tuple(sorted(journeys, key=lambda one: -one.begun)),
             channels=channels,
         )
 
-    def _count(self, of: Range) -> tuple[datetime, Tally, Tally]:
+    def _count(self, of: Range) -> tuple[datetime, RangeCounts, RangeCounts]:
         """Count a range and the one that it is compared with, which ends with the whole hour of a week ago."""
         with self._transactions.read() as work:
             until = hour_of(work.now) + HOUR
@@ -371,62 +444,11 @@ def _labels(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-def _tally(work: Work, since: datetime, until: datetime, of: Range) -> Tally:
-    tally = Tally()
+def _tally(work: Work, since: datetime, until: datetime, of: Range) -> RangeCounts:
+    tally = RangeCounts()
     for hour, name, labels, value in work.execute(_HOURS, {"since": since, "until": until}):
         tally.add(int((hour - since) / HOUR) // of.point, name, _labels(labels), int(value))
     return tally
-
-
-def _journey(slug: str, tally: Tally, earlier: Tally, of: Range) -> JourneyFigures:
-    line, done, ended = [0] * (of.hours // of.point), 0, 0
-    for (_slug, place, outcome, _stage, _code), value in tally.ended.items():
-        ended += value
-        if outcome in SUCCESSES:
-            done += value
-            line[place] += value
-    found = JourneyFigures(slug, tally.begun.total(), ended, done, None, tuple(line))
-    other = _journey(slug, earlier, Tally(), of).share if earlier.ended else None
-    if found.share is None or other is None:
-        return found
-    return replace(found, change=found.share - other)
-
-
-def _stages(tally: Tally) -> tuple[Stage, ...]:
-    """Return how many got as far as each stage, and how many of the verified ones the chat has an answer for."""
-    furthest = Counter[str]()
-    for (_slug, _place, _outcome, stage, _code), value in tally.proving:
-        furthest[stage] += value
-    reached = list(accumulate(furthest[stage] for stage in reversed(STAGES)))[::-1]
-    reached.append(min(tally.answered.total(), reached[-1]))
-    lost = [0, *(before - after for before, after in pairwise(reached))]
-    return tuple(Stage(*one) for one in zip((*STAGES, "answered"), reached, lost, strict=True))
-
-
-def _points(tally: Tally, earlier: Tally, of: Range, at: datetime) -> tuple[Point, ...]:
-    begun, since = Counter[int](), hour_of(at) + HOUR - of.hours * HOUR
-    for (_slug, place), value in tally.begun.items():
-        begun[place] += value
-    verified, before = _journey("", tally, Tally(), of).line, _journey("", earlier, Tally(), of).line
-    return tuple(
-        Point(since + place * of.point * HOUR, begun[place], verified[place], before[place])
-        for place in range(of.hours // of.point)
-    )
-
-
-def _channels(tally: Tally, of: Range) -> tuple[ChannelFigures, ...]:
-    found = []
-    for name in sorted({channel for channel, *_rest in tally.messages}):
-        line, countries, states = [0] * (of.hours // of.point), Counter[str](), Counter[str]()
-        for (channel, place, country, state), value in tally.messages.items():
-            if channel == name:
-                states[state] += value
-                countries[country] += value
-                line[place] += value if state == DeliveryState.ACCEPTED else 0
-        accepted, took = states[DeliveryState.ACCEPTED], tally.spread("message_seconds", name)
-        many = tuple(countries.most_common())
-        found.append(ChannelFigures(name, accepted, states.total() - accepted, many, took, tuple(line)))
-    return tuple(found)
 
 
 def spread(counts: Mapping[str, int], ends: tuple[float, ...]) -> Spread | None:

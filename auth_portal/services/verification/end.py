@@ -343,7 +343,10 @@ def _count(work: Work, case: Case, outcome: str, methods: str) -> None:
         return
     if outcome == VERIFIED:
         work.count("proof_seconds", slug, value=(work.now - began_at).total_seconds())
-    stage, code = _how_far(work, case, outcome) if case.journey.verify_steps else ("", "")
+    if case.journey.verify_steps:
+        stage, code = _how_far(work, case, outcome)
+    else:
+        stage, code = "done" if outcome in SUCCESSES else "", ""
     work.count("verification_stages", slug, outcome, stage, code, since=began_at)
 
 

@@ -12,9 +12,8 @@ from flask import Response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config.journey import OUTCOMES
 from auth_portal.services.history.overview import FEW, RANGES
-from auth_portal.services.history.stories import LIVE, StoryFilter
+from auth_portal.services.history.stories import StoryFilter
 from auth_portal.services.verification.references import pasted
 from auth_portal.web.admin.frame import EVERYONE, FilterForm, form_text, newest_url, older_url, render, route
 from auth_portal.web.context import services
@@ -70,7 +69,6 @@ def _list_page(typed: str, fault: str) -> Response:
         asked=asked,
         typed=typed,
         fault=fault,
-        outcomes=(LIVE, *OUTCOMES),
         slugs=sorted({*services().journeys.current().journeys, *chosen}),
         customer_ids=services().stories.customer_ids(wanted.customers),
         older=older_url(listing.older),
