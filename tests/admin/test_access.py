@@ -480,3 +480,43 @@ def test_a_customers_page_in_an_admins_browser_keeps_the_admins_forms(owner: Des
     cookie = owner.client.get_cookie("csrf", domain="127.0.0.1")
     assert cookie is not None
     assert (cookie.max_age or 0) >= 8 * 3600
+
+
+def test_owners_and_auditors_read_who_has_access_and_support_does_not(small_world: World) -> None:
+    owner, support, auditor = (signed_in(small_world, role) for role in ("owner", "support", "auditor"))
+    small_world.clock.advance(90)
+    assert support.get("/admin/admins").status_code == 403
+    assert support.get(f"/admin/admins/{auditor.admin_id}").status_code == 403
+    assert 'href="/admin/admins"' not in support.get("/admin/").text
+    for reader in (owner, auditor):
+        assert 'href="/admin/admins"' in reader.get("/admin/").text
+        reader.get("/admin/admins")
+        rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in reader.page.text.split("<tr>")[2:]]
+        assert [row.split(" @")[0].split()[1] for row in rows[:3]] == ["Auditor", "Owner", "Support"]
+        for row, role in zip(rows, ("auditor", "owner", "support"), strict=True):
+            assert f"{role}@example.com {role} can sign in app 10 recovery codes left" in row
+            assert re.search(r"\d+ (s|min) ago \d\d:\d\d:\d\d", row), row
+        assert ("Invite an admin" in reader.page.text) is (reader is owner)
+        reader.get(f"/admin/admins/{support.admin_id}")
+        for words in ("support@example.com", "set up", "10 recovery codes left", "can sign in", "Last sign-in"):
+            assert words in reader.page.text, words
+        assert f"/admin/audit?admin={support.admin_id}" in reader.page.text
+        for action in ("role", "active", "reset"):
+            assert (f"/admin/admins/{support.admin_id}/{action}" in reader.page.text) is (reader is owner)
+
+
+def test_a_list_of_admins_says_who_was_reset_switched_off_or_has_not_come_for_long(small_world: World) -> None:
+    owner, support, auditor = (signed_in(small_world, role) for role in ("owner", "support", "auditor"))
+    admins = small_world.services.admins
+    admins.set_active(support.admin_id, False, by=owner.admin_id)
+    admins.reset(auditor.admin_id, made_by=owner.admin_id)
+    page = owner.get("/admin/admins").text
+    assert "reset, link not used yet" in page
+    assert "0 recovery codes left" in page
+    assert "Only one owner can sign in" in page
+    admins.set_active(support.admin_id, True, by=owner.admin_id)
+    small_world.clock.advance(91 * 86400)
+    owner.sign_in()
+    page = owner.get("/admin/admins").text
+    assert "can sign in, but has not for 91 days" in page
+    assert "91 days ago" in page

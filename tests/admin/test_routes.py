@@ -38,10 +38,10 @@ TABLE: dict[str, set[str]] = {
     "access_remove_passkey": ALL,
     "access_remove_all_passkeys": ALL,
     # admins
-    "admins_people": {OWNER},
+    "admins_people": {OWNER, AUDITOR},
     "admins_invite": {OWNER},
     "admins_withdraw": {OWNER},
-    "admins_person": {OWNER},
+    "admins_person": {OWNER, AUDITOR},
     "admins_change_role": {OWNER},
     "admins_change_active": {OWNER},
     "admins_reset": {OWNER},

@@ -17,7 +17,7 @@ from sqlalchemy import delete, insert, select, update
 from auth_portal.crypto import Passwords, new_token, token_hash
 from auth_portal.i18n import gettext as _
 from auth_portal.services import limits
-from auth_portal.services.access.admins import email_key, email_name, recovery_key, right_step
+from auth_portal.services.access.admins import SIGNED_IN, email_key, email_name, recovery_key, right_step
 from auth_portal.services.access.roles import ROLES, Role
 from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.directory.person import email_form
@@ -179,7 +179,7 @@ class AdminSessions:
             "browser": browser[:BROWSER_LENGTH],
         }
         work.execute(insert(AdminSession).values(work.keyring.signed("admin_sessions", session)))
-        work.record("admin_signed_in", admin_id=admin_id)
+        work.record(SIGNED_IN, admin_id=admin_id)
         return token
 
     # --- The second factor

@@ -45,6 +45,7 @@ from auth_portal.store.models import (
     Admin,
     AdminLink,
     AdminSession,
+    AuditEvent,
     Passkey,
     RecoveryCode,
     table_of,
@@ -52,6 +53,7 @@ from auth_portal.store.models import (
 from auth_portal.typed import plain_text, visible_text
 
 PAGE = "/admin/admins"
+SIGNED_IN = "admin_signed_in"  # the audit event of every sign-in, by code and by passkey
 LINK_HOURS = 72
 NAME_LENGTH = 80
 RECOVERY_CODES = 10
@@ -72,6 +74,9 @@ class AdminProfile:
     created_at: datetime
     recovery_codes_left: int = 0
     has_sign_in: bool = True  # False after a reset, until the link is followed
+    has_app: bool = True
+    passkeys: int = 0
+    signed_in_at: datetime | None = None  # the last time, as far as the audit trail goes back
 
     @property
     def may_sign_in(self) -> bool:
@@ -134,8 +139,12 @@ class Admins:
             .where(RecoveryCode.admin_id == Admin.id, RecoveryCode.used_at.is_(None))
             .scalar_subquery()
         )
+        passkeys = select(func.count()).where(Passkey.admin_id == Admin.id).scalar_subquery()
+        signed_in = AuditEvent.admin_id == Admin.id, AuditEvent.kind == SIGNED_IN
+        last = select(AuditEvent.at).where(*signed_in).order_by(AuditEvent.id.desc()).limit(1).scalar_subquery()
+        found = select(Admin.__table__, left.label("left"), passkeys.label("passkeys"), last.label("signed_in_at"))
         with self._transactions.read() as work:
-            rows = work.execute(select(Admin.__table__, left.label("left")).order_by(Admin.name, Admin.id)).all()
+            rows = work.execute(found.order_by(Admin.name, Admin.id)).all()
         return [
             AdminProfile(
                 id=row.id,
@@ -146,6 +155,9 @@ class Admins:
                 created_at=row.created_at,
                 recovery_codes_left=row.left,
                 has_sign_in=row.password_hash is not None,
+                has_app=row.totp_sealed is not None,
+                passkeys=row.passkeys,
+                signed_in_at=row.signed_in_at,
             )
             for row in rows
         ]

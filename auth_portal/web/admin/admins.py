@@ -1,4 +1,4 @@
-"""Who may use the configuration page: invitations, roles, switching off, resets. For owners only."""
+"""Who may use the configuration page, which auditors read too: invitations, roles, switching off, resets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.access.roles import ROLES, SUPPORT
-from auth_portal.web.admin.frame import OWNERS, done, form_text, me, render, route, second_factor_fault
+from auth_portal.web.admin.frame import INSPECTORS, OWNERS, done, form_text, me, render, route, second_factor_fault
 from auth_portal.web.context import services
 
 PATH = "/admin/admins"
 
 
-@route("/admins", allow=OWNERS)
+@route("/admins", allow=INSPECTORS)
 def people() -> Response:
     """Show every admin, and the open invitations."""
     return _people({})
@@ -64,16 +64,19 @@ def withdraw(link_id: str) -> BaseResponse:
     return done(PATH, _("The invitation was withdrawn."))
 
 
-@route("/admins/<admin_id>", allow=OWNERS)
+@route("/admins/<admin_id>", allow=INSPECTORS)
 def person(admin_id: str) -> Response:
-    """Show one admin, and what can be changed."""
+    """Show one admin, and to an owner what can be changed."""
     return _person(admin_id, {})
 
 
 def _person(admin_id: str, faults: dict[str, str], *, status: int = 200) -> Response:
     found = services().admins.get(admin_id)
     choices = [(role.name, _(role.choice)) for role in ROLES.values()]
-    return render("admin/admins/person.html", status=status, person=found, choices=choices, faults=faults)
+    passkeys = services().admin_passkeys.listed(admin_id)
+    return render(
+        "admin/admins/person.html", status=status, person=found, passkeys=passkeys, choices=choices, faults=faults
+    )
 
 
 @route("/admins/<admin_id>/role", allow=OWNERS, methods=("POST",))
