@@ -19,6 +19,7 @@ MOST_IMPORTS = 5.55  # of our own modules, by the average module
 MOST_USED_ONCE = 0.113  # private helpers that are used once in their module, of all functions
 MOST_SKIPS = 0  # places where the formatter is switched off
 LONGEST_FUNCTION = 50  # lines
+LONGEST_STYLE_LINE = 120  # characters
 # Words of a translation.
 # Stored values cannot be renamed: a fact of old audit events, a key of stored counts and of the personal data export.
 STORED = ('"told"', '"nobody"', '"nobody to send to"')
@@ -81,3 +82,18 @@ def test_no_text_reads_like_a_translation() -> None:
         if ODD_WORDS.search(reduce(lambda rest, stored: rest.replace(stored, ""), STORED, line))
     ]
     assert found == []
+
+
+def test_stylesheets_have_short_lines_and_use_what_is_defined() -> None:
+    """A colour that is not defined shows as none: the pages of the configuration take theirs from one palette."""
+    styles = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "static").glob("*.css")}
+    long = [
+        f"{name}:{number}"
+        for name, text in styles.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > LONGEST_STYLE_LINE
+    ]
+    assert long == []
+    for name in ("admin.css", "sandbox.css"):
+        text = styles[name] + (styles["palette.css"] if name == "admin.css" else "")
+        assert set(re.findall(r"var\((--[\w-]+)\)", text)) <= set(re.findall(r"(?<![\w(-])(--[\w-]+):", text)), name

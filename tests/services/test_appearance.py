@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from auth_portal.services.config.appearance import (
     DARK,
+    DEFAULT_COLOUR,
     LIGHT,
     Shades,
     contrast,
@@ -28,6 +29,7 @@ from auth_portal.services.config.appearance import (
     stylesheet,
     tokens,
 )
+from auth_portal.settings import delivered
 from tests.pictures import drawn, picture
 
 colours = st.integers(0, 0xFFFFFF).map(lambda number: f"#{number:06x}")
@@ -218,3 +220,26 @@ def test_no_malformed_picture_does_more_than_be_refused(kind: str, data: st.Data
     with suppress(ValueError):
         made = logo_of(bytes(content[: data.draw(st.integers(20, len(content)))]))
     assert len(made) <= 4096
+
+
+def test_the_configuration_page_has_the_same_colours() -> None:
+    """One palette: what static/palette.css calls by a word is what customers' pages call by a letter."""
+    light, dark = (delivered("static") / "palette.css").read_text().split("@media")
+    for text, shades in ((light, LIGHT), (dark, DARK)):
+        found = {name: _whole(value) for name, value in re.findall(r"--([\w-]+): (#[0-9a-f]+);", text)}
+        shared = {"paper": shades.page, "ink": shades.ink, "ink-2": shades.small, "edge": shades.edge}
+        shared |= {"line": shades.hairline, "good": shades.good, "bad": shades.bad}
+        assert {name: found[name] for name in shared} == shared
+        for ground in ("page", "paper"):
+            words = ("ink", "ink-2", "ink-3", "brand", "brand-strong", "good", "warn", "bad")
+            faint = [name for name in words if contrast(found[name], found[ground]) < 4.5]
+            assert faint == [], (ground, faint)
+        for name in ("good", "warn", "bad", "brand"):
+            assert contrast(found[name], found[f"{name}-soft"]) >= 4.5, name
+        assert contrast(found["on-brand"], found["brand"]) >= 4.5
+        assert contrast(found["edge"], found["paper"]) >= 3
+    assert f"--brand: {DEFAULT_COLOUR};" in light
+
+
+def _whole(colour: str) -> str:
+    return colour if len(colour) == 7 else "#" + "".join(2 * char for char in colour[1:])
