@@ -114,10 +114,10 @@ class Retries:
         return RetryResult(delivery_id)
 
 
-def refusal_of(work: Work, delivery_id: str) -> str:
-    """Return why a delivery cannot be retried, as a key of REFUSALS, or an empty text if it can."""
-    row = work.execute(_JUDGED.where(Delivery.id == delivery_id)).one()
-    return _refusal(row, work.now, is_confirmed=False)
+def refusals_of(work: Work, delivery_ids: Sequence[str]) -> list[str]:
+    """Return for each of some deliveries why it cannot be retried, as a key of REFUSALS: an empty text if it can."""
+    rows = work.execute(_JUDGED.where(Delivery.id.in_(delivery_ids)))
+    return [_refusal(row, work.now, is_confirmed=False) for row in rows]
 
 
 _Newer = aliased(Verification)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from auth_portal.errors import NotFound
-from auth_portal.services.delivery.retry import RETRIABLE, refusal_of
+from auth_portal.services.delivery.retry import RETRIABLE, refusals_of
 from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
@@ -20,6 +20,7 @@ from auth_portal.store.models import (
     NOT_ACCEPTED,
     RESULT_COLUMNS,
     Attempt,
+    ChannelState,
     CustomerRow,
     Delivery,
     DeliveryState,
@@ -31,6 +32,9 @@ KINDS = (CALLBACK, MESSAGE)
 STATES = tuple(DeliveryState)
 PENDING = DeliveryState.PENDING
 FAILED = "failed"  # in a filter: every state that can be retried
+OPEN_MOST = 100  # failed deliveries, the newest, that are looked at for what can be retried
+OPEN_DAYS = 7  # for which a failed delivery asks for a retry; notices could be retried until they are deleted
+OPEN_SECONDS = 10  # for which a process shows what it has counted
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,40 @@ _STORY = (
 )
 
 
+@dataclass(frozen=True)
+class OpenActs:
+    """What waits for an admin: how many deliveries a retry would send, up to OPEN_MOST, and which channels fail."""
+
+    at: datetime
+    retries: int
+    failing: frozenset[str]
+
+    @property
+    def retries_text(self) -> str:
+        """Return the number as a page shows it: ``100+`` where not all were looked at, nothing for none."""
+        return f"{self.retries}+" if self.retries >= OPEN_MOST else str(self.retries or "")
+
+
 class DeliveryLists:
     """List deliveries, and show one with its attempts."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
+        self._open: OpenActs | None = None
+
+    def open_acts(self) -> OpenActs:
+        """Return what waits for an admin, at most OPEN_SECONDS old: every page shows it."""
+        found, now = self._open, self._transactions.clock()
+        if found is None or abs(now - found.at) >= timedelta(seconds=OPEN_SECONDS):
+            failed = DeliveryFilter(state=FAILED, since=now - timedelta(days=OPEN_DAYS))
+            failing = select(ChannelState.name).where(ChannelState.failures_in_row > 0)
+            with self._transactions.read() as work:
+                rows = listed(
+                    work.connection, select(Delivery.id), Delivery.id, failed.search(after="", most=OPEN_MOST)
+                ).rows
+                retries = refusals_of(work, [row.id for row in rows]).count("")
+                self._open = found = OpenActs(now, retries, frozenset(work.execute(failing).scalars()))
+        return found
 
     def page(self, wanted: DeliveryFilter, *, after: str = "", most: int = PAGE) -> Listing[DeliveryLine]:
         """Return a page of deliveries, newest first."""
@@ -150,7 +183,7 @@ class DeliveryLists:
             if row is None:
                 raise NotFound("delivery_unknown")
             tries = attempts_of(work.connection, [delivery_id])
-            refusal = refusal_of(work, delivery_id)
+            (refusal,) = refusals_of(work, [delivery_id])
         needs_confirmation = refusal == "unconfirmed"
         return DeliveryStory(
             line_from(row),

@@ -89,6 +89,49 @@ SECRET_FIELDS = frozenset(
     }
 )
 
+
+@dataclass(frozen=True)
+class Place:
+    """An entry of the menu: its path below /admin/, its name and icon, and how many acts are open there."""
+
+    path: str
+    name: str
+    icon: str
+    open: str = ""
+    what: str = ""  # what is counted, for those who do not see that it is red
+
+
+@dataclass(frozen=True)
+class PlaceGroup:
+    """Entries of the menu under their heading."""
+
+    name: str
+    places: list[Place]
+
+
+# The menu: by group and view the path below /admin/, the name and the icon. It shows what a role may open.
+MENU = {
+    "Today": {
+        "verifications_home": ("", "Home", "house"),
+        "verifications_verifications": ("verifications", "Verifications", "shield-check"),
+        "deliveries_deliveries": ("deliveries", "Deliveries", "send"),
+    },
+    "People": {
+        "customers_listed": ("customers", "Customers", "users"),
+        "imports_imports": ("imports", "Import", "download"),
+    },
+    "Set up": {
+        "journeys_journeys": ("journeys", "Journeys", "route"),
+        "channels_channels": ("channels", "Channels", "message-square"),
+    },
+    "Portal": {
+        "admins_people": ("admins", "Admins", "user"),
+        "api_keys_keys": ("api-keys", "API keys", "key-round"),
+        "audit_audit": ("audit", "Audit", "file-text"),
+        "settings_settings": ("settings", "Settings", "sliders-horizontal"),
+    },
+}
+
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 allowed: dict[str, frozenset[Role]] = {}  # by endpoint
 _again: dict[str, Callable[..., Response]] = {}  # by endpoint: shows its form as it was sent
@@ -345,6 +388,38 @@ def form_text(name: str) -> str:
     return request.form.get(name, "").strip()
 
 
+def may_open(endpoint: str) -> bool:
+    """Report whether the admin may use a route, given without ``admin.``."""
+    return me().role in allowed[f"admin.{endpoint}"]
+
+
+def sections() -> list[PlaceGroup]:
+    """Return the menu of this admin: what their role may open, and how many acts are open there."""
+    acts = services().delivery_lists.open_acts()
+    failing = len(acts.failing & services().journeys.current().channels.keys())
+    counts = {
+        "deliveries": (acts.retries_text, _("can be sent again")),
+        "channels": (str(failing or ""), _("failing")),
+    }
+    return [
+        PlaceGroup(
+            _(group),
+            [
+                Place(path, _(name), icon, *counts.get(path, ()))
+                for endpoint, (path, name, icon) in views.items()
+                if may_open(endpoint)
+            ],
+        )
+        for group, views in MENU.items()
+    ]
+
+
+def initials(name: str) -> str:
+    """Return the first letters of the first and the last part of a name."""
+    parts = name.split()
+    return "".join(part[0].upper() for part in dict.fromkeys((parts[0], parts[-1]))) if parts else ""
+
+
 def render(template: str, *, status: int = 200, **values: Any) -> Response:
     """Render a page, with what every page needs."""
     session.modified = True
@@ -358,6 +433,8 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         portal=snapshot.portal,
         wall=snapshot.portal.wall,
         journey_name=snapshot.name_of,
+        sections=sections,
+        initials=initials,
         has_passkeys=lambda: signed_in is not None and services().admin_passkeys.listed(signed_in.admin_id),
         needs_second_factor=signed_in is not None and not is_confirmed(),
         notice=services().keyring.verify("notice", unquote(notice)) or "" if notice else "",
