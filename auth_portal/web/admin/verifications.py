@@ -36,7 +36,7 @@ def home() -> Response:
         locked=overview.locked(),
         accepted_at=overview.last_accepted_at(),
         advice=overview.advice(),
-        failed=0,
+        failed=services().delivery_lists.open_acts().retries,
         warnings=services().health.warnings(),
         alerts=services().alerts.open(services().clock()),
     )
