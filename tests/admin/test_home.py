@@ -196,7 +196,7 @@ def test_few_are_numbers_and_no_share(small_world: World, owner: Desk) -> None:
     counted(small_world)
     page = plain(owner.get("/admin/").text)
     assert "19 of 19 that ended" in page
-    assert "100.0 %" not in page.partition("Channels last 24 hours")[0]  # whose share is of the notice to the owner
+    assert "100.0 % of" not in page.partition("Channels last 24 hours")[0]  # whose share is of the notice to the owner
 
 
 def test_a_journey_without_a_proof_is_in_no_share(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
