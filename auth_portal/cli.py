@@ -67,7 +67,8 @@ class Command(click.Command):
             account = pwd.getpwuid(os.getuid()).pw_name
         except KeyError:  # a container without an entry for its user
             account = f"number {os.getuid()}"
-        token = origin.set(Origin(command=ctx.command_path, account=f"the user {account} on {socket.gethostname()}"))
+        account = f"the user {account} on {socket.gethostname()}"
+        token = origin.set(Origin(command=ctx.command_path, account=account, is_recorded=True))
         ctx.call_on_close(lambda: origin.reset(token))
         try:
             with plain_faults():

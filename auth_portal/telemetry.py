@@ -28,6 +28,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 logger = logging.getLogger("auth_portal")
+ORIGIN_FACTS = ("address", "browser", "command", "account", "api_key", "key", "request")
+BROWSER_LENGTH = 200  # characters of what a browser says of itself; the longest that one sends today has some 150
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -38,6 +40,16 @@ class Origin(NamedTuple):
     command: str = ""  # such as ``auth-portal config import``
     account: str = ""  # the user and machine
     is_judged: bool = False  # by this machine's clock: a form, a customer's page, what ends or sends in the background
+    browser: str = ""  # as it names itself
+    api_key: str = ""  # the id of the API key, if a program does it
+    key: str = ""  # its name
+    is_recorded: bool = False  # by each event: an act of an admin, a program or a command, and no customer's
+
+    def facts(self) -> dict[str, str]:
+        """Return what an audit event records of it, by name: some of ORIGIN_FACTS. It says nothing of a customer."""
+        shown = "".join(filter(str.isprintable, self.browser))[:BROWSER_LENGTH]
+        values = (self.address, shown, self.command, self.account, self.api_key, self.key, request_id.get())
+        return {name: value for name, value in zip(ORIGIN_FACTS, values, strict=True) if value}
 
 
 origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 -- immutable

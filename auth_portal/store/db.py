@@ -63,7 +63,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
 from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
 from auth_portal.settings import CONNECTIONS, delivered
-from auth_portal.telemetry import Counted, Counts, Origin, log_event, origin
+from auth_portal.telemetry import ORIGIN_FACTS, Counted, Counts, Origin, log_event, origin
 
 MIGRATIONS = delivered("migrations")
 GATE_SECONDS = 5.0  # how long a writer waits for the others on SQLite (D10)
@@ -773,8 +773,11 @@ class Work:
         """Write an audit event, in the past tense, into this transaction: it commits with what it reports.
 
         ``facts`` hold what JSON can hold, and no contact, reference or code: an event names people by their random
-        ``subject_id`` alone.
+        ``subject_id`` alone. Where an admin, a program or a command acts is added to them.
         """
+        came_from = origin.get()
+        if came_from.is_recorded or admin_id is not None:
+            facts = {**came_from.facts(), **facts}
         event: dict[str, Any] = {
             "id": new_id(self.now),
             "at": self.now,
@@ -809,6 +812,12 @@ class Work:
         What is counted by when it began, ``since``, counts for the hour of that time.
         """
         self.counted.append((Counted(name, labels, hour_of(since) if since is not None else None), value))
+
+
+def parted_facts(facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the facts of an event, and apart from them where it came from, by the names of ORIGIN_FACTS."""
+    own = {name: value for name, value in facts.items() if name not in ORIGIN_FACTS}
+    return own, {name: facts[name] for name in ORIGIN_FACTS if facts.get(name)}
 
 
 def canonical_event(event: Mapping[str, Any]) -> str:

@@ -283,7 +283,14 @@ def enter_request() -> Response | None:
     request_id.set(given_id(settings.request_id_header) or request_id.get())
     g.address = client_address(settings.trusted_proxies or 0, settings.proxy_header)
     is_safe = request.method in ("GET", "HEAD", "OPTIONS", "TRACE")
-    origin.set(Origin(address=g.address, is_judged=not (is_safe and JUDGE_TIME.isdisjoint(request.blueprints))))
+    origin.set(
+        Origin(
+            address=g.address,
+            is_judged=not (is_safe and JUDGE_TIME.isdisjoint(request.blueprints)),
+            browser=request.environ.get("HTTP_USER_AGENT", ""),
+            is_recorded=request.blueprint == "admin",
+        )
+    )
     # A machine that collects metrics asks each server by its own address, and needs the token.
     is_collected = request.endpoint == "ops.metrics" and bool(settings.metrics_token)
     if not (is_collected or _is_our_host(settings)):

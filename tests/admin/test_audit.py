@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
 
 from auth_portal.services.history.audit_trail import CSV_COLUMNS, AuditFilter
+from auth_portal.services.history.words import browser_words
 from auth_portal.store.models import AuditEvent, CustomerRow, table_of
-from tests.admin.desk import Desk
+from tests.admin.desk import ADMIN_ADDRESS, Desk
+from tests.api.program import ADDRESS, Program
+from tests.test_cli_notices import run
 from tests.web.test_way import verified
-from tests.world import World
+from tests.world import Browser, World
 
 PATH = "/admin/audit"
 
@@ -171,3 +175,95 @@ def test_events_are_told_in_plain_words(small_world: World, owner: Desk) -> None
     assert "A try with the SMS code was wrong." in page
     assert "It ended: no customer could pass. The journey was on, but for one of its steps no channel" in page
     assert "A new admin joined as owner." in page
+
+
+CHROME = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
+)
+IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 Version/18.1 Mobile/15E148 Safari/604.1"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (CHROME, "Chrome on Windows"),
+        (f"{CHROME} Edg/141.0.0.0", "Edge on Windows"),
+        (f"{CHROME} OPR/120.0.0.0", "Opera on Windows"),
+        (IPHONE, "Safari on iPhone"),
+        (IPHONE.replace("Version/", "CriOS/"), "Chrome on iPhone"),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0", "Firefox on Linux"),
+        ("Mozilla/5.0 (Linux; Android 15) SamsungBrowser/28.0 Chrome/130.0.0.0 Mobile", "Samsung Internet on Android"),
+        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Version/18.1 Safari/605.1.15", "Safari on Mac"),
+        ("curl/8.11.0", "curl 8.11.0"),
+        ("", ""),
+    ],
+)
+def test_browsers_in_words(said: str, words: str) -> None:
+    assert browser_words(said) == words
+
+
+def facts_of(world: World, kind: str) -> dict[str, object]:
+    return next(row.facts for row in world.rows(AuditEvent) if row.kind == kind)
+
+
+def test_an_act_of_an_admin_says_from_where(small_world: World, owner: Desk) -> None:
+    row = small_world.rows(CustomerRow)[0]
+    agent = {"User-Agent": CHROME + "\x07" + "x" * 500}
+    owner.get(f"/admin/customers/{row.id}")
+    owner.post(f"/admin/customers/{row.id}/reveal", headers=agent, second_factor=owner.second_factor())
+    facts = facts_of(small_world, "customer_revealed")
+    assert facts["address"] == ADMIN_ADDRESS
+    assert len(str(facts["browser"])) == 200
+    assert "\x07" not in str(facts["browser"])
+    page = owner.get(f"{PATH}?kind=customer_revealed").text
+    assert ADMIN_ADDRESS in page
+    assert "Chrome on Windows" in page
+    line = next(csv.DictReader(io.StringIO(export(owner, "csv", "?kind=customer_revealed"))))
+    assert (line["by"], line["address"], line["browser"]) == ("Ada Owner", ADMIN_ADDRESS, "Chrome on Windows")
+    assert all(not checked.faults for checked in small_world.services.audit_checks.check_all())
+
+
+def test_a_failed_sign_in_says_from_where_and_a_customer_nothing(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app")
+    stranger = Browser(small_world, "203.0.113.77")
+    stranger.get("/admin/sign-in")
+    stranger.post("/admin/sign-in", email="x@example.com", password="wrong", code="000000")
+    assert facts_of(small_world, "admin_sign_in_failed")["address"] == "203.0.113.77"
+    theirs = [row for row in small_world.rows(AuditEvent) if row.verification_id is not None]
+    assert theirs
+    assert all(not {"address", "browser", "request", "account"} & row.facts.keys() for row in theirs)
+
+
+def test_a_program_is_named_by_its_key(small_world: World, owner: Desk) -> None:
+    made = small_world.services.api_keys.create("Bookings", ["customers:write", "customers:read"], 90, owner.admin_id)
+    put = Program(small_world, made.key).post("/customers", {"customer_id": "N-1"})
+    assert put.status_code == 201, put.text
+    assert facts_of(small_world, "customer_created")["address"] == ADDRESS
+    page = owner.get(f"{PATH}?kind=customer_created").text
+    assert "API key “Bookings”" in page
+    assert made.id not in page
+    # Of before 0.2.0: the id alone.
+    record(small_world, "delivery_retried", what="callback", reason="flow was off", api_key=made.id)
+    page = owner.get(f"{PATH}?kind=delivery_retried").text
+    assert "API key “Bookings”" in page
+    page = owner.get(f"{PATH}?kind=api_key_created").text
+    assert "The API key “Bookings” was created" in page
+    assert "Ada Owner" in page
+
+
+def test_a_command_says_who_ran_it(small_world: World, owner: Desk, tmp_path: Path) -> None:
+    run(small_world, tmp_path, "customers", "renew", "C-1001")
+    facts = facts_of(small_world, "credentials_renewed")
+    assert str(facts["command"]).endswith("customers renew")
+    page = owner.get(f"{PATH}?kind=credentials_renewed").text
+    assert "customers renew" in page
+    assert str(facts["account"]) in page
+
+
+def test_the_export_of_a_person_does_not_say_from_where_an_admin_acted(small_world: World, owner: Desk) -> None:
+    row = small_world.rows(CustomerRow)[0]
+    owner.get(f"/admin/customers/{row.id}")
+    owner.post(f"/admin/customers/{row.id}/reveal", second_factor=owner.second_factor())
+    document = json.dumps(small_world.services.person_export.of(row.id))
+    assert "customer_revealed" in document
+    assert ADMIN_ADDRESS not in document

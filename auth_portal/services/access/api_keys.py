@@ -134,7 +134,8 @@ class ApiKeys:
                 "revoked_at": None,
             }
             work.execute(insert(ApiKeyRow).values(work.keyring.signed("api_keys", row)))
-            work.record("api_key_created", admin_id=admin_id, api_key=row["id"], scopes=chosen, days=days)
+            facts: dict[str, Any] = {"api_key": row["id"], "name": name, "scopes": chosen, "days": days}
+            work.record("api_key_created", admin_id=admin_id, **facts)
             until = self._notices.wall.with_zone(work.now + timedelta(days=days))
             lines = [f"{name} (…{key[-ENDING:]}), until {until}. Its program may:"]
             lines += [f"- {SCOPES[scope]}" for scope in chosen]
@@ -152,7 +153,7 @@ class ApiKeys:
                 work.update_signed(table_of(ApiKeyRow), key_id, revoked_at=work.now)
             except Conflict:  # changed by someone else: it is not accepted already, and stays so
                 work.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(revoked_at=work.now))
-            work.record("api_key_revoked", admin_id=admin_id, api_key=key_id)
+            work.record("api_key_revoked", admin_id=admin_id, api_key=key_id, name=known.name)
             text = f"{known.name} (…{known.ending}). A program that still uses it is refused from now on."
             self._notices.change_to_owners(work, "An API key was revoked", [text], admin_id, [PAGE])
 

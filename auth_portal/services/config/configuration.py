@@ -248,7 +248,6 @@ class Configuration:
             journeys=sorted(change.name for change in changes if change.table == "journey"),
             changes=audit_facts(changes),
             **({"note": author.note} if author.note else {}),
-            **{name: value for name, value in work.origin._asdict().items() if value},
         )
         if lines := lines_for_owners(changes):
             done = {change.name: change.done for change in changes if change.table == "channel"}

@@ -15,14 +15,27 @@ from sqlalchemy import Select, select
 from auth_portal.clock import iso_exact
 from auth_portal.services.directory.person import customer_key, has_id
 from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
-from auth_portal.services.history.words import EVENTS, event_sentence
-from auth_portal.store.db import EVENT_FIELDS, Transactions, canonical_event
-from auth_portal.store.models import COMMON_KINDS, RARE_KIND, Admin, AuditEvent, CustomerRow
+from auth_portal.services.history.words import EVENTS, browser_words, event_sentence, who_acted
+from auth_portal.store.db import EVENT_FIELDS, Transactions, canonical_event, parted_facts
+from auth_portal.store.models import COMMON_KINDS, RARE_KIND, Admin, ApiKeyRow, AuditEvent, CustomerRow
 
 BATCH = 1000  # events of an export that are loaded at once
+ABOUT_KEYS = ("api_key_created", "api_key_revoked")  # their fact ``api_key`` is not who acted
 KINDS = tuple(sorted(EVENTS))
 FORMATS = ("csv", "jsonl")
-CSV_COLUMNS = ("at", "kind", "text", "admin", "customer_id", "verification_id", "subject_id", "admin_id", "facts", "id")
+CSV_COLUMNS: tuple[str, ...] = (
+    "at",
+    "kind",
+    "text",
+    "admin",
+    "customer_id",
+    "verification_id",
+    "subject_id",
+    "admin_id",
+    "facts",
+    "id",
+)
+CSV_COLUMNS += ("by", "address", "browser")  # since 0.2.0; what reads columns by their place finds the others as before
 # Beginnings that make a spreadsheet compute a cell (R43). An Excel for Chinese or Japanese reads the wide ones, too.
 UNDEFUSED = ("=", "+", "-", "@", "\t", "\r", *"\uff1d\uff0b\uff0d\uff20")
 
@@ -41,7 +54,11 @@ class AuditFilter:
 
 @dataclass(frozen=True)
 class AuditLine:
-    """One event. ``holds`` is True if its HMAC is that of its content."""
+    """One event. ``holds`` is True if its HMAC is that of its content.
+
+    ``by`` is who did it: an admin or an API key by name, or a command; empty for customers. ``address``, ``browser`` in
+    words, and the ``account`` that ran a command say from where. ``facts`` are as they were recorded.
+    """
 
     id: str
     at: datetime
@@ -55,6 +72,10 @@ class AuditLine:
     admin: str | None
     facts: dict[str, Any]
     holds: bool
+    by: str
+    address: str
+    browser: str
+    account: str
 
 
 _EVENT = tuple(getattr(AuditEvent, name) for name in (*EVENT_FIELDS, "mac"))
@@ -78,11 +99,30 @@ class AuditTrail:
         with self._transactions.read() as work:
             found = listed(work.connection, _EVENTS, AuditEvent.id, search)
 
+            # Events of before 0.2.0 have a key's id and not its name.
+            keys = {row.facts["api_key"] for row in found.rows if row.facts.get("api_key")}
+            names = select(ApiKeyRow.id, ApiKeyRow.name).where(ApiKeyRow.id.in_(keys))
+            named = {row.id: row.name for row in work.execute(names)} if keys else {}
+
         def line(row: Any) -> AuditLine:
             values = row._asdict()
             values.pop("mac")
             holds = self._transactions.keyring.is_audit_mac(canonical_event(values), row.mac)
-            return AuditLine(**values, text=event_sentence(row.kind, row.facts), holds=holds)
+            own, origin = parted_facts(row.facts)
+            name = named.get(origin.get("api_key"), "")
+            if row.kind in ABOUT_KEYS:
+                own, origin = {"name": name, **own}, {**origin, "api_key": ""}
+            elif name:
+                origin.setdefault("key", name)
+            return AuditLine(
+                **values,
+                text=event_sentence(row.kind, own),
+                holds=holds,
+                by=who_acted(row.admin or "", origin),
+                address=origin.get("address", ""),
+                browser=browser_words(origin.get("browser", "")),
+                account=origin.get("account", ""),
+            )
 
         return found.of(line)
 

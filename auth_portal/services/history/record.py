@@ -28,7 +28,7 @@ from auth_portal.services.directory.person import (
     read_identifier,
 )
 from auth_portal.services.history.delivery_lists import LINE_COLUMNS, AttemptLine, DeliveryLine, attempts_of, line_from
-from auth_portal.store.db import Work
+from auth_portal.store.db import Work, parted_facts
 from auth_portal.store.models import (
     CALLBACK,
     MESSAGE,
@@ -98,7 +98,7 @@ class DeliveryFacts:
 
 @dataclass(frozen=True)
 class EventFacts:
-    """An audit event. ``admin`` is the name of the admin who caused it, or "".
+    """An audit event. ``admin`` is the name of the admin who caused it, or ""; ``came_from`` says from where.
 
     ``customer_row`` is the row of the customer it is about; an id that no row has, if the customer was erased since.
     """
@@ -106,6 +106,7 @@ class EventFacts:
     at: datetime
     kind: str
     facts: Mapping[str, Any]
+    came_from: Mapping[str, str]
     admin: str
     customer_row: str | None
 
@@ -313,4 +314,6 @@ def _events(work: Work, verification_id: str) -> tuple[EventFacts, ...]:
         .outerjoin(CustomerRow, CustomerRow.subject_id == AuditEvent.subject_id)
     )
     rows = work.execute(found.where(AuditEvent.verification_id == verification_id).order_by(AuditEvent.id))
-    return tuple(EventFacts(row.at, row.kind, row.facts, row.name or "", row.customer_row) for row in rows)
+    return tuple(
+        EventFacts(row.at, row.kind, *parted_facts(row.facts), row.name or "", row.customer_row) for row in rows
+    )

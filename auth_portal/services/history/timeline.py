@@ -407,7 +407,8 @@ def retries(record: Record) -> Iterator[Moment]:
     for event in record.events:
         if event.kind == "delivery_retried":
             what = _("result") if event.facts.get("what") == "callback" else _("message")
-            values = {"what": what, "who": event.admin or _("the API"), "reason": event.facts.get("reason", "")}
+            values = {"what": what, "who": words.who_acted(event.admin, event.came_from) or _("the API")}
+            values["reason"] = event.facts.get("reason", "")
             yield Moment(event.at, _("%(who)s had the %(what)s sent again: %(reason)s", **values))
 
 
@@ -416,7 +417,10 @@ def retries(record: Record) -> Iterator[Moment]:
 
 def raw_timeline(record: Record) -> list[Moment]:
     """Return every record as it stands, in order; ``clause`` is its kind."""
-    rows = [Moment(event.at, words.event_sentence(event.kind, event.facts), "audit") for event in record.events]
+    rows = []
+    for event in record.events:
+        text, by = words.event_sentence(event.kind, event.facts), words.source(event.admin, event.came_from)
+        rows.append(Moment(event.at, _("%(text)s By %(who)s.", text=text, who=by) if by else text, "audit"))
     for visit in record.visits:
         typed = visit.typed or "–"
         rows.append(Moment(visit.at, _("A browser sent the first form; typed last: %(typed)s", typed=typed), "visit"))

@@ -189,6 +189,12 @@ EVENTS: Mapping[str, str] = {
     "customers_import_cancelled": "An import of customers was cancelled; no customer was changed.",
     "customers_import_undo_asked": "An undo of an import was started.",
     "customers_import_undone": "An import was undone: %(customers)s customers are as they were before it.",
+    "customer_created": "A customer was created with: %(fields)s.",
+    "customer_changed": "What is on file about a customer was changed: %(fields)s.",
+    "customer_enabled": "A customer was switched on.",
+    "customer_disabled": "A customer was switched off.",
+    "customer_exported": "All that is stored about a customer was downloaded.",
+    "customers_saved": "A program saved customers: %(new)s new, %(changed)s changed, %(equal)s unchanged.",
     "customer_erased": "A customer was erased.",
     "credential_reset": "A customer's %(method)s was reset.",
     "credential_link_made": "A one-time link was created for a customer to set: %(of)s.",
@@ -219,8 +225,8 @@ EVENTS: Mapping[str, str] = {
     "admin_password_changed": "An admin changed their password.",
     "recovery_code_used": "An admin signed in with a recovery code.",
     "recovery_codes_renewed": "An admin created new recovery codes.",
-    "api_key_created": "An API key was created, valid for %(days)s days, for: %(scopes)s.",
-    "api_key_revoked": "An API key was revoked.",
+    "api_key_created": "The API key “%(name)s” was created, valid for %(days)s days, for: %(scopes)s.",
+    "api_key_revoked": "The API key “%(name)s” was revoked.",
     "webhook_secret_renewed": "The secret of the alert webhook was replaced.",
     "settings_changed": "The settings were changed: %(changes)s.",
     "configuration_imported": "A config file was imported: %(changes)s.",
@@ -234,6 +240,8 @@ EVENTS: Mapping[str, str] = {
     "channel_tested": "A test message was sent through channel %(channel)s.",
     "drive_began": "A test drive of journey %(journey)s began.",
     "drive_passed": "A test drive of journey %(journey)s was verified, and its chat continued.",
+    "alert_opened": "An alert started: %(alert)s %(subject)s.",
+    "alert_closed": "An alert ended: %(alert)s %(subject)s.",
     "keys_rotated": "The data keys were wrapped again.",
     "backup_made": "A backup was made: %(file)s, %(size)s bytes.",
     "database_restored": "The database was restored from a backup: %(live_verifications_ended)s live verifications "
@@ -245,6 +253,53 @@ EVENTS: Mapping[str, str] = {
     "answers_exported": "The answers of journey %(journey)s were downloaded.",
     "acceptances_exported": "The acceptances of journey %(journey)s were downloaded.",
 }
+
+
+BROWSERS = (  # what a browser says of itself has the names of others in it: the first that it has counts
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("HeadlessChrome/", "Chrome without a window"),
+    ("Chrome/", "Chrome"),
+    ("Version/", "Safari"),
+)
+SYSTEMS = (
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Android", "Android"),
+    ("CrOS", "ChromeOS"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "Mac"),
+    ("Linux", "Linux"),
+)
+
+
+def browser_words(said: str) -> str:
+    """Return what a browser says of itself as admins call it: "Chrome on Windows"; a program by its first word."""
+    browser = next((name for mark, name in BROWSERS if mark in said), "")
+    if not browser:
+        return said.split(" ", 1)[0].replace("/", " ")
+    system = next((name for mark, name in SYSTEMS if mark in said), "")
+    return _("%(browser)s on %(system)s", browser=browser, system=system) if system else browser
+
+
+def who_acted(admin: str, came_from: Mapping[str, str]) -> str:
+    """Return who did something: an admin's name, an API key by its name, or a command; "" for customers."""
+    if admin:
+        return admin
+    name = came_from.get("key")
+    if name or came_from.get("api_key"):
+        return _("API key “%(name)s”", name=name) if name else _("an API key")
+    return came_from.get("command", "")
+
+
+def source(admin: str, came_from: Mapping[str, str]) -> str:
+    """Return who did something and from where, with commas: address, browser in words, who ran the command."""
+    found = [who_acted(admin, came_from), came_from.get("address", ""), browser_words(came_from.get("browser", ""))]
+    return ", ".join(part for part in (*found, came_from.get("account", "")) if part)
 
 
 def event_sentence(kind: str, facts: Mapping[str, Any]) -> str:

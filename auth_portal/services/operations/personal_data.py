@@ -1,8 +1,8 @@
 """What is stored about one person: all of it in one document for them, and its erasure.
 
 The export is for GDPR 15 and 20 and POPIA 23. It names what proves who they are and does not include it: a password's
-hash or an app's seed in a file could be used to sign in. Which admin did something is the admin's data, so events say
-only that an admin did it. After an erasure, what was counted and audited stays, without a name.
+hash or an app's seed in a file could be used to sign in. Which admin or program did something, and from where, is
+theirs, so events say only that an admin did it. After an erasure, what was counted and audited stays, without a name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from auth_portal.services.delivery.outbox import notice_lane
 from auth_portal.services.directory.person import Person, erase_person, get_person
 from auth_portal.services.imports.store import forget_customer
 from auth_portal.services.verification import tries
-from auth_portal.store.db import Transactions, Work
+from auth_portal.store.db import Transactions, Work, parted_facts
 from auth_portal.store.keys import update_signed
 from auth_portal.store.models import (
     ANSWER_ANSWERS,
@@ -180,8 +180,9 @@ def _visit(visit: Row) -> dict[str, Any]:
 
 
 def _shown(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    """Return some fields of a row as JSON can hold them."""
-    return {name: iso(row[name]) if isinstance(row[name], datetime) else row[name] for name in names}
+    """Return some fields of a row as JSON can hold them; the facts of an event without where it came from."""
+    shown: dict[str, Any] = {name: iso(row[name]) if isinstance(row[name], datetime) else row[name] for name in names}
+    return {**shown, "facts": parted_facts(shown["facts"])[0]} if "facts" in shown else shown
 
 
 def _opened(work: Work, row: Row, name: str, column: SealedColumn) -> str:

@@ -24,7 +24,7 @@ from werkzeug.routing import BaseConverter
 from auth_portal.errors import Problem
 from auth_portal.services.access.api_answers import ApiResponse, Write
 from auth_portal.services.access.api_keys import Caller
-from auth_portal.telemetry import log_event
+from auth_portal.telemetry import log_event, origin
 from auth_portal.web.context import services
 
 PAGE = 50  # items of one page unless the program asks for fewer or more
@@ -77,6 +77,8 @@ def route(rule: str, *, scope: str, method: str = "GET", largest: int = 0) -> Ca
             except Problem as refused:
                 log_event("api_key_refused", why=refused.code)
                 raise
+            by = {"api_key": g.caller.key_id, "key": g.caller.name, "browser": "", "is_recorded": True}
+            origin.set(origin.get()._replace(**by))
             if scope not in caller().scopes:
                 raise Problem("scope_missing", status=403, scope=scope)
             if _CONTROLS.search(request.path):
