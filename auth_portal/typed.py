@@ -4,6 +4,9 @@ Keyboards, chat apps, address books and spreadsheets add characters that no one 
 direction around a phone number, spaces that do not break, dashes of other widths, digits of another script. Two texts
 that look the same must be the same, so every value that identifies a person passes through here before it is compared.
 Passwords do not: each of their characters counts.
+
+A phone number is E.164, as its country writes it now; an email address is in small letters and ASCII, and one that a
+mail server must take (RFC 5321). These are the only places that say what is one.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import re
 import unicodedata
 from functools import lru_cache
 from urllib.parse import unquote
+
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
 
 JOINERS = "\u200c\u200d"  # the invisible characters that some scripts cannot be written without
 # Of category Cf are the marks of direction, joiners, soft hyphens and byte order marks. The others that Unicode calls
@@ -23,8 +29,39 @@ _FULL_WIDTH = range(0xFF01, 0xFF5F)  # ASCII as East Asian keyboards write it; l
 _FULL_WIDTH_OFFSET = 0xFEE0
 _NAMED = re.compile(r"[^<>]*<([^<>]+)>[^\w<>]*")  # Thandi Nkosi <thandi@example.com>
 _SCHEME = re.compile(r"(mailto|tel|sms|smsto|callto):/{0,2}", re.IGNORECASE)
+# A number as chat networks write it, in full and without the plus; behind the colon is the number of a device.
+_CHAT_ID = re.compile(
+    r"(?:(?:whatsapp:|(?:https?://)?wa\.me/)\+?)?([0-9 ()-]{6,20})(?:(?::[0-9]+)?@(?:c\.us|s\.whatsapp\.net))?",
+    re.IGNORECASE,
+)
 _QUOTES = "\"'`\u00ab\u00b4\u00bb\u2018-\u201f\u2039\u203a"
-_AROUND = re.compile(f"^[ {_QUOTES}]+|[ {_QUOTES}.,;:!?…‥。、․‚·،؛؟۔।]+$")
+_AROUND = re.compile(rf"^[\s{_QUOTES}]+|[\s{_QUOTES}.,;:!?…‥。、․‚·،؛؟۔।]+$")
+_BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
+ADDRESS_LENGTH = 254  # characters of an email address (RFC 5321 4.5.3.1.3)
+PHONE_LENGTH = 40  # characters as people type them
+# Such a text is no phone number, but an ID or a mistake: libphonenumber would leave the letter out, or what follows it.
+_LETTER_IN_NUMBER = re.compile(r"[A-Za-z][0-9]|[0-9].*[A-Za-z]")
+_EXTENSION = re.compile(r"(?<=[0-9])[ ,;]*(ext|extension|x)[.:]? ?[0-9]{1,7}$", re.IGNORECASE)
+# One subscriber's number in two forms, as chat networks or older files write it and as its country does. Each pattern
+# leaves one number, so that a chat never passes for that of someone else.
+_OTHER_FORMS = tuple(
+    (re.compile(pattern), form)
+    for pattern, form in (
+        (r"\+521([2-9]\d{9})", r"+52\1"),  # Mexico: the 1 of mobile phones, abolished in 2019
+        (r"\+52([2-9]\d{9})", r"+521\1"),
+        (r"\+549([1-3]\d{9})", r"+54\1"),  # Argentina: the 9 of calls from abroad to mobile phones
+        (r"\+54([1-3]\d{9})", r"+549\1"),
+        (r"\+55([1-9]{2})([6-9]\d{7})", r"+55\g<1>9\2"),  # Brazil: the ninth digit, added until 2016
+        (r"\+55([1-9]{2})9([6-9]\d{7})", r"+55\1\2"),
+        (r"\+229(\d{8})", r"+22901\1"),  # Benin: ten digits since 2024
+        (r"\+22901(\d{8})", r"+229\1"),
+        (r"\+225([04-9][0-3]\d{6})", r"+22501\1"),  # Ivory Coast: ten digits since 2021, by the network of the eight
+        (r"\+225([04-9][4-6]\d{6})", r"+22505\1"),
+        (r"\+225([04-9][7-9]\d{6})", r"+22507\1"),
+        (r"\+225(?:01(?=[04-9][0-3])|05(?=[04-9][4-6])|07(?=[04-9][7-9]))(\d{8})", r"+225\1"),
+        (r"\+39([124-9]\d{5,9})", r"+390\1"),  # Italy: the 0 of landlines is a part of the number
+    )
+)
 
 
 def visible_text(text: str, stays: str = "") -> str:
@@ -48,6 +85,8 @@ def identifier_form(text: str) -> str:
     That is the address in ``Thandi <thandi@example.com>``, what follows ``tel:`` or ``mailto:``, and what stands
     between quotation marks and before the full stop of a sentence.
     """
+    if _BARE.fullmatch(text):  # most people type nothing else
+        return text
     text = _AROUND.sub("", plain_text(text))
     if named := _NAMED.fullmatch(text):
         text = _AROUND.sub("", named[1])
@@ -55,6 +94,68 @@ def identifier_form(text: str) -> str:
         # Behind a question mark or semicolon are parameters (RFC 6068, RFC 3966), such as a subject.
         text = _AROUND.sub("", plain_text(unquote(re.split("[?;]", text[scheme.end() :])[0])))
     return text
+
+
+def e164(typed: str, region: str) -> str | None:
+    """Return a phone number as ``+27821234567``, or None if it is not one.
+
+    ``region`` is that of national forms; without one, only a number with its country code is one. A number as its
+    country no longer writes it is returned as it does now.
+    """
+    text = _phone_text(typed)
+    if not text.isascii() or len(text) > PHONE_LENGTH or _LETTER_IN_NUMBER.search(_EXTENSION.sub("", text)):
+        return None
+    spellings = (f"+{text[2:]}", text) if text.startswith("00") else (text,)  # how most countries dial abroad
+    for spelling in spellings:
+        try:
+            number = phonenumbers.parse(spelling, region or None)
+        except phonenumbers.NumberParseException:
+            continue
+        found = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+        if phonenumbers.is_valid_number(number):
+            return found
+        for other in _other_forms(found):
+            if phonenumbers.is_valid_number(phonenumbers.parse(other)):
+                return other
+    return None
+
+
+def _phone_text(typed: str) -> str:
+    """Return what may be a phone number without what was pasted around it, or what a chat network added."""
+    text = identifier_form(typed)
+    chat = _CHAT_ID.fullmatch(text) if "@" in text or "wa.me/" in text or ":" in text else None
+    return text if chat is None else chat[1] if chat[1].startswith("0") else f"+{chat[1]}"
+
+
+def _other_forms(number: str) -> list[str]:
+    """Return the same subscriber's number in the other forms that chat networks and older files have."""
+    found = ((pattern.fullmatch(number), form) for pattern, form in _OTHER_FORMS)
+    return [match.expand(form) for match, form in found if match is not None]
+
+
+def chat_numbers(text: str, region: str) -> tuple[str, ...]:
+    """Return a chat's own number as ``+27821234567``, and the other forms in which it may be on file; else nothing.
+
+    Networks write it in full, without the plus, and some as its country does not. Only a leading 0 marks a national
+    number. Other digits that are no international number are not read as a national one: they may be an ID on another
+    network, which must not pass for a customer's number.
+    """
+    written = _phone_text(text)
+    number = e164(written if written.lstrip("( ").startswith(("+", "0")) else f"+{written}", region)
+    return () if number is None else tuple(dict.fromkeys((number, *_other_forms(number))))
+
+
+def email_form(typed: str) -> str | None:
+    """Return an email address in its one form, or None. No Unicode before the @: ``mıke@`` is not ``mike@``.
+
+    At most 64 characters stand before it, 63 in each part of the domain, and 254 in all (RFC 5321 4.5.3.1, RFC 1035).
+    """
+    try:
+        valid = validate_email(identifier_form(typed), allow_smtputf8=False, check_deliverability=False, strict=True)
+    except EmailNotValidError:
+        return None
+    address = valid.ascii_email or valid.normalized
+    return address.lower() if len(address) <= ADDRESS_LENGTH else None
 
 
 @lru_cache(maxsize=4096)

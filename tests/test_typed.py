@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth_portal.services.directory.person import customer_key, e164, email_form, name_form
-from auth_portal.typed import identifier_form, plain_text, visible_text
+from auth_portal.gateways.channels import OutgoingMessage
+from auth_portal.gateways.channels.smtp import _compose, _mailbox
+from auth_portal.services.directory.person import customer_key, name_form
+from auth_portal.typed import e164, email_form, identifier_form, plain_text, visible_text
 
 EVERY_CHARACTER = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 
@@ -42,6 +44,13 @@ EVERY_CHARACTER = [chr(code) for code in range(0x110000) if not 0xD800 <= code <
         ("Cell +27 82 123 4567", "+27821234567"),
         ("082 123 4567 ext. 12", "+27821234567"),
         ("0821234567x12", "+27821234567"),
+        ("082 123 4567\n", "+27821234567"),
+        ("whatsapp:+27821234567", "+27821234567"),
+        ("27821234567@c.us", "+27821234567"),
+        ("+52 1 55 1234 5678", "+525512345678"),  # as Mexico wrote it until 2019
+        ("+55 11 8765-4321", "+5511987654321"),
+        ("+229 97 12 34 56", "+2290197123456"),
+        ("27821234567@g.us", None),
     ],
 )
 def test_r55_a_phone_number_however_it_was_pasted(typed: str, number: str | None) -> None:
@@ -66,6 +75,40 @@ def test_r55_a_phone_number_however_it_was_pasted(typed: str, number: str | None
 )
 def test_r55_an_email_address_however_it_was_pasted(typed: str) -> None:
     assert email_form(typed) == "thandi@example.com"
+
+
+LONG_DOMAIN = ".".join(["d" * 60] * 3)
+
+
+@pytest.mark.parametrize(
+    ("typed", "address"),
+    [
+        (f"{'a' * 64}@example.com", f"{'a' * 64}@example.com"),
+        (f"{'a' * 65}@example.com", None),
+        (f"a@{'b' * 63}.com", f"a@{'b' * 63}.com"),
+        (f"a@{'b' * 64}.com", None),
+        (f"{'a' * 64}@{LONG_DOMAIN}.common", f"{'a' * 64}@{LONG_DOMAIN}.common"),  # 254 characters
+        (f"{'a' * 64}@{LONG_DOMAIN}.commons", None),
+        ("a@bücher.example.com", "a@xn--bcher-kva.example.com"),
+        ("A@XN--BCHER-KVA.example.com", "a@xn--bcher-kva.example.com"),
+        ("a@faß.de", "a@xn--fa-hia.de"),
+        ("a@example.com.", "a@example.com"),
+        ("a@example.com\n", "a@example.com"),
+        *((typed, None) for typed in ('"a b"@example.com', '"ab"@example.com', "ä@example.com", "a@[192.0.2.1]")),
+        *((typed, None) for typed in (".a@example.com", "a..b@example.com", "a@example..com", "a@-b.com", "a@com")),
+    ],
+)
+def test_there_is_one_rule_for_email_addresses(typed: str, address: str | None) -> None:
+    assert email_form(typed) == address
+
+
+@given(st.emails())
+def test_whatever_is_an_email_address_can_be_mailed(typed: str) -> None:
+    address = email_form(typed)
+    if address is not None:
+        mail = _compose(OutgoingMessage("email", address, "Code", "Text", "", "1"), _mailbox("a@acme.example"))
+        assert mail["To"] == address
+        assert email_form(address) == address
 
 
 @pytest.mark.parametrize(

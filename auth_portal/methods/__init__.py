@@ -19,6 +19,7 @@ from auth_portal.methods.contract import (
 )
 from auth_portal.methods.one_time_code import EmailCode, SmsCode
 from auth_portal.methods.password import Password
+from auth_portal.methods.support_code import DIGITS as SUPPORT_CODE_DIGITS
 from auth_portal.methods.support_code import SupportCode
 from auth_portal.methods.totp import Totp
 
@@ -27,6 +28,7 @@ __all__ = [
     "METHODS",
     "METHOD_NAMES",
     "ON_FILE",
+    "SUPPORT_CODE_DIGITS",
     "Evidence",
     "IssuedCode",
     "Method",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, abort, current_app, g, jsonify, make_response, request
 from prometheus_client import ProcessCollector
 
-from auth_portal.crypto import same_text
 from auth_portal.telemetry import BUCKET, METRICS, SUM, Metric, log_event
 from auth_portal.web.context import EXTENSION, services
 
@@ -184,5 +184,5 @@ def _may_see() -> bool:
         return False
     given = request.headers.get("Authorization", "").removeprefix("Bearer ")
     if settings.metrics_token:
-        return same_text(given, settings.metrics_token)
+        return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), settings.metrics_token.encode())
     return settings.is_loopback or bool(settings.metrics_bind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth_portal.store.models import AuditEvent, TicketRow
+from auth_portal.store.models import AuditEvent, CustomerRow, TicketRow
 from tests.api.program import ORIGIN, Program, problem
 from tests.web.test_way import sent
 from tests.world import PHONE
@@ -46,6 +46,78 @@ def test_a_ticket_by_reference_needs_no_path_of_its_own(caller: Program) -> None
     assert made.status_code == 201, made.text
     assert made.json is not None
     assert made.json["path"] == "/j/waiting"
+
+
+@pytest.mark.parametrize(
+    ("on_file", "written"),
+    [
+        ("+525512345678", "5215512345678"),  # Mexico, as WhatsApp writes it
+        ("+5215512345678", "525512345678"),  # and the other way round
+        ("+525512345678", "5215512345678@s.whatsapp.net"),
+        ("+525512345678", 5215512345678),
+        ("+541155551234", "5491155551234"),  # Argentina
+        ("+5491155551234", "541155551234"),
+        ("+5547987654321", "554787654321"),  # Brazil
+        ("+554787654321", "5547987654321"),
+        ("+2290197123456", "22997123456"),  # Benin
+        ("+2250707123456", "22507123456"),  # Ivory Coast, by the network of the old number
+        ("+2250544123456", "22544123456"),
+        ("+2250140123456", "22540123456"),
+        ("+390612345678", "39612345678"),  # Italy
+        (PHONE, "whatsapp:+27821234567"),
+        (PHONE, "whatsapp:27821234567"),
+        (PHONE, "tel:+27-82-123-4567;ext=12"),
+        (PHONE, "tel:(082)123-4567"),
+        (PHONE, "sms:+27821234567?body=Hello"),
+        (PHONE, "27821234567@c.us"),
+        (PHONE, "27821234567:3@s.whatsapp.net"),
+        (PHONE, "https://wa.me/27821234567"),
+        (PHONE, "0027 82 123 4567"),
+        (PHONE, 27821234567),
+        (PHONE, 27821234567.0),
+        (PHONE, " +27821234567\n"),
+    ],
+)
+def test_a_chats_number_is_found_however_its_network_writes_it(both: Program, on_file: str, written: object) -> None:
+    if on_file != PHONE:
+        assert both.post("/customers", {"customer_id": "M-1", "phone": on_file}).status_code == 201
+    made = both.post("/tickets", {**FLOW, "msisdn": written})
+    assert made.status_code == 201, made.text
+    (row,) = both.world.rows(TicketRow)
+    expected = both.world.services.customers.row_of("C-1001" if on_file == PHONE else "M-1")
+    assert row.customer_row == expected
+    assert row.phone_key == next(one.phone_key for one in both.world.rows(CustomerRow) if one.id == expected)
+
+
+@pytest.mark.parametrize(
+    ("on_file", "written", "code"),
+    [
+        (["+541155551234", "+541155551234"], "5491155551234", "ticket_several"),
+        (["+2250107123456", "+2250507123456"], "22507123456", "ticket_nobody"),  # of other networks
+        (["+5511987654321"], "5511997654321", "ticket_nobody"),
+        (["+525512345678"], "5225512345678", "ticket_msisdn_unreadable"),
+        ([], "120363041234567890@g.us", "ticket_msisdn_unreadable"),  # a group, and a WhatsApp ID that is no number
+        ([], "27821234567@lid", "ticket_msisdn_unreadable"),
+        ([], True, "body_invalid"),
+        ([], -27821234567, "body_invalid"),
+        ([], 27821234567.5, "body_invalid"),
+        ([], 1e300, "ticket_msisdn_unreadable"),
+        ([], [PHONE], "body_invalid"),
+    ],
+)
+def test_a_number_that_may_be_someone_elses_is_not_taken(
+    both: Program, on_file: list[str], written: object, code: str
+) -> None:
+    for number, phone in enumerate(on_file):
+        assert both.post("/customers", {"customer_id": f"M-{number}", "phone": phone}).status_code == 201
+    problem(both.post("/tickets", {**FLOW, "msisdn": written}), 422, code)
+
+
+def test_the_form_that_the_network_writes_comes_first(both: Program) -> None:
+    for number, phone in enumerate(("+541155551234", "+5491155551234")):
+        both.post("/customers", {"customer_id": f"M-{number}", "phone": phone})
+    assert both.post("/tickets", {**FLOW, "msisdn": "5491155551234"}).status_code == 201
+    assert both.world.rows(TicketRow)[0].customer_row == both.world.services.customers.row_of("M-1")
 
 
 PAYMENT = {"amount": "500.00", "currency": "ZAR", "payee": "N. Dlamini"}

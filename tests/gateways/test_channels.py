@@ -112,6 +112,10 @@ class TestSmtp(ChannelContract):
         opened(smtp(server.port, sender='"Bänk, of Acme" <a@acme.example>'), outbound).send(MAIL)
         assert server.mailbox.messages[0]["From"].addresses[0].display_name == "Bänk, of Acme"
 
+    def test_domain_of_the_sender_may_be_international(self, server: Any, outbound: Outbound) -> None:
+        opened(smtp(server.port, sender="Bücher <a@bücher.example>"), outbound).send(MAIL)
+        assert server.mailbox.senders == ["a@xn--bcher-kva.example"]
+
     def test_without_html_it_is_plain(self, channel: Channel, server: Any) -> None:
         channel.send(replace(MAIL, html=""))
         assert server.mailbox.messages[0].get_content_type() == "text/plain"

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import insert, update
 from werkzeug.test import TestResponse
 
+from auth_portal.errors import Problem
 from auth_portal.services.directory.batches import read_ids_again, untrusted_rows
 from auth_portal.services.directory.fields import new_row
 from auth_portal.services.operations.installation import examine
@@ -107,6 +108,30 @@ def test_r55_the_api_and_the_search_read_ids_and_contacts_as_they_were_pasted(sm
     for typed in (*PASTED, "Thandi\u00a0Nkosi", "\u202aTHANDI NKOSI\u202c"):
         support.get("/admin/customers")
         assert ODD in support.post("/admin/customers/search", q=typed).text, ascii(typed)
+
+
+def test_r55_one_rule_for_email_addresses_wherever_they_come_from(small_world: World) -> None:
+    """One that no mail server takes is refused at once, and never stored for a code that cannot arrive."""
+    support, caller = signed_in(small_world, "support"), program(small_world)
+    long, fits = f"{'a' * 65}@example.com", f"{'a' * 64}@example.com"
+    browser = small_world.browser()
+    browser.open("one")
+    assert browser.name(long).status_code == 422
+    problem(caller.post("/customers", {"customer_id": "L-1", "email": long}), 422, "body_invalid")
+    assert caller.post("/customers", {"customer_id": "L-1", "email": fits}).status_code == 201
+    path = checked(support, f"customer_id,email\nL-2,{long}\nL-3,Zo@Bücher.example\n", "customer_id", "email")
+    assert "not an email address that codes can be sent to" in support.get(path).text
+    with pytest.raises(Problem, match="email_invalid"):
+        small_world.services.admins.invite("support", email=long)
+
+
+def test_r55_the_search_reads_a_number_as_chat_networks_write_it(small_world: World) -> None:
+    support, caller = signed_in(small_world, "support"), program(small_world)
+    caller.post("/customers", {"customer_id": "M-1", "phone": "+52 1 55 1234 5678"})
+    assert body(caller.get("/customers/M-1"))["phone"] == "+525512345678"
+    for typed in ("5215512345678", "525512345678@s.whatsapp.net", "whatsapp:+5215512345678", "+52 55 1234 5678"):
+        support.get("/admin/customers")
+        assert "M-1" in support.post("/admin/customers/search", q=typed).text, typed
 
 
 def test_r55_an_import_reads_each_cell_in_its_one_form(world: World) -> None:

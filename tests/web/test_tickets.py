@@ -10,7 +10,6 @@ from sqlalchemy import update
 
 from auth_portal.crypto import Passwords, token_hash
 from auth_portal.methods import all_methods
-from auth_portal.services.directory.person import e164
 from auth_portal.services.operations.personal_data import Erasure
 from auth_portal.services.operations.retention import prune
 from auth_portal.store.models import (
@@ -23,6 +22,7 @@ from auth_portal.store.models import (
     Verification,
     Visit,
 )
+from auth_portal.typed import e164
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged, results
 from tests.ticketed import PURPOSE, SHARED, link, open_ticketed, opened, ticket

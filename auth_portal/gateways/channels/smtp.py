@@ -16,6 +16,7 @@ from email.policy import SMTP as SMTP_POLICY
 from email.utils import formatdate, getaddresses
 from typing import Annotated, Literal, Self
 
+import idna
 from pydantic import Field, field_validator
 
 from auth_portal.errors import Misconfigured
@@ -154,10 +155,16 @@ class SmtpConfig(ChannelConfig):
 
 
 def _mailbox(text: str) -> Address:
-    """Return one address, with or without a name. Raise one of _NO_MAIL for anything else."""
+    """Return one address, with or without a name; an international domain as DNS has it.
+
+    Raise one of _NO_MAIL for anything else.
+    """
     if not text.isprintable():
         raise ValueError("control characters")
     [(display_name, address)] = getaddresses([text])
+    local, _, domain = address.rpartition("@")
+    if not domain.isascii():
+        address = f"{local}@{idna.encode(domain, uts46=True).decode()}"  # its own error is a ValueError, too
     return _address(address, display_name)
 
 

@@ -20,7 +20,6 @@ from auth_portal.services import limits
 from auth_portal.services.access.admins import SIGNED_IN, email_key, email_name, recovery_key, right_step
 from auth_portal.services.access.roles import ROLES, Role
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.directory.person import email_form
 from auth_portal.services.limits import DAY, MINUTE, Limit
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import (
@@ -138,7 +137,7 @@ class AdminSessions:
                 for bound in bounds:
                     limits.take_or_refuse(work, bound, "too_many_sign_ins")
             row: Any = None
-            if email_form(form.email) is not None:
+            if "@" in form.email:
                 mine = Admin.email_key == email_key(self._keyring, form.email), Admin.is_active
                 with self._transactions.read() as work:
                     row = work.execute(select(Admin.__table__).where(*mine)).one_or_none()

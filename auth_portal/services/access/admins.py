@@ -31,7 +31,6 @@ from auth_portal.services.directory.person import (
     STALE_CODE,
     LinkView,
     ShownSeed,
-    email_form,
     open_link,
     view_link,
 )
@@ -50,7 +49,7 @@ from auth_portal.store.models import (
     RecoveryCode,
     table_of,
 )
-from auth_portal.typed import plain_text, visible_text
+from auth_portal.typed import email_form, plain_text, visible_text
 
 PAGE = "/admin/admins"
 SIGNED_IN = "admin_signed_in"  # the audit event of every sign-in, by code and by passkey

@@ -28,23 +28,17 @@ from auth_portal.services.directory.fields import (
     check,
     column_values,
     contact_times,
-    index_of,
     is_blank,
     is_hash,
     new_row,
     opened,
 )
 from auth_portal.services.directory.person import (
-    CUSTOMER_ID_LENGTH,
-    IDENTIFIER_LENGTH,
     CustomerNotices,
-    customer_key,
-    e164,
-    email_form,
     end_links,
-    has_id,
     mask_contact,
     mask_name,
+    named_by,
     row_of,
     shared_keys,
 )
@@ -158,17 +152,7 @@ class Customers:
 
     def _named(self, typed: str, behind: ColumnElement[bool]) -> list[Mapping[str, Any]]:
         """Look in each index by itself: one query over all of them would use none."""
-        typed, index = typed.strip()[:IDENTIFIER_LENGTH], self._transactions.keyring
-        phone = e164(typed, self._region)
-        email = email_form(typed) if "@" in typed else None
-        names = [
-            has_id(customer_key(typed)[:CUSTOMER_ID_LENGTH]),
-            CustomerRow.name_key == index_of(index, "name", typed),
-        ]
-        if phone is not None:
-            names.append(CustomerRow.phone_key == index_of(index, "phone", phone))
-        if email is not None:
-            names.append(CustomerRow.email_key == index_of(index, "email", email))
+        names = named_by(typed, self._region, self._transactions.keyring)
         found = {row["id"]: row for name in names for row in self._rows(name, behind)}
         return sorted(found.values(), key=lambda row: str(row["customer_key"]))[: PAGE + 1]
 

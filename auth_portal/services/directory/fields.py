@@ -21,16 +21,13 @@ from auth_portal.crypto import PASSWORD_CODE_POINTS, Keyring, SealedColumn, norm
 from auth_portal.methods.password import SHORT_PASSWORD
 from auth_portal.services.directory.person import (
     CUSTOMER_ID_LENGTH,
-    IDENTIFIER_LENGTH,
     OWN,
     country_of,
     customer_key,
-    e164,
-    email_form,
     name_form,
 )
 from auth_portal.store.db import new_id
-from auth_portal.typed import JOINERS, plain_text, visible_text
+from auth_portal.typed import JOINERS, e164, email_form, plain_text, visible_text
 
 FIELDS = ("customer_id", "name", "phone", "email", "locale", "password", "totp_secret")
 CLEAR = "-"
@@ -182,7 +179,7 @@ def _phone(cell: str, region: str) -> str:
 
 def _email(cell: str) -> str:
     address = email_form(cell)
-    if address is None or len(address) > IDENTIFIER_LENGTH:
+    if address is None:
         raise CellFault("is not an email address that codes can be sent to")
     return address
 

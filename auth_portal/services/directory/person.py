@@ -22,13 +22,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import phonenumbers
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, literal_column, or_, select, update
 
 from auth_portal.crypto import NO_ROW, SUPPORT_CODE_MAC, KeyFault, Keyring, SealedColumn, new_seed
 from auth_portal.errors import Conflict, NotFound
-from auth_portal.methods import IssuedCode
-from auth_portal.methods.support_code import DIGITS as SUPPORT_CODE_DIGITS
+from auth_portal.methods import SUPPORT_CODE_DIGITS, IssuedCode
 from auth_portal.services import limits
 from auth_portal.services.limits import HOUR, Limit
 from auth_portal.store.db import Work
@@ -41,11 +39,10 @@ from auth_portal.store.models import (
     CustomerRow,
     table_of,
 )
-from auth_portal.typed import identifier_form, plain_text, visible_text
+from auth_portal.typed import ADDRESS_LENGTH, chat_numbers, e164, email_form, identifier_form, plain_text, visible_text
 
-IDENTIFIER_LENGTH = 254  # characters: an email address is no longer (RFC 5321 4.5.3.1.3)
+IDENTIFIER_LENGTH = ADDRESS_LENGTH
 CUSTOMER_ID_LENGTH = 128
-PHONE_LENGTH = 40  # characters as people type them
 TYPED_LENGTH = 2 * IDENTIFIER_LENGTH  # characters: room for a name around an address and for what no one sees
 OWN = ""  # the ``shared_key`` of a customer whose ID is no other customer's in another spelling
 LONGEST_LINK_SECONDS = 72 * HOUR  # a customer's link or an admin's
@@ -56,11 +53,7 @@ STALE_CODE = (
     " first."
 )
 SECOND = 2  # the browser of a link whose opening is reported; those after it say nothing new
-_BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
 _BLANKS = re.compile(r"\s+")
-# Such a text is no phone number, but an ID or a mistake: libphonenumber would leave the letter out, or what follows it.
-_LETTER_IN_NUMBER = re.compile(r"[A-Za-z][0-9]|[0-9].*[A-Za-z]")
-_EXTENSION = re.compile(r"(?<=[0-9])[ ,;]*(ext|extension|x)[.:]? ?[0-9]{1,7}$", re.IGNORECASE)
 
 
 def customer_key(customer_id: str) -> str:
@@ -69,12 +62,7 @@ def customer_key(customer_id: str) -> str:
     A dash is part of the ID. What would leave nothing, such as an ID of punctuation alone, is not taken away.
     """
     text = _BLANKS.sub(" ", _folded(customer_id))
-    return _folded(_BLANKS.sub("", _unpacked(text) or plain_text(text)))
-
-
-def _unpacked(typed: str) -> str:
-    """Return what names a person without what was pasted around it; most people type nothing else."""
-    return typed if _BARE.fullmatch(typed) else identifier_form(typed)
+    return _folded(_BLANKS.sub("", identifier_form(text) or plain_text(text)))
 
 
 def name_form(name: str) -> str:
@@ -86,25 +74,6 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def e164(typed: str, region: str) -> str | None:
-    """Return a phone number as ``+27821234567``, or None if it is not one.
-
-    ``region`` is that of national forms; without one, only a number with its country code is one.
-    """
-    text = _unpacked(typed)
-    if not text.isascii() or len(text) > PHONE_LENGTH or _LETTER_IN_NUMBER.search(_EXTENSION.sub("", text)):
-        return None
-    if not region and text.startswith("00"):  # how most countries dial abroad
-        text = f"+{text[2:]}"
-    try:
-        number = phonenumbers.parse(text, region or None)
-    except phonenumbers.NumberParseException:
-        return None
-    if not phonenumbers.is_valid_number(number):
-        return None
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
 def country_of(phone: str) -> str:
     """Return the country of a number in E.164, such as ``ZA``; an empty text if it belongs to none."""
     for length in (1, 2, 3):  # no calling code begins another; most belong to one country, which needs no parsing
@@ -112,25 +81,6 @@ def country_of(phone: str) -> str:
         if len(regions) == 1:
             return str(regions[0])
     return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
-
-
-def msisdn_form(text: str, region: str) -> str | None:
-    """Return a chat's own number as ``+27821234567``, or None: networks write it in full, without the plus.
-
-    Only a leading 0 marks a national number. Other digits that are no international number are not read as a national
-    one: they may be an ID on another network, which must not pass for a customer's number.
-    """
-    number = _unpacked(text)
-    return e164(number if number.startswith(("+", "0")) else f"+{number}", region)
-
-
-def email_form(typed: str) -> str | None:
-    """Return an email address in its one form, or None. No Unicode before the @: ``mıke@`` is not ``mike@``."""
-    try:
-        valid = validate_email(_unpacked(typed), allow_smtputf8=False, check_deliverability=False)
-    except EmailNotValidError:
-        return None
-    return (valid.ascii_email or valid.normalized).lower()
 
 
 @dataclass(frozen=True)
@@ -150,7 +100,7 @@ def read_identifier(typed: str, kinds: Sequence[str], region: str, keyring: Keyr
     What contains an ``@`` and is no email address is refused by its text alone, so that a typing error is not taken for
     a customer ID for which no code ever arrives. Only where customer IDs alone are accepted may one contain an ``@``.
     """
-    text = _unpacked(typed) if len(typed) <= TYPED_LENGTH else ""
+    text = identifier_form(typed) if len(typed) <= TYPED_LENGTH else ""
     if not text or len(text) > IDENTIFIER_LENGTH or any(unicodedata.category(char) == "Cc" for char in text):
         return None
     address = email_form(text) if "@" in text else None
@@ -449,6 +399,22 @@ def get_person(connection: Connection, row: str) -> Person:
     if person.row is None:
         raise NotFound("customer_unknown")
     return person
+
+
+def named_by(typed: str, region: str, keyring: Keyring) -> list[ColumnElement[bool]]:
+    """Return what holds for the customers that a text names: by ID, name, phone number or email address.
+
+    A phone number may also be written as a chat network does. Each is looked up by an index of its own.
+    """
+    text = typed[:TYPED_LENGTH]
+    numbers = {e164(text, region), *chat_numbers(text, region)}
+    address = email_form(text) if "@" in text else None
+    return [
+        has_id(customer_key(text)[:CUSTOMER_ID_LENGTH]),
+        CustomerRow.name_key == keyring.index("name", name_form(text)),
+        *(CustomerRow.phone_key == keyring.index("phone", number) for number in sorted(filter(None, numbers))),
+        *([CustomerRow.email_key == keyring.index("email", address)] if address is not None else []),
+    ]
 
 
 def row_of(connection: Connection, customer_id: str) -> str:

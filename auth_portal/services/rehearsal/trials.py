@@ -22,10 +22,11 @@ from auth_portal.services.config.file import Fault
 from auth_portal.services.config.store import read_stored
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import NewDelivery
-from auth_portal.services.directory.person import country_of, e164
+from auth_portal.services.directory.person import country_of
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import MESSAGE, Attempt, Delivery, DeliveryState
+from auth_portal.typed import e164
 
 MOST, WITHIN_SECONDS = 5, 600  # tests of one admin: enough to fix a channel, too few to annoy anyone
 LIFETIME = timedelta(seconds=60)  # of one test: the admin who sent it is looking at the page

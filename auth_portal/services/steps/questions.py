@@ -13,8 +13,6 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, Self
 
-import phonenumbers
-from email_validator import EmailNotValidError, validate_email
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from auth_portal.services.steps.contract import (
@@ -31,6 +29,7 @@ from auth_portal.services.steps.contract import (
     whole_number,
     without_empty,
 )
+from auth_portal.typed import e164, email_form
 
 QuestionKind = Literal["single", "multiple", "scale", "nps", "text", "number", "date", "phone", "email"]
 CHOICES = ("single", "multiple")
@@ -186,19 +185,12 @@ class Question(BaseModel):
             return text, "answer_unreadable"
 
     def _read_phone(self, text: str, region: str) -> tuple[str, str]:
-        try:
-            number = phonenumbers.parse(text, region or None)
-        except phonenumbers.NumberParseException:
-            return text, "answer_unreadable"
-        is_one = phonenumbers.is_possible_number(number) and phonenumbers.is_valid_number(number)
-        e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-        return (e164, "") if is_one else (text, "answer_unreadable")
+        number = e164(text, region)
+        return (text, "answer_unreadable") if number is None else (number, "")
 
     def _read_email(self, text: str, _region: str) -> tuple[str, str]:
-        try:
-            return validate_email(text, check_deliverability=False).normalized, ""
-        except EmailNotValidError:
-            return text, "answer_unreadable"
+        address = email_form(text)
+        return (text, "answer_unreadable") if address is None else (address, "")
 
 
 _READERS: Mapping[str, Callable[[Question, str, str], tuple[str, str]]] = {

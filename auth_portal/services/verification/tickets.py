@@ -10,7 +10,7 @@ someone other than the portal opens nothing, and a chat that began with it means
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -35,7 +35,6 @@ from auth_portal.services.directory.person import (
     find_person,
     holders_of,
     mask_contact,
-    msisdn_form,
     read_identifier,
     stranger,
     trusted,
@@ -50,7 +49,7 @@ from auth_portal.store.models import (
     signed_columns,
     table_of,
 )
-from auth_portal.typed import JOINERS, visible_text
+from auth_portal.typed import JOINERS, chat_numbers, visible_text
 
 PURPOSE_LENGTH = 140  # characters: two lines on a phone, read before anything is proved
 PAYEE_LENGTH = 40  # characters, so that a payment fits into one SMS
@@ -249,12 +248,14 @@ class Tickets:
         _check_request(config, request)
         purpose, locale = _read_purpose(request.purpose), _read_locale(request.locale)
         payment = _read_payment(request.payment) if request.payment is not None else None
-        phone = _read_msisdn(request.msisdn, snapshot.portal.default_region) if request.msisdn else ""
+        numbers = chat_numbers(request.msisdn, snapshot.portal.default_region)
+        if request.msisdn and not numbers:
+            raise Problem("ticket_msisdn_unreadable", status=UNREADABLE, field="msisdn")
         token = "" if reference else new_token()
         path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
         with self._transactions.write() as work:
             ticket_id, times = work.new_id(), ChatClock.from_ticket(work.now, config.chat_seconds)
-            person = _person_meant(work, config, phone, request.customer_id)
+            person, phone = _person_meant(work, config, numbers, request.customer_id)
             values = {
                 "id": ticket_id,
                 "token_hash": token_hash(token) if token else None,
@@ -334,33 +335,32 @@ def _check_request(config: JourneyConfig, request: TicketRequest) -> None:
         raise Problem("ticket_reference_invalid", status=UNREADABLE, field="reference") from None
 
 
-def _person_meant(work: Work, config: JourneyConfig, phone: str, customer_id: str) -> Person:
-    """Return the person that a ticket names; a stranger if several have the number and the page can ask which.
+def _person_meant(work: Work, config: JourneyConfig, numbers: Sequence[str], customer_id: str) -> tuple[Person, str]:
+    """Return the person that a ticket names, and the number that they are found by; "" if it is by customer ID.
 
-    By customer ID it is a stranger, too, if there is no such customer: nothing may show it (R52).
+    The person is a stranger if several have the number and the page can ask which. By customer ID it is a stranger,
+    too, if there is no such customer: nothing may show it (R52). ``numbers`` are the forms of the chat's own number.
+    Another form than the first counts only where no customer has the first, and exactly one has any of the others.
     """
-    if not phone:
+    if not numbers:
         identifier = read_identifier(customer_id, ("customer_id",), "", work.keyring)
         if identifier is None:
             raise Problem("ticket_customer_id_unreadable", status=UNREADABLE, field="customer_id")
-        return trusted(work, find_person(work.connection, identifier))
-    holders = holders_of(work.connection, work.keyring.index("phone", phone))
-    found = [trusted(work, person) for person in holders]
-    active = [person for person in found if person.is_active]
+        return trusted(work, find_person(work.connection, identifier)), ""
+    held: list[tuple[str, Person]] = []
+    for number in numbers:
+        found = holders_of(work.connection, work.keyring.index("phone", number))
+        held += [(number, trusted(work, person)) for person in found]
+        if held and number == numbers[0]:
+            break
+    active = [(person, number) for number, person in held if person.is_active]
     if not active:
         raise Problem("ticket_nobody", status=UNREADABLE, field="msisdn")
-    if len(found) == 1:
+    if len(held) == 1:
         return active[0]
-    if set(config.identifiers) == {"phone"}:
+    if set(config.identifiers) == {"phone"} or held[0][0] != numbers[0]:
         raise Problem("ticket_several", status=UNREADABLE, field="msisdn")
-    return stranger("")
-
-
-def _read_msisdn(msisdn: str, region: str) -> str:
-    phone = msisdn_form(msisdn, region)
-    if phone is None:
-        raise Problem("ticket_msisdn_unreadable", status=UNREADABLE, field="msisdn")
-    return phone
+    return stranger(""), numbers[0]
 
 
 def _read_purpose(purpose: str) -> str:

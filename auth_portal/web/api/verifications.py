@@ -43,6 +43,9 @@ PAYMENT_MEMBERS = ("amount", "currency", "payee")
 def register_ticket(write: Write) -> ApiResponse:
     """Register a ticket and return the link to send."""
     body = read_json()
+    msisdn = body.get("msisdn")
+    if isinstance(msisdn, int | float) and msisdn > 1 and float(msisdn).is_integer():
+        body["msisdn"] = str(int(msisdn))  # a number, as some flows send it
     known = {*TICKET_MEMBERS, "payment"}
     faults = [InputFault(f"/{name}", "is not known here") for name in sorted(body.keys() - known)]
     # Flow sends an empty text for a variable without a value.
