@@ -36,7 +36,7 @@ _CHAT_ID = re.compile(
 )
 _QUOTES = "\"'`\u00ab\u00b4\u00bb\u2018-\u201f\u2039\u203a"
 _AROUND = re.compile(rf"^[\s{_QUOTES}]+|[\s{_QUOTES}.,;:!?…‥。、․‚·،؛؟۔।]+$")
-_BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
+BARE = re.compile(r"[+\w](?:[\w@.+-]*\w)?", re.ASCII)  # an ID, number or address that is in plain characters already
 ADDRESS_LENGTH = 254  # characters of an email address (RFC 5321 4.5.3.1.3)
 PHONE_LENGTH = 40  # characters as people type them
 # Such a text is no phone number, but an ID or a mistake: libphonenumber would leave the letter out, or what follows it.
@@ -85,8 +85,6 @@ def identifier_form(text: str) -> str:
     That is the address in ``Thandi <thandi@example.com>``, what follows ``tel:`` or ``mailto:``, and what stands
     between quotation marks and before the full stop of a sentence.
     """
-    if _BARE.fullmatch(text):  # most people type nothing else
-        return text
     text = _AROUND.sub("", plain_text(text))
     if named := _NAMED.fullmatch(text):
         text = _AROUND.sub("", named[1])

@@ -39,7 +39,16 @@ from auth_portal.store.models import (
     CustomerRow,
     table_of,
 )
-from auth_portal.typed import ADDRESS_LENGTH, chat_numbers, e164, email_form, identifier_form, plain_text, visible_text
+from auth_portal.typed import (
+    ADDRESS_LENGTH,
+    BARE,
+    chat_numbers,
+    e164,
+    email_form,
+    identifier_form,
+    plain_text,
+    visible_text,
+)
 
 IDENTIFIER_LENGTH = ADDRESS_LENGTH
 CUSTOMER_ID_LENGTH = 128
@@ -54,6 +63,7 @@ STALE_CODE = (
 )
 SECOND = 2  # the browser of a link whose opening is reported; those after it say nothing new
 _BLANKS = re.compile(r"\s+")
+_MAY_BE_PHONE = re.compile(r"(?:\D*\d){5}|\d+$")  # as few as four digits are written without anything between them
 
 
 def customer_key(customer_id: str) -> str:
@@ -62,7 +72,12 @@ def customer_key(customer_id: str) -> str:
     A dash is part of the ID. What would leave nothing, such as an ID of punctuation alone, is not taken away.
     """
     text = _BLANKS.sub(" ", _folded(customer_id))
-    return _folded(_BLANKS.sub("", identifier_form(text) or plain_text(text)))
+    return _folded(_BLANKS.sub("", _unpacked(text) or plain_text(text)))
+
+
+def _unpacked(typed: str) -> str:
+    """Return what names a person without what was pasted around it; most people type nothing else."""
+    return typed if BARE.fullmatch(typed) else identifier_form(typed)
 
 
 def name_form(name: str) -> str:
@@ -100,13 +115,14 @@ def read_identifier(typed: str, kinds: Sequence[str], region: str, keyring: Keyr
     What contains an ``@`` and is no email address is refused by its text alone, so that a typing error is not taken for
     a customer ID for which no code ever arrives. Only where customer IDs alone are accepted may one contain an ``@``.
     """
-    text = identifier_form(typed) if len(typed) <= TYPED_LENGTH else ""
+    text = _unpacked(typed) if len(typed) <= TYPED_LENGTH else ""
     if not text or len(text) > IDENTIFIER_LENGTH or any(unicodedata.category(char) == "Cc" for char in text):
         return None
     address = email_form(text) if "@" in text else None
     if "@" in text and address is None and set(kinds) != {"customer_id"}:
         return None
-    phone, email = e164(text, region) if "phone" in kinds else None, address if "email" in kinds else None
+    phone = e164(text, region) if "phone" in kinds and _MAY_BE_PHONE.match(text) else None
+    email = address if "email" in kinds else None
     folded = customer_key(text)[:CUSTOMER_ID_LENGTH] if "customer_id" in kinds else ""
     one_form = phone or email or folded
     if not one_form:
