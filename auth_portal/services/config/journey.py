@@ -516,6 +516,11 @@ class JourneyConfig(Frozen):
         """Return the steps that prove something."""
         return tuple(step for step in self.steps if step.proves)
 
+    @property
+    def is_unprotected(self) -> bool:
+        """Report whether a link that is passed on could verify the wrong chat."""
+        return bool(self.verify_steps) and not self.defence.stops_relay
+
     @cached_property
     def carried(self) -> frozenset[str]:
         """Return the kinds of message that its methods send, such as ``sms``."""

@@ -426,7 +426,7 @@ class Overview:
                 if len(carrying) == 1 and carrying[0] in failing:
                     return Advice("single_channel", carrying[0], slug)
         for slug, journey in journeys.items():
-            if journey.verify_steps and journey.relay_defence == "none":
+            if journey.is_unprotected:
                 return Advice("relay", slug)
         if owners == 1:
             return Advice("single_owner")

@@ -6,8 +6,9 @@ Nothing is judged here. What an admin typed comes back as they typed it, whateve
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from werkzeug.datastructures import MultiDict
@@ -22,46 +23,56 @@ SERVERS = ("production", "uat", "sandbox")
 OWN = "own"
 TEXTS = ("landing", "done", "closed")
 # The form's name of each limit, and what it is for; the bounds are those of the config.
-LIMIT_WORDS: Mapping[str, tuple[str, str]] = {
-    "code_digits": ("Digits of a code", "%(least)s to %(most)s. NIST SP 800-63B (3.1.3.2) requires at least 6."),
+LIMIT_WORDS: Mapping[str, tuple[str, str, str]] = {
+    "code_digits": (
+        "Digits of a code",
+        "%(least)s to %(most)s.",
+        "NIST SP 800-63B (3.1.3.2) requires at least 6.",
+    ),
     "code_seconds": (
         "Validity of a code, in seconds",
-        "%(least)s to %(most)s. NIST SP 800-63B allows at most 10 minutes. 300 is usual. A code never outlasts the "
-        "chat clock.",
+        "%(least)s to %(most)s. 300 is usual. A code never outlasts the chat clock.",
+        "NIST SP 800-63B allows at most 10 minutes.",
     ),
     "wrong_tries": (
         "Wrong tries in one chat",
-        "%(least)s to %(most)s, over all codes and methods. RTS article 4(3)(b) allows at most 5.",
+        "%(least)s to %(most)s, over all codes and methods.",
+        "RTS article 4(3)(b) allows at most 5.",
     ),
     "sends": (
         "Messages in one chat",
         "%(least)s to %(most)s. Each message costs money and can annoy a person who didn't ask for it.",
+        "",
     ),
     "resend_waits": (
         "Waits before another message, in seconds",
         "One to four numbers from %(least)s to %(most)s, separated by commas. The last one repeats. Counted from the "
         "previous message.",
+        "",
     ),
     "identity_changes": (
         "Changes of details",
         "%(least)s to %(most)s. How often customers can correct the details they entered.",
+        "",
     ),
     "credential_tries_day": (
         "Wrong tries per customer and method in 24 hours",
-        "%(least)s to %(most)s, over all their chats, so that a new chat gives an attacker no new tries (RFC 4226, "
-        "7.3).",
+        "%(least)s to %(most)s, over all their chats, so that a new chat gives an attacker no new tries.",
+        "RFC 4226, 7.3.",
     ),
     "credential_tries_total": (
         "Wrong tries per customer and method since the last success",
-        "%(least)s to %(most)s. After that the method is locked until support unlocks it. NIST SP 800-63B (3.2.2) "
-        "allows 100 in total. Links with and without a ticket count separately.",
+        "%(least)s to %(most)s. After that the method is locked until support unlocks it. Links with and without a "
+        "ticket count separately.",
+        "NIST SP 800-63B (3.2.2) allows 100 in total.",
     ),
-    "destination_hour": ("Codes to one phone or address in an hour", "%(least)s to %(most)s, over all chats."),
-    "destination_day": ("Codes to one phone or address in a day", "%(least)s to %(most)s."),
+    "destination_hour": ("Codes to one phone or address in an hour", "%(least)s to %(most)s, over all chats.", ""),
+    "destination_day": ("Codes to one phone or address in a day", "%(least)s to %(most)s.", ""),
     "changed_contact_hours": (
         "Hours until a changed contact may be the only proof",
         "%(least)s to %(most)s. An attacker who convinces or bribes support changes the phone first. Until then, codes "
         "to it count only together with another method of this journey. 0 switches it off.",
+        "",
     ),
 }
 PLAIN = ("slug", "name", "return_url", "relay_defence", "colour")
@@ -72,7 +83,7 @@ LONGEST = 2000  # characters of one field; the rules allow far less, and the res
 MOST_STEPS = 7
 KINDS = ("", *STEPS)  # a form of an earlier version names none
 BLANK_ROWS = 2
-_DROPPED = {"", "0"}
+LONGEST_SLUG = 41
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class JourneyForm:
 
     fields: Mapping[str, str]
     steps: tuple[Mapping[str, Any], ...]  # as the config file writes them; one without values is still to fill in
-    channels: Mapping[str, str] = field(default_factory=dict)  # the place of each, or nothing
+    channels: tuple[str, ...] = ()  # in order
     data: tuple[tuple[str, str], ...] = ()
 
     def with_step(self, kind: str) -> JourneyForm:
@@ -121,13 +132,19 @@ class JourneyForm:
         return (*self.data, *(("", ""),) * BLANK_ROWS)
 
 
-def of_new() -> JourneyForm:
-    """Return the form of a new journey."""
+def of_new(channels: Iterable[str]) -> JourneyForm:
+    """Return the form of a new journey, with all channels that may send."""
     limits = {f"limits.{name}": _text(value) for name, value in JourneyLimits()}
     fields = {"server": "production", "callback.contract": "external_link", "relay_defence": "none", "active": "1"}
     usual = (("customer_id", "{customer_id}"), ("method", "{method}"), ("verified_at", "{verified_at}"))
     steps = ({"kind": FIRST, "by": ("customer_id",)}, {"kind": ADDED[0]})
-    return JourneyForm({**fields, **limits, "chat_seconds": "600"}, steps, data=usual)
+    return JourneyForm({**fields, **limits, "chat_seconds": "600"}, steps, tuple(channels), data=usual)
+
+
+def slug_of(name: str) -> str:
+    """Return a name for the link, made of the name that customers see: "" where nothing in it can stand in one."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:LONGEST_SLUG].strip("-")
 
 
 def of_config(config: JourneyConfig) -> JourneyForm:
@@ -154,7 +171,7 @@ def of_config(config: JourneyConfig) -> JourneyForm:
     return JourneyForm(
         fields,
         steps=tuple(step.model_dump() for step in config.steps),
-        channels={name: str(number) for number, name in enumerate(config.channels, 1)},
+        channels=config.channels,
         data=tuple(variable for variable in config.data.items() if variable not in always_sent),
     )
 
@@ -170,7 +187,7 @@ def of_form(form: MultiDict[str, str], *, has_empty: bool = False) -> JourneyFor
     return JourneyForm(
         {name: value.strip()[:LONGEST] for name, value in form.items()},
         steps=steps if any(STEPS[step["kind"]].add_label for step in steps) else (*steps, {"kind": ADDED[0]}),
-        channels={name.removeprefix("channel."): value for name, value in form.items() if name.startswith("channel.")},
+        channels=tuple(dict.fromkeys(name for name in form.getlist("channel") if name)),
         data=tuple((key.strip(), text.strip()[:LONGEST]) for key, text in rows if key.strip() or text.strip()),
     )
 
@@ -186,8 +203,6 @@ def values_of(typed: JourneyForm, slug: str, others: Mapping[str, Any]) -> Mappi
     results = {outcome: text for outcome in typed.outcomes if (text := fields.get(f"results.{outcome}", ""))}
     server = fields.get("server", "")
     limits = {name: fields.get(f"limits.{name}", "") for name in LIMIT_BOUNDS}
-    channels = [(_number(place), name) for name, place in typed.channels.items() if place.strip() not in _DROPPED]
-    channels.sort(key=lambda item: (isinstance(item[0], str), *item))  # by number; anything else comes last
     return {
         **{name: fields.get(name, "") for name in PLAIN},
         **{name: bool(fields.get(name)) for name in FLAGS},
@@ -196,7 +211,7 @@ def values_of(typed: JourneyForm, slug: str, others: Mapping[str, Any]) -> Mappi
         "radius": _number(radius) if (radius := fields.get("radius", "").strip()) else None,
         "hide_name": HIDES.get(fields.get("hide_name", "")),
         "chat_seconds": _number(fields.get("chat_seconds", "")),
-        "channels": tuple(name for _place, name in channels),
+        "channels": typed.channels,
         "steps": tuple(step for step in typed.steps if step.keys() != {"kind"}),
         "callback": {
             "server": fields.get("server_own", "") if server == OWN else server,
@@ -228,6 +243,7 @@ class LimitField(NamedTuple):
     name: str
     label: str
     help: str
+    source: str  # of the bounds, if a standard sets them
     least: int
     most: int
     is_list: bool
@@ -236,8 +252,8 @@ class LimitField(NamedTuple):
 def limit_fields() -> list[LimitField]:
     """Return the limits with their bounds, in the order of the form."""
     return [
-        LimitField(name, _(label), _(help_text, least=least, most=most), least, most, name == "resend_waits")
-        for name, (label, help_text) in LIMIT_WORDS.items()
+        LimitField(name, _(label), _(help_text, least=least, most=most), _(source), least, most, name == "resend_waits")
+        for name, (label, help_text, source) in LIMIT_WORDS.items()
         for least, most in [LIMIT_BOUNDS[name]]
     ]
 
@@ -293,7 +309,7 @@ def label_of(key: str) -> str:
         "callback.server": _("Where the answer goes"),
         "callback.contract": _("Node in the chat flow"),
         "data": _("Variables"),
-        **{f"limits.{name}": _(label) for name, (label, _help) in LIMIT_WORDS.items()},
+        **{f"limits.{name}": _(label) for name, (label, _help, _source) in LIMIT_WORDS.items()},
         "texts.landing": _("Your words on the first page"),
         "texts.done": _("Your words after success"),
         "texts.closed": _("Your words while it is closed"),

@@ -60,8 +60,22 @@ NEW = f"{PATH}/_new"  # no journey can have this name
 def journeys() -> Response:
     """Show all journeys, and whether customers can pass them."""
     snapshot = services().journeys.current()
-    found = services().journey_history.journeys()
-    return render("admin/journeys/list.html", journeys=[(listed, snapshot.is_open(listed.config)) for listed in found])
+    listed = [(one, snapshot.is_open(one.config)) for one in services().journey_history.journeys()]
+    states = {
+        "": listed,
+        "on": [pair for pair in listed if pair[1]],
+        "closed": [pair for pair in listed if pair[0].config.active and not pair[1]],
+        "off": [pair for pair in listed if not pair[0].config.active],
+        "unprotected": [pair for pair in listed if pair[0].config.is_unprotected],
+    }
+    state = request.args.get("state", "")
+    return render(
+        "admin/journeys/list.html",
+        state=state if state in states else "",
+        counts={name: len(found) for name, found in states.items()},
+        journeys=states.get(state, listed),
+        figures={one.slug: one for one in services().overview.figures("day").journeys},
+    )
 
 
 @route("/journeys/<slug>", allow=EVERYONE)
@@ -114,7 +128,8 @@ def _save(edit: JourneyEdit) -> tuple[SaveResult, dict[str, str]]:
 @route("/journeys/_new", allow=OWNERS)
 def new() -> Response:
     """Show the form of a new journey."""
-    return _form_page(journey_form.of_new())
+    snapshot = services().journeys.current()
+    return _form_page(journey_form.of_new(name for name, one in snapshot.channels.items() if snapshot.may_use(one)))
 
 
 def _again(slug: str | None = None) -> Response:
@@ -126,7 +141,7 @@ def _again(slug: str | None = None) -> Response:
 @route("/journeys/_new", allow=OWNERS, methods=("POST",), again=_again)
 def create() -> BaseResponse:
     """Create a journey."""
-    return _take_form(None, form_text("slug"), {})
+    return _take_form(None, form_text("slug") or journey_form.slug_of(form_text("name")), {})
 
 
 @route("/journeys/<slug>/edit", allow=OWNERS)
@@ -220,6 +235,7 @@ def _form_page(
         label_of=label_of,
         settings=snapshot.portal,
         channels=sorted({**dict.fromkeys(typed.channels, ""), **carried}.items()),
+        has_more=len(typed.channels) < len(known),
         has_sandbox=snapshot.has_sandbox,
         all_methods=list(services().methods),
         added_steps=[(kind, _(STEPS[kind].add_label)) for kind in ADDED],
