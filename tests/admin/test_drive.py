@@ -250,7 +250,7 @@ def test_a_new_journey_is_driven_before_it_is_saved(owner: Desk) -> None:
 
 
 def test_a_draft_that_cannot_work_comes_back_with_the_reason(owner: Desk) -> None:
-    make(owner, act="drive", **{"channel.sms": ""})
+    make(owner, act="drive", channel=[])
     assert owner.page.status_code == 422
     assert "carries SMS" in owner.page.text
     assert 'value="Ask about a loan"' in owner.page.text

@@ -44,7 +44,7 @@ JOURNEY_FORM: Mapping[str, Any] = {
     "return_url": {"return_url": "https://evil.example/"},
     "relay_defence": {"relay_defence": "chat_code"},
     "shares_result": {"shares_result": "1"},
-    "channels": {"channel.sms": "2", "channel.mail": "1"},
+    "channels": {"channel": ["mail", "sms"]},
     "steps": {"step1": ["totp"]},
     "callback": {"callback.contract": "wait_for_callback"},
     "results": {"results.wrong": "try_again"},

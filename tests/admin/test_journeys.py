@@ -25,7 +25,8 @@ class Fields(HTMLParser):
     def __init__(self, page: str, action: str) -> None:
         super().__init__()
         self.values: dict[str, list[str]] = {}
-        self._action, self._is_inside, self._area = action, False, ""
+        self._action, self._is_inside, self._area, self._list = action, False, "", ""
+        self._options: list[tuple[str, bool]] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -36,6 +37,10 @@ class Fields(HTMLParser):
         elif tag == "textarea" and self._is_inside:
             self._area = name
             self.values[name] = [""]
+        elif tag == "select" and self._is_inside:
+            self._list, self._options = name, []
+        elif tag == "option" and self._list:
+            self._options.append((given.get("value") or "", "selected" in given))
         elif tag == "input" and self._is_inside and name and _is_sent(given):
             self.values.setdefault(name, []).append(given.get("value") or "")
 
@@ -46,6 +51,10 @@ class Fields(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "textarea":
             self._area = ""
+        elif tag == "select" and self._list:
+            chosen = [value for value, is_chosen in self._options if is_chosen] or [self._options[0][0]]
+            self.values.setdefault(self._list, []).append(chosen[-1])
+            self._list = ""
         elif tag == "form":
             self._is_inside = False
 
@@ -74,7 +83,7 @@ def make(desk: Desk, slug: str = "loans", **changes: Any) -> TestResponse:
     desk.get(NEW)
     given = {
         "name": "Ask about a loan", "slug": slug, "by": ["customer_id", "phone"], "step1": ["sms_code"],
-        "channel.sms": "1", "server": "own", "server_own": desk.world.receiver.origin,
+        "channel": ["sms"], "server": "own", "server_own": desk.world.receiver.origin,
     }  # fmt: skip
     return send(desk, NEW, **{**given, **changes})
 
@@ -137,7 +146,7 @@ def test_ways_to_prove_and_their_order_outlive_the_form(owner: Desk) -> None:
 
 def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None:
     given = {"limits.code_digits": "4", "colour": "#FFEE0", "name": "Balance & more", "server": "own",
-             "server_own": "ftp://nowhere", "chat_seconds": "soon", "channel.sms": "", "channel.mail": "1"}  # fmt: skip
+             "server_own": "ftp://nowhere", "chat_seconds": "soon", "channel": ["mail"]}  # fmt: skip
     page = edit(owner, **given)
     assert page.status_code == 422
     for words in (
@@ -146,18 +155,19 @@ def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None
     ):  # fmt: skip
         assert words in page.text
     kept = fields(owner, EDIT)
-    assert {key: kept[key][0] for key in given} == given
+    assert kept["channel"] == ["mail", ""], "and room for one more"
+    assert {key: kept[key][0] for key in given} == {**given, "channel": "mail"}
     assert 'aria-describedby="limits-code_digits-help limits-code_digits-fault"' in page.text
 
 
 def test_a_method_without_a_channel_is_refused_at_its_step(owner: Desk) -> None:
-    page = edit(owner, **{"step1": ["email_code"], "channel.mail": ""})
+    page = edit(owner, step1=["email_code"], channel=["sms"])
     assert "Step 2: has email code, but none of the journey" in page.text
 
 
 def test_a_step_can_be_added_without_script(owner: Desk) -> None:
     page = edit(owner, act="add_step", name="Typed and not saved")
-    assert "Step 2: they prove it with" in page.text
+    assert "Then, another proof" in page.text
     send(owner, EDIT, act="save", step2=["totp"], second_factor=owner.second_factor())
     assert [step.methods for step in owner.world.services.journey_history.journey("balance").config.verify_steps] == [
         ("sms_code",), ("totp",)
@@ -304,7 +314,7 @@ def test_a_chat_code_brings_its_own_result_and_variable(owner: Desk) -> None:
 def test_r35_the_weaker_of_two_that_share_a_result_is_named(owner: Desk) -> None:
     world, shared = owner.world, {"shares_result": "1", "results.verified": "ok"}
     make(owner, slug="strong", name="Strong", step1=["totp"], step2=["sms_code"], **shared)
-    make(owner, slug="weak", name="Weak", step1=["email_code"], **{"channel.mail": "2"}, **shared)
+    make(owner, slug="weak", name="Weak", step1=["email_code"], channel=["sms", "mail"], **shared)
     assert live(world, "weak", shares_result=True)
     assert "which asks for less" in owner.get("/admin/journeys/strong").text
     assert "which asks for less" not in owner.get("/admin/journeys/weak").text

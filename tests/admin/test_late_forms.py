@@ -18,7 +18,7 @@ from tests.world import Browser, World
 LUNCH = 15 * 60 + 1  # seconds
 JOURNEY = {
     "slug": "lunch", "name": "Ünder <lunch> & \"rest\"", "by": ["customer_id", "phone"], "step1": ["totp", "sms_code"],
-    "channel.sms": "1", "server": "own", "server_own": "https://flow.example", "callback.contract": "external_link",
+    "channel": ["sms"], "server": "own", "server_own": "https://flow.example", "callback.contract": "external_link",
     "relay_defence": "none", "chat_seconds": "six hundred", "data_key": ["one", "two", "three"],
     "data_text": ["{method}", "", "3rd"], "texts.landing": "First line\r\nSecond line", "limits.sends": "3",
 }  # fmt: skip

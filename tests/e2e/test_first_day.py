@@ -169,12 +169,13 @@ def make_a_journey(office: Office) -> None:
     page = office.open("/admin/journeys")
     page.get_by_role("link", name="New journey").click()
     page.get_by_label("Name customers see").fill("Check my balance")
+    page.get_by_text("Choose the name in the link yourself").click()
     page.get_by_label("Name in the link").fill("balance")
     page.locator("#default-1").check()
     for kind in ("customer_id", "email"):
         page.locator(f"input[name=by][value={kind}]").check()
     page.locator("input[name=step1][value=email_code]").check()
-    page.locator("[name='channel.mail']").fill("1")
+    assert page.locator("#channel-1").input_value() == "mail"
     page.locator("input[name=server][value=sandbox]").check()
     office.press("Save")
     assert "/admin/journeys/balance" in page.url, page.locator("main").inner_text()[:2000]
