@@ -12,6 +12,7 @@ import hmac
 import importlib
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -40,6 +41,9 @@ MASTER_ID_BYTES = 4
 SEED_BYTES = 20  # 160 bits (RFC 4226 R6, R15)
 TOKEN_BYTES = 24  # 192 bits; ASVS 5.0 7.2.3 asks for 128
 PASSWORD_CODE_POINTS = 256  # longer ones are refused before they are hashed (R21, R23)
+LONGEST_PASTE = 2 * PASSWORD_CODE_POINTS  # of a password with the blanks around it
+_BLANK = r"[\s\u200b\u200e\u200f\u2060\ufeff]"  # and what no one sees
+_OUTER_BLANKS = re.compile(f"^{_BLANK}+|(?<!{_BLANK}){_BLANK}+$")
 # The hash of random bytes that were thrown away: a stranger's password is compared with it, at the same cost.
 STRANGER_HASH = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYUO2AlNUoXHmEm53tmmnmebC8rpAi/qGkwZk"
 # The states of the MACs of rows (R54), as they are signed in the portal's row.
@@ -442,6 +446,17 @@ class Passwords:
                 return self._hasher.verify(stored or STRANGER_HASH, normal_password(password)) and stored is not None
             except (VerificationError, InvalidHashError):
                 return False
+
+    def matching(self, stored: str | None, typed: str) -> str | None:
+        """Return what is right, ``typed`` or ``typed`` without the blanks at its ends; None if neither is.
+
+        People paste a password with a blank or a line break (63B 3.1.1.2 allows for it). How many hashes a wrong one
+        takes, one or two, depends on what was typed alone (R24). What is too long is not hashed (R23).
+        """
+        for password in dict.fromkeys((typed, _OUTER_BLANKS.sub("", typed))):
+            if 0 < len(password) <= PASSWORD_CODE_POINTS and self.matches(stored, password):
+                return password
+        return None
 
     def is_outdated(self, stored: str) -> bool:
         """Return True if a right password should be hashed again with today's parameters."""

@@ -52,6 +52,7 @@ class Verdict:
     result: ProofResult
     used_step: int | None = None  # TOTP: this step and all before it are spent
     new_secret: str | None = None  # password: its hash by today's parameters
+    is_long: bool = False  # a password that may be the only proof
 
 
 class OnFile(StrEnum):

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Self
 
-from auth_portal.crypto import PASSWORD_CODE_POINTS, Passwords, normal_password
+from auth_portal.crypto import LONGEST_PASTE, PASSWORD_CODE_POINTS, Passwords, normal_password
 from auth_portal.i18n import gettext as _
 from auth_portal.methods.contract import Evidence, Method, OnFile, ProofResult, Verdict, Words
 
@@ -52,15 +52,21 @@ class Password(Method):
         return 0
 
     def parse(self, typed: str, digits: int) -> str | None:
-        """Return anything up to 256 code points; longer is refused before it is hashed (R23)."""
-        return typed if 0 < len(typed) <= PASSWORD_CODE_POINTS else None
+        """Return anything up to 256 code points, and room for blanks; longer is refused before it is hashed (R23)."""
+        is_short_enough = len(typed) <= LONGEST_PASTE and len(typed.strip()) <= PASSWORD_CODE_POINTS
+        return typed if typed and is_short_enough else None
 
     def check(self, proof: str, evidence: Evidence) -> Verdict:
-        """Hash once, for a stranger too; return a new hash of a right one that was stored by old parameters."""
-        if not self._passwords.matches(evidence.secret, proof):
+        """Hash what was typed, for a stranger too, and if that is wrong what is left without the blanks at its ends.
+
+        Return a new hash of a right one that was stored by old parameters.
+        """
+        found = self._passwords.matching(evidence.secret, proof)
+        if found is None:
             return Verdict(ProofResult.WRONG)
         outdated = evidence.secret is not None and self._passwords.is_outdated(evidence.secret)
-        return Verdict(ProofResult.RIGHT, new_secret=self._passwords.hash(proof) if outdated else None)
+        new_secret = self._passwords.hash(found) if outdated else None
+        return Verdict(ProofResult.RIGHT, new_secret=new_secret, is_long=is_long(found))
 
 
 def is_long(password: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyotp
 import pytest
+from argon2 import PasswordHasher
 
 from auth_portal.crypto import PASSWORD_CODE_POINTS, Passwords
 from auth_portal.methods import CARRIES, METHOD_NAMES, all_methods, words_of
@@ -179,17 +180,49 @@ class TestPassword(MethodContract):
     def evidence(self) -> Evidence:
         return Evidence(NOW, secret=_hashed(self.right))
 
-    def test_r21_nothing_is_cut_or_trimmed(self, method: Method) -> None:
-        for proof in (f"{self.right} ", f" {self.right}", self.right.upper(), f"{self.right}\0x"):
+    def test_r21_nothing_is_cut_or_left_out(self, method: Method) -> None:
+        for proof in (
+            self.right.replace(" ", ""),
+            self.right.replace(" ", "  "),
+            self.right.upper(),
+            f"{self.right}\0x",
+        ):
             assert self.result(method, proof, self.evidence()) is ProofResult.WRONG
+
+    @pytest.mark.parametrize("blank", [" ", "\t", "\r\n", "\u00a0", "\u3000", "\u200b", "\ufeff", " \u00a0\n "])
+    def test_r21_blanks_at_the_ends_of_a_pasted_password_may_be_missing_on_file(
+        self, method: Method, blank: str
+    ) -> None:
+        for proof in (f"{self.right}{blank}", f"{blank}{self.right}", f"{blank}{self.right}{blank}"):
+            assert self.result(method, proof, self.evidence()) is ProofResult.RIGHT
+            own = Evidence(NOW, secret=_hashed(proof))  # a password may have some of its own
+            assert self.result(method, proof, own) is ProofResult.RIGHT
+            assert self.result(method, self.right, own) is ProofResult.WRONG
+
+    def test_r21_blanks_make_no_password_longer(self, method: Method) -> None:
+        verdict = method.check(f"kudu-2026{' ' * 20}", Evidence(NOW, secret=_hashed("kudu-2026")))
+        assert (verdict.result, verdict.is_long) == (ProofResult.RIGHT, False)
+        assert method.check(self.right, self.evidence()).is_long
+
+    def test_r24_a_stranger_and_a_wrong_password_take_the_same_hashes(self) -> None:
+        class Counting(PasswordHasher):
+            hashes = 0
+
+            def verify(self, *args: Any, **kwargs: Any) -> Any:
+                self.hashes += 1
+                return super().verify(*args, **kwargs)
+
+        for typed, hashes in (("wrong one", 1), ("wrong one ", 2), (" ", 1), (" \n", 1), (f"{'x' * 256}  ", 1)):
+            for stored in (_hashed(self.right), None):
+                hasher = Counting(time_cost=1, memory_cost=8, parallelism=1)
+                assert Passwords(hasher=hasher).matching(stored, typed) is None
+                assert hasher.hashes == hashes, (typed, stored)
 
     def test_r21_one_form_of_unicode(self, method: Method) -> None:
         evidence = Evidence(NOW, secret=_hashed("\u00e9t\u00e9 in the garden"))
         assert self.result(method, "e\u0301te\u0301 in the garden", evidence) is ProofResult.RIGHT
 
     def test_r23_old_parameters_come_back_hashed_anew(self, method: Method) -> None:
-        from argon2 import PasswordHasher
-
         old = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1).hash(self.right)
         verdict = method.check(self.right, Evidence(NOW, secret=old))
         assert verdict.new_secret is not None

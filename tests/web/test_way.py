@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth_portal.store.models import Attempt, AuditEvent, Challenge, Delivery, Verification, Visit
+from auth_portal.store.models import Attempt, AuditEvent, Challenge, CustomerRow, Delivery, Tries, Verification, Visit
 from tests.receiver import Callback, wait_for
 from tests.world import MAIL, PASSWORD, PHONE, SHORT_PASSWORD, Browser, World
 
@@ -333,6 +333,26 @@ def test_resend_waits_and_repeats_the_code(small_world: World) -> None:
     browser.get("/verify")
     browser.prove(second)
     assert browser.path == "/done"
+
+
+def test_a_password_pasted_with_blanks_is_right_and_a_wrong_one_costs_one_try(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin(REFERENCE, "password")
+    assert browser.prove(" wrong horse battery staple ").status_code == 422
+    (row,) = small_world.rows(Verification)
+    assert row.wrong_tries == 1
+    assert [counted.total for counted in small_world.rows(Tries)] == [1]
+    browser.prove(f" {PASSWORD}\u00a0")
+    assert browser.path == "/done"
+
+
+def test_blanks_make_no_short_password_long(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin(REFERENCE, "transfer", identifier="C-1002")
+    browser.prove(f"{SHORT_PASSWORD}{' ' * 20}")
+    assert "Step 2 of 2" in browser.page.text
+    row = small_world.services.customers.row_of("C-1002")
+    assert not next(one for one in small_world.rows(CustomerRow) if one.id == row).password_is_long
 
 
 def test_short_password_does_not_stand_alone(small_world: World) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from auth_portal.crypto import Passwords, new_token, token_hash
+from auth_portal.crypto import LONGEST_PASTE, Passwords, new_token, token_hash
 from auth_portal.i18n import gettext as _
 from auth_portal.services import limits
 from auth_portal.services.access.admins import SIGNED_IN, email_key, email_name, recovery_key, right_step
@@ -144,7 +144,7 @@ class AdminSessions:
             is_ours = row is None or self._keyring.holds("admins", row._mapping)
             has_password = row is not None and row.password_hash is not None
             stored = self._keyring.open(row.password_hash, ADMIN_PASSWORD, row.id) if has_password else None
-            is_right = self._passwords.matches(stored, form.password[:1024])
+            is_right = self._passwords.matching(stored, form.password[:LONGEST_PASTE]) is not None
         with self._transactions.write() as work:
             if not is_ours:
                 limits.note_broken(work, "admins", row.id)
@@ -272,7 +272,7 @@ class AdminSessions:
                 found = select(Admin.password_hash).where(Admin.id == signed_in.admin_id)
                 sealed = work.execute(found).scalar_one()
             stored = self._keyring.open(sealed, ADMIN_PASSWORD, signed_in.admin_id) if sealed else None
-            is_right = self._passwords.matches(stored, password[:1024])
+            is_right = self._passwords.matching(stored, password[:LONGEST_PASTE]) is not None
         if not is_right:
             self._count_wrong(signed_in)
             return False

@@ -16,7 +16,6 @@ from sqlalchemy import bindparam, update
 from auth_portal.crypto import Passwords
 from auth_portal.errors import TooMany
 from auth_portal.methods import CARRIES, ON_FILE, Method, OnFile, ProofResult, Verdict
-from auth_portal.methods.password import is_long
 from auth_portal.services import limits
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import (
@@ -125,7 +124,7 @@ class Proofs:
         if result is None:
             with self._transactions.write() as work:
                 fresh = load_case(work, self._journeys, visit_token, locked=True)
-                result = self._settle(work, case, fresh, verdict, typed, has_tries=has_tries)
+                result = self._settle(work, case, fresh, verdict, has_tries=has_tries)
         if result is CURRENT_PROMPT:  # else no code was put into the outbox
             self._wake()
         return result
@@ -194,9 +193,7 @@ class Proofs:
         has_tries = tries.count_for_person(work, case, self._memory, succeeded=False)
         return tries.count_for_verification(work, case), has_tries
 
-    def _settle(
-        self, work: Work, case: Case, fresh: Case, verdict: Verdict, typed: str, *, has_tries: bool
-    ) -> MoveResult:
+    def _settle(self, work: Work, case: Case, fresh: Case, verdict: Verdict, *, has_tries: bool) -> MoveResult:
         """Count a right password only if everything still is as it was when its try was reserved, in ``case``."""
         if fresh.is_due(work.now):
             self._endings.end(work, fresh, "expired")
@@ -211,7 +208,7 @@ class Proofs:
         if verdict.result is not ProofResult.RIGHT or not has_tries or not is_theirs:
             return self._stay_or_end(work, fresh, verdict, has_tries=has_tries)
         fresh = tries.give_back(work, fresh, self._memory)
-        store_password_facts(work, fresh.person, rehashed=verdict.new_secret, is_long=is_long(typed))
+        store_password_facts(work, fresh.person, rehashed=verdict.new_secret, is_long=verdict.is_long)
         return self._go_on(work, fresh)
 
     def _go_on(self, work: Work, case: Case) -> MoveResult:
