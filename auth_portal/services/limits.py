@@ -67,12 +67,22 @@ class LimitCount:
 def take(work: Work, limits: Sequence[Limit]) -> list[LimitCount]:
     """Count one event under each limit, in the order of their keys, and return where that leaves them."""
     ordered = sorted(limits, key=lambda limit: limit.key)
+    found = {row.key: row for row in work.rows(*_taking_one_of(work, ordered))}
+    return [LimitCount(limit, found[limit.key].events, found[limit.key].ends_at) for limit in ordered]
+
+
+def note(work: Work, limit: Limit) -> None:
+    """Count one event under a limit whose count does not matter here."""
+    work.write(*_taking_one_of(work, [limit]))
+
+
+def _taking_one_of(work: Work, limits: Sequence[Limit]) -> tuple[Compiled, Mapping[str, object]]:
+    """Return the statement that counts one event under each of these limits, and its values."""
     values: dict[str, object] = {"now": work.now}
-    for number, limit in enumerate(ordered):
+    for number, limit in enumerate(limits):
         values[f"key_{number}"] = limit.key
         values[f"ends_at_{number}"] = work.now + timedelta(seconds=limit.seconds)
-    found = {row.key: row for row in work.rows(_taking(work.connection.dialect.name, len(ordered)), values)}
-    return [LimitCount(limit, found[limit.key].events, found[limit.key].ends_at) for limit in ordered]
+    return _taking(work.connection.dialect.name, len(limits)), values
 
 
 @cache
@@ -121,8 +131,7 @@ def give_back(work: Work, limits: Sequence[Limit]) -> None:
 
 def take_or_refuse(work: Work, limit: Limit, code: str) -> None:
     """Count one event. Raise TooMany with the seconds until the window ends if it was one too many."""
-    values = {"now": work.now, "key_0": limit.key, "ends_at_0": work.now + timedelta(seconds=limit.seconds)}
-    row = work.row(_taking(work.connection.dialect.name, 1), values)
+    row = work.row(*_taking_one_of(work, [limit]))
     if row.events > limit.maximum:
         work.counts.add("limits_hit", code)
         raise TooMany(code, retry_after_seconds=math.ceil((row.ends_at - work.now).total_seconds()))
@@ -160,10 +169,11 @@ def slowed_key(address: str) -> str:
 
 def note_answer(work: Work, address: str, *, was_unmatched: bool) -> None:
     """Count how Flow answered a callback of this address; slow the address down if most were unmatched (R12a)."""
-    kinds = ["answered", "unmatched"] if was_unmatched else ["answered"]
-    counters = [Limit(f"{kind}:{address}", 0, HOUR) for kind in kinds]
-    taken = {item.limit.key: item.count for item in take(work, counters)}
-    answered, unmatched = taken[f"answered:{address}"], taken.get(f"unmatched:{address}", 0)
+    counters = [Limit(f"{kind}:{address}", 0, HOUR) for kind in ("answered", "unmatched")]
+    if not was_unmatched:  # the share of those falls
+        note(work, counters[0])
+        return
+    answered, unmatched = (item.count for item in take(work, counters))
     if answered >= UNMATCHED_MINIMUM and unmatched * 2 > answered:
         take(work, [Limit(slowed_key(address), 1, HOUR)])
 

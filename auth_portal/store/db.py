@@ -20,14 +20,14 @@ import secrets
 import threading
 import time
 from collections import deque, namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from itertools import count
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import (
     JSON,
@@ -76,7 +76,7 @@ BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own s
 CONNECT_SECONDS = 3
 POOL_SECONDS = 5
 REST_SECONDS = 1.0  # after which a connection of the pool is asked whether its server is still there
-PREPARE_AFTER = 3  # times that a statement is sent as it is; then the server keeps it parsed
+PLAN_SECONDS = 5.0  # how long the plan of a statement is used: one that was made for an empty table is soon over
 SILENCE_SECONDS = 5  # of a connection that was sent something
 STATEMENT_SECONDS = 20
 IDLE_SECONDS = 10  # in a transaction: a process that is suspended inside one must not hold its rows for ever
@@ -88,6 +88,7 @@ RIGHT_SECONDS_APART = 1.0  # a clock that was wrong is right again from here on,
 CHECK_SECONDS = 5.0  # how long an answer of the database counts
 KNOWN_SECONDS = 15.0  # and for a transaction: meanwhile the background has asked again
 MODE = "portal_mode"
+PIPELINE = "portal_pipeline"  # the name under which a connection to PostgreSQL has its own
 UNFINISHED = "restore_unfinished"  # the table that PostgreSQL has while a backup is being put back: nothing is served
 # Starts anywhere in the lower half, so that an id does not reveal how many there are; the upper half lasts centuries.
 _numbers = count(secrets.randbits(39))
@@ -587,11 +588,11 @@ def _as_one(connection: Connection) -> Iterator[None]:
 
 
 class Compiled:
-    """A statement that is compiled once for each dialect and then runs on the driver's own cursor.
+    """A statement that is compiled once for each dialect and then runs beneath SQLAlchemy.
 
     SQLAlchemy takes about 30 µs to run one that it has compiled before, more than SQLite itself, and compiles some
     kinds again each time, such as an INSERT of two rows. Each run gives values under the same names, none of them a
-    list.
+    list. SQLite runs it on the driver's own cursor, PostgreSQL in the ``Pipeline`` of the connection.
     """
 
     def __init__(self, statement: Any) -> None:
@@ -600,40 +601,68 @@ class Compiled:
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> tuple[list[Any], int]:
         """Run it; return its rows, and how many it found or changed. Raise SQLAlchemyError as a connection does."""
-        dialect = connection.dialect
-        form = self._forms.get(dialect.name)
-        if form is None:
-            form = self._forms[dialect.name] = _Form(self.statement, dialect, list(values))
-        driver: Any = connection.connection.dbapi_connection
-        cursor, given = driver.cursor(), form.given(values)
-        if listeners := connection.engine.dispatch.before_cursor_execute:
-            listeners(connection, cursor, form.sql, given, None, False)
-        error: Any = dialect.loaded_dbapi.Error
+        form, given = self._given(connection, values)
+        if (pipeline := connection.info.get(PIPELINE)) is not None:
+            pipeline.add(form, given)
+            found: tuple[list[Any], int] = pipeline.send(connection)
+            return found
+        cursor = connection.connection.cursor()
         try:
             cursor.execute(form.sql, given)
-            return form.rows(cursor), cursor.rowcount
-        except error as fault:
-            is_away = dialect.is_disconnect(fault, driver, cursor)
-            if is_away:
-                connection.invalidate(fault)
-            raise DBAPIError.instance(
-                form.sql, None, fault, error, hide_parameters=True, connection_invalidated=is_away, dialect=dialect
-            ) from fault
+            return form.rows(cursor.fetchall()), cursor.rowcount
+        except connection.dialect.loaded_dbapi.Error as fault:
+            raise _fault(connection, form.sql, fault) from fault
+
+    def run_later(self, connection: Connection, values: Mapping[str, Any]) -> None:
+        """Run it before anything else runs on this connection, or the transaction commits. Raise SQLAlchemyError.
+
+        On PostgreSQL a fault of it is raised only then.
+        """
+        if (pipeline := connection.info.get(PIPELINE)) is None:
+            self.run(connection, values)
+        else:
+            pipeline.add(*self._given(connection, values))
+
+    def _given(self, connection: Connection, values: Mapping[str, Any]) -> tuple[_Form, list[Any]]:
+        """Return the form of a connection's dialect, and its parameters. Raise KeyError for one that is missing."""
+        form = self._forms.get(connection.dialect.name)
+        if form is None:
+            form = self._forms[connection.dialect.name] = _Form(self.statement, connection.dialect, list(values))
+        given = form.given(values)
+        if listeners := connection.engine.dispatch.before_cursor_execute:
+            listeners(connection, None, form.sql, given, None, False)
+        return form, given
+
+
+def _fault(connection: Connection, sql: str, fault: Exception) -> DBAPIError:
+    """Return what SQLAlchemy raises for a fault of the driver. A connection whose server is away is replaced."""
+    dialect, driver = connection.dialect, connection.connection.dbapi_connection
+    error: Any = dialect.loaded_dbapi.Error
+    if is_away := dialect.is_disconnect(fault, driver, None):  # type: ignore[arg-type]
+        connection.invalidate(fault)
+    raised: Any = DBAPIError.instance(
+        sql, None, fault, error, hide_parameters=True, connection_invalidated=is_away, dialect=dialect
+    )
+    return cast("DBAPIError", raised)
+
+
+_form_numbers = count(1)
 
 
 class _Form:
     """What a compiled statement is in one dialect: its text, and how values go in and come out."""
 
     def __init__(self, statement: Any, dialect: Any, names: list[str]) -> None:
+        if dialect.name == "postgresql":
+            dialect = type(dialect)(paramstyle="numeric_dollar")
         compiled = statement.compile(dialect=dialect, column_keys=names)
         assert not compiled.post_compile_params, "the text of a list depends on its length"
         assert not compiled.prefetch, "a default would have to be computed each time"
         self.sql = str(compiled)
-        self._is_positional = compiled.positional
+        self.text, self.name = self.sql.encode(), b"portal_%d" % next(_form_numbers)  # as PostgreSQL is sent them
         binds = {name: bind for bind, name in compiled.bind_names.items()}
-        self._names = list(compiled.positiontup if self._is_positional else binds)
         self._ways_in: list[tuple[str, bool, Any]] = []  # its name, and whether it is given; else its value is fixed
-        for name in self._names:
+        for name in compiled.positiontup:
             way = binds[name].type.dialect_impl(dialect).bind_processor(dialect)
             is_given, fixed = name in names, binds[name].effective_value
             self._ways_in.append((name, is_given, way if is_given else way(fixed) if way else fixed))
@@ -644,27 +673,154 @@ class _Form:
         as_mapping = property(methodcaller("_asdict"))  # as rows of SQLAlchemy have it
         self._row: Any = type("Row", (names_out,), {"__slots__": (), "_mapping": as_mapping})
 
-    def given(self, values: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
+    def given(self, values: Mapping[str, Any]) -> list[Any]:
         """Return the parameters as the driver takes them. Raise KeyError for one that is missing."""
-        given = [
+        return [
             (way(values[name]) if way else values[name]) if is_given else way for name, is_given, way in self._ways_in
         ]
-        return given if self._is_positional else dict(zip(self._names, given, strict=True))
 
-    def rows(self, cursor: Any) -> list[Any]:
+    def rows(self, records: Sequence[Any]) -> list[Any]:
         """Return what was found."""
-        if cursor.description is None:
-            return []
         make, ways = self._row._make, self._ways_out
         if not ways:
-            return [make(row) for row in cursor.fetchall()]
+            return [make(record) for record in records]
         found = []
-        for row in map(list, cursor.fetchall()):
+        for row in map(list, records):
             for place, way in ways:
                 if row[place] is not None:
                     row[place] = way(row[place])
             found.append(make(row))
         return found
+
+
+class _Step(NamedTuple):
+    """One message of a pipeline, which has one answer."""
+
+    sql: str
+    put: Callable[[], None]  # puts it into libpq's buffer
+    keeps: bytes | None = None  # the name under which the server keeps a statement from then on
+
+
+class Pipeline:
+    """The statements of one connection to PostgreSQL, below the driver's cursors, in the pipeline mode of libpq.
+
+    A statement whose answer no one needs waits, and leaves together with the next one or with the COMMIT; BEGIN leaves
+    with the first. So a transaction takes as many round trips as it needs answers. The server runs them in their order,
+    and nothing after one that fails, the COMMIT included: its fault is raised by whatever it was sent with.
+    """
+
+    def __init__(self, driver: Any, *, keeps_statements: bool) -> None:
+        self._driver = driver
+        self._keeps_statements = keeps_statements  # a pooler gives each transaction another connection of the server
+        self._kept: set[bytes] = set()
+        self._waiting: list[tuple[_Form, list[Any]]] = []
+        self._psycopg = importlib.import_module("psycopg")
+        self._generators = importlib.import_module("psycopg.generators")
+        self._values = self._psycopg.adapt.Transformer(driver)
+
+    @staticmethod
+    def keep_order(engine: Engine) -> None:
+        """Let what waits on a connection leave before what SQLAlchemy itself sends there, and with its COMMIT."""
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def _before(connection: Connection, cursor: object, *_: object) -> None:
+            if cursor is not None:
+                connection.info[PIPELINE].send(connection)
+
+        @event.listens_for(engine, "commit")
+        def _commit(connection: Connection) -> None:
+            connection.info[PIPELINE].send(connection, commits=True)
+
+    def add(self, form: _Form, given: list[Any]) -> None:
+        """Let a statement wait for the next answer that is needed."""
+        self._waiting.append((form, given))
+
+    def clear(self) -> None:
+        """Forget what waits: its transaction was undone."""
+        self._waiting.clear()
+
+    def send(self, connection: Connection, *, commits: bool = False) -> tuple[list[Any], int]:
+        """Send what waits, and a COMMIT if a transaction is open then. Raise SQLAlchemyError.
+
+        Return the rows of the last statement, and how many it found or changed.
+        """
+        if not self._waiting and not commits:
+            return [], 0
+        forms, steps, ok = [form for form, _given in self._waiting], list[_Step](), self._psycopg.pq.ExecStatus
+        sql = forms[-1].sql if forms else "COMMIT"
+        try:
+            steps = list(self._steps(commits=commits))
+            self._waiting.clear()
+            answers = self._exchange(steps) if steps else []
+            for step, answer in zip(steps, answers, strict=True):
+                if answer.status not in (ok.COMMAND_OK, ok.TUPLES_OK):
+                    sql = step.sql
+                    raise self._psycopg.errors.error_from_result(answer)
+                if step.keeps:
+                    self._kept.add(step.keeps)
+        except self._psycopg.Error as fault:
+            self._waiting.clear()
+            raise _fault(connection, sql, fault) from fault
+        if commits:
+            return [], 0
+        if answers[-1].status != ok.TUPLES_OK:
+            return [], answers[-1].command_tuples or 0
+        self._values.set_pgresult(answers[-1])
+        return forms[-1].rows(self._values.load_rows(0, answers[-1].ntuples, tuple)), answers[-1].ntuples
+
+    def ask_if_alive(self) -> None:
+        """Ask the server for an answer, and let it plan each statement again. Raise the driver's error."""
+        pgconn = self._driver.pgconn
+        (answer,) = self._exchange([_Step("", partial(pgconn.send_query_params, b"DISCARD PLANS", None))])
+        if answer.status != self._psycopg.pq.ExecStatus.COMMAND_OK:
+            raise self._psycopg.errors.error_from_result(answer)
+
+    def _steps(self, *, commits: bool) -> Iterator[_Step]:
+        """Yield the messages for what waits."""
+        pgconn, as_text = self._driver.pgconn, self._psycopg.adapt.PyFormat.TEXT
+        is_open = pgconn.transaction_status != self._psycopg.pq.TransactionStatus.IDLE
+        if self._waiting and not is_open and not self._driver.autocommit:
+            is_open = True
+            yield _Step("BEGIN", partial(pgconn.send_query_params, b"BEGIN", None))
+        kept = self._kept.copy()
+        for form, given in self._waiting:
+            values = self._values.dump_sequence(given, [as_text] * len(given))
+            if not self._keeps_statements:
+                yield _Step(form.sql, partial(pgconn.send_query_params, form.text, values))
+                continue
+            if form.name not in kept:
+                kept.add(form.name)
+                yield _Step(form.sql, partial(pgconn.send_prepare, form.name, form.text), form.name)
+            yield _Step(form.sql, partial(pgconn.send_query_prepared, form.name, values))
+        if commits and is_open:
+            yield _Step("COMMIT", partial(pgconn.send_query_params, b"COMMIT", None))
+
+    def _exchange(self, steps: Sequence[_Step]) -> Sequence[Any]:
+        """Send messages and return their answers. Raise the driver's error if the connection is lost."""
+        pgconn = self._driver.pgconn
+        pgconn.enter_pipeline_mode()
+        try:
+            for step in steps:
+                step.put()
+            pgconn.pipeline_sync()
+            answers: Sequence[Any] = self._driver.wait(self._answers(len(steps)))
+        finally:
+            try:
+                pgconn.exit_pipeline_mode()
+            except self._psycopg.Error:  # not all was read: the server is away, or this was interrupted
+                self._driver.close()
+        return answers
+
+    def _answers(self, number: int) -> Generator[Any, Any, Sequence[Any]]:
+        """Send what libpq holds, and return so many answers. Yields what it waits for, as the driver wants it."""
+        pgconn, fetch = self._driver.pgconn, self._generators.fetch
+        yield from self._generators.send(pgconn)
+        answers = []
+        for _ in range(number):
+            answers.append((yield from fetch(pgconn)))
+            yield from fetch(pgconn)  # None, after each answer
+        yield from fetch(pgconn)  # that of the sync
+        return answers
 
 
 # --- One transaction, and what travels with it
@@ -714,10 +870,14 @@ class Work:
         """Run a compiled statement that returns nothing; return how many rows it changed."""
         return statement.run(self.connection, values)[1]
 
+    def write(self, statement: Compiled, values: Mapping[str, Any]) -> None:
+        """Run a compiled statement whose outcome does not matter here: on PostgreSQL it costs no round trip."""
+        statement.run_later(self.connection, values)
+
     def insert(self, statement: Compiled, values: dict[str, Any]) -> None:
         """Write a row, or collect it inside ``together``."""
         if self._collected is None:
-            self.change(statement, values)
+            self.write(statement, values)
         else:
             self._collected.setdefault(statement, []).append(values)
 
@@ -952,8 +1112,12 @@ class Transactions:
 def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url)
-    if url.get_backend_name() != "postgresql":
-        raise Misconfigured("PORTAL_DATABASE_URL must begin with sqlite:/// or postgresql://.")
+    if url.get_backend_name() == "postgresql":
+        return _postgresql_engine(url, connections)
+    raise Misconfigured("PORTAL_DATABASE_URL must begin with sqlite:/// or postgresql://.")
+
+
+def _postgresql_engine(url: URL, connections: int) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=connections // 2,
@@ -961,7 +1125,7 @@ def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
         pool_timeout=POOL_SECONDS,
         hide_parameters=True,
         connect_args={
-            "prepare_threshold": None,  # see _bound
+            "prepare_threshold": None,  # only a Pipeline prepares statements
             "client_encoding": "utf8",
             "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": SILENCE_SECONDS * 1000,
@@ -972,31 +1136,35 @@ def _engine(url: URL, connections: int = CONNECTIONS) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def _bound(connection: Any, _record: object) -> None:
+    def _bound(connection: Any, record: Any) -> None:
         # Not as options of the connection, which pgbouncer refuses. Behind it those of the role hold: see _alone.
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
             raise Misconfigured(f"The database's encoding is {encoding}: create one with ENCODING 'UTF8'.")
         connection.execute("; ".join(f"SET {name} = '{seconds}s'" for name, seconds in BOUNDS.items()))
         (theirs,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-        if theirs == connection.info.backend_pid:  # pgbouncer in transaction mode may have no prepared statements
-            connection.prepare_threshold = PREPARE_AFTER
-            # A plan for all values that was made while a table was empty would read all of it when it has grown.
-            connection.execute("SET plan_cache_mode = force_custom_plan")
         connection.commit()
+        # pgbouncer in transaction mode may have no prepared statements.
+        record.info[PIPELINE] = Pipeline(connection, keeps_statements=theirs == connection.info.backend_pid)
+        record.info["asked_at"] = record.info["rests_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkin")
-    def _rests(_connection: Any, record: Any) -> None:
-        record.info["rests_since"] = time.monotonic()
+    def _rests(_connection: object, record: Any) -> None:
+        if PIPELINE in record.info:
+            record.info[PIPELINE].clear()
+            record.info["rests_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _wakes(connection: Any, record: Any, _proxy: object) -> None:
-        # A server may have gone away meanwhile. Under load, asking each time would be one of four statements.
-        if time.monotonic() - record.info.get("rests_since", math.inf) > REST_SECONDS:
+    def _wakes(_connection: object, record: Any, _proxy: object) -> None:
+        # A server may have gone away meanwhile. Under load, asking each time would be one of five round trips.
+        now = time.monotonic()
+        if now - record.info["rests_since"] > REST_SECONDS or now - record.info["asked_at"] > PLAN_SECONDS:
+            record.info["asked_at"] = now
             try:
-                engine.dialect.do_ping(connection)
+                record.info[PIPELINE].ask_if_alive()
             except psycopg_error() as fault:
                 raise InvalidatePoolError from fault
 
+    Pipeline.keep_order(engine)
     return engine
 
 

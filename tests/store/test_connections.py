@@ -8,13 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, bindparam, make_url, select, text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from auth_portal.clock import system_clock
 from auth_portal.services.serving import build
 from auth_portal.settings import read_settings
 from auth_portal.store import db
+from auth_portal.store.models import Counter
 from tests.pooler import Pooler
 from tests.postgres import MASTER_KEY
 
@@ -33,24 +34,47 @@ def test_a_process_opens_as_many_connections_as_its_setting_says(
             pass
 
 
-def test_statements_are_kept_parsed_and_their_plans_made_anew(postgres_url: str) -> None:
+_COUNTED = db.Compiled(select(Counter.events).where(Counter.key == bindparam("of")))
+_KEPT = text("SELECT name FROM pg_prepared_statements")
+
+
+def plan_in_use(connection: Connection) -> str:
+    """The plan that the server would use for the one statement that it keeps."""
+    name = connection.execute(_KEPT).scalar_one()
+    return "".join(connection.execute(text(f"EXPLAIN EXECUTE {name}('abc')")).scalars())
+
+
+def test_a_statement_is_kept_parsed_and_its_plan_for_a_while(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A plan that was made while a table was empty would read all of it when it has grown."""
-    with closing(db.Database(postgres_url)) as database, database.read() as connection:
-        for _ in range(db.PREPARE_AFTER + 2):
-            connection.execute(text("SELECT count(*) FROM deliveries WHERE state = :state"), {"state": "pending"})
-        kept = "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%deliveries%'"
-        assert len(connection.execute(text(kept)).all()) == 1
-        assert connection.execute(text("SHOW plan_cache_mode")).scalar_one() == "force_custom_plan"
+    with closing(db.Database(postgres_url)) as database:
+        with database.write() as connection:
+            connection.execute(text("ALTER TABLE counters SET (autovacuum_enabled = off)"))  # it ends plans, too
+            connection.execute(text("ANALYZE counters"))
+        with database.read() as connection:
+            for _ in range(10):
+                assert _COUNTED.run(connection, {"of": "abc"}) == ([], 0)
+            assert "Seq Scan" in plan_in_use(connection)
+        with closing(db.Database(postgres_url)) as other, other.write() as filling:
+            filling.execute(text("INSERT INTO counters SELECT 'k' || n, 1, now() FROM generate_series(1, 9999) AS n"))
+        with database.read() as connection:
+            assert "Seq Scan" in plan_in_use(connection)
+        monkeypatch.setattr(db, "PLAN_SECONDS", 0.0)
+        with database.read() as connection:
+            assert _COUNTED.run(connection, {"of": "k9"})[0][0].events == 1
+            assert "Index Scan" in plan_in_use(connection)
+        with database.write() as connection:
+            connection.execute(text("ALTER TABLE counters RESET (autovacuum_enabled)"))
 
 
 def test_a_pooler_is_given_no_prepared_statement(postgres_url: str, pooler_of_three: Pooler) -> None:
     url = pooler_of_three.url(str(make_url(postgres_url).database))
     with closing(db.Database(url)) as database:
-        for _ in range(db.PREPARE_AFTER + 2):
+        for _ in range(5):
             with database.read() as connection:
-                connection.execute(text("SELECT count(*) FROM deliveries"))
-                found = connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one()
-                assert found == 0
+                _COUNTED.run(connection, {"of": "abc"})
+                assert connection.execute(_KEPT).all() == []
 
 
 def test_a_connection_that_rested_while_its_server_went_away_is_replaced(postgres_url: str) -> None:

@@ -251,8 +251,8 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
         **known, number=1, is_unclear=False, leased_until=leased_until, attempt_id=work.new_id(), began_at=now
     )
     leased = {"attempts": claimed.number, "leased_until": leased_until, "next_at": leased_until}
-    work.change(_INSERT_CLAIMED, {**values, **leased})
-    work.change(_INSERT_ATTEMPT, _attempt_of(claimed))
+    work.write(_INSERT_CLAIMED, {**values, **leased})
+    work.write(_INSERT_ATTEMPT, _attempt_of(claimed))
     work.after(partial(courier.take, claimed))
 
 
@@ -581,7 +581,7 @@ class Outbox:
             "to_status": report.status,
             "to_detail": report.detail,
         }
-        work.change(_END_ATTEMPT, attempt)
+        work.write(_END_ATTEMPT, attempt)
         if next_at is None and stands == state:
             work.count("deliveries_ended", delivery.kind, state.value, some_tries(delivery.number))
         return DeliveryState(stands)

@@ -753,7 +753,7 @@ def with_person(work: Work, case: Case, identifier: Identifier) -> Case:
 def update_visit(work: Work, case: Case) -> None:
     """Write the visit of a case as it is now, and sign it."""
     signed = work.keyring.signed("visits", _visit_values(work, case))
-    work.change(_visit_update(_CHANGING), {"of": case.visit_id, **{name: signed[name] for name in _CHANGING}})
+    work.write(_visit_update(_CHANGING), {"of": case.visit_id, **{name: signed[name] for name in _CHANGING}})
 
 
 _CHANGING = (
@@ -792,7 +792,7 @@ def insert_visit(work: Work, case: Case, *, has_script: bool) -> VisitKey:
     hashed = token_hash(token)
     key = VisitKey(token, label_of(hashed))
     visit = work.keyring.signed("visits", {**values, "token_hash": hashed})
-    work.change(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
+    work.write(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
     return key
 
 
@@ -820,7 +820,7 @@ def insert_both(work: Work, case: Case, *, started_at: datetime, dropped: str, h
     }
     if work.row(_insert_unless_live(work.connection.dialect.name), verification) is None:
         return None
-    work.change(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
+    work.write(_INSERT_VISIT, {**visit, "created_at": work.now, "has_script": has_script})
     return key
 
 

@@ -114,7 +114,7 @@ def send_new(work: Work, case: Case, snapshot: Snapshot) -> None:
         "used_at": None,
         "replaced_at": None,
     }
-    work.change(_INSERT, work.keyring.signed("challenges", values))
+    work.write(_INSERT, work.keyring.signed("challenges", values))
     outbox.add(work, replace(message, challenge_id=code_id, give_up_at=expires_at))
 
 

@@ -205,7 +205,7 @@ def count_for_verification(work: Work, case: Case) -> Case:
     bound = case.journey.limits.wrong_tries
     taken = work.row(_TAKE_TRY, {"of": case.verification_id, "bound": bound})
     case = replace(case, wrong_tries=taken.wrong_tries if taken else bound, prompt=new_prompt())
-    work.change(RENEW_PROMPT, {"of": case.visit_id, "prompt": case.prompt})
+    work.write(RENEW_PROMPT, {"of": case.visit_id, "prompt": case.prompt})
     return case
 
 
@@ -252,7 +252,7 @@ def budgets_of(work: Work, row: str, snapshot: Snapshot) -> Mapping[tuple[str, b
 
 def clear(work: Work, person_key: str, method: str, *, is_ticketed: bool) -> None:
     """Clear what a success has proved, and nothing else (R11); without a ticket only the budget of open links."""
-    work.change(_CLEAR, {"of": person_key, "by": method, "both": is_ticketed})
+    work.write(_CLEAR, {"of": person_key, "by": method, "both": is_ticketed})
 
 
 _CLEAR = Compiled(
