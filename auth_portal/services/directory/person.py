@@ -29,7 +29,7 @@ from auth_portal.errors import Conflict, NotFound
 from auth_portal.methods import SUPPORT_CODE_DIGITS, IssuedCode
 from auth_portal.services import limits
 from auth_portal.services.limits import HOUR, Limit
-from auth_portal.store.db import Work
+from auth_portal.store.db import Compiled, Work
 from auth_portal.store.models import (
     CUSTOMER_NAME,
     CUSTOMER_PASSWORD,
@@ -160,12 +160,12 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 # Statements of the hot path are made once: building one costs more than running it.
 _CUSTOMERS = table_of(CustomerRow)
-_USE_TOTP_STEP = (
+_USE_TOTP_STEP = Compiled(
     update(_CUSTOMERS)
     .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.totp_last_step < bindparam("step"))
     .values(totp_last_step=bindparam("step"))
 )
-_USE_SUPPORT_CODE = (
+_USE_SUPPORT_CODE = Compiled(
     update(_CUSTOMERS)
     .where(_CUSTOMERS.c.id == bindparam("of"), _CUSTOMERS.c.support_code_id == bindparam("code"))
     .values(support_code_id=None, support_code_key_id=None, support_code_expires_at=None)
@@ -360,7 +360,7 @@ def trusted(work: Work, person: Person) -> Person:
     return stranger(person.key)
 
 
-_FIND = (
+_FIND = Compiled(
     select(*PERSON_COLUMNS)
     .where(
         or_(
@@ -384,7 +384,7 @@ def find_person(connection: Connection, identifier: Identifier) -> Person:
         "phone_key": identifier.phone_key,
         "email_key": identifier.email_key,
     }
-    rows = connection.execute(_FIND, keys).all()
+    rows, _count = _FIND.run(connection, keys)
     by_id = [row for row in rows if row.customer_key == identifier.customer_key]
     by_phone = [row for row in rows if identifier.phone_key and row.phone_key == identifier.phone_key]
     by_email = [row for row in rows if identifier.email_key and row.email_key == identifier.email_key]
@@ -464,12 +464,12 @@ def shared_keys(connection: Connection, keys: Iterable[str]) -> set[str]:
 
 def use_totp_step(work: Work, row: str | None, step: int) -> bool:
     """Use up a time step of a person's app. Report whether it was unused, which no stranger's is."""
-    return work.execute(_USE_TOTP_STEP, {"of": row, "step": step}).rowcount == 1
+    return work.change(_USE_TOTP_STEP, {"of": row, "step": step}) == 1
 
 
 def use_support_code(work: Work, row: str | None, code_id: str | None) -> bool:
     """Use up a person's temporary code. Report whether it was still the one that support issued last."""
-    return work.execute(_USE_SUPPORT_CODE, {"of": row, "code": code_id}).rowcount == 1
+    return work.change(_USE_SUPPORT_CODE, {"of": row, "code": code_id}) == 1
 
 
 def store_password_facts(work: Work, person: Person, *, rehashed: str | None, is_long: bool) -> None:

@@ -44,7 +44,7 @@ from auth_portal.services.verification.case import (
 )
 from auth_portal.services.verification.end import Endings
 from auth_portal.services.verification.tickets import ChangedTicket, FoundTicket, Ticket, TicketFacts, Tickets
-from auth_portal.store.db import Transactions, Work, new_id
+from auth_portal.store.db import Compiled, Transactions, Work, new_id
 from auth_portal.store.models import (
     VERIFICATION_REFERENCE,
     Counter,
@@ -232,7 +232,7 @@ class Beginnings:
             "now": work.now,
         }
         limits.take_or_refuse(work, begins, "too_many_begins")
-        row = work.execute(_LATEST, by).one()
+        row = work.row(_LATEST, by)
         if row.slowed is not None:
             slow_begins = Limit(f"slow-begins:{address}", 1, limits.SLOWED_SECONDS)
             limits.take_or_refuse(work, slow_begins, "too_many_begins")
@@ -344,7 +344,7 @@ class Beginnings:
 
 
 # The live or else the newest verification of a reference, and whether its address is slowed down.
-_LATEST = (
+_LATEST = Compiled(
     select(*UNVISITED_COLUMNS, Counter.key.label("slowed"))
     .select_from(Portal)
     .outerjoin(

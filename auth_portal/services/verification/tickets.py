@@ -40,7 +40,7 @@ from auth_portal.services.directory.person import (
     trusted,
 )
 from auth_portal.services.verification import references
-from auth_portal.store.db import Transactions, Work
+from auth_portal.store.db import Compiled, Transactions, Work
 from auth_portal.store.models import (
     TICKET_PAYMENT,
     TICKET_PHONE,
@@ -187,14 +187,16 @@ _TICKETS = table_of(TicketRow)
 _INSERT = insert(_TICKETS)
 _SIGNED = signed_columns(TicketRow)
 _FOUND = (*_SIGNED, TicketRow.phone_sealed)
-_BY_TOKEN = select(*_FOUND).where(TicketRow.token_hash == bindparam("token"), TicketRow.slug == bindparam("slug"))
-_BY_REFERENCE = (
+_BY_TOKEN = Compiled(
+    select(*_FOUND).where(TicketRow.token_hash == bindparam("token"), TicketRow.slug == bindparam("slug"))
+)
+_BY_REFERENCE = Compiled(
     select(*_FOUND)
     .where(TicketRow.reference_hash == bindparam("reference"), TicketRow.slug == bindparam("slug"))
     .order_by(TicketRow.id.desc())  # a flow that comes back to its node registers a newer one
     .limit(1)
 )
-_BIND = (
+_BIND = Compiled(
     update(_TICKETS)
     .where(
         _TICKETS.c.id == bindparam("of"),
@@ -225,7 +227,7 @@ def bind(work: Work, found: FoundTicket, reference: bytes) -> None:
     """
     mac = work.keyring.signed("tickets", {**found.row, "reference_hash": reference})["mac"]
     taken = {"of": found.ticket.id, "reference": reference, "now": work.now, "signature": mac}
-    row = work.execute(_BIND, taken).one_or_none()
+    row = work.row(_BIND, taken)
     if row is None or not work.keyring.holds("tickets", row._mapping):
         raise Gone("ticket_gone")
 
@@ -290,10 +292,9 @@ class Tickets:
         """
         with self._transactions.read() as work:
             if ticket_token:
-                row = work.execute(_BY_TOKEN, {"token": token_hash(ticket_token), "slug": slug}).one_or_none()
+                row = work.row(_BY_TOKEN, {"token": token_hash(ticket_token), "slug": slug})
             else:
-                by = {"reference": token_hash(reference), "slug": slug}
-                row = work.execute(_BY_REFERENCE, by).one_or_none()
+                row = work.row(_BY_REFERENCE, {"reference": token_hash(reference), "slug": slug})
             if row is not None and not work.keyring.holds("tickets", row._mapping):
                 raise ChangedTicket(row.id)
         if row is not None and work.now < row.proofs_until:
