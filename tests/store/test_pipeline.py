@@ -10,15 +10,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, event, func, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from auth_portal.store.db import Compiled, Database
 from auth_portal.store.models import Counter, table_of
+from tests.receiver import Receiver
+from tests.world import open_world
 
 _COUNTERS = table_of(Counter)
 _INSERT = Compiled(insert(_COUNTERS))
@@ -49,20 +52,31 @@ def stored(database: Database) -> dict[str, int]:
 
 
 @contextmanager
-def round_trips(connection: Connection) -> Iterator[list[int]]:
-    """How often libpq asked for an answer inside the block."""
+def round_trips(database: Database) -> Iterator[list[int]]:
+    """How often libpq asked for an answer in each transaction of the block."""
     seen: list[int] = []
-    driver: Any = connection.connection.dbapi_connection
     with tempfile.TemporaryFile("w+") as file:
-        driver.pgconn.trace(file.fileno())
+
+        def begin(driver: Any, *_: object) -> None:
+            driver.pgconn.trace(file.fileno())
+
+        def end(driver: Any, *_: object) -> None:
+            driver.pgconn.untrace()
+            file.seek(0)
+            messages = [line.rstrip().split("\t") for line in file]
+            seen.append(sum(message[1:4:2] in (["F", "Sync"], ["F", "Query"]) for message in messages))
+            file.seek(0)
+            file.truncate()
+
+        event.listen(database.engine, "checkout", begin)
+        event.listen(database.engine, "checkin", end)
         yield seen
-        driver.pgconn.untrace()
-        file.seek(0)
-        seen.append(sum(line.split("\t")[1:4:2] in (["F", "Sync"], ["F", "Query"]) for line in map(str.rstrip, file)))
+        event.remove(database.engine, "checkout", begin)
+        event.remove(database.engine, "checkin", end)
 
 
 def test_a_transaction_takes_a_round_trip_for_each_answer_that_it_needs(opened: Database) -> None:
-    with opened.engine.connect() as connection, round_trips(connection) as seen, connection.begin():
+    with round_trips(opened) as seen, opened.write() as connection:
         assert _FIND.run(connection, {"of": "a"}) == ([], 0)
         _INSERT.run_later(connection, counter("a"))
         _INSERT.run_later(connection, counter("b"))
@@ -71,6 +85,18 @@ def test_a_transaction_takes_a_round_trip_for_each_answer_that_it_needs(opened: 
         _COUNT.run_later(connection, {"of": "b"})
     assert seen == [3]
     assert stored(opened) == {"a": 2, "b": 3}
+
+
+def test_a_right_code_takes_five_round_trips(tmp_path: Path, postgres_url: str, receiver: Receiver) -> None:
+    with open_world(tmp_path, postgres_url, receiver) as world:
+        browser = world.browser()
+        browser.begin("abc", "app")
+        world.services.dispatcher.stop()
+        world.services.journeys._read_at = float("inf")
+        with round_trips(world.transactions.database) as seen:
+            browser.prove(world.totp(), follow=False)
+        assert browser.page.headers["Location"].partition("?")[0] == "/done"
+    assert seen == [5]
 
 
 def test_what_sqlalchemy_sends_keeps_the_order(opened: Database) -> None:
