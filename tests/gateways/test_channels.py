@@ -702,7 +702,7 @@ class TestHttp(ChannelContract):
             ({"headers": {"Transfer-Encoding": "chunked"}}, "headers: transfer-encoding"),
             ({"url": "gateway.example"}, "url"),
             ({"url": "https://gateway.example:99999"}, "url"),
-            ({"method": "GET"}, "method"),
+            ({"method": "DELETE"}, "method"),
             ({"success": []}, "success"),
             ({"success": [302]}, "success"),
             ({"content_type": "text/xml"}, "content_type"),
@@ -827,7 +827,7 @@ class TestConfiguration:
         ours = {
             "smtp": {"password"},
             "clickatell": {"api_key"},
-            "http": {"headers"},
+            "http": {"headers", "secret"},
             "console": set(),
             "inbox": set(),
         }

@@ -24,7 +24,7 @@ from auth_portal.gateways.channels.contract import (
     read_fields,
     show_fields,
 )
-from auth_portal.gateways.channels.http import HttpChannel
+from auth_portal.gateways.channels.http import HttpChannel, Preset, presets
 from auth_portal.gateways.channels.sandbox import ConsoleChannel, InboxChannel
 from auth_portal.gateways.channels.smtp import SmtpChannel
 from auth_portal.gateways.way_out import WayOut
@@ -36,10 +36,12 @@ __all__ = [
     "Destination",
     "Handover",
     "OutgoingMessage",
+    "Preset",
     "Receipt",
     "may_keep_secrets",
     "open_channel",
     "parse_channel",
+    "presets",
     "read_fields",
     "show_fields",
 ]

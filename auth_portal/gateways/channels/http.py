@@ -1,13 +1,17 @@
-"""Any gateway that takes one request, described by a template."""
+"""Any gateway that takes one request, described by a template; and the templates of known providers, as data."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Literal, Self
-from urllib.parse import quote_plus
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import quote, quote_plus, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,7 +37,7 @@ from auth_portal.gateways.channels.contract import (
 )
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_PLACEHOLDERS = frozenset({"to", "text", "subject", "message_id"})
+_PLACEHOLDERS = frozenset({"to", "to_digits", "text", "subject", "message_id", "secret"})
 _OWN_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 
@@ -51,10 +55,10 @@ class HeadersField(FormField):
 
 
 class HttpConfig(ChannelConfig):
-    """Any gateway that takes one POST or PUT. ``body`` is a template with {to} {text} {subject} {message_id}.
+    """Any gateway that takes one POST, PUT or GET. ``body`` and ``url`` are templates with _PLACEHOLDERS.
 
-    What is filled in is escaped for the content type. Accepted means: a status in ``success``, and
-    ``success_contains`` somewhere in the answer.
+    What is filled in is escaped for the content type, and for the URL. A GET has no body. Accepted means: a status in
+    ``success``, and ``success_contains`` somewhere in the answer.
     """
 
     WORDS = KindWords(
@@ -66,11 +70,12 @@ class HttpConfig(ChannelConfig):
         FormField(
             "url",
             "Address",
-            "https only. Every admin can see it: put keys in the headers, not here.",
+            "https only. Every admin can see it: put keys in the headers, or write {secret} for the key below. For a "
+            "GET, {to} and {text} stand here.",
             is_required=True,
             input_type="url",
         ),
-        FormField("method", "Method", choices=(("POST", "POST"), ("PUT", "PUT"))),
+        FormField("method", "Method", choices=(("POST", "POST"), ("PUT", "PUT"), ("GET", "GET"))),
         HeadersField(
             "headers",
             "Headers",
@@ -80,6 +85,9 @@ class HttpConfig(ChannelConfig):
             rows=3,
         ),
         FormField(
+            "secret", "Key for {secret}", "Only if the gateway wants its key in address or body.", is_secret=True
+        ),
+        FormField(
             "content_type",
             "Body format",
             choices=(("application/json", "JSON"), ("application/x-www-form-urlencoded", "web form")),
@@ -87,9 +95,9 @@ class HttpConfig(ChannelConfig):
         FormField(
             "body",
             "Body",
-            "A template. {to} {text} {subject} {message_id} are filled in and escaped for each message.",
+            "A template. {to} {text} {subject} {message_id} are filled in and escaped for each message; {to_digits} is "
+            "the number without +. Leave it empty for a GET.",
             start='{"to": "{to}", "text": "{text}", "id": "{message_id}"}',
-            is_required=True,
             rows=4,
         ),
         FormField(
@@ -107,14 +115,15 @@ class HttpConfig(ChannelConfig):
         sms_cap_field("For email you can leave it empty."),
         hourly_cap_field(),
     )
-    SECRETS = frozenset({"headers"})
+    SECRETS = frozenset({"headers", "secret"})
 
     kind: Literal["http"] = "http"
     carries: Literal["sms", "email"]
-    method: Literal["POST", "PUT"] = "POST"
+    method: Literal["POST", "PUT", "GET"] = "POST"
     url: str
     headers: Annotated[dict[str, str], Field(default_factory=dict, repr=False)]
-    body: str
+    secret: Annotated[str, Field(repr=False)] = ""
+    body: str = ""
     content_type: Literal["application/json", "application/x-www-form-urlencoded"] = "application/json"
     success: Annotated[tuple[Annotated[int, Field(ge=200, le=299)], ...], Field(min_length=1)] = (200, 201, 202)
     success_contains: str = ""
@@ -137,7 +146,9 @@ class HttpConfig(ChannelConfig):
     @field_validator("url")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        return checked_url(value)
+        if "{" in urlsplit(checked_url(value)).netloc:
+            raise ValueError("the name of the server can't be filled in")
+        return value
 
     @field_validator("headers")
     @classmethod
@@ -148,7 +159,7 @@ class HttpConfig(ChannelConfig):
             checked_header(name, text)
         return value
 
-    @field_validator("body")
+    @field_validator("url", "body")
     @classmethod
     def _knows_its_placeholders(cls, value: str) -> str:
         if unknown := sorted(set(_PLACEHOLDER.findall(value)) - _PLACEHOLDERS):
@@ -159,7 +170,14 @@ class HttpConfig(ChannelConfig):
     def _agree(self) -> Self:
         if self.carries == "sms" and not (self.countries and self.daily_cap):
             raise ValueError("a channel that carries SMS needs countries and a daily_cap")
-        if self.content_type == "application/json":
+        if "{secret}" in self.url + self.body and not self.secret:
+            raise ValueError("{secret} is used, but no key for it is set")
+        if self.method == "GET":
+            if self.body or not {"{to}", "{to_digits}"} & set(re.findall(r"\{\w+\}", self.url)):
+                raise ValueError("a GET has no body: {to} and {text} have to stand in its address")
+        elif not self.body:
+            raise ValueError("body is missing")
+        elif self.content_type == "application/json":
             try:
                 json.loads(_PLACEHOLDER.sub("x", self.body))
             except (ValueError, RecursionError):
@@ -175,9 +193,11 @@ class HttpChannel(Channel):
     _ABOUT_THIS_MESSAGE = frozenset({400, 422})  # the answer of a working gateway to what it cannot deliver
 
     def _hand_over(self, message: OutgoingMessage) -> Receipt:
-        headers = {**self._config.headers, "Content-Type": self._config.content_type}
-        body = fill(self._config.body, message, self._config.content_type).encode()
-        answer = self._outbound.request(self._config.method, self._config.url, headers=headers, body=body)
+        config = self._config
+        headers = {**config.headers, **({"Content-Type": config.content_type} if config.body else {})}
+        body = fill(config.body, message, config.content_type, config.secret).encode()
+        url = fill(config.url, message, "", config.secret)
+        answer = self._outbound.request(config.method, url, headers=headers, body=body)
         said, code = said_in(answer), f"http_{answer.status}"
         if answer.status in self._ABOUT_THIS_MESSAGE:
             words = f"HTTP {answer.status}: the gateway refused the number or address, or the body template."
@@ -193,12 +213,83 @@ class HttpChannel(Channel):
         )
 
 
-def fill(template: str, message: OutgoingMessage, content_type: str) -> str:
-    """Return the template with its placeholders filled in, in one pass: filled-in text is never read again."""
-    values = asdict(message) | {"message_id": identifier(message)}
+def fill(template: str, message: OutgoingMessage, content_type: str, secret: str = "") -> str:
+    """Return the template with its placeholders filled in, in one pass: filled-in text is never read again.
 
-    def escaped(placeholder: re.Match[str]) -> str:
-        text = values[placeholder[1]]
-        return json.dumps(text)[1:-1] if content_type == "application/json" else quote_plus(text)
+    Without a content type it is a URL.
+    """
+    values = asdict(message) | {"message_id": identifier(message), "secret": secret}
+    values["to_digits"] = values["to"].removeprefix("+")
+    return _PLACEHOLDER.sub(lambda found: _escaped(values[found[1]], content_type), template)
 
-    return _PLACEHOLDER.sub(escaped, template)
+
+def _escaped(text: str, content_type: str) -> str:
+    if content_type == "application/json":
+        return json.dumps(text)[1:-1]
+    return quote_plus(text) if content_type else quote(text, safe="")
+
+
+# --- The templates of known providers
+
+
+class Ask(NamedTuple):
+    """What a preset asks a business for."""
+
+    name: str
+    label: str
+    help: str = ""
+    is_secret: bool = False
+
+
+class Preset(NamedTuple):
+    """A provider of SMS whose request is known: ``presets.toml`` says what its parts mean."""
+
+    name: str
+    docs: str
+    asks: tuple[Ask, ...]
+    url: str
+    body: str
+    success: tuple[int, ...]
+    success_contains: str = ""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+    basic: tuple[str, str] | None = None
+
+    def missing(self, typed: Mapping[str, str]) -> list[str]:
+        """Return the names of what was asked for and not typed."""
+        return [ask.name for ask in self.asks if not typed.get(ask.name, "").strip()]
+
+    def channel(self, typed: Mapping[str, str]) -> dict[str, Any]:
+        """Return the settings of a channel of kind ``http`` as typed, but for name, countries and caps."""
+        given = {ask.name: typed.get(ask.name, "").strip() for ask in self.asks}
+
+        def filled(template: str, content_type: str | None) -> str:
+            def value(found: re.Match[str]) -> str:
+                text = given[found[1]]
+                return text if content_type is None else _escaped(text, content_type)
+
+            return re.sub(r"<([a-z]+)>", value, template)
+
+        headers = {name: filled(text, None) for name, text in self.headers.items()}
+        if self.basic:
+            pair = ":".join(given[name] for name in self.basic)
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        return {
+            "kind": "http",
+            "carries": "sms",
+            "url": filled(self.url, "") if "<host>" not in self.url else filled(self.url, None),
+            "headers": headers,
+            "content_type": self.content_type,
+            "body": filled(self.body, self.content_type),
+            "success": self.success,
+            "success_contains": self.success_contains,
+        }
+
+
+@cache
+def presets() -> Mapping[str, Preset]:
+    """Return the known providers by their key."""
+    tables = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
+    return {
+        key: Preset(**{**table, "asks": tuple(Ask(**ask) for ask in table["asks"])}) for key, table in tables.items()
+    }

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
-from auth_portal.gateways.channels import KINDS, ChannelConfig, read_fields, show_fields
+from auth_portal.gateways.channels import KINDS, ChannelConfig, Preset, presets, read_fields, show_fields
 from auth_portal.services.config.changes import Author, SaveResult, TableChange, channel_change
 from auth_portal.services.config.channel import KEEP, read_channel, used_today
 from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
@@ -23,6 +23,8 @@ from auth_portal.services.config.file import Fault, Faults, Table
 from auth_portal.services.config.store import StoredChannel, StoredConfig, WantedConfig, delete_channel, read_stored
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import ChannelState
+
+SHARED = ("countries", "daily_cap", "hourly_cap")  # that a preset's form asks for like any other
 
 
 class Use(NamedTuple):
@@ -94,6 +96,20 @@ class ChannelEditor:
     def add(self, kind: str, typed: Mapping[str, str], author: Author) -> SaveResult:
         """Add the channel of a form, which is in use immediately. ``kind`` is one of ``kinds``."""
         values = {"kind": kind, "name": typed.get("name", ""), **read_fields(KINDS[kind].config_type.FORM, typed)}
+        return self._configuration.save(NewChannel(values, author))
+
+    def presets(self) -> Mapping[str, Preset]:
+        """Return the providers whose request is known, by key."""
+        return presets()
+
+    def add_preset(self, key: str, typed: Mapping[str, str], author: Author) -> SaveResult:
+        """Add the channel of a known provider, which is in use immediately. Raise NotFound for another one."""
+        if (preset := presets().get(key)) is None:
+            raise NotFound("not_found")
+        if missing := preset.missing(typed):
+            return SaveResult(tuple(Fault("", name, "is missing") for name in missing))
+        shared = [field for field in KINDS["http"].config_type.FORM if field.name in SHARED]
+        values = {**preset.channel(typed), "name": typed.get("name", ""), **read_fields(shared, typed)}
         return self._configuration.save(NewChannel(values, author))
 
     def change(self, name: str, typed: Mapping[str, str], author: Author, *, based_on: str) -> SaveResult:

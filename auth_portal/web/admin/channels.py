@@ -11,6 +11,7 @@ from auth_portal.errors import TooMany
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, SaveResult
+from auth_portal.services.config.channel_editor import SHARED
 from auth_portal.services.config.file import Fault
 from auth_portal.web.admin.frame import (
     EVERYONE,
@@ -39,9 +40,11 @@ def channels() -> Response:
 def new() -> Response:
     """Show the form of a new channel, after the choice of its kind."""
     kinds = services().channel_editor.kinds()
-    kind = request.args.get("kind", "")
+    kind, preset = request.args.get("kind", ""), request.args.get("preset", "")
+    if preset in services().channel_editor.presets():
+        return _preset_form(preset, {"name": preset})
     if kind not in kinds:
-        return render("admin/channels/kind.html", kinds=kinds)
+        return render("admin/channels/kind.html", kinds=kinds, presets=services().channel_editor.presets())
     return _form("", kind, {field.name: field.start for field in kinds[kind].FORM})
 
 
@@ -55,15 +58,22 @@ def _typed() -> dict[str, str]:
     return {name: text.strip() for name, text in request.form.items()}
 
 
-@route("/channels/_new", allow=OWNERS, methods=("POST",), again=lambda: _form("", _new_kind(), _typed()))
+def _new_again(result: SaveResult = SaveResult()) -> Response:  # noqa: B008 -- a constant
+    """Show the form of a new channel as it was sent; secrets of a preset are typed again."""
+    preset, typed = form_text("preset"), _typed()
+    return _preset_form(preset, typed, result) if preset else _form("", _new_kind(), typed, result)
+
+
+@route("/channels/_new", allow=OWNERS, methods=("POST",), again=_new_again)
 def add() -> BaseResponse:
-    """Add a channel."""
-    kind, typed = _new_kind(), _typed()
+    """Add a channel: of a kind, or of a provider whose request is known."""
+    preset, typed, editor = form_text("preset"), _typed(), services().channel_editor
     if fault := second_factor_fault():
-        return _form("", kind, typed, _refused(fault))
-    result = services().channel_editor.add(kind, typed, Author(me().admin_id))
+        return _new_again(_refused(fault))
+    author = Author(me().admin_id)
+    result = editor.add_preset(preset, typed, author) if preset else editor.add(_new_kind(), typed, author)
     if not result.is_fine:
-        return _form("", kind, typed, result)
+        return _new_again(result)
     return done(f"{PATH}/{typed.get('name', '')}", _("The channel was added. Send a test before a journey uses it."))
 
 
@@ -177,6 +187,24 @@ def trial(name: str, delivery_id: str) -> Response:
 
 def _refused(second_factor: str) -> SaveResult:
     return SaveResult((Fault("", "second_factor", second_factor),))
+
+
+def _preset_form(key: str, texts: Mapping[str, str], result: SaveResult = SaveResult()) -> Response:  # noqa: B008 -- a constant
+    editor = services().channel_editor
+    if key not in editor.presets():
+        abort(404)
+    preset, fields = editor.presets()[key], [field for field in editor.kinds()["http"].FORM if field.name in SHARED]
+    known = {"name", "second_factor", *SHARED, *(ask.name for ask in preset.asks)}
+    return render(
+        "admin/channels/preset.html",
+        status=422 if result.faults else 200,
+        key=key,
+        preset=preset,
+        fields=fields,
+        values=texts,
+        faults={fault.key.partition(".")[0]: fault.reason for fault in result.faults},
+        others=[fault.reason for fault in result.faults if fault.key.partition(".")[0] not in known],
+    )
 
 
 def _form(name: str, new_kind: str, texts: Mapping[str, str], result: SaveResult = SaveResult()) -> Response:  # noqa: B008 -- a constant
