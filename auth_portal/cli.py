@@ -306,14 +306,18 @@ def stamp(revision: str) -> None:
 @customers.command("import")
 @click.argument("file", type=FILE)
 @click.option("--dry-run", is_flag=True, help="Count what would change and what notices it would send; write nothing.")
+@click.option("--sheet", default="", help="The name or number of the sheet of a workbook; otherwise the first.")
 @click.option("--notify", is_flag=True, help="Notify customers whose phone number or email address it changes.")
 @click.option("--yes", "is_sure", is_flag=True, help="With --notify: send the messages without asking first.")
 @click.pass_context
-def import_customers(ctx: click.Context, file: Path, dry_run: bool, notify: bool, is_sure: bool) -> None:
-    """Import a CSV file: all of it, or nothing if any row is invalid."""
+def import_customers(ctx: click.Context, file: Path, dry_run: bool, sheet: str, notify: bool, is_sure: bool) -> None:
+    """Import a CSV file or workbook (.xlsx): all of it, or nothing if any row is invalid."""
     with _portal() as portal:
         bring_in = partial(
-            portal.command_import.import_csv, file, default_region=portal.journeys.current().portal.default_region
+            portal.command_import.import_csv,
+            file,
+            default_region=portal.journeys.current().portal.default_region,
+            sheet=sheet,
         )
         report = bring_in(dry_run=dry_run or (notify and not is_sure), is_notifying=notify)
         _say_import(ctx, file, report)

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
 from urllib.parse import unquote
 
 import phonenumbers
+from babel import Locale
+from babel.core import get_global
 from email_validator import EmailNotValidError, validate_email
 
 JOINERS = "\u200c\u200d"  # the invisible characters that some scripts cannot be written without
@@ -62,6 +64,12 @@ _OTHER_FORMS = tuple(
         (r"\+39([124-9]\d{5,9})", r"+390\1"),  # Italy: the 0 of landlines is a part of the number
     )
 )
+_AFTER_TAG = re.compile(r"[.,;]")  # a character set (en_US.UTF-8), or the next of a list (en-ZA,en;q=0.9)
+_BEFORE_REGION = re.compile(r"\s+-\s+|\s*[(\[]")  # English (South Africa), English - South Africa
+_SCRIPT_OF_MODIFIER = {"latin": "Latn", "cyrillic": "Cyrl", "arabic": "Arab", "devanagari": "Deva"}  # sr_RS@latin
+_NO_LANGUAGE = ("und", "mul", "mis", "zxx")  # undetermined, several, not coded, no linguistic content
+# By their own names; all others by the English name.
+_NAMED_BY_THEMSELVES = re.findall(r"\w+", "af ar de es fr it nl nr nso pt ss st sw tn ts ve xh zu")
 
 
 def visible_text(text: str, stays: str = "") -> str:
@@ -154,6 +162,40 @@ def email_form(typed: str) -> str | None:
         return None
     address = valid.ascii_email or valid.normalized
     return address.lower() if len(address) <= ADDRESS_LENGTH else None
+
+
+@lru_cache(maxsize=4096)
+def language_tag(text: str) -> str:
+    """Return the language that a text names as BCP 47 writes it, such as ``zh-Hans-CN``; "" if it names none.
+
+    What programs write is read leniently: any case, ``en_US.UTF-8``, ``sr_RS@latin``, codes that others replaced
+    (``iw``, ``eng``), and names of languages. Variants and extensions are left out, and so is a region that is none.
+    """
+    plain = plain_text(text).strip(f" {_QUOTES}")
+    base, _at, modifier = plain.replace("_", "-").partition("@")
+    first, *rest = _AFTER_TAG.split(base)[0].strip().lower().split("-")
+    languages, aliases = Locale("en").languages, get_global("language_aliases")
+    language, _mark, script = aliases.get(first, first).partition("_")
+    if not (first.isalpha() and first.isascii() and language in languages) or language in _NO_LANGUAGE:
+        code = _languages_by_name().get(_BEFORE_REGION.split(plain)[0].strip().casefold(), "")
+        return code.replace("_", "-")
+    script, region = _SCRIPT_OF_MODIFIER.get(modifier.lower(), script), ""
+    for part in rest:
+        if len(part) == 1:  # what follows is an extension
+            break
+        if part.title() in Locale("en").scripts:
+            script = part.title()
+        known = get_global("territory_aliases").get(part.upper(), [part.upper()])[0]
+        if known in Locale("en").territories and known != "ZZ":
+            region = known
+    return "-".join(filter(None, (language, script, region)))
+
+
+@cache
+def _languages_by_name() -> dict[str, str]:
+    named = {name.casefold(): code for code, name in Locale("en").languages.items()}
+    own = ((str(Locale(code).get_language_name(code)).casefold(), code) for code in _NAMED_BY_THEMSELVES)
+    return named | dict(own)
 
 
 @lru_cache(maxsize=4096)

@@ -28,7 +28,8 @@ from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.config.journey import NEWER, document_digest
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.imports.csv import CsvFindings, Source, read_rows
+from auth_portal.services.imports import Source
+from auth_portal.services.imports.csv import CsvFindings, read_rows
 from auth_portal.services.imports.imports import CommandImport
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database, Transactions, canonical_event

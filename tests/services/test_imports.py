@@ -239,7 +239,7 @@ def test_cancelled_while_it_is_being_checked(bench: Bench) -> None:
     assert held is not None
     bench.imports.cancel(import_id, admin_id=ADMIN)
     with pytest.raises(LostLease):
-        bench.work.check(held, io.BytesIO(people(1000).encode()))
+        bench.work.check(held, io.StringIO(people(1000)))
     assert bench.state(import_id) == "cancelled"
     bench.work.tidy()
     assert not bench.rows(StagedRow)

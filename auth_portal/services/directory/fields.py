@@ -27,7 +27,7 @@ from auth_portal.services.directory.person import (
     name_form,
 )
 from auth_portal.store.db import new_id
-from auth_portal.typed import JOINERS, e164, email_form, plain_text, visible_text
+from auth_portal.typed import JOINERS, e164, email_form, language_tag, plain_text, visible_text
 
 FIELDS = ("customer_id", "name", "phone", "email", "locale", "password", "totp_secret")
 CLEAR = "-"
@@ -45,16 +45,46 @@ NO_REGION = (
     "has no country code, and no default country is set: set one under Settings (default_region in [portal] of the "
     "config file), or write the number with its country code, such as +27"
 )
-_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+")  # how a spreadsheet shows a long number: 1.23E+10
+# How spreadsheets and programs wrap a value so that its zeros stay: ="0012", =T("0012"), =+27821234567.
+_WRAPPED = re.compile(
+    r'=\s*(?:[A-Z]*\s*\(\s*)?(?:"(?P<only>(?:[^"]|"")*)"|(?P<number>\+?\d+))\s*\)?|'
+    r'=\s*HYPERLINK\s*\(\s*"(?:[^"]|"")*"\s*[,;]\s*"(?P<shown>(?:[^"]|"")*)"\s*\)|'
+    r'"(?P<quoted>(?:[^"]|"")*)"',
+    re.IGNORECASE,
+)
+WRAPPINGS = 3  # one within another: "=""0012"""
+FORMULA = "is a formula, not a value; in the spreadsheet, copy the column and paste it as values"
+NOT_A_VALUE = "is an error of the spreadsheet, not a value; fix its formula there"
+NO_TEXT = "is what a program writes for a value that it cannot write; export the column again as text"
+NO_VALUE = "is what a program writes for a missing value, not a customer ID; fill it in, or remove the row"
+_ERROR = re.compile(r"#\W?[A-ZÀ-Þ/0_]+[!?]|#(N/A|N/D|NV|I/T|E/T|NAME|GETTING_DATA)|#{3,}|Err:\d{3}", re.IGNORECASE)
+_OBJECT = re.compile(r"\[object \w+\]|System\.\w[\w.`\[\]]*", re.IGNORECASE)
+_NULLS = {"null", "(null)", "<null>", "[null]", "\\n", "nan", "none", "nil", "undefined", "n/a", "not available"}
+_NAME_NULLS = {
+    "NULL",
+    "(null)",
+    "(NULL)",
+    "<null>",
+    "<NULL>",
+    "[NULL]",
+    "\\N",
+    "undefined",
+    "n/a",
+    "N/A",
+}  # Null is a name
+# How a spreadsheet shows a long number: 1.23E+10
+_SHORTENED = re.compile(r"[+-]?(\d+(?:[.,]\d+)?[eE]\+\d+|\d+[.,]\d+[eE]\d+)")
 _LOST_DIGITS = "the spreadsheet shortened it; make the column Text and fill it again"
 _DECIMAL = re.compile(r"[+-]?\d+[.,]0+")  # how a program writes a number that it took for a decimal: 821234567.0
-_LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})?")
+_CALCULATED = "is a calculated number (123.0), not a {}; set the column to Text and fill it again"
+_ROUNDED = re.compile(r"\d{15}0+")
 _PHC = re.compile(
     r"\$argon2id\$(v=(16|19)\$)?m=\d{1,7},t=\d{1,4},p=\d{1,3}\$(?P<salt>[A-Za-z0-9+/]{11,86})\$(?P<hash>[A-Za-z0-9+/]{22,86})"
 )
 _FOREIGN_HASH = re.compile(
     r"(argon2)?\$(argon2\w*|2[abxy]?|[156]|7|y|scrypt|pbkdf2[\w-]*)\$|(pbkdf2|scrypt|bcrypt)[:_$]|\{[A-Z0-9]+\}"
 )
+_LIKE_A_SEED = re.compile(r"(?=.*[A-Za-z])[A-Za-z2-7][A-Za-z2-7 -]{24,}=*")
 _FORGIVEN_IN_SEEDS = str.maketrans("", "", " -")
 
 SEALED = {  # by the name under which a value is sealed, the column that holds it
@@ -82,6 +112,10 @@ class CellFault(ValueError):
 
 class RegionUnset(CellFault):
     """The reason why no national phone number can be used."""
+
+
+class LanguageUnknown(CellFault):
+    """The reason why a text names no language. A file's row is imported without it."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +167,19 @@ def checks(region: str) -> dict[str, Check]:
     }
 
 
+def key_of(customer_id: str) -> str:
+    """Return what a customer ID is compared by."""
+    return customer_key(customer_id)
+
+
+def differ_in_case(one: str, other: str) -> bool:
+    """Report whether two customer IDs with the same key differ in large and small letters.
+
+    Some systems give such IDs to different people, as Salesforce does with its IDs of 15 characters.
+    """
+    return one != other and customer_key(one, has_case=True) != customer_key(other, has_case=True)
+
+
 def is_blank(cell: str) -> bool:
     """Report whether a text shows nothing."""
     return not visible_text(cell).strip()
@@ -143,11 +190,52 @@ def clears(cell: str) -> bool:
     return plain_text(cell).strip() == CLEAR
 
 
+def names_nothing(name: str, cell: str) -> bool:
+    """Report whether a cell is what programs write for a missing value of this field, such as ``NULL``.
+
+    A password may be any word, and a name may be Null.
+    """
+    text = visible_text(cell).strip()
+    if name == "password":
+        return False
+    return text in _NAME_NULLS if name == "name" else text.casefold() in _NULLS
+
+
+def is_rounded(customer_id: str) -> bool:
+    """Report whether a spreadsheet may have rounded an ID: it stores 15 digits of a number, and zeros for the rest."""
+    return _ROUNDED.fullmatch(customer_id) is not None
+
+
+def unwrapped(cell: str, *, apostrophe: bool = True) -> str:
+    """Return a text without what keeps a spreadsheet from changing it: ``="0012"``, ``'0012``, ``"0012"``.
+
+    With ``apostrophe`` one at the beginning goes too, as it must not from a name. Raise CellFault for a formula, and
+    for what spreadsheets and programs write where they have no value.
+    """
+    text = visible_text(cell, JOINERS).strip()
+    for _layer in range(WRAPPINGS):
+        if match := _WRAPPED.fullmatch(text):
+            text = next(found for found in match.groupdict().values() if found is not None).replace('""', '"').strip()
+        if apostrophe:
+            text = text.removeprefix("'").strip()
+    if _ERROR.fullmatch(text):
+        raise CellFault(NOT_A_VALUE)
+    if _OBJECT.fullmatch(text):
+        raise CellFault(NO_TEXT)
+    if text.startswith("=") and len(text) > 1:
+        raise CellFault(FORMULA)
+    return text
+
+
 def _customer_id(cell: str) -> str:
     """Return the ID as it is written, without what no one sees: Flow gets it as it was imported."""
-    text = _one_line(visible_text(cell))
+    text = visible_text(unwrapped(_one_line(cell))).strip()
     if _SHORTENED.fullmatch(text):
         raise CellFault(f"is not a customer ID: {_LOST_DIGITS}")
+    if _DECIMAL.fullmatch(text):
+        raise CellFault(_CALCULATED.format("customer ID"))
+    if names_nothing("customer_id", text):
+        raise CellFault(NO_VALUE)
     key = customer_key(text)
     if max(len(text), len(key)) > CUSTOMER_ID_LENGTH:
         raise CellFault(f"is longer than {CUSTOMER_ID_LENGTH} characters")
@@ -157,19 +245,19 @@ def _customer_id(cell: str) -> str:
 
 
 def _name(cell: str) -> str:
-    text = visible_text(_one_line(cell.strip(_AROUND_NAMES)), JOINERS).strip()
+    text = unwrapped(_one_line(cell.strip(_AROUND_NAMES)), apostrophe=False)
     if len(text) > NAME_LENGTH:
         raise CellFault(f"is longer than {NAME_LENGTH} characters")
     return text
 
 
 def _phone(cell: str, region: str) -> str:
-    text = plain_text(cell).strip()
+    text = plain_text(unwrapped(cell)).strip()
     if _SHORTENED.fullmatch(text):
         raise CellFault(f"is not a phone number: {_LOST_DIGITS}")
     if _DECIMAL.fullmatch(text):  # taken as digits it might be another person's number
-        raise CellFault("is a calculated number (123.0), not a phone number; set the column to Text and fill it again")
-    number = e164(cell, region)
+        raise CellFault(_CALCULATED.format("phone number"))
+    number = e164(text, region)
     if number is None and not region and not text.startswith(("+", "00")):
         raise RegionUnset(NO_REGION)
     if number is None:
@@ -178,17 +266,17 @@ def _phone(cell: str, region: str) -> str:
 
 
 def _email(cell: str) -> str:
-    address = email_form(cell)
+    address = email_form(unwrapped(cell))
     if address is None:
         raise CellFault("is not an email address that codes can be sent to")
     return address
 
 
 def _locale(cell: str) -> str:
-    text = plain_text(cell).strip()
-    if not _LOCALE.fullmatch(text):
-        raise CellFault("must be a language such as en, af or zu, perhaps with a region as in en-ZA")
-    return text
+    tag = language_tag(unwrapped(cell))
+    if not tag:
+        raise LanguageUnknown("must be a language such as en, af or zu, perhaps with a region as in en-ZA")
+    return tag
 
 
 def _one_line(cell: str) -> str:
@@ -199,6 +287,8 @@ def _one_line(cell: str) -> str:
 
 
 def _password(cell: str) -> str:
+    if _ERROR.fullmatch(cell.strip()):
+        raise CellFault(NOT_A_VALUE)
     if _CONTROLS.search(cell):
         raise CellFault("contains a line break or another control character")
     if is_hash(cell.strip()):
@@ -238,6 +328,12 @@ def _is_base64(text: str) -> bool:
         return base64.b64encode(base64.b64decode(text + "=" * (-len(text) % 4))).decode().rstrip("=") == text
     except binascii.Error:
         return False
+
+
+def is_secret(text: str) -> bool:
+    """Report whether a text looks like a hash or the secret of an authenticator app, which no page may show."""
+    plain = text.strip()
+    return bool(_FOREIGN_HASH.match(plain) or _LIKE_A_SEED.fullmatch(plain) or plain.lower().startswith("otpauth:"))
 
 
 def is_hash(password: str) -> bool:

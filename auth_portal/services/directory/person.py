@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import phonenumbers
+from phonenumbers import PhoneNumberType
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, literal_column, or_, select, update
 
 from auth_portal.crypto import NO_ROW, SUPPORT_CODE_MAC, KeyFault, Keyring, SealedColumn, new_seed
@@ -62,17 +63,29 @@ STALE_CODE = (
     " first."
 )
 SECOND = 2  # the browser of a link whose opening is reported; those after it say nothing new
+LINES = {
+    PhoneNumberType.FIXED_LINE: "landline",
+    PhoneNumberType.TOLL_FREE: "toll-free",
+    PhoneNumberType.PREMIUM_RATE: "premium-rate",
+    PhoneNumberType.SHARED_COST: "shared-cost",
+    PhoneNumberType.VOIP: "internet phone",
+    PhoneNumberType.PAGER: "pager",
+    PhoneNumberType.UAN: "company number",
+    PhoneNumberType.VOICEMAIL: "voicemail",
+}
 _BLANKS = re.compile(r"\s+")
 _MAY_BE_PHONE = re.compile(r"(?:\D*\d){5}|\d+$")  # as few as four digits are written without anything between them
 
 
-def customer_key(customer_id: str) -> str:
+def customer_key(customer_id: str, *, has_case: bool = False) -> str:
     """Return a customer ID in its one form: plain characters, compatibility forms and case folded, spaces removed.
 
-    A dash is part of the ID. What would leave nothing, such as an ID of punctuation alone, is not taken away.
+    With ``has_case`` large and small letters stay apart. A dash is part of the ID. What would leave nothing, such as an
+    ID of punctuation alone, is not taken away.
     """
-    text = _BLANKS.sub(" ", _folded(customer_id))
-    return _folded(_BLANKS.sub("", _unpacked(text) or plain_text(text)))
+    form = _composed if has_case else _folded
+    text = _BLANKS.sub(" ", form(customer_id))
+    return form(_BLANKS.sub("", _unpacked(text) or plain_text(text)))
 
 
 def _unpacked(typed: str) -> str:
@@ -85,8 +98,12 @@ def name_form(name: str) -> str:
     return " ".join(_folded(plain_text(_folded(name))).split())
 
 
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return _composed(_composed(text).casefold())
 
 
 def country_of(phone: str) -> str:
@@ -96,6 +113,14 @@ def country_of(phone: str) -> str:
         if len(regions) == 1:
             return str(regions[0])
     return phonenumbers.region_code_for_number(phonenumbers.parse(phone)) or ""
+
+
+def line_of(phone: str) -> str:
+    """Return what a number in E.164 is called if a code by SMS may never arrive there; "" for a mobile phone.
+
+    Where the plan of a country does not tell them apart, as in the US, a number counts as a mobile phone.
+    """
+    return LINES.get(phonenumbers.number_type(phonenumbers.parse(phone)), "")
 
 
 @dataclass(frozen=True)

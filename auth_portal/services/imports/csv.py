@@ -1,8 +1,8 @@
-"""The CSV of customers: every row is read and checked before anything is written.
+"""The table of customers: every row is read and checked before anything is written.
 
-UTF-8 with or without BOM, a header row, cells separated by commas, semicolons or tabs. Blank rows are skipped, and so
-is the ``sep=;`` that some programs write above the header. An error of the spreadsheet (``#N/A``) is not a value. Each
-fault names its row (as a spreadsheet counts them) and column, in words that never repeat a value.
+It has a header row, and cells separated by commas, semicolons, tabs or bars; a ``sep=;`` above the header says by
+which. Blank rows are skipped, and so are rulers and what programs write below a table, which is noted. Each fault names
+its row (as a spreadsheet counts them) and column, in words that never repeat a value.
 """
 
 from __future__ import annotations
@@ -10,37 +10,81 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
+from itertools import islice
+from typing import TextIO
 
-from auth_portal.services.directory.fields import FIELDS, CellFault, Check, RegionUnset, checks, clears, is_blank
-from auth_portal.services.directory.person import customer_key, name_form
+from auth_portal.services.directory.fields import (
+    CONTACTS,
+    FIELDS,
+    CellFault,
+    Check,
+    LanguageUnknown,
+    RegionUnset,
+    checks,
+    clears,
+    differ_in_case,
+    is_blank,
+    is_rounded,
+    is_secret,
+    key_of,
+    names_nothing,
+)
+from auth_portal.services.imports import LARGEST_FILE, FileRefused, Source, open_table
 
 FAULTS_REPORTED = 1000  # in full, in the output of a command; all are counted
 HEADER_LENGTH = 16 * 1024  # characters of a header that are looked at before its columns are chosen
-BLANK = ",;\t \r\n\ufeff"  # what a blank row is made of
-NOT_UTF8 = "is not UTF-8; save it as CSV UTF-8"
+LONGEST_CELL = 10_000  # characters of a cell that is imported
+DELIMITERS = ",;\t|"
+BLANK = f"{DELIMITERS} \r\n\ufeff"  # what a blank row is made of
+CASE = (  # a reason is stored with at most 250 characters
+    "they differ only in capital letters, which the portal does not tell apart. If they are different people, import"
+    " IDs that differ otherwise (of Salesforce the ones of 18 characters)"
+)
+ROWS_NAMED = 10  # of one kind of note
+SECRET = ("password", "totp_secret")  # no page shows a value of these
+SAMPLES = 3  # rows shown before the columns are named
+SAMPLE_LENGTH = 60  # characters of one sample
+LONGEST_TRAILER = 30  # rows
+csv.field_size_limit(LARGEST_FILE)  # a long cell of a column that is not imported harms nothing
 
-ERRORS = {"#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "########"}
-NOT_A_VALUE = "is an error of the spreadsheet, not a value; fix its formula there"
-
-SPELLINGS = {  # how the headers of other systems name our columns, in letters and digits alone
-    "customer_id": "id customerid customer customerno customernumber customernr client clientid clientno clientnumber "
-    "account accountid accountno accountnumber memberid membernumber userid number custid custno kundennummer",
-    "name": "name fullname customername displayname clientname membername",
-    "phone": "phone phonenumber phoneno cell cellphone cellnumber cellno mobile mobilephone mobilenumber mobileno "
-    "msisdn telephone tel telephonenumber contactnumber whatsapp whatsappnumber",
-    "email": "email emailaddress mail mailaddress",
-    "locale": "locale language lang preferredlanguage",
+SPELLINGS = {  # how the headers of other systems name our columns, in letters and digits alone; the best come first
+    "customer_id": "customerid customerno customernumber customernr kundennummer clientid clientno clientnumber "
+    "memberid membernumber accountno accountnumber custid custno contactid contact18digitid recordid "
+    "recordidcontact donotmodifycontact donotmodifyaccount customer client member account accountid id userid number",
+    "name": "name fullname customername displayname clientname membername contactname firstname givenname lastname "
+    "surname familyname",
+    "phone": "mobile mobilephone mobilenumber mobileno mobilephonenumber cell cellphone cellnumber cellno msisdn "
+    "whatsapp whatsappnumber whatsappphonenumber smsphonenumber smsphone phone phonenumber phoneno phone1value "
+    "primaryphone contactnumber telephone telephonenumber telephone1 tel businessphone defaultaddressphone phone2value",
+    "email": "email emailaddress emailaddress1 email1value email1 primaryemail mail mailaddress",
+    "locale": "locale language lang preferredlanguage languagecode languagelocale languagelocalekey "
+    "communicationlanguage",
     "password": "password passwordhash pass",
-    "totp_secret": "totpsecret totp totpseed authenticatorsecret otpsecret",
+    "totp_secret": "totpsecret totp totpseed authenticatorsecret otpsecret otpauth otpauthurl",
 }
+NAME_PARTS = {"firstname", "givenname", "lastname", "surname", "familyname"}  # several make up one name
 _NOT_PLAIN = re.compile(r"[^a-z0-9]")
-_FIELD_OF = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings.split()}
-
-Source = bytes | Path | BinaryIO
+_NOT_A_NAME = re.compile(r"\W+", re.ASCII)
+_RANKS = {
+    spelling: (name, rank) for name, spellings in SPELLINGS.items() for rank, spelling in enumerate(spellings.split())
+}
+_SEVERAL = re.compile(r"\s*(?::::|[;|,\r\n]|\s/\s)\s*")  # between the values of one cell: Google writes :::
+_RULER = re.compile(r"[-=*_+]{2,}")
+_FIGURE = re.compile(r"[\d.,%$€£ ]+")
+# What the first cell below a table says: totals, how many rows there were, who made the report.
+_TRAILER = re.compile(
+    r"\[[^\]]*\]|\(?(rows|records|contacts|customers|count)?\W*\d[\d.,\s]*(rows?|records?|contacts?|customers?|entries|"
+    r"lines|results?)\b.*|(number of )?(rows?|records?)\W*(affected|selected|exported|count)?\W*\d+\W*|"
+    r"((grand|sub)[\s-]?)?totals?\b.{0,40}|(sub|grand)totals?|sum|count|average|(gesamt)?summe|gesamt|totaal|"
+    r"total g[eé]n[eé]ral|copyright\b.*|©.*|confidential\b.*|"
+    r"(report |file |data )?(generated|exported|printed|created) (by|on|at)\b.*|"
+    r"(report|export|run) (date|time|by|id)\b.*|(<|-|\s)*(end of (file|report|data|list|export)\b.*|eof)(>|-|\s)*|"
+    r"page \d+( of \d+)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +120,7 @@ class CsvFindings:
     faults: list[RowFault] = field(default_factory=list)
     fault_count: int = 0
     most_faults: int = FAULTS_REPORTED
+    notes: dict[str, list[int]] = field(default_factory=dict)  # by kind: how many rows, and the first of them
     row: int = 1  # the last one that was read
     is_cut: bool = False  # the rest of the file could not be read
 
@@ -89,6 +134,11 @@ class CsvFindings:
         """Add a fault after which nothing more can be read."""
         self.is_cut = True
         self.refuse(row, column, reason)
+
+    def note(self, kind: str, row: int) -> None:
+        """Note something about a row that does not stop it. The kinds are in ``staging.NOTES``."""
+        count, *rows = self.notes.setdefault(kind, [0])
+        self.notes[kind] = [count + 1, *rows, row][: ROWS_NAMED + 1]
 
     def take(self) -> tuple[list[CustomerEntry], list[RowFault]]:
         """Return the rows and faults found since the last call."""
@@ -111,42 +161,72 @@ def read_rows(
     the header itself must name them. More than ``most_rows`` rows are a fault. Raise only OSError, for the file itself.
     """
     try:
-        with _opened(source) as file:
-            findings.row, header = _header(file)
-            findings.columns = tuple(columns) if columns is not None else _columns(header, findings)
-            if findings.fault_count:
-                findings.is_cut = True
+        text = open_table(source).text
+    except FileRefused as refusal:
+        findings.cut(0, "", str(refusal))
+        return
+    with text as file:
+        findings.row, header, delimiter = _header(file)
+        findings.columns = tuple(columns) if columns is not None else _columns(_names(header, delimiter), findings)
+        if findings.fault_count:
+            findings.is_cut = True
+            return
+        rules = {column: rule for column, rule in checks(region).items() if column in findings.columns}
+        seen: dict[str, tuple[int, str]] = {}
+        rows = _customer_rows(_rows(file, delimiter, findings), findings)
+        for count, (number, cells) in enumerate(rows, 1):
+            findings.row = number
+            if most_rows is not None and count > most_rows:
+                words = f"is one too many: at most {most_rows} rows are imported at once; split the file"
+                findings.cut(number, "", words)
                 return
-            rules = {column: rule for column, rule in checks(region).items() if column in findings.columns}
-            seen: dict[str, int] = {}
-            for count, (number, cells) in enumerate(_rows(file, _delimiter(header), findings), 1):
-                findings.row = number
-                if most_rows is not None and count > most_rows:
-                    words = f"is one too many: at most {most_rows} rows are imported at once; split the file"
-                    findings.cut(number, "", words)
-                    return
-                _read_row(number, cells, rules, seen, findings)
-                if findings.is_cut:
-                    return
-                yield number
-    except UnicodeDecodeError:
-        findings.cut(0, "", NOT_UTF8)
+            _read_row(number, cells, rules, seen, findings)
+            if findings.is_cut:
+                return
+            yield number
 
 
 def read_header(source: Source) -> list[str]:
-    """Return the names in a file's header, as they are written there. Raise UnicodeDecodeError if it is not UTF-8."""
-    with _opened(source) as file:
-        _number, header = _header(file, HEADER_LENGTH)
-    return _names(header)
+    """Return the names in a file's header, as they are written there. Raise FileRefused."""
+    with open_table(source).text as file:
+        _number, header, delimiter = _header(file, HEADER_LENGTH)
+    return _names(header, delimiter)
+
+
+def read_samples(source: Source, columns: Sequence[str]) -> list[str | None]:
+    """Return the first values of each column in a line, as short as a page can show them.
+
+    None stands for a column whose values no page may show. ``columns`` are the fields that they are, or seem to be.
+    Raise FileRefused.
+    """
+    with open_table(source).text as file:
+        number, _header_row, delimiter = _header(file)
+        rows = [cells for _number, cells in islice(_rows(file, delimiter, CsvFindings(row=number)), SAMPLES)]
+    found: list[str | None] = []
+    for at, name in enumerate(columns):
+        values = [row[at].strip() for row in rows if at < len(row) and not is_blank(row[at])]
+        hides = name in SECRET or any(map(is_secret, values))
+        found.append(None if hides else ", ".join(value[:SAMPLE_LENGTH] for value in values))
+    return found
 
 
 def guesses(header: Sequence[str]) -> list[str]:
-    """Return the field that each column of a file seems to be, each field once; "" if none fits."""
-    found: list[str] = []
-    for name in header:
-        guess = _FIELD_OF.get(_NOT_PLAIN.sub("", name.lower()), "")
-        found.append("" if guess in found else guess)
-    return found
+    """Return the field that each column of a file seems to be; "" if none fits.
+
+    Of several columns for one field it is the one with the best name, such as the mobile phone; the parts of a name
+    are all of them the name.
+    """
+    plain = [_NOT_PLAIN.sub("", name.lower()) for name in header]
+    found = [_RANKS.get(name, ("", 0)) for name in plain]
+    best = {name: min(rank for other, rank in found if other == name) for name, _rank in found}
+    taken: set[str] = set()
+    result = []
+    for name, (guess, rank) in zip(plain, found, strict=True):
+        is_part = name in NAME_PARTS and plain[found.index(("name", best["name"]))] in NAME_PARTS
+        is_best = rank == best[guess] and guess not in taken
+        result.append(guess if is_part or is_best else "")
+        taken.add(result[-1])
+    return result
 
 
 def column_faults(columns: Sequence[str]) -> dict[str, str]:
@@ -155,45 +235,42 @@ def column_faults(columns: Sequence[str]) -> dict[str, str]:
     for position, name in enumerate(columns):
         if name and name not in FIELDS:
             found[f"column-{position}"] = "unknown"
-        elif name and name in columns[:position]:
+        elif name and name != "name" and name in columns[:position]:
             found[f"column-{position}"] = "twice"
     if "customer_id" not in columns:
         found["columns"] = "no_customer_id"
     return found
 
 
-def _opened(source: Source) -> io.TextIOWrapper:
-    binary = open(source, "rb") if isinstance(source, Path) else source  # noqa: SIM115 -- closed by the caller
-    stream = io.BytesIO(binary) if isinstance(binary, bytes) else binary
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+def _header(file: TextIO, most: int = -1) -> tuple[int, str, str]:
+    """Return the number of the row that names the columns, the row, and what separates its cells.
 
-
-def _header(file: io.TextIOWrapper, most: int = -1) -> tuple[int, str]:
-    """Return the row that names the columns, and its number: the first that is neither blank nor ``sep=;``."""
-    number, header = 1, file.readline(most)
-    while header and (_is_hint(header) or not header.strip(BLANK)):
-        number += not _is_hint(header)  # which spreadsheets do not show, so it is no row
+    It is the first that is neither blank nor ``sep=;``.
+    """
+    number, header, hint = 1, file.readline(most), ""
+    while header and (_hint(header) or not header.strip(BLANK)):
+        hint = _hint(header) or hint
+        number += not _hint(header)  # which spreadsheets do not show, so it is no row
         header = file.readline(most)
     while header.count('"') % 2 and len(header) < HEADER_LENGTH and (line := file.readline(most)):
         header += line  # a name with a line break in it
-    return number if header else 1, header
+    outside_quotes = re.sub(r'"[^"]*"', "", header)
+    return number if header else 1, header, hint or max(DELIMITERS, key=outside_quotes.count)
 
 
-def _is_hint(line: str) -> bool:
-    return line.lower().strip('" \r\n').startswith("sep=")
+def _hint(line: str) -> str:
+    """Return the separator that a line names to spreadsheets; "" if it is another line."""
+    text = line.strip('" \r\n\ufeff')
+    return text[4:] if text[:4].lower() == "sep=" and text[4:] and text[4:] in DELIMITERS else ""
 
 
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
-
-
-def _names(header: str) -> list[str]:
-    rows = csv.reader(io.StringIO(header, newline=""), delimiter=_delimiter(header))
+def _names(header: str, delimiter: str) -> list[str]:
+    rows = csv.reader(io.StringIO(header, newline=""), delimiter=delimiter)
     return [" ".join(name.split()) for name in next(rows, [])]
 
 
-def _columns(header: str, findings: CsvFindings) -> tuple[str, ...]:
-    names = [name_form(name) for name in _names(header)]
+def _columns(header: Sequence[str], findings: CsvFindings) -> tuple[str, ...]:
+    names = [_NOT_A_NAME.sub("", name.lower()) for name in header]
     if not any(names):
         findings.refuse(findings.row, "", f"is empty; it must name the columns: {', '.join(FIELDS)}")
         return ()
@@ -207,7 +284,7 @@ def _columns(header: str, findings: CsvFindings) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _rows(file: io.TextIOWrapper, delimiter: str, findings: CsvFindings) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: Iterable[str], delimiter: str, findings: CsvFindings) -> Iterator[tuple[int, list[str]]]:
     rows = csv.reader(file, delimiter=delimiter, strict=True)
     number = findings.row
     while True:
@@ -223,45 +300,107 @@ def _rows(file: io.TextIOWrapper, delimiter: str, findings: CsvFindings) -> Iter
             yield number, cells
 
 
+def _customer_rows(rows: Iterable[tuple[int, list[str]]], findings: CsvFindings) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that may be customers, and note the others: rulers, and what stands below the last customer.
+
+    A trailer has totals or says who made the report. The rows with a single cell around it belong to it, from the blank
+    row above them on. In the middle of a file it is a row like any other.
+    """
+    waiting: list[tuple[int, list[str], bool]] = []
+    last = findings.row
+    for number, cells in rows:
+        filled = [text for cell in cells if (text := " ".join(cell.split()))]
+        if all(_RULER.fullmatch(text) for text in filled):
+            findings.note("trailer", number)
+            continue
+        ends = bool(_TRAILER.fullmatch(filled[0])) and all(
+            _FIGURE.fullmatch(text) or _TRAILER.fullmatch(text) for text in filled[1:]
+        )
+        if ends or (len(filled) == 1 and len(findings.columns) > 1 and len(waiting) < LONGEST_TRAILER):
+            waiting.append((number, cells, ends))
+            continue
+        yield from ((number, cells) for number, cells, _ends in waiting)
+        waiting.clear()
+        last = number
+        yield number, cells
+    first = next((at for at, (_number, _cells, ends) in enumerate(waiting) if ends), len(waiting))
+    above = [last, *(number for number, _cells, _ends in waiting)]
+    gaps = [at for at in range(min(first, len(waiting) - 1) + 1) if waiting[at][0] > above[at] + 1]
+    first = gaps[-1] if gaps and first < len(waiting) else first
+    yield from ((number, cells) for number, cells, _ends in waiting[:first])
+    for number, _cells, _ends in waiting[first:]:
+        findings.note("trailer", number)
+
+
 def _read_row(
-    number: int, cells: list[str], rules: Mapping[str, Check], seen: dict[str, int], findings: CsvFindings
+    number: int, cells: list[str], rules: Mapping[str, Check], seen: dict[str, tuple[int, str]], findings: CsvFindings
 ) -> None:
+    before = findings.fault_count
+    found: dict[str, str | None] = {}
+    for name, cell in _given(number, cells, findings).items():
+        try:
+            found[name] = _checked(number, name, cell, rules[name], findings)
+        except LanguageUnknown:
+            findings.note("locale", number)
+        except RegionUnset as fault:  # the same would be wrong with every row
+            findings.cut(number, name, str(fault))
+        except CellFault as fault:
+            findings.refuse(number, name, str(fault))
+    customer_id = found.pop("customer_id", None)
+    if customer_id is None:
+        return
+    if is_rounded(customer_id):
+        findings.note("rounded", number)
+    key = key_of(customer_id)
+    first, spelling = seen.setdefault(key, (number, customer_id))
+    if first != number:
+        why = f"; {CASE}" if differ_in_case(spelling, customer_id) else ""
+        findings.refuse(number, "customer_id", f"is the same customer as in row {first}{why}")
+    if findings.fault_count == before:
+        findings.entries.append(CustomerEntry(number, customer_id, key, found))
+
+
+def _given(number: int, cells: list[str], findings: CsvFindings) -> dict[str, str]:
+    """Return the cells that say something: an empty one leaves what is stored. A missing ID is a fault of its check.
+
+    Nothing is returned of a row that does not fit the header.
+    """
     while len(cells) > len(findings.columns) and is_blank(cells[-1]):
         cells.pop()
     if len(cells) < len(findings.columns) and not any(findings.columns[len(cells) :]):
         cells += [""] * (len(findings.columns) - len(cells))  # spreadsheets leave out empty cells at the end
     if len(cells) != len(findings.columns):
         findings.refuse(number, "", f"has {len(cells)} cells, the header has {len(findings.columns)}")
-        return
-    before = findings.fault_count
-    # An empty cell leaves what is stored; a missing customer ID is a fault of its own check.
-    given = [
-        (name, cell)
-        for name, cell in zip(findings.columns, cells, strict=True)
-        if name and (not is_blank(cell) or name == "customer_id")
-    ]
-    found = {name: _checked(number, name, cell, rules[name], findings) for name, cell in given}
-    customer_id = found.pop("customer_id")
-    if customer_id is None:
-        return
-    key = customer_key(customer_id)
-    if (first := seen.setdefault(key, number)) != number:
-        findings.refuse(number, "customer_id", f"is the same customer as in row {first}")
-    if findings.fault_count == before:
-        findings.entries.append(CustomerEntry(number, customer_id, key, found))
+        return {}
+    given: dict[str, str] = {}
+    for name, cell in zip(findings.columns, cells, strict=True):
+        if not name or (is_blank(cell) and name != "customer_id"):
+            pass
+        elif name != "customer_id" and names_nothing(name, cell):
+            findings.note("null", number)
+        elif name == "name" and name in given:
+            given[name] = f"{given[name]} {cell}" if not clears(cell) else given[name]
+        else:
+            given[name] = cell
+    return given
 
 
 def _checked(number: int, column: str, cell: str, check: Check, findings: CsvFindings) -> str | None:
+    """Return a cell in its one form, or None if it clears what is stored. Raise CellFault."""
     if clears(cell) and column != "customer_id":
         return None
-    if cell.strip().lower() in ERRORS:
-        findings.refuse(number, column, NOT_A_VALUE)
-        return None
+    if len(cell) > LONGEST_CELL:
+        raise CellFault(f"is longer than {LONGEST_CELL} characters")
     try:
         return check(cell)
-    except RegionUnset as fault:  # the same would be wrong with every row
-        findings.cut(number, column, str(fault))
-        return None
-    except CellFault as fault:
-        findings.refuse(number, column, str(fault))
-        return None
+    except RegionUnset:
+        raise
+    except CellFault:
+        if column not in CONTACTS or len(parts := [part for part in _SEVERAL.split(cell) if not is_blank(part)]) == 1:
+            raise
+        for part in parts:
+            with suppress(CellFault):
+                found = check(part)
+                findings.note(f"several_{column}", number)
+                return found
+        raise

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from sqlalchemy import func, insert, select, update
 
@@ -21,8 +22,16 @@ from auth_portal.crypto import Passwords
 from auth_portal.errors import Misconfigured, NotFound, Problem
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.imports import staging
-from auth_portal.services.imports.csv import FAULTS_REPORTED, CsvFindings, RowFault, Source, column_faults, read_header
+from auth_portal.services.imports import REASONS, FileRefused, Source, open_table, staging
+from auth_portal.services.imports.csv import (
+    FAULTS_REPORTED,
+    CsvFindings,
+    RowFault,
+    column_faults,
+    guesses,
+    read_header,
+    read_samples,
+)
 from auth_portal.services.imports.notify import LONGEST, ImportNotices, NoticeRoute, customers_word, days_of
 from auth_portal.services.imports.staging import ImportCounts, StoredCustomer, Tally
 from auth_portal.services.imports.store import (
@@ -34,6 +43,7 @@ from auth_portal.services.imports.store import (
     IMPORTING,
     LEASE_SECONDS,
     NEXT,
+    PART,
     SWITCHED,
     TELLING,
     UNDO_PERIOD,
@@ -53,8 +63,6 @@ from auth_portal.services.imports.work import CHANGED, ImportWork, count
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import Admin, ImportRow, table_of
 
-WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods, and how .xls begin; others are web pages
-PEEKED = 64  # bytes
 PAGE = 20  # imports of one page of their list
 FEWEST_FOR_A_GUESS = 50  # rows done before the time left is estimated
 NAMED_AT_MOST = 10  # customers who prevent an undo
@@ -74,6 +82,7 @@ class Import:
     is_cut: bool
     is_partial: bool
     reason: str
+    admin_id: str | None
     by: str  # the admin who sent the file; empty for a command
     created_at: datetime
     ended_at: datetime | None
@@ -116,33 +125,34 @@ class Imports:
         self._wake = wake
         self._notices = ImportNotices(transactions, notices)
 
-    def receive(self, source: IO[bytes], file_name: str, *, admin_id: str) -> str:
-        """Store a file, sealed part by part; return its id. Raise Problem if it is empty, a workbook or not UTF-8."""
-        begin = source.read(PEEKED)
-        if begin.startswith(WORKBOOKS) or begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-            raise Problem("import_workbook", status=422)
-        source.seek(0)
+    def receive(self, source: IO[bytes], file_name: str, *, admin_id: str, sheet: str = "") -> str:
+        """Store a file as CSV, sealed part by part; return its id. Raise Problem if no table can be read from it.
+
+        ``sheet`` is the name or number of a workbook's sheet; "" is the first.
+        """
+        try:
+            table = open_table(BytesIO(source.read()), sheet)
+        except FileRefused as refusal:
+            raise Problem("import_unreadable", status=422, reason=str(refusal)) from None
+        lines, last = 0, ""
+        while piece := table.text.read(PART):
+            lines, last = lines + (piece.count("\n") or piece.count("\r")), piece[-1]
+        lines -= last in ("\r", "\n")
+        if lines <= 0:
+            raise Problem("import_unreadable", status=422, reason="; it ".join([REASONS["empty"], *table.notes]))
+        table.text.seek(0)
         name = "".join(char for char in re.split(r"[/\\]", file_name)[-1] if char.isprintable())
         facts = {"file_name": name[:120] or "customers.csv", "region": self._region(), "admin_id": admin_id}
+        counts = ImportCounts(file_notes=table.notes).as_json()
         with self._transactions.write() as work:
-            values = new_import(work, is_attended=False, **facts)
+            values = new_import(work, is_attended=False, **facts, counts=counts)
             work.execute(insert(ImportRow), values)
         import_id = str(values["id"])
-        try:
-            lines = store_file(self._transactions, import_id, source)
-        except UnicodeDecodeError:
-            self._refuse(import_id, "import_not_utf8", "it is not in UTF-8")
-        if not lines:
-            self._refuse(import_id, "import_empty", "it has no rows")
+        store_file(self._transactions, import_id, table.text)
         with self._transactions.write() as work:
             move(work, import_id, UPLOADED, rows=lines)
             work.record("customers_import_uploaded", admin_id=admin_id, import_id=import_id)
         return import_id
-
-    def _refuse(self, import_id: str, code: str, reason: str) -> NoReturn:
-        with self._transactions.write() as work:
-            move(work, import_id, CANCELLED, reason=reason)
-        raise Problem(code, status=422)
 
     def _region(self) -> str:
         return self._journeys.current().portal.default_region
@@ -153,6 +163,17 @@ class Imports:
             return []
         return read_header(open_file(self._transactions, import_id))
 
+    def samples(self, import_id: str, columns: Sequence[str]) -> list[str | None]:
+        """Return the first values of each column in a line; None for a column that no page may show.
+
+        Nothing if the file is no longer stored. ``columns`` are the fields that they are, or seem to be.
+        """
+        return read_samples(open_file(self._transactions, import_id), columns) if columns else []
+
+    def guesses(self, header: Sequence[str]) -> list[str]:
+        """Return the field that each column of a file seems to be; "" if none fits."""
+        return guesses(header)
+
     def name_columns(self, import_id: str, columns: Sequence[str]) -> dict[str, str]:
         """Name the field of each column of the file ("" is not imported), and have the file checked.
 
@@ -162,7 +183,13 @@ class Imports:
             return found
         if not has_file(self._transactions, import_id):
             raise Problem("import_file_gone", status=410)
-        fresh = {"counts": {}, "fault_count": 0, "is_cut": False, "total": ImportRow.rows}
+        file_notes = self.get(import_id).counts.file_notes
+        fresh = {
+            "counts": ImportCounts(file_notes=file_notes).as_json(),
+            "fault_count": 0,
+            "is_cut": False,
+            "total": ImportRow.rows,
+        }
         with self._transactions.write() as work:
             move(work, import_id, CHECKING, columns=list(columns), region=self._region(), **fresh)
         self._wake()
@@ -239,7 +266,8 @@ class Imports:
 
     def page(self, before: str = "") -> list[Import]:
         """Return a page of the imports, the newest first; with ``before`` those that began before that import."""
-        wanted = _IMPORTS.order_by(ImportRow.id.desc()).limit(PAGE + 1)
+        is_nothing = (ImportRow.state == CANCELLED) & (ImportRow.rows == 0)  # a file that could not be read
+        wanted = _IMPORTS.where(~is_nothing).order_by(ImportRow.id.desc()).limit(PAGE + 1)
         if before:
             wanted = wanted.where(ImportRow.id < before)
         with self._transactions.read() as work:
@@ -282,6 +310,7 @@ class ImportReport:
     equal: int = 0
     columns: Mapping[str, Tally] = field(default_factory=dict)
     countries: Mapping[str, int] = field(default_factory=dict)  # how many phone numbers of the file are in each
+    warnings: Sequence[str] = ()  # sentences
     errors: tuple[RowFault, ...] = ()
     error_count: int = 0
     recontacted: int = 0  # customers whose phone number or email address changes
@@ -305,6 +334,7 @@ class ImportReport:
                 "  phone numbers by country: "
                 + ", ".join(f"{number} {name}" for name, number in self.countries.items())
             )
+        lines += [f"  {warning}" for warning in self.warnings]
         if not self.routes:
             return lines
         who = f"{customers_word(self.recontacted)} whose phone number or email address changes"
@@ -327,23 +357,30 @@ class CommandImport:
         self._notices = ImportNotices(transactions, notices)
 
     def import_csv(
-        self, source: Source, *, default_region: str, dry_run: bool, is_notifying: bool = False
+        self, source: Source, *, default_region: str, dry_run: bool, is_notifying: bool = False, sheet: str = ""
     ) -> ImportReport:
         """Bring the directory to what the file says, or with any faulty row change nothing and report why.
 
-        With ``is_notifying`` the serving processes notify customers whose contacts change. Plain passwords take about
-        25 ms of one core each. Raise OSError for a file that cannot be read, and Misconfigured if another admin or
-        program changed the same customers in the meantime, or if the notices would take too many days.
+        ``sheet`` is the name or number of a workbook's sheet. With ``is_notifying`` the serving processes notify
+        customers whose contacts change. Plain passwords take about 25 ms of one core each. Raise OSError for a file
+        that cannot be read, and Misconfigured if another admin or program changed the same customers in the meantime,
+        or if the notices would take too many days.
         """
+        try:
+            table = open_table(source, sheet)
+        except FileRefused as refusal:
+            return ImportReport(dry_run, errors=(RowFault(0, "", str(refusal)),), error_count=1)
+        counts = ImportCounts(file_notes=table.notes)
         if dry_run:
-            findings, counts, first = CsvFindings(), ImportCounts(), list[RowFault]()
-            for plans, faults in self._work.compare(source, findings, default_region, same=self._has_password):
+            findings, first = CsvFindings(), list[RowFault]()
+            for plans, faults in self._work.compare(table.text, findings, default_region, same=self._has_password):
                 count(counts, findings, plans)
                 first += faults
             return self._report(counts, findings, first, dry_run=True)
-        held = self._begin(source, default_region, is_notifying=is_notifying)
+        file_name = source.name[:120] if isinstance(source, Path) else ""
+        held = self._begin(file_name, default_region, is_telling=is_notifying, counts=counts.as_json())
         try:
-            findings, first = self._work.check(held, source)
+            findings, first = self._work.check(held, table.text)
             if findings.fault_count:
                 return self._report(ImportCounts(), findings, first, dry_run=False)
             messages = ImportCounts.from_json(self._row(held.id).counts).messages
@@ -387,23 +424,18 @@ class CommandImport:
             equal=counts.equal,
             columns=counts.columns,
             countries=counts.by_country,
+            warnings=counts.warnings,
             recontacted=counts.notified,
             routes=tuple(self._notices.routes(counts.messages)),
             is_notifying=is_notifying,
         )
 
-    def _begin(self, source: Source, region: str, *, is_notifying: bool) -> ImportClaim:
+    def _begin(self, file_name: str, region: str, **values: Any) -> ImportClaim:
         with self._transactions.write() as work:
             lease = work.new_id()
-            values = new_import(
-                work,
-                file_name=source.name[:120] if isinstance(source, Path) else "",
-                region=region,
-                is_attended=True,
-                is_telling=is_notifying,
-                lease=lease,
-                leased_until=work.now + timedelta(seconds=LEASE_SECONDS),
-            )
+            facts = {"file_name": file_name, "region": region, "is_attended": True, **values}
+            held = {"lease": lease, "leased_until": work.now + timedelta(seconds=LEASE_SECONDS)}
+            values = new_import(work, **facts, **held)
             columns = table_of(ImportRow).c
             row = work.execute(insert(ImportRow).values(values | {"state": CHECKING}).returning(*columns)).one()
         return ImportClaim(row, lease)

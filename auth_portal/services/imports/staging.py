@@ -24,12 +24,13 @@ from auth_portal.services.directory.fields import (
     FIELDS,
     column_values,
     contact_times,
+    differ_in_case,
     is_hash,
     new_row,
     opened,
 )
-from auth_portal.services.directory.person import OWN, country_of, end_links, shared_keys
-from auth_portal.services.imports.csv import CsvFindings, CustomerEntry
+from auth_portal.services.directory.person import OWN, country_of, end_links, line_of, shared_keys
+from auth_portal.services.imports.csv import CsvFindings, CustomerEntry, RowFault
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import IMPORT_ROW_PLAIN, CredentialLink, CustomerRow, StagedRow, table_of
 
@@ -46,6 +47,19 @@ FIELD_COLUMNS: Mapping[str, tuple[str, ...]] = {  # by field; the first column s
 VALUE_COLUMNS = tuple(column for columns in FIELD_COLUMNS.values() for column in columns)
 BITS = {name: 1 << position for position, name in enumerate(FIELDS)}
 NOTHING: Mapping[str, Any] = {"customer_id": None, "locale": "", "password_is_long": False}
+NOTES = {  # what an import says about rows that it takes, by the kind of note in ``CsvFindings``
+    "trailer": "no customer but a total, a ruler or a footer: not imported",
+    "several_phone": "several phone numbers in one cell: the first that can be used is imported",
+    "several_email": "several email addresses in one cell: the first that can be used is imported",
+    "null": "NULL or the like in a cell: it counts as empty",
+    "locale": "an unknown language: a new customer gets the default language, the others keep theirs",
+    "rounded": "a customer ID of more than 15 digits that ends in zeros: the spreadsheet may have rounded it. Compare"
+    " it with its source, and make the column Text before you fill it",
+}
+RESPELLED = (
+    "is a customer's already, with other capital letters. If it is the same customer, write the ID as it is stored; if"
+    " not, import IDs that differ otherwise (of Salesforce the ones of 18 characters)"
+)
 SHARED = "is stored for several customers in different spellings; change or erase all but one of them first"
 NOT_HASHED = "not hashed yet"
 TOTP_STEP_SECONDS = 30
@@ -94,6 +108,9 @@ class ImportCounts:
     notified: int = 0  # customers who get these notices; stored as "told"
     left_out: int = 0  # rows that were not imported
     countries: dict[str, int] = field(default_factory=dict)  # phone numbers of the file in each; "" is in none
+    lines: dict[str, int] = field(default_factory=dict)  # of these, by kind, the ones that may get no SMS
+    notes: dict[str, list[int]] = field(default_factory=dict)  # by NOTES: how many rows, and the first of them
+    file_notes: list[str] = field(default_factory=list)  # what to know about the file; each follows "the file"
 
     def add(self, plan: RowPlan) -> None:
         """Count one row."""
@@ -106,6 +123,8 @@ class ImportCounts:
         if phone := plan.entry.cells.get("phone"):
             country = country_of(phone)
             self.countries[country] = self.countries.get(country, 0) + 1
+            if line := line_of(phone):
+                self.lines[line] = self.lines.get(line, 0) + 1
         password = plan.entry.cells.get("password")
         if password is not None:
             self.hashes += is_hash(password)
@@ -142,15 +161,28 @@ class ImportCounts:
         counts = sorted(self.countries.items(), key=lambda item: (-item[1], item[0]))
         return {country or "no country": count for country, count in counts}
 
+    @property
+    def warnings(self) -> list[str]:
+        """Return what to look at before the import, in sentences."""
+        found = [f"The file {note}." for note in self.file_notes]
+        for kind, (number, *rows) in self.notes.items():
+            these = ", ".join(map(str, rows)) + (" and more" if number > len(rows) else "")
+            found.append(f"Row{'s' if number > 1 else ''} {these}: {NOTES[kind]}.")
+        if self.lines:
+            lines = ", ".join(f"{number} {kind}" for kind, number in sorted(self.lines.items()))
+            found.append(f"A code by SMS may never arrive at these phone numbers of the file: {lines}.")
+        return found
+
     def as_json(self) -> dict[str, Any]:
         """Return the counts as they are stored.
 
-        The countries stand among the columns, where a process of the previous version reads only those in ``order``.
+        What earlier versions do not know stands among the columns, where they read only those in ``order``.
         """
         values = {**vars(self), "told": self.notified, "order": list(self.columns)}
         values["columns"] = {name: vars(tally) for name, tally in self.columns.items()}
-        values["columns"]["countries"] = self.countries
-        del values["notified"], values["countries"]
+        values["columns"] |= {name: values.pop(name) for name in ("countries", "lines", "notes")}
+        values["columns"]["file"] = values.pop("file_notes")
+        del values["notified"]
         return values
 
     @classmethod
@@ -158,9 +190,10 @@ class ImportCounts:
         """Return counts that were stored."""
         values = dict(stored)
         columns, order = dict(values.pop("columns", {})), values.pop("order", [])
-        countries = columns.pop("countries", {})
+        later = {name: columns.get(name, {}) for name in ("countries", "lines", "notes")}
+        later["file_notes"] = columns.get("file", [])
         tallies = {name: Tally(**columns[name]) for name in order}
-        return cls(notified=values.pop("told", 0), columns=tallies, countries=countries, **values)
+        return cls(notified=values.pop("told", 0), columns=tallies, **later, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +222,11 @@ class RowPlan:
     def is_equal(self) -> bool:
         """Report whether the directory has all of it already."""
         return self.stored is not None and not self.changes and self.is_active is None
+
+    @property
+    def is_respelled(self) -> bool:
+        """Report whether the customer is stored with other capital letters: it may be another person's ID."""
+        return self.stored is not None and differ_in_case(str(self.stored.row["customer_id"]), self.entry.customer_id)
 
     @property
     def plain_password(self) -> str | None:
@@ -239,6 +277,22 @@ class Comparison:
             is_active = entry.is_active if entry.is_active != was_active else None
             plans.append(RowPlan(entry, known, changes, verdicts, is_active))
         return plans
+
+    def safe_plans(
+        self, findings: CsvFindings, *, same: SamePassword | None = None
+    ) -> tuple[list[RowPlan], list[RowFault]]:
+        """Return what the rows found since the last call change, and all faults.
+
+        None of the rows overwrites another customer whose ID looks the same.
+        """
+        self.refuse_shared(findings)
+        plans = []
+        for plan in self.plans(findings.entries, findings.columns, same=same):
+            if plan.is_respelled:
+                findings.refuse(plan.entry.row, "customer_id", RESPELLED)
+            else:
+                plans.append(plan)
+        return plans, findings.take()[1]
 
     def refuse_shared(self, findings: CsvFindings) -> None:
         """Turn the rows whose customer ID several stored customers share into faults: none of them is meant."""

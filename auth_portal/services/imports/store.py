@@ -21,12 +21,11 @@ A file is never on disk as it was sent: it is cut into parts that are sealed bef
 
 from __future__ import annotations
 
-import codecs
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import IO, Any, BinaryIO
+from typing import Any, TextIO
 
 from sqlalchemy import and_, delete, exists, insert, or_, select, tuple_, update
 from sqlalchemy.orm import aliased
@@ -57,7 +56,6 @@ WORK = (CHECKING, IMPORTING, TELLING, UNDOING, RETELLING)
 SWITCHED = (TELLING, DONE)
 LEASE_SECONDS = 30  # much longer than any batch or the switch takes; how long a killed worker's import waits
 MOST_ATTEMPTS = 5  # to do one piece of work, before it is given up
-LARGEST_FILE = 50 * 1024 * 1024  # bytes
 PART = 128 * 1024  # characters: sealed and stored in a few milliseconds
 FAULTS_STORED = 10_000  # of one import; all are counted
 UNDO_PERIOD = timedelta(days=7)
@@ -154,30 +152,12 @@ def take(transactions: Transactions, import_id: str) -> ImportClaim | None:
 # --- The file
 
 
-def store_file(transactions: Transactions, import_id: str, source: IO[bytes]) -> int:
-    """Store a file as sealed parts, each in a short transaction; return about how many rows follow its header.
-
-    Raise UnicodeDecodeError if it is not UTF-8, or has zero bytes as UTF-16 does; the parts stored until then are
-    removed like any other leftover.
-    """
-    lines, last = 0, ""
-    for number, text in enumerate(_texts(source)):
-        sealed = transactions.keyring.seal(text, IMPORT_PART_TEXT, f"{import_id}:{number}")
+def store_file(transactions: Transactions, import_id: str, text: TextIO) -> None:
+    """Store a file as sealed parts, each in a short transaction."""
+    for number, piece in enumerate(iter(lambda: text.read(PART), "")):
+        sealed = transactions.keyring.seal(piece, IMPORT_PART_TEXT, f"{import_id}:{number}")
         with transactions.write() as work:
             work.execute(insert(ImportPart), {"import_id": import_id, "number": number, "text_sealed": sealed})
-        lines, last = lines + (text.count("\n") or text.count("\r")), text[-1]
-    return lines - (last in "\r\n") if last else 0
-
-
-def _texts(source: IO[bytes]) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    while piece := source.read(PART):
-        if b"\0" in piece:
-            raise UnicodeDecodeError("utf-8", piece, 0, 1, "a zero byte")
-        if text := decoder.decode(piece):
-            yield text
-    if rest := decoder.decode(b"", final=True):
-        yield rest
 
 
 def has_file(transactions: Transactions, import_id: str) -> bool:
@@ -187,9 +167,10 @@ def has_file(transactions: Transactions, import_id: str) -> bool:
         return work.execute(found).first() is not None
 
 
-def open_file(transactions: Transactions, import_id: str) -> BinaryIO:
+def open_file(transactions: Transactions, import_id: str) -> TextIO:
     """Return the stored file; each part is opened when it is read."""
-    return io.BufferedReader(_StoredFile(transactions, import_id), PART)
+    stored = io.BufferedReader(_StoredFile(transactions, import_id), PART)
+    return io.TextIOWrapper(stored, encoding="utf-8-sig", newline="")  # a version before this one kept the BOM
 
 
 class _StoredFile(io.RawIOBase):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,7 +20,7 @@ from auth_portal.crypto import Passwords
 from auth_portal.methods.password import is_long
 from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.imports import staging
-from auth_portal.services.imports.csv import FAULTS_REPORTED, CsvFindings, RowFault, Source, read_rows
+from auth_portal.services.imports.csv import FAULTS_REPORTED, CsvFindings, RowFault, read_rows
 from auth_portal.services.imports.notify import LONGEST, ImportNotices, NoRoom, count_notified, customers_word
 from auth_portal.services.imports.staging import (
     BATCH,
@@ -153,7 +153,7 @@ class ImportWork:
         self.check(held, source, columns=held.row.columns, most_rows=MOST_ROWS)
 
     def check(
-        self, held: ImportClaim, source: Source, *, columns: Sequence[str] | None = None, most_rows: int | None = None
+        self, held: ImportClaim, source: TextIO, *, columns: Sequence[str] | None = None, most_rows: int | None = None
     ) -> tuple[CsvFindings, list[RowFault]]:
         """Read a file, stage what it changes and count it; return what was found and the first faults.
 
@@ -164,7 +164,8 @@ class ImportWork:
             with self._transactions.write() as work:
                 hold(work, held)
         first: list[RowFault] = []
-        findings, counts = CsvFindings(most_faults=FAULTS_STORED), ImportCounts()
+        findings = CsvFindings(most_faults=FAULTS_STORED)
+        counts = ImportCounts(file_notes=ImportCounts.from_json(held.row.counts).file_notes)
         for plans, faults in self.compare(source, findings, held.row.region, columns=columns, most_rows=most_rows):
             count(counts, findings, plans)
             self._stop_if_asked()
@@ -182,7 +183,7 @@ class ImportWork:
 
     def compare(
         self,
-        source: Source,
+        source: TextIO,
         findings: CsvFindings,
         region: str,
         *,
@@ -196,13 +197,8 @@ class ImportWork:
             if self._is_aside and count_read % BREATH_ROWS == 0:
                 time.sleep(BREATH_SECONDS)
             if count_read % BATCH == 0:
-                yield self._compare_batch(findings, same)
-        yield self._compare_batch(findings, same)
-
-    def _compare_batch(self, findings: CsvFindings, same: SamePassword | None) -> tuple[list[RowPlan], list[RowFault]]:
-        self._comparison.refuse_shared(findings)
-        entries, faults = findings.take()
-        return self._comparison.plans(entries, findings.columns, same=same), faults
+                yield self._comparison.safe_plans(findings, same=same)
+        yield self._comparison.safe_plans(findings, same=same)
 
     # --- Hashing
 
@@ -414,5 +410,6 @@ def count(counts: ImportCounts, findings: CsvFindings, plans: Iterable[RowPlan])
     for name in findings.columns:
         if name:
             counts.columns.setdefault(name, Tally())
+    counts.notes = findings.notes
     for plan in plans:
         counts.add(plan)

@@ -14,10 +14,9 @@ from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.directory.fields import FIELDS
 from auth_portal.services.history.audit_trail import defused
-from auth_portal.services.imports.csv import guesses
+from auth_portal.services.imports import LARGEST_FILE
 from auth_portal.services.imports.imports import PAGE, Import
 from auth_portal.services.imports.notify import LONGEST
-from auth_portal.services.imports.store import LARGEST_FILE
 from auth_portal.web.admin.frame import (
     EVERYONE,
     WRITERS,
@@ -54,6 +53,7 @@ def _list_page(fault: str = "", *, status: int = 200) -> Response:
         older=older,
         newest=PATH if before else "",
         fault=fault,
+        sheet=request.form.get("sheet", ""),
         region=services().journeys.current().portal.default_region,
         most_megabytes=LARGEST_FILE // 2**20,
     )
@@ -71,9 +71,11 @@ def upload() -> BaseResponse:
         return _list_page(error_text("import_too_large"), status=422)
     file.stream.seek(0)
     try:
-        import_id = services().imports.receive(file.stream, file.filename, admin_id=me().admin_id)
+        import_id = services().imports.receive(
+            file.stream, file.filename, admin_id=me().admin_id, sheet=form_text("sheet")
+        )
     except Problem as problem:
-        return _list_page(error_text(problem.code), status=problem.status)
+        return _list_page(error_text(problem.code, params=problem.params), status=problem.status)
     text = _("The file was uploaded. No customer has changed yet. Now choose what each column means.")
     return done(f"{PATH}/{import_id}", text)
 
@@ -109,13 +111,16 @@ def _page(
 ) -> Response:
     service = services().imports
     header = service.header(found.id) if found.may_be_mapped else []
+    columns = columns or list(found.columns) or service.guesses(header)
+    is_mine = found.admin_id == me().admin_id
     return render(
         "admin/imports/import.html",
         status=status,
         found=found,
         header=header,
         fields=FIELDS,
-        columns=columns or list(found.columns) or guesses(header),
+        columns=columns,
+        samples=service.samples(found.id, columns) if header and is_mine else [],
         faults=faults or {},
         has_to_look=has_to_look,
         rows=service.faults(found.id, FAULTS_SHOWN),
