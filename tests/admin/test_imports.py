@@ -169,7 +169,7 @@ def test_r43_a_fault_of_the_file_is_defused(small_world: World) -> None:
         ("customer_id,name\nC,Zo\x81\n".encode("latin-1"), "The file is neither in UTF-8 nor in UTF-16"),
         (b"\xff\xfec", "The file is neither in UTF-8 nor in UTF-16"),
         (b"PK\x03\x04 an .xlsx", "The file is a workbook that cannot be read"),
-        (b"\xd0\xcf\x11\xe0 an .xls", "The file is no table that can be read: an old or protected workbook"),
+        (b"\xd0\xcf\x11\xe0 an .xls", "The file is not a table that can be read: an old or protected workbook"),
         (b"\xef\xbb\xbf\r\n<html><table><tr><td>customer_id", "a web page or a document; save it as"),
         ("<html><table><tr><td>customer_id".encode("utf-16"), "a web page or a document; save it as"),
         (b"%PDF-1.7", "a web page or a document; save it as"),
@@ -198,8 +198,8 @@ def test_the_first_values_of_each_column_are_shown_to_their_sender_and_no_secret
     owner, support = signed_in(small_world), signed_in(small_world, "support")
     rows = "".join(f"N-{n},Nomsa {n},{PASSWORD},{TOTP_SECRET}\n" for n in range(1, 6))
     path = send(owner, f"ID,Full name,Pass,Shoe\n{rows}")
-    assert "N-1, N-2, N-3" in owner.page.text
-    assert "Nomsa 1, Nomsa 2, Nomsa 3" in owner.page.text
+    assert "N-1 · N-2 · N-3" in owner.page.text
+    assert "Nomsa 1 · Nomsa 2 · Nomsa 3" in owner.page.text
     assert "Nomsa 4" not in owner.page.text
     assert owner.page.text.count("(hidden)") == 2  # by the name of its column, and by its look
     for page in (owner.page.text, support.get(path).text):
@@ -247,7 +247,7 @@ def test_what_to_look_at_is_said_before_the_import_and_after_it(small_world: Wor
         "A code by SMS may never arrive at these phone numbers of the file: 1 landline, 1 toll-free.",
         "Row 2: an unknown language",
         "Row 4: NULL or the like",
-        "Row 6: no customer but a total, a ruler or a footer: not imported.",
+        "Row 6: not a customer but a total, a ruler or a footer: not imported.",
     ):
         assert words in owner.page.text
     owner.post(f"{path}/start")

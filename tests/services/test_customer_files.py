@@ -321,12 +321,12 @@ def test_a_workbook_is_read_as_people_see_it() -> None:
     sheet["A6"].number_format = "00000"
     assert sheet_text(saved(book)) == (
         "customer_id,name,joined\n1001,Zoë,2026-11-30\n\n27831234567,TRUE,1.5\n"
-        '00012,"a\nb",2026-11-30 12:30:00\n00042,"Nkosi, Ann"\n'
+        '00012,"a\nb",2026-11-30 12:30:00\n00042,"Nkosi, Ann",\n'
     )
 
 
 def test_rows_of_a_workbook_are_numbered_as_it_shows_them(directory: CommandImport) -> None:
-    book = workbook(People=[[], ["customer_id", "phone"], ["C-1", 821234567], [], ["C-2", 12]])
+    book = workbook(People=[[], ["customer_id", "phone"], ["C-1", 821234567], [], ["C-2", 12], ["C-3"]])
     report = load(directory, book)
     assert [str(fault)[:20] for fault in report.errors] == ["row 5, phone: is not"]
 

@@ -38,7 +38,7 @@ BOMS = (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.
 SINGLE_BYTE = "cp1252"  # Windows in western Europe, the Americas and Africa: what Excel calls CSV without more
 SAVE_AS = "save it as an Excel workbook (.xlsx) or as CSV UTF-8"
 REASONS = {  # what follows "the file" in words
-    "kind": f"is no table that can be read: an old or protected workbook, a web page or a document; {SAVE_AS}",
+    "kind": f"is not a table that can be read: an old or protected workbook, a web page or a document; {SAVE_AS}",
     "encoding": f"is neither in UTF-8 nor in UTF-16 nor in Windows-1252; {SAVE_AS}",
     "damaged": f"is a workbook that cannot be read: it is damaged or of another kind; {SAVE_AS}",
     "large": "is a workbook with more than can be read at once; save the one sheet as CSV UTF-8, or split it",
@@ -172,7 +172,7 @@ def _check_parts(binary: BinaryIO) -> None:
 def sheet_lines(sheet: Any) -> Iterator[str]:
     """Yield the rows of a sheet as lines of CSV, blank ones too: a row's number is what the spreadsheet shows."""
     sheet.reset_dimensions()  # what the sheet says of its size may be anything
-    blank = 0
+    blank, width = 0, 0
     for number, row in enumerate(sheet.iter_rows(), 1):
         if number > MOST_SHEET_ROWS:
             raise FileRefused("large")
@@ -184,6 +184,8 @@ def sheet_lines(sheet: Any) -> Iterator[str]:
         if not cells:
             blank += 1
             continue
+        width = width or len(cells)  # of the header; a sheet leaves out empty cells at the end of a row
+        cells += [""] * (width - len(cells))
         line = io.StringIO(newline="")
         writer(line, lineterminator="\n").writerow(cells)
         yield "\n" * blank + line.getvalue()

@@ -206,7 +206,7 @@ def read_samples(source: Source, columns: Sequence[str]) -> list[str | None]:
     for at, name in enumerate(columns):
         values = [row[at].strip() for row in rows if at < len(row) and not is_blank(row[at])]
         hides = name in SECRET or any(map(is_secret, values))
-        found.append(None if hides else ", ".join(value[:SAMPLE_LENGTH] for value in values))
+        found.append(None if hides else " · ".join(value[:SAMPLE_LENGTH] for value in values))
     return found
 
 
