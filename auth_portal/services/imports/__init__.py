@@ -21,6 +21,8 @@ from datetime import time as wall_time
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
+from openpyxl import load_workbook
+
 LARGEST_FILE = 50 * 1024 * 1024  # bytes, as sent to a page; of a workbook also as text
 LARGEST_SHEET = 256 * 1024 * 1024  # bytes of XML: the sheets, and the texts that they share
 LARGEST_PART = 8 * 1024 * 1024  # bytes of XML: any other part, which is loaded as a whole
@@ -126,8 +128,6 @@ def encoding_of(binary: BinaryIO, begin: bytes) -> str:
 
 
 def _workbook(binary: BinaryIO, wanted: str) -> TableFile:
-    from openpyxl import load_workbook  # noqa: PLC0415 -- 16 MB of memory that most processes never need
-
     _check_parts(binary)
     book = load_workbook(binary, read_only=True, data_only=True, keep_links=False)
     sheets = {one.title: one for one in book.worksheets}
