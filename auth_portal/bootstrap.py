@@ -30,7 +30,7 @@ from auth_portal.clock import Clock, iso, system_clock
 from auth_portal.errors import DatabaseAway, Misconfigured
 from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
-from auth_portal.services.history.words import OUTCOMES
+from auth_portal.services.history.words import OUTCOMES, span
 from auth_portal.services.serving import RETRY_SECONDS, Services, build
 from auth_portal.services.steps import text_of, typed_texts
 from auth_portal.settings import VERSION, Settings, delivered, read_settings
@@ -80,6 +80,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
             "any_method": any_method,
             "all_proofs": all_proofs,
             "outcome_words": OUTCOMES,
+            "span": span,
             "country_name": i18n.country_name,
         }
     )

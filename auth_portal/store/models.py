@@ -82,6 +82,7 @@ CUSTOMER_NAME = SealedColumn("customers", "name")
 CUSTOMER_PASSWORD = SealedColumn("customers", "password")
 CUSTOMER_PHONE = SealedColumn("customers", "phone")
 CUSTOMER_TOTP_SECRET = SealedColumn("customers", "totp_secret")
+DELIVERY_ABOUT = SealedColumn("deliveries", "about")
 DELIVERY_BODY = SealedColumn("deliveries", "body")
 DRIVE_STATE = SealedColumn("drives", "state")
 IMPORT_PART_TEXT = SealedColumn("import_parts", "text")
@@ -545,6 +546,7 @@ class Delivery(Base):
     ended_at: Mapped[datetime | None]
     request_id: Mapped[str | None] = mapped_column(String(64))  # of the request that caused it, for the log
     locale: Mapped[str | None] = mapped_column(String(16))  # that the message of a code is in
+    about_sealed: Mapped[bytes | None]  # of a notice: its subject and its masked recipient, which outlive the body
     __table_args__ = (
         Index(
             "ix_deliveries_pending",

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
+from auth_portal.services.history import lists
 from auth_portal.store.models import AuditEvent, Delivery
 from tests.admin.desk import Desk
 from tests.receiver import wait_for
 from tests.services.test_delivery_lists import ended, refused
-from tests.world import World
+from tests.web.test_way import sent
+from tests.world import MAIL, PHONE, World
 
 PATH = "/admin/deliveries"
+
+
+def rows_of(desk: Desk) -> list[str]:
+    """The words of each row of the page's first table."""
+    rows = desk.page.text.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr>")[1:]
+    return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
+
+
+def counts_of(desk: Desk) -> dict[str, str]:
+    """The chips of the page: the words of each and its count."""
+    found = re.findall(r"<a [^>]*>([^<]+?)\s*<b>([^<]+)</b></a>", desk.page.text)
+    return {text.strip(): count for text, count in found}
 
 
 def test_d6_one_is_sent_again_with_a_reason(small_world: World, support: Desk) -> None:
@@ -57,7 +75,7 @@ def test_d6_many_are_sent_again_and_each_is_told(small_world: World, owner: Desk
     small_world.clock.advance(3600)
     second = refused(small_world, "two", outcome="not_me")
     owner.sign_in()
-    owner.get(f"{PATH}?state=failed")
+    owner.get(f"{PATH}/retry?id={first.id}&id={second.id}")
     owner.post(f"{PATH}/retry", reason="flow was down", id=[first.id, second.id])
     assert "sending again" in owner.page.text
     assert "The chat has ended, so Flow will probably refuse it" in owner.page.text
@@ -69,11 +87,10 @@ def test_d6_many_are_sent_again_and_each_is_told(small_world: World, owner: Desk
 
 def test_many_need_a_reason_and_something_ticked(small_world: World, owner: Desk) -> None:
     first = refused(small_world, outcome="not_me")
-    owner.get(PATH)
+    owner.get(f"{PATH}/retry?id={first.id}")
     page = owner.post(f"{PATH}/retry", reason="", id=[first.id])
     assert page.status_code == 422
     assert f'value="{first.id}"' in page.text
-    owner.get(PATH)
     page = owner.post(f"{PATH}/retry", reason="why not", id=[])
     assert page.status_code == 422
     assert "Select the deliveries" in page.text
@@ -93,3 +110,90 @@ def test_filters(small_world: World, owner: Desk) -> None:
     assert "No deliveries match" in owner.get(f"{PATH}?state=refused&kind=message").text
     assert "No deliveries match" in owner.get(f"{PATH}?state=refused&target=sms").text
     assert owner.get(f"{PATH}?until=nonsense").status_code == 422
+
+
+def test_a_row_says_what_left_and_to_where_and_shows_no_code_or_contact(small_world: World, owner: Desk) -> None:
+    browser = small_world.browser()
+    browser.begin("one", "balance")
+    code = sent(small_world, PHONE)
+    browser.prove(code)
+    row = small_world.services.customers.row_of("C-1001")
+    owner.get(f"/admin/customers/{row}/edit")
+    owner.post(f"/admin/customers/{row}/edit", customer_id="C-1001", email="new@example.com")
+    owner.get("/admin/channels/mail")
+    owner.post("/admin/channels/mail/test", kind="email")
+    wait_for(lambda: all(one.ended_at for one in small_world.rows(Delivery)) and len(small_world.rows(Delivery)) > 4)
+    owner.get(PATH)
+    shown = rows_of(owner)
+    assert any(row.startswith("Answer “verified” of Balance") and "C-1001" in row for row in shown), shown
+    assert any(row.startswith("SMS code for Balance ••• 567 · C-1001") for row in shown), shown
+    for contact in ("t•••@example.com", "n•••@example.com"):
+        assert any(row.startswith(f"Your email address was changed {contact}") for row in shown), shown
+    assert any(row.startswith("Test of the channel mail o•••@example.com") for row in shown), shown
+    for secret in (code, PHONE, MAIL, "new@example.com", owner.email):
+        assert secret not in owner.page.text
+    for line in small_world.rows(Delivery):
+        title = re.search("<h1>(.*)</h1>", owner.get(f"{PATH}/{line.id}").text)
+        assert title
+        assert any(row.startswith(title[1]) for row in shown), title
+    assert code not in owner.page.text
+
+
+def test_a_notice_whose_text_was_erased_says_so(small_world: World, owner: Desk) -> None:
+    row = small_world.services.customers.row_of("C-1001")
+    small_world.services.credentials.reset(row, "password", admin_id=owner.admin_id, reason="lost")
+    wait_for(lambda: all(one.ended_at for one in small_world.rows(Delivery)) and small_world.rows(Delivery))
+    small_world.services.erasure.erase(row, admin_id=owner.admin_id, reason="asked for it")
+    owner.get(PATH)
+    assert any(
+        row.startswith("Notice, its text is no longer stored contact no longer on file") for row in rows_of(owner)
+    )
+
+
+def test_states_have_counts_that_obey_the_other_filters_and_end_at_a_bound(
+    small_world: World, owner: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(small_world, "one", outcome="not_me")
+    small_world.clock.advance(2 * 3600)
+    refused(small_world, "two", outcome="not_me")
+    owner.sign_in()
+    owner.get(f"{PATH}?kind=callback")
+    assert counts_of(owner) == {
+        "All": "2", "failed: can be retried": "2", "under way": "0", "accepted": "0", "refused": "2",
+        "unconfirmed": "0", "given up": "0", "withdrawn": "0", "not sent": "0",
+    }  # fmt: skip
+    owner.get(f"{PATH}?kind=callback&range=hour&state=refused")
+    assert counts_of(owner)["All"] == "1"
+    assert len(rows_of(owner)) == 1
+    assert f'href="{PATH}?kind=callback&amp;range=week&amp;state=refused"' in owner.page.text
+    owner.get(f"{PATH}?kind=message&state=refused")
+    assert (counts_of(owner)["refused"], rows_of(owner)) == ("0", [])
+    monkeypatch.setattr(lists, "COUNTED", 1)
+    owner.get(f"{PATH}?kind=callback")
+    assert counts_of(owner)["refused"] == "1+"
+
+
+def test_d6_a_retry_of_many_says_what_it_will_do_before_it_does_it(small_world: World, owner: Desk) -> None:
+    verified = refused(small_world, "over")
+    late = refused(small_world, "late", outcome="not_me")
+    small_world.clock.advance(3600)
+    fresh = refused(small_world, "fresh")
+    small_world.clock.advance(60)
+    owner.sign_in()
+    owner.get(f"{PATH}?state=failed")
+    link = re.search(rf'href="({PATH}/retry\?[^"]*)"', owner.page.text)
+    assert link
+    owner.get(link[1].replace("&amp;", "&"))
+    page = " ".join(re.sub(r"<[^>]+>", " ", owner.page.text).split())
+    assert "3 deliveries chosen" in page
+    assert "1 is sent again now." in page
+    assert "1 is sent only if you confirm it below." in page
+    assert "1 is left out. The chat has ended, and this result says that a customer was verified." in page
+    assert [row.state for row in small_world.rows(Delivery) if row.kind == "callback"] == ["refused"] * 3
+    owner.post(f"{PATH}/retry", reason="flow was down", id=[verified.id, late.id, fresh.id])
+    wait_for(lambda: len(small_world.receiver.callbacks) == 4)
+    states = {row.id: row.state for row in small_world.rows(Delivery)}
+    assert (states[verified.id], states[late.id]) == ("refused", "refused")
+    assert "The result" not in owner.page.text
+    assert owner.get(f"{PATH}/retry").status_code == 200
+    assert "No delivery is chosen" in owner.page.text

@@ -72,6 +72,7 @@ TABLE: dict[str, set[str]] = {
     "deliveries_deliveries": ALL,
     "deliveries_delivery": ALL,
     "deliveries_retry": {OWNER, SUPPORT},
+    "deliveries_review": {OWNER, SUPPORT},
     "deliveries_retry_many": {OWNER, SUPPORT},
     "audit_audit": ALL,
     "audit_find": ALL,

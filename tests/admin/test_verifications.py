@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,6 +13,7 @@ from auth_portal.services.config.journey import Payment
 from auth_portal.services.verification.references import pasted
 from auth_portal.store.models import CALLBACK, Challenge, Delivery, TicketRow, Verification
 from tests.admin.desk import Desk, signed_in
+from tests.admin.test_deliveries import counts_of, rows_of
 from tests.receiver import Receiver, wait_for
 from tests.ticketed import open_ticketed, opened, ticket
 from tests.web.test_way import sent, verified
@@ -100,7 +102,7 @@ def test_several_verifications_of_one_link_make_a_list(small_world: World, owner
     browser.post("/j/app", again="1", identifier="C-1001")
     text = find(owner, "again")
     assert "all verifications of one link" in text
-    assert text.count(f'<td data-label="Began"><a href="{PATH}/') == 2
+    assert text.count(f'<th scope="row"><a href="{PATH}/') == 2
 
 
 def test_filters_and_pages_by_key(small_world: World, owner: Desk) -> None:
@@ -164,3 +166,47 @@ def test_support_sees_which_payment_was_approved_unless_its_ticket_was_changed(
             work.execute(update(TicketRow).values(locale="af"))
         for path in (story, "/admin/verifications", f"/admin/deliveries/{callback.id}"):
             assert "Dlamini" not in desk.get(path).text
+
+
+def test_a_row_names_the_person_and_does_not_claim_a_proof(small_world: World, support: Desk) -> None:
+    small_world.browser().begin("named", "balance")
+    small_world.clock.advance(1)
+    small_world.browser().begin("stranger", "balance", identifier="082 999 8877")
+    small_world.clock.advance(1)
+    browser = small_world.browser()
+    browser.open("left", "app")
+    browser.post("/j/app", decline="not_me")
+    small_world.clock.advance(1)
+    browser = small_world.browser()
+    browser.begin("proved", "app")
+    browser.prove(small_world.totp())
+    support.get(PATH)
+    proved, left, stranger, named = rows_of(support)
+    assert proved.startswith("T••• N••• C-1001 verified")
+    assert "not proved" not in proved
+    assert left.startswith("No one named “I didn't ask for this”"), left
+    assert stranger.startswith("No customer typed ••• 877 under way")
+    assert named.startswith("T••• N••• C-1001 · named, not proved under way"), named
+    assert re.search(r"for \d+\.?\d* s so far Balance", named), named
+    for hidden in ("Thandi", PHONE, "9998877", MAIL):
+        assert hidden not in support.page.text
+    assert counts_of(support)["under way"] == "2"
+    assert counts_of(support)["verified"] == "1"
+    support.get(f"{PATH}?outcome=live&journey=app")
+    assert (counts_of(support)["under way"], counts_of(support)["verified"]) == ("0", "1")
+    small_world.clock.advance(100)
+    support.get(f"{PATH}?range=hour")
+    assert "1 min ago" in support.page.text
+    assert counts_of(support)["All"] == "4"
+    support.get(PATH)
+    support.post(f"{PATH}/find", wanted="C-1001")
+    assert counts_of(support)["All"] == str(len(rows_of(support)))
+
+
+def test_a_row_of_a_link_that_changed_hands_names_the_last_customer(small_world: World, support: Desk) -> None:
+    small_world.browser().begin("shared", "balance")
+    small_world.clock.advance(1)
+    small_world.browser().begin("shared", "balance", identifier="C-1002")
+    support.get(PATH)
+    (row,) = rows_of(support)
+    assert row.startswith("S••• D••• C-1002 · named, not proved"), row

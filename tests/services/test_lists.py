@@ -85,6 +85,7 @@ def test_a_page_that_looked_through_enough_says_from_where_to_go_on(
         browser.post(f"/j/{slug}", decline="not_me")
         world.clock.advance(1)
     page, wanted = world.services.stories.page, StoryFilter(outcome="not_me", slug="mail")
+    assert str(world.services.stories.counts(wanted)["not_me"]) == "0+", "not all were looked at"
     first = page(wanted)
     assert (first.rows, first.is_partial, bool(first.older)) == ((), True, True)
     second = page(wanted, after=first.older)

@@ -23,10 +23,11 @@ from auth_portal.services.delivery.outbox import (
     BULK_PRIORITY,
     NOTICE_PRIORITY,
     NewDelivery,
+    about_notice,
     add,
     notice_lane,
 )
-from auth_portal.services.directory.person import country_of
+from auth_portal.services.directory.person import country_of, mask_contact
 from auth_portal.store.db import Work
 from auth_portal.store.models import ADMIN_EMAIL, MESSAGE, Admin, CustomerRow
 
@@ -207,6 +208,7 @@ def _add(
         contract=contract,
         lane=lane,
         body=json.dumps(notice),
+        about=about_notice(notice["subject"], mask_contact(str(notice["to"]))),
         priority=priority,
         give_up_at=work.now + LIFETIME,
     )

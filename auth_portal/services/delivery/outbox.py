@@ -36,6 +36,7 @@ from auth_portal.services.delivery.queues import ALL_PRIORITIES, CLAIM, CLAIM_AL
 from auth_portal.store.db import Compiled, Transactions, Work
 from auth_portal.store.models import (
     CALLBACK,
+    DELIVERY_ABOUT,
     DELIVERY_BODY,
     MESSAGE,
     Attempt,
@@ -102,6 +103,7 @@ class NewDelivery:
     challenge_id: str | None = None
     lane: bytes | None = None  # deliveries to one target with the same lane leave one after another
     body: str = ""
+    about: str = ""  # what lists show of a message once its body is gone: JSON with ``subject`` and a masked ``to``
     withheld: str = ""
     locale: str = ""  # of the message of a code
 
@@ -282,7 +284,13 @@ def _values(work: Work, new: NewDelivery) -> dict[str, Any]:
         "give_up_at": new.give_up_at,
         "request_id": request_id.get() or None,
         "locale": new.locale or None,
+        "about_sealed": work.seal(new.about, DELIVERY_ABOUT, delivery_id) if new.about else None,
     }
+
+
+def about_notice(subject: object, masked_contact: str) -> str:
+    """Return what stays on record of a notice."""
+    return json.dumps({"subject": subject, "to": masked_contact})
 
 
 def priority_of(outcome: str) -> int:

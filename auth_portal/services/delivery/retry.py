@@ -87,6 +87,14 @@ class Retries:
             self._wake()
         return results
 
+    def preview(self, delivery_ids: Sequence[str]) -> list[RetryResult]:
+        """Return what a retry that is not confirmed would do with each delivery now. Changes nothing."""
+        chosen = list(dict.fromkeys(delivery_ids))[:RETRY_MOST]
+        with self._transactions.read() as work:
+            found = work.execute(_JUDGED.add_columns(Delivery.id).where(Delivery.id.in_(chosen))).all()
+            refusals = {row.id: _refusal(row, work.now, is_confirmed=False) for row in found}
+        return [RetryResult(one, refusals.get(one, "unknown")) for one in chosen]
+
     def _retry_one(
         self, delivery_id: str, is_confirmed: bool, admin_id: str | None, facts: dict[str, Any]
     ) -> RetryResult:

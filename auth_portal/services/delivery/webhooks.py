@@ -49,6 +49,7 @@ class Webhooks:
             target=urlsplit(url).netloc[:255],
             contract=WEBHOOK,
             body=json.dumps({"url": url, "content": content}),
+            about=json.dumps({"subject": content.get("type", "")}),
             priority=NOTICE_PRIORITY,
             give_up_at=work.now + LIFETIME,
         )

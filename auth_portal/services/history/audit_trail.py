@@ -126,6 +126,10 @@ class AuditTrail:
 
         return found.of(line)
 
+    def last_of(self, subject_id: str, most: int) -> Listing[AuditLine]:
+        """Return the last events about a customer, newest first."""
+        return self.page(AuditFilter(subject_id=subject_id), most=most)
+
     def subject_of(self, customer_id: str) -> str | None:
         """Return the subject id by which events name a customer; None if no customer has this customer ID."""
         found = select(CustomerRow.subject_id).where(has_id(customer_key(customer_id)))

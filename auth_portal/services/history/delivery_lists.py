@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from auth_portal.errors import NotFound
 from auth_portal.services.delivery.retry import RETRIABLE, refusals_of
-from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
+from auth_portal.services.history.lists import (
+    PAGE,
+    BoundedCount,
+    Condition,
+    Listing,
+    Search,
+    as_written,
+    bounded_count,
+    listed,
+    made_between,
+)
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
     CALLBACK,
@@ -175,6 +186,19 @@ class DeliveryLists:
         with self._transactions.read() as work:
             found = listed(work.connection, select(*LINE_COLUMNS), Delivery.id, wanted.search(after=after, most=most))
         return found.of(line_from)
+
+    def counts(self, wanted: DeliveryFilter) -> Mapping[str, BoundedCount]:
+        """Return by state, and for FAILED, how many deliveries the rest of a filter finds; under "" those of any."""
+        query, found = select(Delivery.id), {}
+        with self._transactions.read() as work:
+
+            def page(state: str, most: int) -> Listing[Any]:
+                search = replace(wanted, state=state).search(after="", most=most)
+                return listed(work.connection, query, Delivery.id, search)
+
+            for state in ("", FAILED, *STATES):
+                found[state] = bounded_count(partial(page, state))
+        return found
 
     def get(self, delivery_id: str) -> DeliveryStory:
         """Return a delivery with its attempts. Raise NotFound("delivery_unknown")."""

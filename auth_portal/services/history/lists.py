@@ -2,7 +2,7 @@
 
 Ids sort by the time they were created, so a page is a range of the primary key, or of an index that ends in it, and the
 next page begins where the last one ended. What no index serves is searched among a bounded number of rows: such a page
-may be short, and says where to go on. It neither counts nor skips.
+may be short, and says where to go on. It does not skip, and counts up to a bound.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from auth_portal.store.db import first_id
 
 PAGE = 50  # rows
+COUNTED = 100  # rows that a count of a filter goes up to
 LOOKED_AT = 5_000  # rows that one page searches at most for what no index serves: some 10 ms
 
 Row = TypeVar("Row")
@@ -57,6 +58,17 @@ class Search:
     most: int = PAGE
 
 
+@dataclass(frozen=True)
+class BoundedCount:
+    """How many rows a filter finds, counted up to COUNTED and among as many as a page looks at."""
+
+    number: int
+    is_exact: bool
+
+    def __str__(self) -> str:
+        return str(self.number) if self.is_exact else f"{self.number}+"
+
+
 def made_between(key: Key, since: datetime | None, until: datetime | None) -> list[Condition]:
     """Return the condition for ids created from ``since`` on and before ``until``, where given."""
     found: list[Condition] = []
@@ -88,6 +100,12 @@ def listed(connection: Connection, query: Select[Any], key: Key, search: Search)
     if len(newest) > search.most:
         return Listing(tuple(newest[: search.most]), older=newest[search.most - 1].id)
     return Listing(tuple(newest), older=floor, is_partial=bool(floor))
+
+
+def bounded_count(found: Callable[[int], Listing[Any]]) -> BoundedCount:
+    """Return how many rows a list has. ``found`` returns its first page, of at most so many."""
+    page = found(COUNTED)
+    return BoundedCount(len(page.rows), is_exact=not page.older)
 
 
 def _floor(connection: Connection, key: Key, conditions: Conditions, most: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,13 +18,14 @@ from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
 from auth_portal.services.config.journey import JourneyConfig, payment_of
 from auth_portal.services.config.snapshot import Journeys
-from auth_portal.services.delivery.outbox import TIME_WAS_OVER
+from auth_portal.services.delivery.outbox import ALERT, TEST, TIME_WAS_OVER, WEBHOOK, notice_lane
 from auth_portal.services.directory.person import (
     PERSON_COLUMNS,
     Identifier,
     Person,
     has_id,
     mask_contact,
+    mask_name,
     person_from,
     read_identifier,
 )
@@ -31,6 +33,9 @@ from auth_portal.services.history.delivery_lists import LINE_COLUMNS, AttemptLin
 from auth_portal.store.db import Work, parted_facts
 from auth_portal.store.models import (
     CALLBACK,
+    CHANGED,
+    CUSTOMER_NAME,
+    DELIVERY_ABOUT,
     MESSAGE,
     RESULT_COLUMNS,
     TICKET_PAYMENT,
@@ -52,7 +57,49 @@ KINDS = ("customer_id", "phone", "email")
 SHOWN_ENDS = 3  # characters of a reference that are shown at each end
 SHORTEST_SHOWN = 10  # a shorter one would be shown almost whole
 DIGITS_OF_A_PHONE = 6
+MOST_VISITS = 1000  # of a page of verifications, the newest, that are looked at for who was named
+NOTICES = {TEST: "test", ALERT: "alert", WEBHOOK: "webhook"}  # by contract; any other is a notice
 _DIGIT = re.compile(r"\d")
+
+
+@dataclass(frozen=True)
+class NamedPerson:
+    """The person of a verification as lists show them: the name is masked.
+
+    Without a ``row`` no one customer was named, and ``typed`` is what was typed last, masked.
+    """
+
+    row: str | None
+    customer_id: str
+    name: str
+    typed: str
+
+
+@dataclass(frozen=True)
+class DeliverySubject:
+    """What a delivery is about and where it goes, as lists show it. ``contact`` is masked; empty if it is not known.
+
+    ``kind`` is callback, code, notice, test, alert or webhook; ``target`` the server or channel. ``subject`` is that of
+    a notice, or the event of a webhook; ``method`` that of a code. ``person`` is the customer of the code, or of the
+    verification whose result it is.
+    """
+
+    kind: str
+    target: str
+    subject: str
+    method: str
+    slug: str
+    outcome: str
+    contact: str
+    person: NamedPerson | None
+
+
+@dataclass(frozen=True)
+class CustomerDelivery:
+    """A delivery to a customer, or with their result."""
+
+    line: DeliveryLine
+    subject: DeliverySubject
 
 
 @dataclass(frozen=True)
@@ -169,8 +216,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
     events = _events(work, verification_id)
     found: tuple[Any, ...] = (row, *visits, *challenges, *events)
     rows = {one.customer_row for one in found if one.customer_row is not None}
-    persons = work.execute(select(*PERSON_COLUMNS).where(CustomerRow.id.in_(rows)))
-    people = {row.row: person_from(row, row.row) for row in persons}
+    people = _people(work, rows)
     others = select(Verification.id).where(
         Verification.reference_hash == row.reference_hash, Verification.id != verification_id
     )
@@ -284,6 +330,113 @@ def masked_identifier(typed: str) -> str:
     return f"{typed[:2]}•••{typed[-2:]}" if len(typed) > 2 * 2 else "•••"
 
 
+def named_people(work: Work, ended_with: Mapping[str, str | None]) -> dict[str, NamedPerson]:
+    """Return the person of each verification: the customer it ended with, or else the one who was named last.
+
+    ``ended_with`` has by verification the row of that customer. One where no one was named yet is left out.
+    """
+    found = select(Visit.id, Visit.verification_id, Visit.customer_row, Visit.identifier_sealed)
+    newest = found.where(Visit.verification_id.in_(ended_with)).order_by(Visit.id.desc()).limit(MOST_VISITS)
+    visits: dict[str, Any] = {}
+    for visit in work.execute(newest):
+        known = visits.setdefault(visit.verification_id, visit)
+        if known.customer_row is None and visit.customer_row is not None:
+            visits[visit.verification_id] = visit
+    rows = {of: row or getattr(visits.get(of), "customer_row", None) for of, row in ended_with.items()}
+    people, named = _people(work, {row for row in rows.values() if row is not None}), {}
+    for of, row in rows.items():
+        if row in people:
+            named[of] = _named(work, people[row])
+        elif of in visits and row is None:
+            typed = _opened(work, visits[of].identifier_sealed, VISIT_IDENTIFIER, visits[of].id)
+            if typed:
+                named[of] = NamedPerson(None, "", "", masked_identifier(typed))
+    return named
+
+
+def delivery_subjects(work: Work, delivery_ids: Collection[str], portal_name: str) -> dict[str, DeliverySubject]:
+    """Return by delivery what it is about and where it goes."""
+    rows = work.execute(_SUBJECTS.where(Delivery.id.in_(delivery_ids))).all()
+    codes = {row.id: row.of_row for row in rows if row.of_row is not None}
+    results = {row.id: row.customer_row for row in rows if row.method is None and row.customer_row is not None}
+    people = _people(work, {*codes.values(), *results.values()})
+    found = {}
+    for row in rows:
+        about = json.loads(_opened(work, row.about_sealed, DELIVERY_ABOUT, row.id) or "{}")
+        was_changed = row.slug is not None and is_changed(work.keyring, row)
+        person = people.get(codes.get(row.id) or ("" if was_changed else results.get(row.id, "")))
+        carries = CARRIES.get(row.method, "email")
+        contact = str(about.get("to", ""))
+        if person is not None and row.method and person.destination_key(carries, "") == row.destination_key:
+            contact = _masked_contact(work, person, carries)
+        kind = "code" if row.challenge_id is not None else NOTICES.get(row.contract, "notice")
+        found[row.id] = DeliverySubject(
+            kind=CALLBACK if row.kind == CALLBACK else kind,
+            target=row.target,
+            subject=str(about.get("subject", "")).removeprefix(f"{portal_name}: "),
+            method=row.method or "",
+            slug=row.slug or "",
+            outcome=CHANGED if was_changed else row.outcome or "",
+            contact=contact,
+            person=_named(work, person) if person is not None else None,
+        )
+    return found
+
+
+def customer_deliveries(
+    work: Work, row: str, verification_ids: Collection[str], most: int, portal_name: str
+) -> tuple[CustomerDelivery, ...]:
+    """Return the newest deliveries of a customer: notices to them, and codes and results of these verifications."""
+    notices = select(*LINE_COLUMNS).where(Delivery.lane == notice_lane(work.keyring, row))
+    rows = list(work.execute(notices.order_by(Delivery.created_at.desc()).limit(most)))
+    sent = select(*LINE_COLUMNS).where(Delivery.verification_id.in_(verification_ids))
+    sent = sent.outerjoin(Challenge, Challenge.id == Delivery.challenge_id)
+    theirs = sent.where(or_(Delivery.kind == CALLBACK, Challenge.customer_row == row))
+    rows += work.execute(theirs.order_by(Delivery.created_at.desc()).limit(most))
+    lines = sorted(map(line_from, rows), key=lambda line: (line.created_at, line.id), reverse=True)[:most]
+    subjects = delivery_subjects(work, [line.id for line in lines], portal_name)
+    return tuple(CustomerDelivery(line, subjects[line.id]) for line in lines)
+
+
+_SUBJECTS = (
+    select(
+        Delivery.id,
+        Delivery.kind,
+        Delivery.contract,
+        Delivery.target,
+        Delivery.challenge_id,
+        Delivery.about_sealed,
+        Challenge.method,
+        Challenge.customer_row.label("of_row"),
+        Challenge.destination_key,
+        Verification.slug,
+        Verification.outcome,
+        Verification.customer_row,
+        *RESULT_COLUMNS,
+    )
+    .outerjoin(Challenge, Challenge.id == Delivery.challenge_id)
+    .outerjoin(Verification, Verification.id == Delivery.verification_id)
+    .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
+)
+
+
+def _people(work: Work, rows: Collection[str]) -> dict[str, Person]:
+    persons = work.execute(select(*PERSON_COLUMNS).where(CustomerRow.id.in_(rows))) if rows else ()
+    return {row.row: person_from(row, row.row) for row in persons}
+
+
+def _named(work: Work, person: Person) -> NamedPerson:
+    name = _opened(work, person.name_sealed, CUSTOMER_NAME, person.key)
+    return NamedPerson(person.row, person.customer_id, mask_name(name), "")
+
+
+def _masked_contact(work: Work, person: Person, carries: str) -> str:
+    """Return where messages to a customer go, masked; nothing if what is stored was altered."""
+    column, sealed = ("phone", person.phone_sealed) if carries == "sms" else ("email", person.email_sealed)
+    contact = _opened(work, sealed, SealedColumn("customers", column), person.key)
+    return mask_contact(contact) if contact else ""
+
+
 def _opened(work: Work, sealed: bytes | None, column: SealedColumn, row: str) -> str:
     """Return what was sealed, or "" where it was altered: the rest of the story is still wanted."""
     try:
@@ -295,7 +448,7 @@ def _opened(work: Work, sealed: bytes | None, column: SealedColumn, row: str) ->
 def _code(work: Work, row: Any, people: Mapping[str, Person]) -> CodeFacts:
     person, carries, contact = people.get(row.customer_row or ""), CARRIES.get(row.method, "email"), ""
     if person is not None and person.destination_key(carries, "") == row.destination_key:
-        contact = mask_contact(person.contact(carries, work.keyring))
+        contact = _masked_contact(work, person, carries)
     return CodeFacts(
         row.id, row.issued_at, row.method, row.customer_row, contact, row.expires_at, row.used_at, row.replaced_at
     )

@@ -6,28 +6,45 @@ mentioned, never shown. What the customer's page must not show, such as that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, Select, and_, select
 
 from auth_portal.crypto import token_hash
 from auth_portal.errors import NotFound
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import read_identifier
-from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
+from auth_portal.services.history.lists import (
+    PAGE,
+    BoundedCount,
+    Condition,
+    Listing,
+    Search,
+    as_written,
+    bounded_count,
+    listed,
+    made_between,
+)
 from auth_portal.services.history.record import (
     KINDS,
     TICKET_COLUMNS,
     AskedPayment,
+    CustomerDelivery,
+    DeliverySubject,
+    NamedPerson,
     asked_payment,
+    customer_deliveries,
+    delivery_subjects,
     holders_of,
     is_forged,
     load_record,
+    named_people,
 )
-from auth_portal.services.history.timeline import Moment, headline, raw_timeline, story_moments
+from auth_portal.services.history.timeline import OUTCOME_NAMES, Moment, headline, raw_timeline, story_moments
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
     CALLBACK,
@@ -45,6 +62,8 @@ from auth_portal.store.models import (
 LIVE = "live"  # in a filter: not ended yet
 MOST_PEOPLE = 20  # of those who share one contact
 MOST_IDS = 1000  # verifications of one person that a page searches
+LAST_VISITS = 5  # of a customer, on their page
+LAST_DELIVERIES = 8
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,24 @@ class PossiblePeople:
 
     customers: tuple[str, ...]
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CustomerVisit:
+    """A verification in which a customer was named, with its story in one sentence."""
+
+    line: StoryLine
+    sentence: str
+    is_named_now: bool  # it is about them: they were verified, or else named last
+
+
+@dataclass(frozen=True)
+class CustomerHistory:
+    """The last visits of a customer and the last deliveries to them, the newest first."""
+
+    visits: tuple[CustomerVisit, ...]
+    has_more: bool  # visits
+    deliveries: tuple[CustomerDelivery, ...]
 
 
 @dataclass(frozen=True)
@@ -171,14 +208,40 @@ class Stories:
 
     def page(self, wanted: StoryFilter, *, after: str = "", most: int = PAGE) -> Listing[StoryLine]:
         """Return a page of verifications, newest first."""
-        between = made_between(Verification.id, wanted.since, wanted.until)
         with self._transactions.read() as work:
-            if wanted.customers or wanted.names:
-                return _page_of_people(work.connection, wanted, between, after, most).of(self._line)
-            found_by, filtered_by = _conditions(wanted)
-            search = Search(found_by=[[*found_by, *between]], filtered_by=filtered_by, after=after, most=most)
-            found = listed(work.connection, _LINES, Verification.id, search)
-        return found.of(self._line)
+            return _found(work.connection, _LINES, wanted, after, most).of(self._line)
+
+    def counts(self, wanted: StoryFilter) -> Mapping[str, BoundedCount]:
+        """Return by outcome how many verifications the rest of a filter finds; under "" those of any outcome."""
+        query, found = select(Verification.id), {}
+        with self._transactions.read() as work:
+            for outcome in ("", *OUTCOME_NAMES):
+                one = replace(wanted, outcome=outcome)
+                found[outcome] = bounded_count(partial(_found, work.connection, query, one, ""))
+        return found
+
+    def people_of(self, lines: Sequence[StoryLine]) -> Mapping[str, NamedPerson]:
+        """Return by verification who it is about: verified, or else named last, which proves nothing."""
+        with self._transactions.read() as work:
+            return named_people(work, {line.id: line.customer_row for line in lines if line.outcome != CHANGED})
+
+    def subjects_of(self, delivery_ids: Sequence[str]) -> Mapping[str, DeliverySubject]:
+        """Return by delivery what it is about and where it goes."""
+        with self._transactions.read() as work:
+            return delivery_subjects(work, delivery_ids, self._journeys.current().portal.name)
+
+    def history_of(self, row: str) -> CustomerHistory:
+        """Return what a customer's page shows of their visits and of what was sent to them."""
+        found = self.page(StoryFilter(customers=(row,)), most=LAST_VISITS)
+        people, visits = self.people_of(found.rows), []
+        with self._transactions.read() as work:
+            for line in found.rows:
+                sentence = headline(tuple(story_moments(load_record(work, self._journeys, line.id))))
+                named = people.get(line.id)
+                visits.append(CustomerVisit(line, sentence, named is None or named.row == row))
+            ids, name = [line.id for line in found.rows], self._journeys.current().portal.name
+            sent = customer_deliveries(work, row, ids, LAST_DELIVERIES, name)
+        return CustomerHistory(tuple(visits), bool(found.older), sent)
 
     def line(self, verification_id: str) -> StoryLine:
         """Return one verification as a list shows it. Raise NotFound("verification_unknown")."""
@@ -220,20 +283,34 @@ class Stories:
         )
 
 
+def _found(connection: Connection, query: Select[Any], wanted: StoryFilter, after: str, most: int) -> Listing[Any]:
+    between = made_between(Verification.id, wanted.since, wanted.until)
+    if wanted.customers or wanted.names:
+        return _page_of_people(connection, query, wanted, between, after, most)
+    found_by, filtered_by = _conditions(wanted)
+    search = Search(found_by=[[*found_by, *between]], filtered_by=filtered_by, after=after, most=most)
+    return listed(connection, query, Verification.id, search)
+
+
 def _page_of_people(
-    connection: Connection, wanted: StoryFilter, between: Sequence[Condition], after: str, most: int
+    connection: Connection,
+    query: Select[Any],
+    wanted: StoryFilter,
+    between: Sequence[Condition],
+    after: str,
+    most: int,
 ) -> Listing[Any]:
     """Return the verifications of these people: found through the visits, so that those of strangers are too."""
     start = (Visit.verification_id < after,) if after else ()
     found: set[str] = set()
     for column, values in ((Visit.customer_row, wanted.customers), (Visit.identifier_key, wanted.names)):
         for value in values:
-            query = select(Visit.verification_id).distinct().where(column == value, *start)
-            newest = query.order_by(Visit.verification_id.desc()).limit(MOST_IDS)
+            visits = select(Visit.verification_id).distinct().where(column == value, *start)
+            newest = visits.order_by(Visit.verification_id.desc()).limit(MOST_IDS)
             found |= set(connection.execute(newest).scalars())
     ids = sorted(found, reverse=True)[:MOST_IDS]
     chosen = [Verification.id.in_(ids), *between, *_all_of(wanted)]
-    lines = tuple(connection.execute(_LINES.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)))
+    lines = tuple(connection.execute(query.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)))
     if len(lines) > most:
         return Listing(lines[:most], older=lines[most - 1].id)
     is_partial = len(ids) == MOST_IDS

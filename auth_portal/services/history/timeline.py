@@ -39,6 +39,7 @@ CODE_OF_A_MOVE = {
     "in_force": "The code sent before was still valid, so no other one was sent.",
     "none_left": "No code was sent: this chat had used up all its messages, and the page said so.",
 }
+OUTCOME_NAMES = tuple(name for name in words.OUTCOMES if name != CHANGED)  # to filter by: what is stored, and LIVE
 MOVES = ("method_chosen", "code_resent", "name_taken_back", "verification_joined")
 
 

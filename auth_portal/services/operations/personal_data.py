@@ -251,7 +251,7 @@ class Erasure:
 def _drop_notices(work: Work, row: str) -> None:
     """Withdraw the notices to a customer that have not left yet, and forget the text of all of them."""
     theirs = Delivery.lane == notice_lane(work.keyring, row), Delivery.kind == MESSAGE
-    work.execute(update(Delivery).where(*theirs).values(body_sealed=None))
+    work.execute(update(Delivery).where(*theirs).values(body_sealed=None, about_sealed=None))
     pending = update(Delivery).where(*theirs, Delivery.state == DeliveryState.PENDING)
     work.execute(pending.values(state=DeliveryState.DROPPED, reason="the customer was erased", ended_at=work.now))
 

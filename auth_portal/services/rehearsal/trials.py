@@ -22,7 +22,7 @@ from auth_portal.services.config.file import Fault
 from auth_portal.services.config.store import read_stored
 from auth_portal.services.delivery import outbox
 from auth_portal.services.delivery.outbox import NewDelivery
-from auth_portal.services.directory.person import country_of
+from auth_portal.services.directory.person import country_of, mask_contact
 from auth_portal.services.limits import DAY, Limit
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import MESSAGE, Attempt, Delivery, DeliveryState
@@ -83,6 +83,7 @@ class Trials:
                 target=name,
                 contract=outbox.TEST,
                 body=json.dumps(body),
+                about=outbox.about_notice(body["subject"], mask_contact(to)),
                 priority=outbox.NOTICE_PRIORITY,
                 give_up_at=work.now + LIFETIME,
             )

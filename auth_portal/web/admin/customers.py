@@ -25,6 +25,7 @@ from auth_portal.web.credentials import enrolment
 
 PATH = "/admin/customers"
 FIELDS = ("customer_id", "name", "phone", "email", "locale")
+LAST_EVENTS = 5
 CLEARABLE = ("name", "phone", "email")
 
 
@@ -97,6 +98,8 @@ def _person(
         passages=services().reaches.passages(customer.row),
         accepted_terms=services().person_export.accepted_terms(customer.row),
         links=services().credential_links.open_links(customer.row),
+        history=services().stories.history_of(customer.row),
+        events=services().audit_trail.last_of(customer.subject_id, LAST_EVENTS),
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
 from flask import Response, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.i18n import ngettext
-from auth_portal.services.delivery.retry import REFUSALS
+from auth_portal.services.delivery.retry import REFUSALS, RETRY_MOST, RetryResult
 from auth_portal.services.history.delivery_lists import FAILED, STATES, DeliveryFilter
 from auth_portal.web.admin.frame import (
     EVERYONE,
@@ -30,24 +34,30 @@ PATH = "/admin/deliveries"
 def deliveries() -> Response:
     """Show the list, newest first."""
     asked = FilterForm()
-    wanted = DeliveryFilter(
+    wanted, lists = _wanted(asked), services().delivery_lists
+    listing = lists.page(wanted, after=asked.key("after"))
+    return render(
+        "admin/deliveries/list.html",
+        status=asked.status,
+        listing=listing,
+        subjects=services().stories.subjects_of([line.id for line in listing.rows]),
+        counts=lists.counts(wanted),
+        wanted=wanted,
+        asked=asked,
+        states=(FAILED, *STATES),
+        older=older_url(listing.older),
+        newest=newest_url(),
+    )
+
+
+def _wanted(asked: FilterForm) -> DeliveryFilter:
+    return DeliveryFilter(
         kind=asked.text("kind"),
         state=asked.text("state"),
         target=asked.text("target"),
         verification_id=asked.key("verification"),
         since=asked.since(),
         until=asked.until(),
-    )
-    listing = services().delivery_lists.page(wanted, after=asked.key("after"))
-    return render(
-        "admin/deliveries/list.html",
-        status=asked.status,
-        listing=listing,
-        wanted=wanted,
-        asked=asked,
-        states=(FAILED, *STATES),
-        older=older_url(listing.older),
-        newest=newest_url(),
     )
 
 
@@ -64,6 +74,7 @@ def _delivery_page(delivery_id: str, faults: dict[str, str], *, status: int = 20
         "admin/deliveries/delivery.html",
         status=status,
         delivery=found,
+        about=services().stories.subjects_of([delivery_id])[delivery_id],
         payment=services().stories.line(of).payment if of else "",
         refusals=REFUSALS,
         faults=faults,
@@ -90,6 +101,16 @@ def retry(delivery_id: str) -> BaseResponse:
     return done(f"{PATH}/{delivery_id}", _("It's being sent again. Reload this page to see the result."))
 
 
+@route("/deliveries/retry", allow=WRITERS)
+def review() -> Response:
+    """Show what a retry of the chosen deliveries, or of the failed ones of a filter, would do. Changes nothing."""
+    chosen = request.args.getlist("id")
+    if "all" in request.args:
+        failed = replace(_wanted(FilterForm()), state=FAILED)
+        chosen = [line.id for line in services().delivery_lists.page(failed, most=RETRY_MOST).rows]
+    return _retry_page(chosen, {})
+
+
 @route("/deliveries/retry", allow=WRITERS, methods=("POST",), again=lambda: _retry_page(request.form.getlist("id"), {}))
 def retry_many() -> BaseResponse:
     """Retry several deliveries, and show the result of each."""
@@ -110,11 +131,23 @@ def retry_many() -> BaseResponse:
     return _retry_page([one.id for one in retried if one.refusal == "unconfirmed"], {}, retried=retried)
 
 
-def _retry_page(chosen: list[str], faults: dict[str, str], *, retried: object = (), status: int = 200) -> Response:
+def _retry_page(
+    chosen: list[str], faults: dict[str, str], *, retried: Sequence[RetryResult] = (), status: int = 200
+) -> Response:
+    """Show what was done with some deliveries, if it was, and what a retry of those that are chosen would do."""
+    judged = services().retries.preview(chosen)
+    left_out = Counter(one.refusal for one in judged if one.refusal)
+    shown = [one.id for one in (*retried, *judged)]
     return render(
         "admin/deliveries/retry.html",
         status=status,
-        chosen=chosen,
+        judged=judged,
+        to_send=sum(1 for one in judged if one.is_under_way),
+        unconfirmed=left_out.pop("unconfirmed", 0),
+        left_out=left_out,
+        refusals=REFUSALS,
+        subjects=services().stories.subjects_of(shown),
+        most=RETRY_MOST,
         faults=faults,
         retried=retried,
         reason=form_text("reason"),

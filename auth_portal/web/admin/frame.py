@@ -132,6 +132,9 @@ MENU = {
     },
 }
 
+# Quick ranges of a list, each until now.
+RANGES = {"hour": timedelta(hours=1), "day": timedelta(hours=24), "week": timedelta(days=7)}
+
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 allowed: dict[str, frozenset[Role]] = {}  # by endpoint
 _again: dict[str, Callable[..., Response]] = {}  # by endpoint: shows its form as it was sent
@@ -441,6 +444,7 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         is_shown_again=g.get("is_shown_again", False),
         has_private_targets=services().settings.allow_private_callbacks,
         now=services().clock(),
+        filter_url=filter_url,
         is_refused=status == REFUSED,
         is_first_fault=partial(next, iter((True,)), False),
         **values,
@@ -486,9 +490,15 @@ class FilterForm:
         """Return several of them, separated by commas."""
         return tuple(key[:KEY_LENGTH] for key in self.text(name).split(",") if key)
 
+    @property
+    def range(self) -> str:
+        """Return the quick range, a key of RANGES; none if times were typed."""
+        is_typed = self.text("since") or self.text("until")
+        return "" if is_typed or self.text("range") not in RANGES else self.text("range")
+
     def since(self) -> datetime | None:
         """Return the start of the requested range of time."""
-        return self._moment("since", is_end=False)
+        return services().clock() - RANGES[self.range] if self.range else self._moment("since", is_end=False)
 
     def until(self) -> datetime | None:
         """Return the end of it, which is excluded."""
@@ -511,16 +521,21 @@ class FilterForm:
         return 422 if self.faults else 200
 
 
+def filter_url(**changes: str) -> str:
+    """Return the address of this list from its start, with its filters; ``changes`` replace some, "" removes one."""
+    path = request.path.removesuffix("/find")  # a search that found nothing shows the list, too
+    fields = {name: value for name, value in {**request.args, "after": "", **changes}.items() if value}
+    return f"{path}?{urlencode(fields, safe=',')}" if fields else path
+
+
 def older_url(older: str) -> str:
     """Return this page's address, continued from a key; empty at the end of the list."""
-    fields = {name: value for name, value in request.args.items() if value and name != "after"}
-    return f"{request.path}?{urlencode({**fields, 'after': older})}" if older else ""
+    return filter_url(after=older) if older else ""
 
 
 def newest_url() -> str:
     """Return this page's address from the start; empty if that is this page."""
-    fields = {name: value for name, value in request.args.items() if value and name != "after"}
-    return f"{request.path}?{urlencode(fields)}" if request.args.get("after") else ""
+    return filter_url() if request.args.get("after") else ""
 
 
 # --- Refusals: what happened, and what to do next

@@ -65,6 +65,8 @@ def _list_page(typed: str, fault: str) -> Response:
         "admin/verifications/list.html",
         status=422 if fault else asked.status,
         listing=listing,
+        people=services().stories.people_of(listing.rows),
+        counts=services().stories.counts(wanted),
         wanted=wanted,
         asked=asked,
         typed=typed,
