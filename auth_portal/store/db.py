@@ -817,7 +817,11 @@ class Pipeline:
         yield from self._generators.send(pgconn)
         answers = []
         for _ in range(number):
-            answers.append((yield from fetch(pgconn)))
+            answer = yield from fetch(pgconn)
+            if answer is None:
+                self._driver.close()
+                raise self._psycopg.OperationalError("the server has ended the connection")
+            answers.append(answer)
             yield from fetch(pgconn)  # None, after each answer
         yield from fetch(pgconn)  # that of the sync
         return answers
