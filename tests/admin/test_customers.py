@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 from auth_portal.services.directory.person import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Tries
 from tests.admin.desk import Desk, seed_of, signed_in
+from tests.admin.test_journeys import Fields
 from tests.receiver import Receiver, wait_for
 from tests.web.test_way import sent
 from tests.world import MAIL, PHONE, STANDARD, World, journey, open_world
@@ -142,6 +143,23 @@ class TestChanging:
         told(support.world, MAIL, "Your email address was removed")
         fields = [event.facts["fields"] for event in events(support.world, "customer_changed")]
         assert fields == [["phone"], ["email"]]
+
+    def test_of_two_admins_each_writes_the_fields_that_they_changed(self, small_world: World) -> None:
+        """The form holds the customer ID and the language as they were: sent unchanged, they change nothing."""
+        first, second = signed_in(small_world, "owner"), signed_in(small_world, "support")
+        path = path_of(small_world)
+        second.get(f"{path}/edit")
+        mine = {**Fields(second.page.text, f"{path}/edit").values, "name": ["Thandi Zulu"]}
+        small_world.clock.advance(60)
+        first.get(f"{path}/edit")
+        first.post(f"{path}/edit", customer_id="C-1001-A", locale="zu", reason="merger")
+        page = second.client.post(f"{path}/edit", data=mine, base_url=second.base_url)
+        assert page.status_code == 409
+        again = Fields(page.text, f"{path}/edit").values
+        assert (again["customer_id"], again["locale"], again["name"]) == (["C-1001-A"], ["zu"], ["Thandi Zulu"])
+        assert second.client.post(f"{path}/edit", data=again, base_url=second.base_url).status_code == 303
+        stored = small_world.services.customers.get(path.rpartition("/")[2])
+        assert (stored.customer_id, stored.locale, stored.name) == ("C-1001-A", "zu", "Thandi Zulu")
 
     def test_of_two_admins_the_second_is_told_and_shown_the_difference(self, small_world: World) -> None:
         first, second = signed_in(small_world, "owner"), signed_in(small_world, "support")

@@ -233,7 +233,7 @@ def test_r40_support_and_auditor_read_and_cannot_change(small_world: World, role
 
 
 def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
-    """The second is told, sees both differences, and may save over the first knowingly."""
+    """The second sees both differences, and saves what they changed alone."""
     owner.get(EDIT)
     stale = {**fields(owner, EDIT), "name": ["The second's name"]}
     edit(owner, chat_seconds="900", note="flows were slow")
@@ -242,7 +242,9 @@ def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
     text = owner.page.text
     assert "Ada Owner saved version 2" in text
     assert "flows were slow" in text
-    told = text[text.index("What you changed") : text.index("If you save now")]
+    assert "What both of you changed" not in text
+    assert "Save both changes" in text
+    told = text[text.index("What you changed") : text.index("Open it again")]
     assert told.count('<th scope="row"') == 1  # the name alone: what the form leaves to defaults is no difference
     assert "<span>600</span>" in text
     assert "<span>900</span>" in text
@@ -250,7 +252,27 @@ def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
     assert owner.world.services.journey_history.journey("balance").config.chat_seconds == 900
     send(owner, EDIT)
     stored = owner.world.services.journey_history.journey("balance")
-    assert (stored.edition.number, stored.config.name, stored.config.chat_seconds) == (3, "The second's name", 600)
+    assert (stored.edition.number, stored.config.name, stored.config.chat_seconds) == (3, "The second's name", 900)
+
+
+def test_of_what_two_admins_changed_in_a_journey_each_field_is_kept(owner: Desk) -> None:
+    """Variables, results, limits and steps too; for what both changed both values are shown, and the form has mine."""
+    owner.get(EDIT)
+    mine = {**fields(owner, EDIT), "name": ["Mine"], "limits.sends": ["2"], "results.expired": ["too_late"]}
+    mine |= {"data_key": [*mine["data_key"][:-1], "mine"], "data_text": [*mine["data_text"][:-1], "{locale}"]}
+    theirs = {"name": "Theirs", "chat_seconds": "900", "limits.code_seconds": "240", "results.cancelled": "stopped"}
+    edit(owner, **theirs, data_key="theirs", data_text="{name}")
+    owner.page = owner.client.post(EDIT, data=mine, base_url=owner.base_url)
+    text = owner.page.text
+    both = text[text.index("What both of you changed") : text.index("What they changed")]
+    assert both.count('<th scope="row"') == 1
+    assert ("Theirs" in both, "Mine" in both, "Save with my values" in text) == (True, True, True)
+    send(owner, EDIT)
+    stored = owner.world.services.journey_history.journey("balance").config
+    assert (stored.name, stored.chat_seconds) == ("Mine", 900)
+    assert (stored.limits.sends, stored.limits.code_seconds) == (2, 240)
+    assert (stored.results["expired"], stored.results["cancelled"]) == ("too_late", "stopped")
+    assert (stored.data["theirs"], stored.data["mine"]) == ("{name}", "{locale}")
 
 
 def test_a_version_is_brought_back(owner: Desk) -> None:

@@ -228,6 +228,20 @@ def test_two_owners_who_change_texts_lose_none(owner: Desk) -> None:
     }
 
 
+def test_of_what_two_owners_changed_on_one_page_each_text_is_kept(owner: Desk) -> None:
+    owner.get(f"{TEXTS}?language=en&part=code")
+    typed = fields(owner, TEXTS)
+    confirm, change_it, approve = (f"{field_of('code', key).id}.other" for key in ("Confirm", "Change", "Approve"))
+    for texts in ({confirm: "Theirs", change_it: "Theirs, too"}, {confirm: "Mine", approve: "Mine alone"}):
+        owner.page = owner.client.post(TEXTS, data={**typed, **texts}, base_url=owner.base_url)
+    assert owner.page.status_code == 409
+    assert said(owner.page).count("Another admin changed this, too. Stored now: Theirs") == 1
+    send(owner, TEXTS)
+    assert owner.world.services.configuration.stored().journeys["balance"].config.wording == {
+        "en": {"Confirm": "Mine", "Change": "Theirs, too", "Approve": "Mine alone"}
+    }
+
+
 def test_the_message_is_shown_before_it_is_saved_with_what_it_costs(owner: Desk) -> None:
     long = "{business}: {code} ({num} min). {warning} " + "Long words follow here. " * 6
     change(owner, "sms", {"sms": long}, act="preview")

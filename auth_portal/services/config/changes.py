@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -85,6 +85,7 @@ class Author(NamedTuple):
 
 
 COMMAND = Author()
+_ABSENT = object()  # of a key that a table lacks
 
 
 class Difference(NamedTuple):
@@ -173,6 +174,26 @@ class Newer:
     number: int = 0  # of the journey's stored version; 0 for the settings and channels, which have no versions
     theirs: tuple[Difference, ...] = ()  # what they changed, where the version before is stored
     typed: tuple[Difference, ...] = ()  # what the form says instead
+    merged: Mapping[str, Any] = field(default_factory=dict)  # what is stored, with what the form changed
+
+    @property
+    def both(self) -> tuple[Difference, ...]:
+        """Return what both changed, each otherwise: as it is stored now, and as the form says.
+
+        Steps and channels are each one thing: their places depend on each other.
+        """
+        theirs, typed = ({found.key: found for found in side} for side in (self.theirs, self.typed))
+        things = {key.partition("[")[0] for key in theirs} & {key.partition("[")[0] for key in typed}
+        keys = [key for key in {**theirs, **typed} if key.partition("[")[0] in things]
+        found = [
+            Difference(
+                key,
+                theirs[key].after if key in theirs else typed[key].before,
+                typed[key].after if key in typed else theirs[key].before,
+            )
+            for key in keys
+        ]
+        return tuple(one for one in found if one.before != one.after)
 
 
 @dataclass(frozen=True)
@@ -232,6 +253,21 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Di
     keys = [*old, *(key for key in new if key not in old)]
     found = (Difference(key, old.get(key, ""), new.get(key, "")) for key in keys)
     return tuple(difference for difference in found if difference.before != difference.after)
+
+
+def merged(base: Mapping[str, Any], stored: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored, with what was typed where that differs from the ``base`` that a form was made from.
+
+    Tables are merged key by key, and any other value as a whole.
+    """
+    found: dict[str, Any] = {}
+    for key in {**stored, **typed}:
+        was, now, mine = (side.get(key, _ABSENT) for side in (base, stored, typed))
+        if isinstance(now, Mapping) and isinstance(mine, Mapping):
+            found[key] = merged(was if isinstance(was, Mapping) else {}, now, mine)
+        elif (chosen := now if mine == was else mine) is not _ABSENT:
+            found[key] = chosen
+    return found
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
-from auth_portal.services.config.changes import Author, Newer, TableChange, differences, journey_change
+from auth_portal.services.config.changes import Author, Newer, TableChange, differences, journey_change, merged
 from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
 from auth_portal.services.config.file import Fault, Faults, parse
 from auth_portal.services.config.history import document_of, edition
@@ -74,14 +74,16 @@ class JourneyEdit(Edit):
         journey = stored.journey(self.slug)
         base = document_of(work, journey.id, self.based_on)
         config = parse(JourneyConfig, self.values, "", Faults(""))
+        now, typed = journey.config.model_dump(), config.model_dump() if config else {}
         number, at, by, note = edition(work, journey.id, journey.number)
         return Newer(
             by,
             at,
             note,
             number,
-            theirs=differences(base, journey.config.model_dump()),
-            typed=differences(base, config.model_dump() if config else {}),
+            theirs=differences(base, now),
+            typed=differences(base, typed),
+            merged=merged(base, now, typed),
         )
 
     def is_reported(self, table: str) -> bool:
@@ -105,10 +107,15 @@ class TextsForm(NamedTuple):
 
 
 class WordedEdit(NamedTuple):
-    """The edit that changes a journey's texts, and what is wrong with them, by their keys."""
+    """The edit that changes a journey's texts, what is wrong with them, by their keys, and which were changed.
+
+    ``both`` are those that have become something else since the form was made, too.
+    """
 
     edit: JourneyEdit
     faults: Mapping[str, str]
+    changed: frozenset[str]
+    both: frozenset[str]
 
 
 class JourneyEditor:
@@ -169,13 +176,19 @@ class JourneyEditor:
     ) -> WordedEdit:
         """Return a journey with other texts in a language: None for ours. What is wrong is named by the text's key.
 
-        ``based_on`` is the version that the form was made from.
+        ``based_on`` is the version that the form was made from. A text that is as it was there stays as it is stored
+        now.
         """
+        with self._transactions.read() as work:
+            base = document_of(work, self._stored(form.journey.slug).id, based_on).get("wording", {}).get(language, {})
+        typed = {key: value for key, value in typed.items() if (value or None) != base.get(key)}
+        stored = form.journey.wording.get(language, {})
+        both = frozenset(key for key in typed if base.get(key) != stored.get(key) != (typed[key] or None))
         faults = {key: fault for key, value in typed.items() if value and (fault := fault_of(language, key, value))}
         now = {key: value for key, value in form.journey.wording.get(language, {}).items() if key not in typed}
         wording = {**form.journey.wording, language: {**now, **{key: text for key, text in typed.items() if text}}}
         values = form.journey.model_dump() | {"wording": {name: texts for name, texts in wording.items() if texts}}
-        return WordedEdit(JourneyEdit(values, author, based_on), faults)
+        return WordedEdit(JourneyEdit(values, author, based_on), faults, frozenset(typed), both)
 
     def _stored(self, slug: str) -> StoredJourney:
         return self._configuration.stored().journey(slug)

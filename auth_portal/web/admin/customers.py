@@ -132,19 +132,25 @@ def _reason() -> str:
 def edit(row: str) -> Response:
     """Show the form to change a customer. What is on file is masked there too."""
     customer = services().customers.get_masked(row)
-    return _edit(customer, {"customer_id": customer.customer_id, "locale": customer.locale}, CustomerSave(row))
+    return _edit(customer, {}, CustomerSave(row))
 
 
 def _change_again(row: str) -> Response:
     """Show the form as it was sent, with the warning if the customer has changed in the meantime."""
     customer, seen_at = services().customers.get_masked(row), _moment(form_text("seen_at"))
-    return _edit(customer, _typed(), CustomerSave(row, is_stale=customer.changed_at != seen_at), seen_at=seen_at)
+    saved = CustomerSave(row, is_stale=customer.changed_at != seen_at)
+    return _edit(customer, _changed_alone(_typed()), saved, seen_at=seen_at)
+
+
+def _changed_alone(typed: Mapping[str, str]) -> dict[str, str]:
+    """Return what was typed without the fields that are as the form had them: they leave what is stored by now."""
+    return {name: "" if text == form_text(f"was_{name}") else text for name, text in typed.items()}
 
 
 @route("/customers/<row>/edit", allow=WRITERS, methods=("POST",), again=_change_again)
 def change(row: str) -> BaseResponse:
     """Change a customer, unless they were changed since the form was opened."""
-    typed = _typed()
+    typed = _changed_alone(_typed())
     cleared = {name: None for name in CLEARABLE if form_text(f"clear_{name}")}
     seen_at, customer = _moment(form_text("seen_at")), services().customers.get_masked(row)
     is_guarded = cleared or typed["phone"] or typed["email"] or typed["customer_id"] not in ("", customer.customer_id)
@@ -170,10 +176,12 @@ def _edit(
 ) -> Response:
     since = services().customers.changes_since(customer.subject_id, seen_at) if saved.is_stale and seen_at else []
     cleared = {name for name in CLEARABLE if form_text(f"clear_{name}")}
+    filled_in = {"customer_id": customer.customer_id, "locale": customer.locale}
     return _form(
         "edit",
-        typed,
+        {name: text or filled_in.get(name, "") for name, text in {**filled_in, **typed}.items()},
         saved.faults,
+        changes=typed,
         status=status,
         customer=customer,
         is_stale=saved.is_stale,

@@ -6,6 +6,7 @@ Other pages of a journey are in ``setup`` (Chat Flow and reach) and ``drive``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, make_response, render_template, request
@@ -176,7 +177,12 @@ def _take_form(stored_slug: str | None, slug: str, others: Mapping[str, Any]) ->
     else:
         result, faults = _save(JourneyEdit(values, _author(), max(1, based_on) if stored_slug else 0))
     if faults or result.newer:
-        based_on = result.newer.number if result.newer else based_on
+        if result.newer:  # what they changed and this form did not is in the form from here on
+            both, _faults = services().journey_editor.read(result.newer.merged)
+            based_on, note = result.newer.number, typed.fields.get("note", "")
+            if both is not None:
+                typed = journey_form.of_config(both)
+                typed = replace(typed, fields={**typed.fields, "note": note})
         status = 409 if result.newer else 422
         return _form_page(typed, slug=stored_slug, based_on=based_on, faults=faults, newer=result.newer, status=status)
     return done(f"{PATH}/{slug}", _result_text(result))
@@ -300,8 +306,15 @@ def change_texts(slug: str) -> BaseResponse:
         )
     result, of_fields = _save(words.edit)
     if of_fields or result.newer:
-        return _texts_page(slug, asked, typed, of_fields, newer=result.newer)
+        shown = {text.key: typed[text.key] if text.key in words.changed else text.own for text in form.fields}
+        stored = {text.key: _stored_text(text.own) for text in form.fields if text.key in words.both}
+        return _texts_page(slug, asked, shown, {**stored, **of_fields}, newer=result.newer)
     return done(f"{PATH}/{slug}/texts?language={tag}&part={part}", _result_text(result))
+
+
+def _stored_text(own: Mapping[str, str]) -> str:
+    """Return what another admin made of a text that this form changes as well."""
+    return _("Another admin changed this, too. Stored now: %(text)s", text=" · ".join(own.values()) or _("our text"))
 
 
 def _drive_texts(
