@@ -208,7 +208,19 @@ class _Conversation(smtplib.SMTP):
             return super().getreply()
         except smtplib.SMTPServerDisconnected as error:
             is_late = isinstance(error.__context__, TimeoutError)
-            raise _NoAnswer(_no_answer(self._awaited, is_late=is_late, security=self._config.security)) from error
+            words = "The mail server closed the connection without a greeting."
+            if self._awaited != _GREETING:
+                missed = (
+                    f"did not answer {self._awaited} in time"
+                    if is_late
+                    else f"closed the connection after {self._awaited}"
+                )
+                words = f"The mail server {missed}."
+            elif is_late:
+                words = f"The mail server greeted too late: {SMTP_SECONDS:g} s is the most that a message may take."
+                if self._config.security != "tls":
+                    words += " At a port for TLS, such as 465, it waits for TLS: choose that."
+            raise _NoAnswer(words) from error
 
     def introduce(self) -> Self:
         """Do STARTTLS and login as configured; an unencrypted connection never replaces an encrypted one."""
@@ -268,17 +280,6 @@ class _Conversation(smtplib.SMTP):
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _no_answer(awaited: str, *, is_late: bool, security: str) -> str:
-    """Return in words what a server did not answer; the time is that of the whole conversation."""
-    if awaited != _GREETING:
-        missed = f"did not answer {awaited} in time" if is_late else f"closed the connection after {awaited}"
-        return f"The mail server {missed}."
-    if not is_late:
-        return "The mail server closed the connection without a greeting."
-    words = f"The mail server greeted too late: {SMTP_SECONDS:g} s is the most that a message may take."
-    return words if security == "tls" else f"{words} At a port for TLS, such as 465, it waits for TLS: choose that."
 
 
 def _no_mechanism(offered: Sequence[str], *, has_starttls: bool) -> str:

@@ -307,14 +307,16 @@ def change_texts(slug: str) -> BaseResponse:
     result, of_fields = _save(words.edit)
     if of_fields or result.newer:
         shown = {text.key: typed[text.key] if text.key in words.changed else text.own for text in form.fields}
-        stored = {text.key: _stored_text(text.own) for text in form.fields if text.key in words.both}
+        stored = {
+            text.key: _(
+                "Another admin changed this, too. Stored now: %(text)s",
+                text=" · ".join(text.own.values()) or _("our text"),
+            )
+            for text in form.fields
+            if text.key in words.both
+        }
         return _texts_page(slug, asked, shown, {**stored, **of_fields}, newer=result.newer)
     return done(f"{PATH}/{slug}/texts?language={tag}&part={part}", _result_text(result))
-
-
-def _stored_text(own: Mapping[str, str]) -> str:
-    """Return what another admin made of a text that this form changes as well."""
-    return _("Another admin changed this, too. Stored now: %(text)s", text=" · ".join(own.values()) or _("our text"))
 
 
 def _drive_texts(
