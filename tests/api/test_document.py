@@ -24,7 +24,7 @@ HOST = {"PORTAL_PUBLIC_URL": "http://localhost"}  # what Schemathesis calls itse
 LEFT_OUT = [checks.positive_data_acceptance]
 EXAMPLES = 12  # of each operation, each way
 DOCUMENT = "/api/v1/openapi.json"
-OPEN = (DOCUMENT, "/api/v1/")
+OPEN = (DOCUMENT, "/api/v1/", "/api/v1/docs")
 BOUNDED = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],

@@ -21,6 +21,7 @@ NOBODY_ID = "0" * 32
 # operation: a request that gets past the key, whatever comes of it
 REQUESTS: dict[str, tuple[str, str, object]] = {
     "list_customers": ("GET", "/customers", None),
+    "find_customers": ("POST", "/customers/find", {"phone": "+27821234567"}),
     "create_customer": ("POST", "/customers", {"customer_id": "N-1"}),
     "save_customers": ("POST", "/customers/bulk", {"customers": [{"customer_id": "N-2"}]}),
     "read_customer": ("GET", "/customers/C-1001", None),

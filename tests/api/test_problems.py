@@ -29,8 +29,10 @@ def test_whoever_asks_at_the_door_is_told_where_the_document_is(caller: Program)
     anybody = Program(caller.world, "")
     for path in ("/", ""):
         answer = anybody.get(path, is_described=bool(path))
-        assert answer.json == {"document": "/api/v1/openapi.json"}
-        assert answer.headers["Link"] == '</api/v1/openapi.json>; rel="service-desc"; type="application/json"'
+        assert answer.json == {"document": "/api/v1/openapi.json", "reference": "/api/v1/docs"}
+        described, read = answer.headers["Link"].split(", ")
+        assert described == '</api/v1/openapi.json>; rel="service-desc"; type="application/json"'
+        assert read == '</api/v1/docs>; rel="service-doc"; type="text/html"'
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/v2/customers", "/api/v1/customers/", "/api/v1/tickets/"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from auth_portal.crypto import Passwords
@@ -150,9 +150,13 @@ class Customers:
         shown = tuple(self._customer(row) for row in rows[:most])
         return CustomerPage(shown, shown[-1].customer_key if len(rows) > most else "")
 
-    def _named(self, typed: str, behind: ColumnElement[bool]) -> list[Mapping[str, Any]]:
+    def holders(self, contact: str, typed: str) -> tuple[Customer, ...]:
+        """Return the first PAGE customers, with their contacts, whose ``phone`` or ``email`` this is."""
+        return tuple(map(self._customer, self._named(typed, true(), contact=contact)[:PAGE]))
+
+    def _named(self, typed: str, behind: ColumnElement[bool], *, contact: str = "") -> list[Mapping[str, Any]]:
         """Look in each index by itself: one query over all of them would use none."""
-        names = named_by(typed, self._region, self._transactions.keyring)
+        names = named_by(typed, self._region, self._transactions.keyring, contact=contact)
         found = {row["id"]: row for name in names for row in self._rows(name, behind)}
         return sorted(found.values(), key=lambda row: str(row["customer_key"]))[: PAGE + 1]
 

@@ -442,17 +442,21 @@ def get_person(connection: Connection, row: str) -> Person:
     return person
 
 
-def named_by(typed: str, region: str, keyring: Keyring) -> list[ColumnElement[bool]]:
+def named_by(typed: str, region: str, keyring: Keyring, *, contact: str = "") -> list[ColumnElement[bool]]:
     """Return what holds for the customers that a text names: by ID, name, phone number or email address.
 
-    A phone number may also be written as a chat network does. Each is looked up by an index of its own.
+    With a ``contact``, ``phone`` or ``email``, only by that. A phone number may also be written as a chat network does.
+    Each is looked up by an index of its own.
     """
     text = typed[:TYPED_LENGTH]
-    numbers = {e164(text, region), *chat_numbers(text, region)}
-    address = email_form(text) if "@" in text else None
-    return [
+    numbers = {e164(text, region), *chat_numbers(text, region)} if contact != "email" else set()
+    address = email_form(text) if "@" in text and contact != "phone" else None
+    by_name = [
         has_id(customer_key(text)[:CUSTOMER_ID_LENGTH]),
         CustomerRow.name_key == keyring.index("name", name_form(text)),
+    ]
+    return [
+        *([] if contact else by_name),
         *(CustomerRow.phone_key == keyring.index("phone", number) for number in sorted(filter(None, numbers))),
         *([CustomerRow.email_key == keyring.index("email", address)] if address is not None else []),
     ]

@@ -39,6 +39,8 @@ from auth_portal.web.context import services
 BULK_BYTES = 1024 * 1024
 CREDENTIALS = frozenset({"password", "totp_secret"})
 CREDENTIALS_SCOPE = "customers:credentials"
+CONTACTS = frozenset({"phone", "email"})
+LONGEST_CONTACT = 254  # characters
 TEXTS = frozenset(FIELDS) - {"customer_id"}
 
 
@@ -48,6 +50,25 @@ def list_customers() -> Response:
     _filters, paging = read_query()
     found = services().customers.unmasked_page(paging.text_after(), paging.limit)
     return page([_shown(customer) for customer in found.customers], cursor(found.after))
+
+
+@route("/customers/find", scope="customers:read", method="POST")
+def find_customers() -> Response:
+    """Return the customers who have a phone number or an email address. It is in the body, so that no log has it."""
+    said = read_json()
+    faults = [InputFault(f"/{name}", "is not known here") for name in said.keys() - CONTACTS]
+    given = [(name, value) for name, value in said.items() if name in CONTACTS]
+    if len(given) != 1:
+        faults.append(InputFault("", "must have either phone or email"))
+    faults += [
+        InputFault(f"/{name}", "must be a text of 1 to 254 characters")
+        for name, value in given
+        if not isinstance(value, str) or not 0 < len(value.strip()) <= LONGEST_CONTACT
+    ]
+    if faults:
+        raise refuse("body_invalid", sorted(faults, key=lambda fault: fault.place))
+    ((name, value),) = given
+    return page([_shown(customer) for customer in services().customers.holders(name, value)], "")
 
 
 @route("/customers", scope="customers:write", method="POST")

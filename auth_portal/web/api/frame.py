@@ -1,7 +1,7 @@
 """What every route of the API shares: the key and its scope, JSON in and out, and writes that may be repeated.
 
 No cookie is read here. A refusal names each value that cannot be used, with its place. The description of the API,
-``openapi.json``, is the same for every caller and needs no key.
+``openapi.json``, is the same for every caller and needs no key; neither does the page that is made of it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g, render_template, request
 from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter
@@ -40,6 +40,7 @@ _TIME = re.compile(r"[0-9-]{10}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Z
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"  # the latter for PATCH alone (RFC 7396)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DOCUMENT = "/api/v1/openapi.json"
+REFERENCE = "/api/v1/docs"
 DOCUMENT_FILE = Path(__file__).with_name("openapi.json")  # OpenAPI 3.1
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
@@ -319,13 +320,22 @@ def once(view: Callable[..., ApiResponse]) -> View:
 
 @api.get("/", strict_slashes=False)
 def read_start() -> Response:
-    """Return where the document is (RFC 8631)."""
-    response = sent(answer({"document": DOCUMENT}))
-    response.headers["Link"] = f'<{DOCUMENT}>; rel="service-desc"; type="application/json"'
+    """Return where the document is, and the reference (RFC 8631)."""
+    response = sent(answer({"document": DOCUMENT, "reference": REFERENCE}))
+    links = (DOCUMENT, "service-desc", JSON), (REFERENCE, "service-doc", "text/html")
+    response.headers["Link"] = ", ".join(f'<{path}>; rel="{rel}"; type="{media}"' for path, rel, media in links)
     return response
 
 
 @api.get("/openapi.json")
 def read_document() -> Response:
     """Return the document."""
-    return Response(DOCUMENT_FILE.read_bytes(), content_type="application/json")
+    return Response(DOCUMENT_FILE.read_bytes(), content_type=JSON)
+
+
+@api.get("/docs")
+def read_reference() -> Response:
+    """Return the document as a page for people. It needs no key, and requests nothing from elsewhere."""
+    document, pretty = json.loads(DOCUMENT_FILE.read_bytes()), partial(json.dumps, indent=2, ensure_ascii=False)
+    page = render_template("api/docs.html", document=document, pretty=pretty)
+    return Response(page, content_type="text/html; charset=utf-8")
