@@ -36,6 +36,18 @@
     fetch("/admin/account", { method: "HEAD" }).catch(() => {});
   });
 
+  // A key of its own for the search: not while an admin types, and not as a part of another shortcut.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+    const boxes = [...document.querySelectorAll(".seek input[type=search]")];
+    const box = boxes.find((one) => one.checkVisibility());
+    if (!box) return;
+    event.preventDefault();
+    box.focus();
+    box.select();
+  });
+
   // A form with unsaved changes asks before the admin leaves it.
   let isChanged = document.querySelector("[data-unsaved]") !== null;
   document.addEventListener("input", (event) => { if (event.target.form?.dataset.keep !== undefined) isChanged = true; });

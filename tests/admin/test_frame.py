@@ -7,8 +7,8 @@ import re
 import pytest
 from sqlalchemy import insert, update
 
-from auth_portal.store.models import ChannelState, Delivery, table_of
-from tests.admin.desk import Desk, signed_in
+from auth_portal.store.models import AuditEvent, ChannelState, Delivery, Verification, table_of
+from tests.admin.desk import MAIL_OF, Desk, signed_in
 from tests.admin.test_routes import TABLE
 from tests.receiver import wait_for
 from tests.world import World
@@ -79,3 +79,115 @@ def test_a_page_of_one_thing_says_where_it_is_and_in_which_state(owner: Desk) ->
     head = owner.get(f"/admin/customers/{row}").text.partition('class="pill"')[2].partition("</div>")[0]
     assert re.sub(r"<svg.*?</svg>|<[^>]+>", "", head).strip(">").strip() == "on"
     assert 'class="crumbs"' not in owner.get("/admin/customers").text
+
+
+# --- The search
+
+
+def searched(desk: Desk, text: str) -> str:
+    """What a search answers: the address that it leads to, or "" for its own page."""
+    desk.get("/admin/")
+    answer = desk.post("/admin/search", follow=False, q=text)
+    assert answer.status_code in (200, 303), answer.text
+    return str(answer.headers.get("Location", ""))
+
+
+@pytest.fixture(params=["owner", "support", "auditor"])
+def desk(request: pytest.FixtureRequest, small_world: World) -> Desk:
+    return signed_in(small_world, request.param)
+
+
+def test_the_search_opens_what_a_text_names_exactly(desk: Desk) -> None:
+    world = desk.world
+    customer = next(one for one in world.services.customers.page().customers if one.customer_id == "C-1001")
+    clear = world.services.customers.get(customer.row)
+    world.browser().begin("f7_4hn5=8f&%#nK=", "mail")
+    (verification,) = world.rows(Verification)
+    delivery = wait_for(lambda: next((row for row in world.rows(Delivery) if row.verification_id), None))
+    person = f"/admin/customers/{customer.row}"
+    story = f"/admin/verifications/{verification.id}"
+    national = f"0{clear.phone.removeprefix('+27')}"
+    found = {
+        "C-1001": person,
+        " c-1001 ": person,
+        clear.phone: person,
+        national: person,
+        f"{national[:3]} {national[3:6]} {national[6:]}": person,
+        f"tel:{clear.phone}": person,
+        clear.phone.removeprefix("+"): person,
+        clear.email.upper(): person,
+        f"Someone <{clear.email}>": person,
+        clear.name: person,
+        "f7_4hn5=8f&%#nK=": story,
+        "https://verify.example/j/mail?reference=f7_4hn5=8f&%#nK=": story,
+        verification.id: story,
+        f"https://verify.example{story}": story,
+        delivery.id: f"/admin/deliveries/{delivery.id}",
+        "https://verify.example/j/mail": "/admin/journeys/mail",
+        "deliveries": "/admin/deliveries",
+        "Your account": "/admin/account",
+        "new customer": "/admin/customers/new" if desk.email != MAIL_OF["auditor"] else "",
+    }
+    assert {text: searched(desk, text) for text in found} == found
+
+
+def test_no_address_or_log_holds_what_was_searched_for(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    world = desk.world
+    clear = world.services.customers.get(world.services.customers.page().customers[0].row)
+    world.browser().begin("secret-reference-1", "mail")
+    for text in (clear.phone, clear.email, clear.name, clear.customer_id, "secret-reference-1", "+27 83 999 0001"):
+        digits = re.sub(r"\D", "", text)
+        seen = searched(desk, text) + desk.page.request.full_path
+        assert text not in seen
+        assert len(digits) < 7 or digits not in seen
+        assert text not in capsys.readouterr().err
+    before = len(world.rows(AuditEvent))
+    searched(desk, clear.phone)
+    assert len(world.rows(AuditEvent)) == before
+
+
+def test_a_search_that_may_mean_several_things_says_how_it_was_read(desk: Desk) -> None:
+    world = desk.world
+    world.browser().begin("of-a-stranger", "mail", identifier="083 999 0001")
+    assert searched(desk, "083 999 0001") == ""
+    text = " ".join(re.sub(r"<[^>]+>", " ", desk.page.text).split())
+    assert "083 999 0001 was read as +27 83 999 0001 (South Africa)." in text
+    assert "no customer matched" in text
+    assert "All of them" in text
+    assert searched(desk, "0899990001234") == ""
+    assert "This is no phone number of South Africa, so it was read as an ID." in " ".join(desk.page.text.split())
+
+
+def test_contacts_stay_masked_in_what_a_search_finds(desk: Desk) -> None:
+    world = desk.world
+    one, other = world.services.customers.page().customers[:2]
+    shared = world.services.customers.get(one.row)
+    world.services.customers.change(other.row, {"email": shared.email})
+    assert searched(desk, shared.email) == ""
+    page = desk.page.text
+    assert f"/admin/customers/{one.row}" in page
+    assert f"/admin/customers/{other.row}" in page
+    shown = re.sub(r'<input id="search"[^>]*>', "", page)
+    assert shared.email not in shown
+    assert shared.phone not in shown
+    assert shared.name not in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "a", "%", "no such thing", "x" * 3000, "’; DROP TABLE", "0" * 40, "\u202e"]
+)
+def test_a_search_for_nothing_says_so(owner: Desk, text: str) -> None:
+    assert searched(owner, text) == ""
+    page = owner.page.text
+    assert "Type or paste something first." in page or "Nothing is called that here." in page, page
+    assert "<script>" not in page
+
+
+def test_a_part_of_a_name_finds_journeys_channels_and_pages_that_the_role_may_open(desk: Desk) -> None:
+    searched(desk, "key")
+    is_support = desk.email == MAIL_OF["support"]
+    assert ('href="/admin/api-keys"' in desk.page.text) != is_support
+    assert "/admin/api-keys/new" not in desk.page.text or desk.email == MAIL_OF["owner"]
+    searched(desk, "ai")
+    assert 'href="/admin/journeys/mail"' in desk.page.text
+    assert 'href="/admin/channels/mail"' in desk.page.text

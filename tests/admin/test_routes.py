@@ -68,6 +68,8 @@ TABLE: dict[str, set[str]] = {
     # verifications, deliveries, audit
     "verifications_verifications": ALL,
     "verifications_find": ALL,
+    "verifications_search_form": ALL,
+    "verifications_search": ALL,
     "verifications_story": ALL,
     "deliveries_deliveries": ALL,
     "deliveries_delivery": ALL,

@@ -186,6 +186,25 @@ def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Br
     context.close()
 
 
+def test_the_search_is_reached_by_a_key_but_not_while_someone_types(office: Office) -> None:
+    page = office.open("/admin/customers")
+    box, other = page.get_by_label("Search", exact=True).first, page.get_by_label("Find a customer")
+    other.focus()
+    page.keyboard.type("a/b")
+    assert other.input_value() == "a/b"
+    other.blur()
+    page.keyboard.press("Control+/")
+    assert not box.evaluate("box => box === document.activeElement")
+    page.keyboard.type("/journ")
+    assert box.input_value() == "journ"
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    assert urlsplit(page.url).path == "/admin/search"
+    page.keyboard.press("Tab")
+    page.locator("main .found a", has_text="Journeys").click()
+    page.wait_for_url("**/admin/journeys")
+
+
 def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
     office: Office, chromium: Browser, portal: Portal
 ) -> None:
@@ -205,4 +224,9 @@ def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
     page.set_viewport_size({"width": 1440, "height": HEIGHT})
     assert entry.is_visible()
     assert not menu.is_visible()
+    page.set_viewport_size({"width": 360, "height": HEIGHT})
+    page.get_by_role("link", name="Search", exact=True).click()
+    page.locator("#search").fill("no such thing")
+    page.locator("#search").press("Enter")
+    page.get_by_text("Nothing is called that here.").wait_for()
     context.close()

@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import phonenumbers
 from phonenumbers import PhoneNumberType
@@ -121,6 +121,22 @@ def line_of(phone: str) -> str:
     Where the plan of a country does not tell them apart, as in the US, a number counts as a mobile phone.
     """
     return LINES.get(phonenumbers.number_type(phonenumbers.parse(phone)), "")
+
+
+class ReadNumber(NamedTuple):
+    """A phone number as it was read: ``+27 82 123 4567`` and ``ZA``."""
+
+    text: str
+    country: str
+
+
+def read_number(typed: str, region: str) -> ReadNumber | None:
+    """Return how a text is read as a phone number, for a person to check; None if it is none."""
+    number = e164(typed, region) or next(iter(chat_numbers(typed, region)), None)
+    if number is None:
+        return None
+    written = phonenumbers.format_number(phonenumbers.parse(number), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+    return ReadNumber(written, country_of(number))
 
 
 @dataclass(frozen=True)

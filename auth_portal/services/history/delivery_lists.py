@@ -22,6 +22,7 @@ from auth_portal.services.history.lists import (
     bounded_count,
     listed,
     made_between,
+    pasted_ids,
 )
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
@@ -199,6 +200,12 @@ class DeliveryLists:
             for state in ("", FAILED, *STATES):
                 found[state] = bounded_count(partial(page, state))
         return found
+
+    def named(self, typed: str) -> tuple[DeliveryLine, ...]:
+        """Return the deliveries whose ids an admin has pasted."""
+        found = select(*LINE_COLUMNS).where(Delivery.id.in_(pasted_ids(typed)))
+        with self._transactions.read() as work:
+            return tuple(line_from(row) for row in work.execute(found))
 
     def get(self, delivery_id: str) -> DeliveryStory:
         """Return a delivery with its attempts. Raise NotFound("delivery_unknown")."""

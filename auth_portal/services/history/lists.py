@@ -7,6 +7,7 @@ may be short, and says where to go on. It does not skip, and counts up to a boun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from auth_portal.store.db import first_id
 
 PAGE = 50  # rows
 COUNTED = 100  # rows that a count of a filter goes up to
+_PASTED_ID = re.compile(r"(?:^|/)([0-9a-f]{32})(?:$|[/?#])")  # alone, or in the address of its page
 LOOKED_AT = 5_000  # rows that one page searches at most for what no index serves: some 10 ms
 
 Row = TypeVar("Row")
@@ -67,6 +69,11 @@ class BoundedCount:
 
     def __str__(self) -> str:
         return str(self.number) if self.is_exact else f"{self.number}+"
+
+
+def pasted_ids(text: str) -> list[str]:
+    """Return the ids that an admin may have pasted: alone, or with the address of a page."""
+    return _PASTED_ID.findall(text.strip().lower())
 
 
 def made_between(key: Key, since: datetime | None, until: datetime | None) -> list[Condition]:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Select, and_, select
 from auth_portal.crypto import token_hash
 from auth_portal.errors import NotFound
 from auth_portal.services.config.snapshot import Journeys
-from auth_portal.services.directory.person import read_identifier
+from auth_portal.services.directory.person import ReadNumber, read_identifier, read_number
 from auth_portal.services.history.lists import (
     PAGE,
     BoundedCount,
@@ -28,6 +28,7 @@ from auth_portal.services.history.lists import (
     bounded_count,
     listed,
     made_between,
+    pasted_ids,
 )
 from auth_portal.services.history.record import (
     KINDS,
@@ -105,10 +106,14 @@ class StoryLine:
 
 @dataclass(frozen=True)
 class PossiblePeople:
-    """Who an admin may mean: rows of customers, and the hashes by which the visits of strangers are found."""
+    """Who an admin may mean: rows of customers, and the hashes by which the visits of strangers are found.
+
+    ``phone`` is the number as it was read, if the text is one.
+    """
 
     customers: tuple[str, ...]
     names: tuple[str, ...]
+    phone: ReadNumber | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,13 @@ class Stories:
         with self._transactions.read() as work:
             return tuple(work.execute(found.order_by(Verification.id.desc()).limit(PAGE)).scalars())
 
+    def named(self, typed: str, candidates: Iterable[str]) -> tuple[StoryLine, ...]:
+        """Return the verifications whose id or reference an admin has pasted, newest first."""
+        ids = [*pasted_ids(typed), *self.by_reference(candidates)]
+        with self._transactions.read() as work:
+            found = work.execute(_LINES.where(Verification.id.in_(ids)).order_by(Verification.id.desc())).all()
+        return tuple(self._line(row) for row in found)
+
     def people_called(self, typed: str) -> PossiblePeople | None:
         """Return who a customer ID, phone or email address may mean; None for a text that can be none of these."""
         region = self._journeys.current().portal.default_region
@@ -198,7 +210,7 @@ class Stories:
             return None
         with self._transactions.read() as work:
             rows = holders_of(work.connection, read[0], MOST_PEOPLE)
-        return PossiblePeople(rows, tuple(dict.fromkeys(identifier.key for identifier in read)))
+        return PossiblePeople(rows, tuple(dict.fromkeys(one.key for one in read)), read_number(typed, region))
 
     def customer_ids(self, rows: Iterable[str]) -> tuple[str, ...]:
         """Return the customer IDs of these rows of customers."""

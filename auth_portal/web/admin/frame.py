@@ -134,6 +134,28 @@ MENU = {
 
 # Quick ranges of a list, each until now.
 RANGES = {"hour": timedelta(hours=1), "day": timedelta(hours=24), "week": timedelta(days=7)}
+# Pages that are in no menu, for the search, and what else the pages may be called there.
+MORE_PAGES = {
+    "customers_new": ("customers/new", "New customer", "users"),
+    "journeys_new": ("journeys/_new", "New journey", "route"),
+    "channels_new": ("channels/_new", "New channel", "message-square"),
+    "api_keys_form": ("api-keys/new", "New API key", "key-round"),
+    "audit_check": ("audit/check", "Check the audit trail", "file-text"),
+    "settings_file": ("settings/import", "Import a config file", "sliders-horizontal"),
+    "access_account": ("account", "Your account", "user"),
+}
+ALSO_CALLED = {
+    "verifications": "visits stories references",
+    "deliveries": "callbacks messages sms emails retry failed",
+    "customers": "people",
+    "imports": "upload csv excel file undo",
+    "channels": "sms email providers smtp caps",
+    "admins": "owners support auditors roles invite users",
+    "api-keys": "programs tokens tickets",
+    "audit": "events history",
+    "settings": "name country time zone language colour logo limits retention alerts webhook config",
+    "account": "password passkeys recovery codes sessions",
+}
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 allowed: dict[str, frozenset[Role]] = {}  # by endpoint
@@ -414,6 +436,17 @@ def sections() -> list[PlaceGroup]:
             ],
         )
         for group, views in MENU.items()
+    ]
+
+
+def pages_called(typed: str) -> list[Place]:
+    """Return the pages of this admin whose name, or what else they are called, begins a word with ``typed``."""
+    pages = {**MORE_PAGES, **{endpoint: page for views in MENU.values() for endpoint, page in views.items()}}
+    wanted = f" {typed.strip().casefold()}"
+    return [
+        Place(path, _(name), icon)
+        for endpoint, (path, name, icon) in pages.items()
+        if may_open(endpoint) and wanted in f" {name} {ALSO_CALLED.get(path, '')}".casefold()
     ]
 
 

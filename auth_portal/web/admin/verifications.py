@@ -1,11 +1,14 @@
-"""The home page, and verifications, each with its story: searched by link, person, time, journey or outcome.
+"""The home page, the search, and verifications, each with its story: found by link, person, time, journey or outcome.
 
-Nothing is changed here. The search text is posted, so that no reference or contact stands in an address or a log; the
-list that it leads to names people by their rows and keyed hashes.
+Nothing is changed here. What is searched for is posted, so that no reference or contact stands in an address or a log;
+the pages that it leads to name people by their rows and keyed hashes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Response, redirect, request
@@ -15,10 +18,23 @@ from auth_portal.i18n import gettext as _
 from auth_portal.services.history.overview import FEW, RANGES
 from auth_portal.services.history.stories import StoryFilter
 from auth_portal.services.verification.references import pasted
-from auth_portal.web.admin.frame import EVERYONE, FilterForm, form_text, newest_url, older_url, render, route
+from auth_portal.web.admin.frame import (
+    EVERYONE,
+    FilterForm,
+    Place,
+    form_text,
+    newest_url,
+    older_url,
+    pages_called,
+    render,
+    route,
+)
 from auth_portal.web.context import services
 
 PATH = "/admin/verifications"
+MOST_SEARCHED = 2000  # characters of what is searched for: a link with the longest reference has fewer
+SHOWN = 5  # verifications and customers that a search shows; a link leads to all of them
+LEAST_PART = 2  # characters of a name that is searched for by its beginning
 
 
 @route("/", allow=EVERYONE)
@@ -40,6 +56,84 @@ def home() -> Response:
         warnings=services().health.warnings(),
         alerts=services().alerts.open(services().clock()),
     )
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a text may mean: ``exact`` are the pages of what it names exactly."""
+
+    typed: str = ""
+    customers: Sequence[Any] = ()
+    lines: Sequence[Any] = ()  # verifications
+    all_lines: str = ""  # the address of all of them, if they are those of people
+    deliveries: Sequence[Any] = ()
+    places: Sequence[Place] = ()  # journeys, channels and pages
+    exact: Sequence[str] = ()
+    phone: Any = None  # how it is read as a number
+
+    @property
+    def is_empty(self) -> bool:
+        """Report whether nothing was found."""
+        return not (self.customers or self.lines or self.deliveries or self.places)
+
+    @classmethod
+    def of(cls, typed: str) -> SearchResult:
+        """Look everywhere. Of what is encrypted, only the whole text finds something."""
+        if not typed:
+            return cls()
+        stories = services().stories
+        customers = services().customers.page("", typed).customers
+        lines, deliveries = stories.named(typed, pasted(typed)), services().delivery_lists.named(typed)
+        places, exact = ([], []) if lines else places_called(typed)  # its link names the journey, too
+        exact += [f"/admin/customers/{customer.row}" for customer in customers]
+        exact += [f"/admin/deliveries/{line.id}" for line in deliveries]
+        if lines:
+            exact.append(f"{PATH}/{lines[0].id}" if len(lines) == 1 else f"{PATH}?link={lines[0].id}")
+        people, all_lines = None if lines else stories.people_called(typed), ""
+        if people is not None:
+            rows = tuple(dict.fromkeys((*people.customers, *(customer.row for customer in customers))))[:SHOWN]
+            lines = stories.page(StoryFilter(customers=rows, names=people.names), most=SHOWN).rows
+            all_lines = _list_url(rows, people.names)
+        return cls(typed, customers, lines, all_lines, deliveries, places, exact, people.phone if people else None)
+
+
+def places_called(typed: str) -> tuple[list[Place], list[str]]:
+    """Return journeys, channels and pages with this in their name, and the addresses of those that are called just so.
+
+    A journey's link, with or without a reference, names the journey.
+    """
+    wanted = typed.casefold()
+    link = wanted.partition("?")[0].rstrip("/")
+    if len(wanted) < LEAST_PART:
+        return [], []
+    found = [
+        (Place(f"journeys/{slug}", one.name, "route", what=f"/j/{slug}"), {slug, one.name.casefold()})
+        for slug, one in ((listed.config.slug, listed.config) for listed in services().journey_history.journeys())
+        if wanted in slug or wanted in one.name.casefold() or link.endswith(f"/j/{slug}")
+    ]
+    found += [
+        (Place(f"channels/{one.name}", one.name, "message-square", what=_("channel")), {one.name})
+        for one in services().channel_editor.channels()
+        if wanted in one.name
+    ]
+    found += [(page, {page.name.casefold()}) for page in pages_called(typed)]
+    exact = [f"/admin/{place.path}" for place, names in found if names & {wanted, link.rpartition("/j/")[2]}]
+    return [place for place, _names in found], exact
+
+
+@route("/search", allow=EVERYONE)
+def search_form() -> Response:
+    """Show the search of everything, for screens without room for its box."""
+    return render("admin/search.html", found=SearchResult())
+
+
+@route("/search", allow=EVERYONE, methods=("POST",))
+def search() -> BaseResponse:
+    """Open the one thing that a text names exactly, or show all that it may mean."""
+    found = SearchResult.of(form_text("q")[:MOST_SEARCHED])
+    if len(found.exact) == 1:
+        return redirect(found.exact[0], 303)
+    return render("admin/search.html", found=found)
 
 
 @route("/verifications", allow=EVERYONE)
@@ -88,8 +182,12 @@ def find() -> BaseResponse:
     people = stories.people_called(typed)
     if people is None:
         return _list_page(typed, _("Paste the link or its reference, or type a customer ID, phone or email address."))
-    query = urlencode({"customer": ",".join(people.customers), "named": ",".join(people.names)}, safe=",")
-    return redirect(f"{PATH}?{query}", 303)
+    return redirect(_list_url(people.customers, people.names), 303)
+
+
+def _list_url(customers: Sequence[str], names: Sequence[str]) -> str:
+    """Return the address of the verifications of these rows of customers, or with these hashes of what was typed."""
+    return f"{PATH}?{urlencode({'customer': ','.join(customers), 'named': ','.join(names)}, safe=',')}"
 
 
 @route("/verifications/<verification_id>", allow=EVERYONE)
