@@ -15,7 +15,7 @@ from sqlalchemy import insert
 from werkzeug.test import TestResponse
 
 from auth_portal.services.directory.person import row_of
-from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Tries
+from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Delivery, Tries
 from tests.admin.desk import Desk, seed_of, signed_in
 from tests.admin.test_journeys import Fields
 from tests.receiver import Receiver, wait_for
@@ -575,3 +575,77 @@ class TestGrounds:
         support.post(f"{path}/edit", customer_id="C-1001", name="Thandi D", reason="")
         (event,) = events(support.world, "customer_changed")
         assert event.facts == {"fields": ["name"]}
+
+
+def sections_of(desk: Desk) -> dict[str, str]:
+    """The words of a customer's page below each heading."""
+    page = desk.page.text.partition("<h1>")[2]
+    found = re.findall(r"<h2[^>]*>(.*?)</h2>(.*?)(?=<h2|<footer)", page, re.DOTALL)
+    return {title: unescape(" ".join(re.sub(r"<[^>]+>", " ", text).split())) for title, text in found}
+
+
+def test_everyone_sees_the_last_visits_deliveries_and_events_of_a_customer(small_world: World) -> None:
+    desks = [signed_in(small_world, role) for role in ("owner", "support", "auditor")]
+    browser = small_world.browser()
+    browser.begin("one", "balance")
+    browser.prove(sent(small_world, PHONE))
+    small_world.clock.advance(120)
+    small_world.browser().begin("two", "balance")
+    small_world.browser().begin("other", "balance", identifier="C-1002")
+    row = path_of(small_world).rpartition("/")[2]
+    small_world.services.credentials.reset(row, "password", admin_id=desks[1].admin_id, reason=REASON)
+    wait_for(lambda: all(one.ended_at for one in small_world.rows(Delivery) if one.kind == "message"))
+    for desk in desks:
+        desk.get(path_of(small_world))
+        found = sections_of(desk)
+        visits = found["Last visits"]
+        assert visits.index("Began") < visits.index("2 min ago"), "the newest first"
+        assert re.search(r"Began [\d:]+, SMS handed to .* still under way, .* left\.", visits), visits
+        assert "Named, not proved." in visits
+        assert re.search(r"verified [\d:]+, chat informed in .*Balance verified", visits), visits
+        assert visits.count("Began") == 2
+        sent_to = found["Last deliveries"]
+        assert "SMS code for Balance ••• 567" in sent_to
+        assert "Answer “verified” of Balance" in sent_to
+        assert "Your password was removed ••• 567" in sent_to
+        assert "Your password was removed t•••@example.com" in sent_to
+        assert "A customer's password was reset." in found["On record"]
+        assert "Ada Support" in found["On record"]
+        assert "South Africa" in found["On file"]
+        assert ("When they call" in found) is (desk is not desks[2])
+        for link in ("/admin/verifications?customer=", "/admin/audit?subject="):
+            assert link in desk.page.text
+        for hidden in (PHONE, MAIL, "Thandi", "C-1002"):
+            assert hidden not in desk.page.text
+        for link in re.findall(r'href="(/admin/(?:verifications|deliveries|audit)[^"]*)"', desk.page.text):
+            assert desk.client.get(unescape(link), base_url=desk.base_url).status_code == 200, link
+    page = desks[1].page.text
+    assert page.index("Last visits") < page.index("On file") < page.index("Credentials")
+
+
+def test_a_visit_in_which_another_customer_was_named_later_says_so(small_world: World, support: Desk) -> None:
+    small_world.browser().begin("shared", "balance")
+    small_world.clock.advance(1)
+    small_world.browser().begin("shared", "balance", identifier="C-1002")
+    support.get(path_of(small_world))
+    assert "Another customer was named after this one." in sections_of(support)["Last visits"]
+    codes = sections_of(support)["Last deliveries"].count("SMS code")
+    assert codes == len([one for one in small_world.rows(Delivery) if one.challenge_id]) - 1, "only the code to them"
+    support.get(path_of(small_world, "C-1002"))
+    assert "Another customer was named" not in support.page.text
+    support.get(path_of(small_world, "C-1003"))
+    assert sections_of(support)["Last visits"].startswith("None on record.")
+
+
+def test_what_they_say_when_they_call_leads_to_what_helps(small_world: World, support: Desk) -> None:
+    support.get(path_of(small_world))
+    calls = sections_of(support)["When they call"]
+    assert "Nothing is locked now." in calls
+    person, until = path_of(small_world).rpartition("/")[2], small_world.clock() + timedelta(hours=3)
+    tries = {"method": "sms_code", "total": 15, "day_count": 15, "day_ends_at": until, "is_ticketed": False}
+    with small_world.database.write() as connection:
+        connection.execute(insert(Tries).values(person_key=person, **tries))
+    support.get(path_of(small_world))
+    assert re.search(r"Locked now: .*phone.*\.", sections_of(support)["When they call"], re.IGNORECASE)
+    for link in ("support-code", "edit", "credentials/password", "credentials/totp"):
+        assert f'href="{path_of(small_world)}/{link}"' in support.page.text

@@ -51,7 +51,7 @@ _COLUMNS = tuple(
     getattr(CustomerRow, name)
     for name in (
         *("id", "customer_id", "customer_key", "locale", "password_is_long", "is_active"),
-        *("subject_id", "created_at", "changed_at", "phone_changed_at", "email_changed_at"),
+        *("subject_id", "created_at", "changed_at", "phone_changed_at", "email_changed_at", "phone_country"),
         *SEALED.values(),
     )
 )
@@ -77,6 +77,7 @@ class Customer:
     changed_at: datetime
     phone_changed_at: datetime | None = None
     email_changed_at: datetime | None = None
+    phone_country: str = ""  # ISO 3166, two letters; empty without a phone, or if it is not known yet
     name: str = field(default="", repr=False)
     phone: str = field(default="", repr=False)
     email: str = field(default="", repr=False)
@@ -334,6 +335,7 @@ class Customers:
             changed_at=row["changed_at"],
             phone_changed_at=row["phone_changed_at"],
             email_changed_at=row["email_changed_at"],
+            phone_country=row.get("phone_country") or "",
             name=texts.get("name", ""),
             phone=texts.get("phone", ""),
             email=texts.get("email", ""),
