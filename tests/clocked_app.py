@@ -120,13 +120,13 @@ if _STOP == "between claim and post":
     FlowGateway.send = _die_before  # type: ignore[method-assign]
 
 if _STOP == "between post and record":
-    _record = Outbox.record
+    _record = Outbox.record_together
 
     def _die_after(self: Outbox, *args: object) -> object:
         die_once()
         return _record(self, *args)  # type: ignore[arg-type]
 
-    Outbox.record = _die_after  # type: ignore[method-assign, assignment]
+    Outbox.record_together = _die_after  # type: ignore[method-assign, assignment]
 
 if _STOP == "while staging":
     add_faults = getattr(work, "add_faults")  # noqa: B009

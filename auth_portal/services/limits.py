@@ -9,16 +9,18 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from typing import Any
 
-from sqlalchemy import bindparam, case, delete, select, update
+from sqlalchemy import bindparam, case, delete, select, true, update
 
 from auth_portal.crypto import Keyring
 from auth_portal.errors import TooMany
-from auth_portal.store.db import Compiled, Work, dialect_insert
+from auth_portal.store.db import Compiled, GivenRows, Work, dialect_insert
 from auth_portal.store.models import Counter, table_of
 
 MINUTE = 60
@@ -102,17 +104,47 @@ def _taking(dialect: str, rows: int) -> Compiled:
     return Compiled(taking.returning(_COUNTERS.c.key, _COUNTERS.c.events, _COUNTERS.c.ends_at))
 
 
-def count(work: Work, events: Mapping[str, int], seconds: int) -> None:
-    """Count so many events under each key at once, whatever their limit: the caller has checked that there is room."""
-    ends_at = work.now + timedelta(seconds=seconds)
-    rows = [{"key": key, "events": number, "ends_at": ends_at} for key, number in sorted(events.items())]
-    insert = dialect_insert(work.connection.dialect.name, _COUNTERS).values(rows)
-    is_over, added = _COUNTERS.c.ends_at <= work.now, insert.excluded
+def count(work: Work, events: Mapping[str, int], seconds: int) -> dict[str, int]:
+    """Count so many events under each key at once, in the order of the keys; return where that leaves them.
+
+    No limit is looked at.
+    """
+    if not events:
+        return {}
+    values = {"given": sorted(events.items()), "to_end": work.now + timedelta(seconds=seconds), "now": work.now}
+    return {row.key: row.events for row in work.rows(_COUNT, values)}
+
+
+def _in_order(keys: Any, dialect: str) -> Any:
+    """Return keys as Python sorts them, whatever the language of the database."""
+    return keys.collate("C" if dialect == "postgresql" else "BINARY")
+
+
+def _counting(dialect: str) -> Any:
+    given = _EVENTS.table(dialect)
+    ends_at = bindparam("to_end", type_=_COUNTERS.c.ends_at.type)
+    rows = select(given.c.of_key, given.c.more, ends_at).where(true()).order_by(_in_order(given.c.of_key, dialect))
+    insert = dialect_insert(dialect, _COUNTERS).from_select(["key", "events", "ends_at"], rows)
+    is_over, added = _COUNTERS.c.ends_at <= bindparam("now"), insert.excluded
     changes = {
         "events": case((is_over, added.events), else_=_COUNTERS.c.events + added.events),
         "ends_at": case((is_over, added.ends_at), else_=_COUNTERS.c.ends_at),
     }
-    work.execute(insert.on_conflict_do_update(index_elements=["key"], set_=changes))
+    counting = insert.on_conflict_do_update(index_elements=["key"], set_=changes)
+    return counting.returning(_COUNTERS.c.key, _COUNTERS.c.events)
+
+
+def _giving_back(dialect: str) -> Any:
+    given = _EVENTS.table(dialect)
+    # Locked in the order of their keys, as they are counted: two that each wait for the other would end one of them.
+    locked = select(_COUNTERS.c.key).where(_COUNTERS.c.key.in_(select(given.c.of_key)))
+    held = locked.order_by(_in_order(_COUNTERS.c.key, dialect)).with_for_update().cte("held")
+    taken = _COUNTERS.c.key == held.c.key, given.c.of_key == held.c.key
+    return update(_COUNTERS).where(*taken).values(events=_COUNTERS.c.events - given.c.more)
+
+
+_EVENTS = GivenRows(of_key=_COUNTERS.c.key.type, more=_COUNTERS.c.events.type)
+_COUNT, _GIVE_BACK = Compiled(_counting), Compiled(_giving_back)
 
 
 def take_all(work: Work, limits: Sequence[Limit]) -> list[LimitCount]:
@@ -125,8 +157,9 @@ def take_all(work: Work, limits: Sequence[Limit]) -> list[LimitCount]:
 
 def give_back(work: Work, limits: Sequence[Limit]) -> None:
     """Take back what was counted for an event that then did not happen."""
-    keys = [limit.key for limit in limits]
-    work.execute(update(_COUNTERS).where(_COUNTERS.c.key.in_(keys)).values(events=_COUNTERS.c.events - 1))
+    if limits:
+        events = Tally(limit.key for limit in limits)
+        work.change(_GIVE_BACK, {"given": sorted(events.items())})
 
 
 def take_or_refuse(work: Work, limit: Limit, code: str) -> None:
@@ -150,16 +183,17 @@ def address_key(address: str, keyring: Keyring) -> str:
     return keyring.index("address", str(parsed))
 
 
-def _events(work: Work, keys: Sequence[str]) -> dict[str, int]:
+def _events(work: Work, keys: Iterable[str]) -> dict[str, int]:
     """Return what was counted under these keys in windows that are not over."""
-    values = {f"key_{number}": key for number, key in enumerate(keys)}
-    return {row.key: row.events for row in work.rows(_counted(len(keys)), {**values, "now": work.now})}
+    values = {"given": [(key, 0) for key in keys], "now": work.now}
+    return {row.key: row.events for row in work.rows(_COUNTED, values)}
 
 
-@cache
-def _counted(keys: int) -> Compiled:
-    is_one = _COUNTERS.c.key.in_([bindparam(f"key_{number}") for number in range(keys)])
-    return Compiled(select(_COUNTERS.c.key, _COUNTERS.c.events).where(is_one, _COUNTERS.c.ends_at > bindparam("now")))
+_COUNTED = Compiled(
+    lambda dialect: select(_COUNTERS.c.key, _COUNTERS.c.events).where(
+        _COUNTERS.c.key.in_(select(_EVENTS.table(dialect).c.of_key)), _COUNTERS.c.ends_at > bindparam("now")
+    )
+)
 
 
 def slowed_key(address: str) -> str:
@@ -167,15 +201,25 @@ def slowed_key(address: str) -> str:
     return f"slowed:{address}"
 
 
-def note_answer(work: Work, address: str, *, was_unmatched: bool) -> None:
-    """Count how Flow answered a callback of this address; slow the address down if most were unmatched (R12a)."""
-    counters = [Limit(f"{kind}:{address}", 0, HOUR) for kind in ("answered", "unmatched")]
-    if not was_unmatched:  # the share of those falls
-        note(work, counters[0])
-        return
-    answered, unmatched = (item.count for item in take(work, counters))
-    if answered >= UNMATCHED_MINIMUM and unmatched * 2 > answered:
-        take(work, [Limit(slowed_key(address), 1, HOUR)])
+def note_answers(work: Work, answers: Iterable[tuple[str, bool]]) -> None:
+    """Count how Flow answered callbacks: the address of each, and whether no chat matched it (R12a).
+
+    An address of which most were unmatched is slowed down.
+    """
+    events: Tally[str] = Tally()
+    suspects = set()
+    for address, was_unmatched in answers:
+        events[f"answered:{address}"] += 1
+        if was_unmatched:
+            events[f"unmatched:{address}"] += 1
+            suspects.add(address)
+    counted = count(work, events, HOUR)
+    slowed = {}
+    for address in suspects:
+        answered, unmatched = counted[f"answered:{address}"], counted[f"unmatched:{address}"]
+        if answered >= UNMATCHED_MINIMUM and unmatched * 2 > answered:
+            slowed[slowed_key(address)] = 1
+    count(work, slowed, HOUR)
 
 
 def may_pay_for(work: Work, address: str, country: str, person: str) -> bool:
@@ -209,16 +253,20 @@ def may_pay_for(work: Work, address: str, country: str, person: str) -> bool:
     return True
 
 
-def note_success(work: Work, address: str, country: str, person: str) -> None:
-    """Count a person who used the code of an SMS, once, in the hour and only where they were counted (R49)."""
-    asked = {_asked(scope, hour, person): f"{scope}:{hour}" for scope in (address, country) for hour in _hours(work)}
-    found = sorted(_events(work, list(asked)))
-    if not found:
-        return
-    won = {f"won:{key}": asked[key] for key in found}
-    first = [item for item in take(work, [Limit(key, 1, 2 * HOUR) for key in won]) if not item.is_over]
-    if first:
-        take(work, [Limit(f"wins:{won[item.limit.key]}", 1, 2 * HOUR) for item in first])
+def note_successes(work: Work, people: Iterable[tuple[str, str, str]]) -> None:
+    """Count people who used the code of an SMS, each once, in the hour and only where they were counted (R49).
+
+    Each is an address, a country and a person.
+    """
+    asked = {
+        _asked(scope, hour, person): f"{scope}:{hour}"
+        for address, country, person in people
+        for scope in (address, country)
+        for hour in _hours(work)
+    }
+    found = _events(work, asked) if asked else ()
+    won = count(work, {f"won:{key}": 1 for key in found}, 2 * HOUR)
+    count(work, Tally(f"wins:{asked[key.removeprefix('won:')]}" for key, times in won.items() if times == 1), 2 * HOUR)
 
 
 def _hours(work: Work) -> list[str]:

@@ -266,10 +266,9 @@ class Core:
 
 def _build_core(on: Foundation, poll_seconds: float) -> Core:
     outbox = Outbox(on.transactions)
-    callbacks = CallbackDelivery(on.transactions, outbox, on.flow)
+    callbacks = CallbackDelivery(on.transactions, on.flow)
     messages = MessageDelivery(
         on.transactions,
-        outbox,
         on.journeys,
         on.outbound,
         on.webhooks,

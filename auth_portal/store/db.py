@@ -33,18 +33,25 @@ from sqlalchemy import (
     JSON,
     Connection,
     Engine,
+    Subquery,
     Table,
+    Text,
+    bindparam,
     column,
     create_engine,
     event,
+    func,
     insert,
     inspect,
+    literal_column,
     make_url,
     select,
     table,
     text,
+    type_coerce,
     update,
 )
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, Dialect
@@ -57,7 +64,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
     SQLAlchemyError,
 )
-from sqlalchemy.types import DateTime, TypeDecorator
+from sqlalchemy.types import DateTime, TypeDecorator, to_instance
 
 from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, SealedColumn, signed_names
@@ -71,6 +78,7 @@ LONG_GATE_SECONDS = 120.0  # and for one that has announced very many rows, or a
 MOST_IN_GROUP = 32  # writers of a process whose transactions are committed at once on SQLite
 GROUP_SECONDS = 0.02  # after which no other one follows: those of other processes wait as well
 SENDERS_SECONDS = 0.1  # how long customers go before those who record what was sent
+CUSTOMER_SECONDS = 0.03  # after a customer's transaction another one may follow, of the same page or the next
 BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
 # PostgreSQL: how long anything waits for a server or a network that is silent (D10).
 CONNECT_SECONDS = 3
@@ -80,6 +88,7 @@ PLAN_SECONDS = 5.0  # how long the plan of a statement is used: one that was mad
 SILENCE_SECONDS = 5  # of a connection that was sent something
 STATEMENT_SECONDS = 20
 IDLE_SECONDS = 10  # in a transaction: a process that is suspended inside one must not hold its rows for ever
+BRIEF_MILLISECONDS = 500  # for a locked row, where what waits for it keeps others waiting
 SENDER_PART = 0.3  # of the connections of a process: at most so many senders use the database at the same time (D5)
 # The clock of the machine and the database's (D8).
 machine_clock = time.time  # seconds since 1970; what the portal is given as its clock is compared nowhere else
@@ -392,6 +401,11 @@ def share_connections() -> None:
     _thread.is_sender = True
 
 
+def serve_no_customer() -> None:
+    """Let this thread count as none that a customer waits for."""
+    _thread.is_sender = False
+
+
 class Database:
     """One engine and, on SQLite, its gate. Made once per process, after any fork."""
 
@@ -403,14 +417,37 @@ class Database:
         if not self.is_sqlite:
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._turns = threading.BoundedSemaphore(int(SENDER_PART * connections))
+        self._lock = threading.Lock()
+        self._customers = 0  # threads that use it and do not send
+        self._used_at = -math.inf  # by time.monotonic(), when the last one had done so
         self._gate = WriteGate(Path(f"{self.url.database}.gate")) if self.is_sqlite else None
         self._writers = Writers(self.engine, self._gate) if self._gate is not None else None
+
+    def is_used_by_customers(self) -> bool:
+        """Return True while threads of this process use the database that do not send, and a moment after that."""
+        return self._customers > 0 or time.monotonic() - self._used_at < CUSTOMER_SECONDS
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note a thread that does not send."""
+        if getattr(_thread, "is_sender", None) is not None:
+            yield
+            return
+        with self._lock:
+            self._customers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._customers -= 1
+            self._used_at = time.monotonic()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Let a sender wait until few enough others use the database. Raise TimeoutError after POOL_SECONDS."""
         if not getattr(_thread, "is_sender", False):  # also inside a turn: it is taken once
-            yield
+            with self._noted():
+                yield
             return
         if not self._turns.acquire(timeout=POOL_SECONDS):
             raise TimeoutError(f"other senders have used the database for {POOL_SECONDS} s")
@@ -431,7 +468,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """Yield one writing transaction: it commits when the block ends and rolls back when it raises."""
         if self._writers is not None:
-            with self._writers.write() as connection:
+            with self._noted(), self._writers.write() as connection:
                 yield connection
             return
         with self._turn(), self.engine.begin() as connection:
@@ -592,10 +629,12 @@ class Compiled:
 
     SQLAlchemy takes about 30 µs to run one that it has compiled before, more than SQLite itself, and compiles some
     kinds again each time, such as an INSERT of two rows. Each run gives values under the same names, none of them a
-    list. SQLite runs it on the driver's own cursor, PostgreSQL in the ``Pipeline`` of the connection.
+    list; ``GivenRows`` are what takes one. SQLite runs it on the driver's own cursor, PostgreSQL in the ``Pipeline`` of
+    the connection.
     """
 
     def __init__(self, statement: Any) -> None:
+        """Take a statement, or a function that returns the one of a dialect, by its name."""
         self.statement = statement
         self._forms: dict[str, _Form] = {}
 
@@ -627,7 +666,9 @@ class Compiled:
         """Return the form of a connection's dialect, and its parameters. Raise KeyError for one that is missing."""
         form = self._forms.get(connection.dialect.name)
         if form is None:
-            form = self._forms[connection.dialect.name] = _Form(self.statement, connection.dialect, list(values))
+            dialect = connection.dialect
+            statement = self.statement(dialect.name) if callable(self.statement) else self.statement
+            form = self._forms[dialect.name] = _Form(statement, dialect, list(values))
         given = form.given(values)
         if listeners := connection.engine.dispatch.before_cursor_execute:
             listeners(connection, None, form.sql, given, None, False)
@@ -827,6 +868,47 @@ class Pipeline:
         return answers
 
 
+class GivenRows(TypeDecorator[Any]):
+    """The type of rows that a statement is given as one value, so that it is compiled once for any number of them.
+
+    The value is a list with a tuple for each row, in the order of ``columns``; it travels as one text of JSON.
+    """
+
+    impl = Text
+    cache_ok = False
+
+    def __init__(self, **columns: Any) -> None:
+        super().__init__()
+        self._columns = columns
+        self._ways_in: dict[str, list[Any]] = {}
+
+    def table(self, dialect: str, name: str = "given") -> Subquery:
+        """Return the rows as a table for a statement that gets them under a name."""
+        given, names = bindparam(name, type_=self), list(self._columns)
+        if dialect == "sqlite":
+            rows = func.json_each(given).table_valued("value", name=f"{name}_rows")
+            found: list[Any] = [
+                type_coerce(func.json_extract(rows.c.value, literal_column(f"'$[{place}]'")), self._columns[name])
+                for place, name in enumerate(names)
+            ]
+        else:
+            rows = func.json_array_elements(sql_cast(given, JSON)).table_valued("value", name=f"{name}_rows")
+            found = [
+                sql_cast(rows.c.value.op("->>")(literal_column(str(place))), self._columns[name])
+                for place, name in enumerate(names)
+            ]
+        return select(*(one.label(of) for one, of in zip(found, names, strict=True))).subquery(name)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
+        """Return the rows as JSON, their values as the dialect would store them."""
+        ways = self._ways_in.get(dialect.name)
+        if ways is None:
+            kinds = [to_instance(kind).dialect_impl(dialect) for kind in self._columns.values()]
+            ways = self._ways_in[dialect.name] = [kind.bind_processor(dialect) for kind in kinds]
+        rows = [[way(one) if way else one for way, one in zip(ways, row, strict=True)] for row in value]
+        return json.dumps(rows, default=str)
+
+
 # --- One transaction, and what travels with it
 
 # ``models`` declares this table in full, and imports this module.
@@ -838,6 +920,9 @@ _AUDIT_EVENTS = table(
 )
 _INSERT_EVENT = Compiled(insert(_AUDIT_EVENTS))
 EVENT_FIELDS = ("id", "at", "kind", "verification_id", "subject_id", "admin_id", "facts")
+
+
+_BRIEFLY = Compiled(select(func.set_config("lock_timeout", str(BRIEF_MILLISECONDS), True)))
 
 
 class Work:
@@ -893,6 +978,11 @@ class Work:
         collected, self._collected = self._collected, None
         for compiled, rows in collected.items():
             self.execute(compiled.statement, rows)
+
+    def wait_briefly(self) -> None:
+        """Wait at most BRIEF_MILLISECONDS for each row that another transaction has locked; then it is a fault."""
+        if self.connection.dialect.name == "postgresql":
+            self.write(_BRIEFLY, {})
 
     def new_id(self) -> str:
         """Return the id of a new row, in the order of time."""

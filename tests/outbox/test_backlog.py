@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
@@ -12,12 +14,20 @@ from typing import Any
 import pytest
 from sqlalchemy import LargeBinary, Text, case, cast, event, insert, literal, literal_column, select, text
 
-from auth_portal.services.delivery.outbox import LEASE_SECONDS, ClaimedDelivery, Outbox
+from auth_portal.services.delivery.outbox import (
+    LEASE_SECONDS,
+    NOT_SENT,
+    AttemptReport,
+    ClaimedDelivery,
+    FinishedAttempt,
+    Outbox,
+    Recorded,
+)
 from auth_portal.services.delivery.queues import due_queues
-from auth_portal.services.operations.dispatcher import Lane, Pace
-from auth_portal.store.db import Database, Transactions
-from auth_portal.store.models import CALLBACK, Delivery, DeliveryState, table_of
-from tests.receiver import GIVE_UP_SECONDS
+from auth_portal.services.operations.dispatcher import GENTLE_CLAIM, Lane, Pace
+from auth_portal.store.db import Database, Transactions, Work, serve_no_customer, share_connections
+from auth_portal.store.models import CALLBACK, MESSAGE, Delivery, DeliveryState, table_of
+from tests.receiver import GIVE_UP_SECONDS, wait_for
 from tests.services.conftest import NOW, clock, transactions
 
 __all__ = ["clock", "transactions"]  # fixtures
@@ -218,15 +228,21 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
     fill(transactions.database, 60)
     reached, go_on = threading.Semaphore(0), threading.Event()
 
-    def deliver(_claimed: ClaimedDelivery) -> DeliveryState:
-        reached.release()
-        with transactions.read():
-            go_on.wait()
-        return DeliveryState.PENDING
+    class Waiting:
+        """Sends nothing, and holds a connection meanwhile."""
+
+        def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+            reached.release()
+            with transactions.read():
+                go_on.wait()
+            return FinishedAttempt(claimed, AttemptReport(DeliveryState.PENDING, NOT_SENT), 0)
+
+        def note(self, work: Work, recorded: Recorded) -> None:
+            """Nothing follows."""
 
     outbox = Outbox(transactions)
     clock = transactions.machine
-    lane = Lane(CALLBACK, outbox, deliver, clock, threads=64, pace=Pace(1, 1))
+    lane = Lane(CALLBACK, outbox, Waiting(), clock, threads=64, pace=Pace(1, 1))
     lane.start()
     try:
         for _sender in range(40):
@@ -237,3 +253,49 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
     finally:
         go_on.set()
         lane.stop(10)
+
+
+def test_d05_a_backlog_gives_way_to_customers_and_messages_do_not(transactions: Transactions) -> None:
+    outbox, clock = Outbox(transactions), transactions.machine
+    results, codes = (Lane(kind, outbox, Quiet(), clock, threads=64, pace=Pace(1, 1)) for kind in (CALLBACK, MESSAGE))
+    wait_for(lambda: not outbox.is_used_by_customers())
+    assert (results._give_way(), codes._give_way()) == (64, 64)
+    results._rests_to = codes._rests_to = results._rests_until = codes._rests_until = math.inf  # after a claim
+    with ThreadPoolExecutor(1, initializer=share_connections) as senders, transactions.read():
+        assert codes._give_way() == 64
+        waiting = senders.submit(results._give_way)
+        senders.submit(results.loop.ask_to_stop)  # only after what it would wait for
+        assert not waiting.done()
+        results._rests_to = 0.0  # the process has done enough for others
+        assert waiting.result(GIVE_UP_SECONDS) == GENTLE_CLAIM
+    results._rests_to = math.inf
+    wait_for(lambda: not outbox.is_used_by_customers())
+    assert results._give_way() == 64
+    with transactions.read():
+        assert results._give_way() == 0, "it was asked to stop"
+
+
+def test_d05_only_what_customers_wait_for_counts_as_theirs(transactions: Transactions) -> None:
+    database = transactions.database
+    wait_for(lambda: not database.is_used_by_customers())
+
+    def use(become: Callable[[], None]) -> bool:
+        become()
+        with transactions.read(), transactions.write():
+            return database.is_used_by_customers()
+
+    for become in (share_connections, serve_no_customer):
+        with ThreadPoolExecutor(1) as thread:
+            assert not thread.submit(use, become).result(GIVE_UP_SECONDS)
+    with transactions.write():
+        assert database.is_used_by_customers()
+
+
+class Quiet:
+    """A sender that is never called."""
+
+    def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+        raise AssertionError(claimed)
+
+    def note(self, work: Work, recorded: Recorded) -> None:
+        """Nothing follows."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from sqlalchemy import func, insert, select
 
 from auth_portal.clock import system_clock
 from auth_portal.crypto import MasterKeys, token_hash
-from auth_portal.services.delivery.outbox import ClaimedDelivery, Deliver, NewDelivery, add
+from auth_portal.services.delivery.outbox import ClaimedDelivery, FinishedAttempt, NewDelivery, add
 from auth_portal.services.serving import build
 from auth_portal.settings import read_settings
 from auth_portal.store.db import Database, Transactions
@@ -26,7 +26,6 @@ from auth_portal.store.models import (
     VERIFICATION_REFERENCE,
     Attempt,
     Delivery,
-    DeliveryState,
     JourneyVersion,
     Verification,
 )
@@ -34,6 +33,7 @@ from tests.postgres import MASTER_KEY
 from tests.receiver import GIVE_UP_SECONDS, Listens, Receiver, wait_for
 from tests.world import CONFIG, STANDARD, configure, one_authority
 
+Send = Callable[[ClaimedDelivery], FinishedAttempt]
 DISPATCHERS = 10
 EACH = 15  # callbacks: enough for all of them to claim at the same moments, again and again
 AT_A_TIME = "4"  # the fewer a dispatcher claims at once, the more often they meet
@@ -52,10 +52,10 @@ def dispatching(folder: Path, database_url: str) -> Iterator[Counter[int]]:
     }
     made: Counter[int] = Counter()
 
-    def counted(number: int, deliver: Deliver) -> Deliver:
-        def count(claimed: ClaimedDelivery) -> DeliveryState:
+    def counted(number: int, send: Send) -> Send:
+        def count(claimed: ClaimedDelivery) -> FinishedAttempt:
             made[number] += 1
-            return deliver(claimed)
+            return send(claimed)
 
         return count
 
@@ -64,7 +64,7 @@ def dispatching(folder: Path, database_url: str) -> Iterator[Counter[int]]:
             services = build(read_settings(environment), system_clock, read_settings(environment).poll_seconds)
             stack.callback(services.close)
             lane = services.dispatcher.lanes[0]
-            lane.deliver = counted(number, lane.deliver)
+            setattr(lane, "send", counted(number, lane.send))  # noqa: B010
             stack.callback(services.dispatcher.stop)
             services.dispatcher.start()
         yield made

@@ -89,7 +89,7 @@ def ask(transactions: Transactions, numbers: range, address: str = "carrier", co
 def win(transactions: Transactions, numbers: range, address: str = "carrier", country: str = "ZA") -> None:
     with transactions.write() as work:
         for number in numbers:
-            limits.note_success(work, address, country, f"person-{number}")
+            limits.note_successes(work, [(address, country, f"person-{number}")])
 
 
 def test_r49_a_carriers_address_with_two_thousand_honest_people_an_hour_is_not_slowed(
@@ -116,7 +116,7 @@ def test_r49_two_hours_of_honest_traffic_are_not_slowed(
         with transactions.write() as work:
             for number in before:
                 if number % 100 >= 3:
-                    limits.note_success(work, "carrier", "ZA", f"person-{number}")
+                    limits.note_successes(work, [("carrier", "ZA", f"person-{number}")])
             for number in now:
                 assert limits.may_pay_for(work, "carrier", "ZA", f"person-{number}"), (half_minute, number)
         asked, before = now.stop, now

@@ -110,7 +110,7 @@ def test_r49_half_of_the_people_without_success_are_no_brake_yet(transactions: T
     for number in range(half):
         assert ask(transactions, number)
         with transactions.write() as work:
-            limits.note_success(work, "carrier", "ZA", f"person-{number}")
+            limits.note_successes(work, [("carrier", "ZA", f"person-{number}")])
     assert all(ask(transactions, number) for number in range(half, 2 * half))
     assert ask(transactions, 2 * half), "the first one that the brake slows down"
     assert not ask(transactions, 2 * half + 1)

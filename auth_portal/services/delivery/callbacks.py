@@ -5,43 +5,52 @@ from __future__ import annotations
 import json
 import time
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 
 from auth_portal.gateways.flow import CallbackAnswer, Fate, FlowGateway
 from auth_portal.services import limits
-from auth_portal.services.delivery.outbox import ATTEMPT_SECONDS, AttemptReport, ClaimedDelivery, Outbox, log_attempt
-from auth_portal.store.db import Compiled, Transactions, Work, moment_of
+from auth_portal.services.delivery.outbox import (
+    ATTEMPT_SECONDS,
+    AttemptReport,
+    ClaimedDelivery,
+    FinishedAttempt,
+    Recorded,
+)
+from auth_portal.store.db import Compiled, GivenRows, Transactions, Work, moment_of
 from auth_portal.store.models import VERIFIED, CustomerRow, DeliveryState, TicketRow, Verification
 
-# Where a result comes from: the address, the customer and the country of their phone, and whether a ticket by phone
-# counts it (R48).
-_SENDER = Compiled(
-    select(
-        Verification.address_key,
-        Verification.outcome,
-        Verification.methods,
-        Verification.slug,
-        Verification.customer_row,
-        CustomerRow.phone_country,
-        TicketRow.phone_key.is_not(None).label("is_ticketed"),
+_OF = GivenRows(of_id=Verification.id.type)
+# Where results come from: the address, the customer and the country of their phone, and whether a ticket by phone
+# counts them (R48).
+_SOURCES = Compiled(
+    lambda dialect: (
+        select(
+            Verification.id,
+            Verification.address_key,
+            Verification.outcome,
+            Verification.methods,
+            Verification.slug,
+            Verification.customer_row,
+            CustomerRow.phone_country,
+            TicketRow.phone_key.is_not(None).label("is_ticketed"),
+        )
+        .where(Verification.id.in_(select(_OF.table(dialect).c.of_id)))
+        .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
+        .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     )
-    .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
-    .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
-    .where(Verification.id == bindparam("of_id"))
 )
 NO_MATCH = 400  # what Flow answers for a reference that no chat is waiting with
 
 
 class CallbackDelivery:
-    """Post claimed callbacks to Flow, and record its answers."""
+    """Posts claimed callbacks to Flow, and counts its answers."""
 
-    def __init__(self, transactions: Transactions, outbox: Outbox, flow: FlowGateway) -> None:
+    def __init__(self, transactions: Transactions, flow: FlowGateway) -> None:
         self._transactions = transactions
-        self._outbox = outbox
         self._flow = flow
 
-    def deliver(self, claimed: ClaimedDelivery) -> DeliveryState:
-        """Post one callback and record the answer; return where the delivery stands then."""
+    def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+        """Post one callback once."""
         began = time.monotonic()  # before the look at the lease: if this thread is suspended after it, nothing leaves
         if (report := claimed.why_not(self._transactions.clock())) is None:
             body, now = claimed.body(self._transactions.keyring), self._transactions.clock()
@@ -54,34 +63,36 @@ class CallbackDelivery:
                 deadline=began + ATTEMPT_SECONDS,
             )
             report = callback_report(claimed, answer)
-        milliseconds = int((time.monotonic() - began) * 1000)
+        return FinishedAttempt(claimed, report, int((time.monotonic() - began) * 1000))
 
-        def write(work: Work) -> DeliveryState:
-            state = self._outbox.record(work, claimed, report, milliseconds)
-            work.count("callback_attempts", str(report.fate))
-            created_at, seconds = moment_of(claimed.id), 0.0
-            if state is DeliveryState.ACCEPTED and report.state is state and created_at is not None:
+    def note(self, work: Work, recorded: Recorded) -> None:
+        """Count what Flow answered to results, for the addresses that they come from."""
+        asked = []
+        for one, state in recorded:
+            work.count("callback_attempts", str(one.report.fate))
+            created_at, seconds = moment_of(one.delivery.id), 0.0
+            if state is DeliveryState.ACCEPTED and one.report.state is state and created_at is not None:
                 seconds = (work.now - created_at).total_seconds()
                 work.count("callback_seconds", value=seconds)
-            if claimed.is_changed:  # nothing left, and whose result it was is not known
-                limits.note_broken(work, "deliveries", claimed.id)
-                return state
-            if claimed.number == 1 or report.state is not DeliveryState.PENDING:
-                row = work.row(_SENDER, {"of_id": claimed.verification_id})
-                is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
-                if state is DeliveryState.ACCEPTED and row.methods:
-                    began_at = moment_of(claimed.verification_id or "")
-                    work.count("answer_seconds", row.slug, row.outcome, value=seconds, since=began_at)
-                if claimed.number == 1 and is_proved and not row.is_ticketed:
-                    limits.note_success(work, row.address_key, row.phone_country or "", row.customer_row)
-                if report.status is not None and report.state is not DeliveryState.PENDING:
-                    was_unmatched = report.status == NO_MATCH and report.state is DeliveryState.REFUSED
-                    limits.note_answer(work, row.address_key, was_unmatched=was_unmatched)
-            return state
-
-        state = self._outbox.write_report(write)
-        log_attempt(claimed, state, report, milliseconds)
-        return state
+            if one.delivery.is_changed:  # nothing left, and whose result it was is not known
+                limits.note_broken(work, "deliveries", one.delivery.id)
+            elif one.delivery.number == 1 or one.report.state is not DeliveryState.PENDING:
+                asked.append((one, state, seconds))
+        given = [(one.delivery.verification_id,) for one, _state, _seconds in asked]
+        found = {row.id: row for row in work.rows(_SOURCES, {"given": given})} if asked else {}
+        people, answers = [], []
+        for one, state, seconds in asked:
+            row, report = found[one.delivery.verification_id], one.report
+            is_proved = row.outcome == VERIFIED and limits.SMS_METHOD in row.methods
+            if state is DeliveryState.ACCEPTED and row.methods:
+                work.count("answer_seconds", row.slug, row.outcome, value=seconds, since=moment_of(row.id))
+            if one.delivery.number == 1 and is_proved and not row.is_ticketed:
+                people.append((row.address_key, row.phone_country or "", row.customer_row))
+            if report.status is not None and report.state is not DeliveryState.PENDING:
+                was_unmatched = report.status == NO_MATCH and report.state is DeliveryState.REFUSED
+                answers.append((row.address_key, was_unmatched))
+        limits.note_successes(work, people)
+        limits.note_answers(work, answers)
 
 
 def callback_report(claimed: ClaimedDelivery, answer: CallbackAnswer) -> AttemptReport:

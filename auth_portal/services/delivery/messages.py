@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,8 @@ from auth_portal.services.delivery.outbox import (
     WEBHOOK,
     AttemptReport,
     ClaimedDelivery,
-    Outbox,
-    log_attempt,
+    FinishedAttempt,
+    Recorded,
 )
 from auth_portal.services.delivery.texts import CodeMessage, SmsText, Texts, sms_in_each_language
 from auth_portal.services.delivery.webhooks import Webhooks
@@ -81,13 +84,21 @@ class PreparedMessage:
     country: str = ""  # of the phone that it goes to
 
 
+@dataclass(frozen=True)
+class FinishedMessage(FinishedAttempt):
+    """An attempt to hand a message over, with the channel's receipt if it was called."""
+
+    receipt: Receipt | None
+    counted: Sequence[Limit] = ()
+    country: str = ""
+
+
 class MessageDelivery:
-    """Hand claimed messages to their channels, and record the receipts."""
+    """Hands claimed messages to their channels, and notes the receipts."""
 
     def __init__(
         self,
         transactions: Transactions,
-        outbox: Outbox,
         journeys: Journeys,
         outbound: WayOut,
         webhooks: Webhooks,
@@ -98,7 +109,6 @@ class MessageDelivery:
         sandbox_url: str,
     ) -> None:
         self._transactions = transactions
-        self._outbox = outbox
         self._journeys = journeys
         self._outbound = outbound
         self._texts = Texts(host, templates)
@@ -106,8 +116,8 @@ class MessageDelivery:
         self._tries = tries
         self._sandbox_url = sandbox_url
 
-    def deliver(self, claimed: ClaimedDelivery) -> DeliveryState:
-        """Hand over one message and record the receipt; return where the delivery stands then."""
+    def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+        """Hand over one message once."""
         began = time.perf_counter()
         prepared = self._prepare(claimed)
         result: Receipt | AttemptReport
@@ -117,28 +127,36 @@ class MessageDelivery:
             result = claimed.why_not(self._transactions.clock()) or prepared.send()
         report = message_report(claimed, result)
         milliseconds = int((time.perf_counter() - began) * 1000)
+        receipt = result if isinstance(result, Receipt) else None
+        if not isinstance(prepared, PreparedMessage):
+            return FinishedMessage(claimed, report, milliseconds, receipt)
+        return FinishedMessage(claimed, report, milliseconds, receipt, prepared.counted, prepared.country)
 
-        def write(work: Work) -> DeliveryState:
-            if isinstance(result, Receipt) and claimed.contract not in (WEBHOOK, AS_WAS):
-                _note_channel(work, claimed.target, result)
+    def note(self, work: Work, recorded: Recorded) -> None:
+        """Write how the channels of messages are doing, and take back what was counted for messages not taken."""
+        given_back: list[Limit] = []
+        receipts: dict[str, list[Receipt]] = defaultdict(list)
+        for one, _state in recorded:
+            assert isinstance(one, FinishedMessage)
+            delivery, receipt = one.delivery, one.receipt
+            if receipt is not None and delivery.contract not in (WEBHOOK, AS_WAS):
+                receipts[delivery.target].append(receipt)
             # Certainly not taken: what was counted for it goes back, with the report or not at all.
-            was_not_taken = not isinstance(result, Receipt) or result.handover is Handover.RETRY
-            if isinstance(prepared, PreparedMessage) and prepared.counted and was_not_taken:
-                limits.give_back(work, prepared.counted)
-            if report.fate != NOT_SENT:
-                channel = WEBHOOK if claimed.contract == WEBHOOK else claimed.target  # which is the program's host
-                country = prepared.country if isinstance(prepared, PreparedMessage) else ""
-                work.count("messages", channel, country, str(report.fate))
-                if report.state is not DeliveryState.PENDING:
-                    work.count("messages_ended", channel, country, report.state)
-                created_at = moment_of(claimed.id)
-                if claimed.challenge_id and report.state is DeliveryState.ACCEPTED and created_at is not None:
+            if receipt is None or receipt.handover is Handover.RETRY:
+                given_back += one.counted
+            if one.report.fate != NOT_SENT:
+                channel = WEBHOOK if delivery.contract == WEBHOOK else delivery.target  # which is the program's host
+                work.count("messages", channel, one.country, str(one.report.fate))
+                if one.report.state is not DeliveryState.PENDING:
+                    work.count("messages_ended", channel, one.country, one.report.state)
+                created_at = moment_of(delivery.id)
+                if delivery.challenge_id and one.report.state is DeliveryState.ACCEPTED and created_at is not None:
                     work.count("message_seconds", channel, value=(work.now - created_at).total_seconds())
-            return self._outbox.record(work, claimed, report, milliseconds)
-
-        state = self._outbox.write_report(write)
-        log_attempt(claimed, state, report, milliseconds)
-        return state
+        for name in sorted(receipts):  # in this order, so that no two dispatchers wait for each other
+            for handover, some in groupby(receipts[name], attrgetter("handover")):
+                for receipt in [next(some)] if handover is Handover.ACCEPTED else some:
+                    _note_channel(work, name, receipt)
+        limits.give_back(work, given_back)
 
     def examples(self) -> list[tuple[str, SmsText]]:
         """Return the SMS of a code, for the default journey, in each language that is offered, with its own name."""

@@ -16,7 +16,7 @@ import json
 import logging
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ from itertools import product
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import and_, bindparam, case, exists, insert, null, or_, select, update
+from sqlalchemy import and_, bindparam, case, exists, insert, literal, null, or_, select, true, update
 from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -33,7 +33,7 @@ from auth_portal.crypto import KeyFault, Keyring, token_hash
 from auth_portal.gateways.way_out import MAIL_SECONDS, TOTAL_SECONDS
 from auth_portal.services.config.snapshot import UNOPENED_SECONDS
 from auth_portal.services.delivery.queues import ALL_PRIORITIES, CLAIM, CLAIM_ALERTS, due_queues, waiting
-from auth_portal.store.db import Compiled, Transactions, Work
+from auth_portal.store.db import Compiled, GivenRows, Transactions, Work
 from auth_portal.store.models import (
     CALLBACK,
     DELIVERY_ABOUT,
@@ -178,11 +178,50 @@ class AttemptReport:
     retry_after_seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class FinishedAttempt:
+    """An attempt that was made, and is not on record yet."""
+
+    delivery: ClaimedDelivery
+    report: AttemptReport
+    milliseconds: int
+
+    def row(self, now: datetime) -> tuple[Recording, DeliveryState, tuple[Any, ...]]:
+        """Return how it is recorded, what its delivery is then if its lease still holds, and its row of FINISHED."""
+        delivery, report = self.delivery, self.report
+        within = delivery.within_lease(now)
+        state, next_at = what_follows(delivery, report, within)
+        is_accepted = state is DeliveryState.ACCEPTED
+        # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
+        is_over = is_accepted or (delivery.contract == AS_WAS and state is not DeliveryState.PENDING)
+        how = Recording(is_accepted, report.fate == NOT_SENT, delivery.kind == MESSAGE and is_over)
+        given = (
+            *(delivery.id, delivery.number, state, None if next_at else now, report.detail, report.is_unclear),
+            *(next_at or within, delivery.attempt_id, max(now, delivery.began_at), self.milliseconds),
+            *(report.fate, report.status),
+        )
+        return how, state, given
+
+
+Recorded = Sequence[tuple[FinishedAttempt, DeliveryState]]
+"""Attempts, each with the state of its delivery then."""
+
+Note = Callable[[Work, Recorded], None]
+"""Writes what else follows from attempts of one kind of delivery, in the transaction that records them."""
+
+
+class Sender(Protocol):
+    """What sends one kind of delivery."""
+
+    def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+        """Send one claimed delivery once, with no transaction open."""
+
+    def note(self, work: Work, recorded: Recorded) -> None:
+        """Write what else follows from attempts, in the transaction that records them."""
+
+
 Room = Callable[[str, Counter[str]], int]
 """Returns how many more deliveries a target may have on their way, given those that the same claim took so far."""
-
-Deliver = Callable[[ClaimedDelivery], DeliveryState]
-"""Sends one claimed delivery with no transaction open, records it, and returns where it stands then."""
 
 
 class Courier(Protocol):
@@ -203,7 +242,27 @@ class Courier(Protocol):
 
 _INSERT = Compiled(insert(table_of(Delivery)))
 _INSERT_CLAIMED = Compiled(insert(table_of(Delivery)))
-_INSERT_ATTEMPT = Compiled(insert(table_of(Attempt)))
+_VERIFICATION = "verification__"  # the names of a verification's columns in a wider row begin so
+_WAS_ACCEPTED = exists().where(Attempt.delivery_id == Delivery.id, Attempt.fate == DeliveryState.ACCEPTED.value)
+_BEGUN = GivenRows(**{name: table_of(Attempt).c[name].type for name in ("id", "delivery_id", "number", "began_at")})
+_SENT = GivenRows(of_id=Delivery.id.type)
+
+
+def _beginning(dialect: str) -> Any:
+    begun = _BEGUN.table(dialect)
+    rows = select(*begun.c, literal("unknown")).where(true())
+    return insert(table_of(Attempt)).from_select([*begun.c.keys(), "fate"], rows)
+
+
+_BEGIN_ATTEMPTS = Compiled(_beginning)
+_SENT_FOR = Compiled(
+    lambda dialect: (
+        select(Delivery.id, Delivery.target, Delivery.lane, Delivery.body_sealed)
+        .add_columns(*signed_columns(Verification, _VERIFICATION))
+        .join(Verification, Verification.id == Delivery.verification_id)
+        .where(Delivery.id.in_(select(_SENT.table(dialect).c.of_id)), ~_WAS_ACCEPTED)
+    )
+)
 _IN_LANE = Compiled(
     select(Delivery.id)
     .where(
@@ -212,14 +271,6 @@ _IN_LANE = Compiled(
         Delivery.leased_until > bindparam("now"),
     )
     .limit(1)
-)
-_VERIFICATION = "verification__"  # the names of a verification's columns in a wider row begin so
-_WAS_ACCEPTED = exists().where(Attempt.delivery_id == Delivery.id, Attempt.fate == DeliveryState.ACCEPTED.value)
-_SENT_FOR = (
-    select(Delivery.id, Delivery.target, Delivery.lane, Delivery.body_sealed)
-    .add_columns(*signed_columns(Verification, _VERIFICATION))
-    .join(Verification, Verification.id == Delivery.verification_id)
-    .where(Delivery.id.in_(bindparam("ids", expanding=True)), ~_WAS_ACCEPTED)
 )
 
 
@@ -254,7 +305,7 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
     )
     leased = {"attempts": claimed.number, "leased_until": leased_until, "next_at": leased_until}
     work.write(_INSERT_CLAIMED, {**values, **leased})
-    work.write(_INSERT_ATTEMPT, _attempt_of(claimed))
+    _begin_attempts(work, [claimed])
     work.after(partial(courier.take, claimed))
 
 
@@ -385,15 +436,10 @@ def next_try_at(
     return last_chance if now < last_chance else None
 
 
-def _note_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
+def _begin_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
     """Write an attempt of each claimed delivery, whose fate is unknown until it is recorded."""
-    if claimed:  # all at once: PostgreSQL would take a round trip for each
-        work.execute(_INSERT_ATTEMPT.statement, [_attempt_of(one) for one in claimed])
-
-
-def _attempt_of(one: ClaimedDelivery) -> dict[str, Any]:
-    values = {"id": one.attempt_id, "delivery_id": one.id, "number": one.number, "began_at": one.began_at}
-    return {**values, "fate": "unknown"}
+    if claimed:
+        work.write(_BEGIN_ATTEMPTS, {"given": [(one.attempt_id, one.id, one.number, one.began_at) for one in claimed]})
 
 
 def _changed(work: Work, ids: Collection[str]) -> set[str]:
@@ -414,7 +460,7 @@ def _changed(work: Work, ids: Collection[str]) -> set[str]:
 
 def _as_written(work: Work, ids: Collection[str]) -> set[str]:
     found = set()
-    for row in work.execute(_SENT_FOR, {"ids": list(ids)}):
+    for row in work.rows(_SENT_FOR, {"given": [(one,) for one in ids]}):
         try:
             reference = token_hash(json.loads(work.open(row.body_sealed or b"", DELIVERY_BODY, row.id))["reference"])
         except KeyFault:
@@ -433,57 +479,76 @@ class Recording(NamedTuple):
     counts_nothing: bool  # the attempt was not made, so the next one is made in its place
     forgets: bool  # what was sent
 
-    @property
-    def held(self) -> Compiled:
-        """Return the statement for a delivery whose lease this attempt still holds."""
-        return _RECORDS[self][0]
+    def held(self, dialect: str) -> Any:
+        """Return the statement for deliveries whose leases these attempts still hold.
 
-    @property
-    def overtaken(self) -> Compiled:
-        """Return the one for a delivery that was claimed again meanwhile; only an acceptance changes it."""
-        return _RECORDS[self][1]
-
-    def statements(self) -> tuple[Compiled, Compiled]:
-        """Build both."""
-        is_this, state = Delivery.id == bindparam("of_id"), bindparam("to_state", type_=Delivery.state.type)
-        # A result that was withdrawn while it was on its way stays withdrawn.
-        changing = _AFTERTHOUGHTS if self.accepts else (DeliveryState.PENDING,)
-        is_news = or_(*(Delivery.state == one for one in changing))
-        ended_at = bindparam("to_end", type_=Delivery.ended_at.type)
-        write = (
-            update(Delivery)
-            .where(is_this)
-            .values(
-                # Before a first attempt it says why a message is withheld, and an attempt that was not made is none.
-                reason=Delivery.reason if self.counts_nothing else bindparam("to_reason"),
-                state=case((is_news, state), else_=Delivery.state),
-                ended_at=case((is_news, ended_at), else_=Delivery.ended_at),
-            )
-            .returning(Delivery.state)
-        )
-        if self.forgets:
-            write = write.values(body_sealed=null())
-        held = write.where(Delivery.attempts == bindparam("of_number")).values(
-            leased_until=null(), is_unclear=bindparam("to_unclear"), next_at=bindparam("to_next")
-        )
+        It changes no row that another transaction has locked: one that waits would keep all others waiting.
+        """
+        given = FINISHED.table(dialect)
+        is_held = and_(Delivery.id == given.c.of_id, Delivery.attempts == given.c.of_number)
+        mine = select(given).join(Delivery, is_held).with_for_update(of=Delivery, skip_locked=True).cte("mine")
+        changes = self._changes(mine.c.to_state, mine.c.to_end, mine.c.to_reason)
+        lease = {"leased_until": null(), "is_unclear": mine.c.to_unclear, "next_at": mine.c.to_next}
         if self.counts_nothing:
-            held = held.values(attempts=Delivery.attempts - 1)
-        overtaken = write.where(is_news) if self.accepts else select(Delivery.state).where(is_this)
-        return Compiled(held), Compiled(overtaken)
+            lease["attempts"] = Delivery.attempts - 1
+        held = update(Delivery).where(Delivery.id == mine.c.of_id).values(**changes, **lease)
+        return held.returning(Delivery.id, Delivery.state)
+
+    def overtaken(self) -> Any:
+        """Return the one for a delivery that was claimed again meanwhile; only an acceptance changes it."""
+        is_this = Delivery.id == bindparam("of_id")
+        if not self.accepts:
+            return select(Delivery.state).where(is_this)
+        end = bindparam("to_end", type_=Delivery.ended_at.type)
+        changes = self._changes(bindparam("to_state", type_=Delivery.state.type), end, bindparam("to_reason"))
+        return update(Delivery).where(is_this, self._is_news()).values(**changes).returning(Delivery.state)
+
+    def _is_news(self) -> Any:
+        # A result that was withdrawn while it was on its way stays withdrawn.
+        return or_(*(Delivery.state == one for one in (_AFTERTHOUGHTS if self.accepts else (DeliveryState.PENDING,))))
+
+    def _changes(self, state: Any, ended_at: Any, reason: Any) -> dict[str, Any]:
+        is_news = self._is_news()
+        changes: dict[str, Any] = {
+            "state": case((is_news, state), else_=Delivery.state),
+            "ended_at": case((is_news, ended_at), else_=Delivery.ended_at),
+        }
+        if not self.counts_nothing:  # before a first attempt the reason says why a message is withheld
+            changes["reason"] = reason
+        if self.forgets:
+            changes["body_sealed"] = null()
+        return changes
 
 
-_RECORDS = {how: how.statements() for how in (Recording(*flags) for flags in product((False, True), repeat=3))}
-_END_ATTEMPT = Compiled(
-    update(Attempt)
-    .where(Attempt.id == bindparam("of_id"))
-    .values(
-        ended_at=bindparam("to_end"),
-        milliseconds=bindparam("to_milliseconds"),
-        fate=bindparam("to_fate"),
-        status=bindparam("to_status"),
-        detail=bindparam("to_detail"),
+FINISHED = GivenRows(
+    of_id=Delivery.id.type,
+    of_number=Delivery.attempts.type,
+    to_state=Delivery.state.type,
+    to_end=Delivery.ended_at.type,
+    to_reason=Delivery.reason.type,
+    to_unclear=Delivery.is_unclear.type,
+    to_next=Delivery.next_at.type,
+    of_attempt=Attempt.id.type,
+    to_attempt_end=Attempt.ended_at.type,
+    to_milliseconds=Attempt.milliseconds.type,
+    to_fate=Attempt.fate.type,
+    to_status=Attempt.status.type,
+)
+"""What attempts that ended came to, for the statements that record them."""
+
+
+_ALL_RECORDINGS = [Recording(*flags) for flags in product((False, True), repeat=3)]
+_HELD = {how: Compiled(how.held) for how in _ALL_RECORDINGS}
+_OVERTAKEN = {how: Compiled(how.overtaken()) for how in _ALL_RECORDINGS}
+_ENDED = {"ended_at": "to_attempt_end", "milliseconds": "to_milliseconds", "fate": "to_fate", "status": "to_status"}
+_END_ATTEMPTS = Compiled(
+    lambda dialect: (
+        update(Attempt)
+        .where(Attempt.id == (given := FINISHED.table(dialect)).c.of_attempt)
+        .values({name: given.c[of] for name, of in {**_ENDED, "detail": "to_reason"}.items()})
     )
 )
+_LOCK = Compiled(select(Delivery.id).where(Delivery.id == bindparam("of_id")).with_for_update())
 
 
 class Outbox:
@@ -491,6 +556,7 @@ class Outbox:
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
+        self.is_used_by_customers = transactions.database.is_used_by_customers
 
     def has_due(self, kind: str, full: Collection[str] = ()) -> bool:
         """Return True if a claim is worth a writing transaction: something is due for a target that is not ``full``."""
@@ -513,7 +579,7 @@ class Outbox:
                 values = {"of_kind": kind, "for_target": queue.target, "of_priority": queue.priority, "most": limit}
                 due = {**values, "now": now, "until": leased_until, "for_programs": WEBHOOK}
                 # RETURNING has no order, and each id is later than those before it: what came first leaves first.
-                found = sorted(work.execute(CLAIM, due), key=attrgetter("id"))
+                found = sorted(work.rows(CLAIM, due), key=attrgetter("id"))
                 rows += found
                 taken[queue.target] += len(found)
             changed = _changed(work, [row.id for row in rows]) if kind == CALLBACK else set()
@@ -521,7 +587,7 @@ class Outbox:
                 ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now, is_changed=row.id in changed)
                 for row in rows
             ]
-            _note_attempts(work, claimed)
+            _begin_attempts(work, claimed)
         return claimed
 
     def claim_alerts(self) -> list[ClaimedDelivery]:
@@ -544,60 +610,71 @@ class Outbox:
         with transactions.write() as work:
             rows = work.execute(CLAIM_ALERTS, values).all()
             claimed = [ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now) for row in rows]
-            _note_attempts(work, claimed)
+            _begin_attempts(work, claimed)
         return claimed
 
-    def write_report(self, write: Callable[[Work], DeliveryState]) -> DeliveryState:
-        """Run ``write`` in a transaction, again while the database cannot be written: the attempt has been made.
+    def record(self, finished: FinishedAttempt, note: Note) -> DeliveryState:
+        """Record one attempt, again while the database cannot be written; return where its delivery stands then.
 
-        Otherwise a message that has left would leave again. The fence makes it safe to be late.
+        Otherwise a message that has left would leave again. The fence makes it safe to be late: a report that comes
+        after the next claim changes nothing but its own attempt, unless it is an acceptance.
         """
         give_up_at = time.monotonic() + RECORD_SECONDS
         while True:
             try:
                 with self._transactions.write() as work:
-                    return write(work)
+                    work.rows(_LOCK, {"of_id": finished.delivery.id})
+                    return self._write(work, [finished], note, is_alone=True)[finished.delivery.id]
             except DATABASE_FAULTS:
                 if time.monotonic() > give_up_at:
                     raise
                 time.sleep(1)
 
-    def record(self, work: Work, delivery: ClaimedDelivery, report: AttemptReport, milliseconds: int) -> DeliveryState:
-        """Write the report of an attempt, in the caller's transaction; return where the delivery stands now.
+    def record_together(self, finished: Sequence[FinishedAttempt], note: Note) -> dict[str, DeliveryState]:
+        """Record attempts in one transaction; return where their deliveries stand then, by id.
 
-        A report that comes after the next claim changes nothing but its own attempt, unless it is an acceptance.
+        What is missing there was overtaken by the next claim, or another transaction has locked it: it has to be
+        recorded alone. So it is with all of them if this raises: nothing was recorded.
         """
-        now = delivery.within_lease(work.now)
-        state, next_at = what_follows(delivery, report, now)
-        accepts = state is DeliveryState.ACCEPTED
-        # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
-        is_over = accepts or (delivery.contract == AS_WAS and state is not DeliveryState.PENDING)
-        how = Recording(accepts, report.fate == NOT_SENT, delivery.kind == MESSAGE and is_over)
-        this = {"of_id": delivery.id}
-        news: dict[str, Any] = {"to_state": state, "to_end": None if next_at else work.now}
-        if not how.counts_nothing:
-            news["to_reason"] = report.detail
-        lease = {"of_number": delivery.number, "to_unclear": report.is_unclear, "to_next": next_at or now}
-        found = work.row(how.held, {**this, **news, **lease})
-        found = found or work.row(how.overtaken, {**this, **news} if accepts else this)
-        stands = found.state if found else state
-        attempt = {
-            "of_id": delivery.attempt_id,
-            "to_end": max(work.now, delivery.began_at),
-            "to_milliseconds": milliseconds,
-            "to_fate": report.fate,
-            "to_status": report.status,
-            "to_detail": report.detail,
-        }
-        work.write(_END_ATTEMPT, attempt)
-        if next_at is None and stands == state:
-            work.count("deliveries_ended", delivery.kind, state.value, some_tries(delivery.number))
-        return DeliveryState(stands)
+        with self._transactions.write() as work:
+            work.wait_briefly()
+            return self._write(work, finished, note)
+
+    def _write(
+        self, work: Work, finished: Sequence[FinishedAttempt], note: Note, *, is_alone: bool = False
+    ) -> dict[str, DeliveryState]:
+        by_how: defaultdict[Recording, list[FinishedAttempt]] = defaultdict(list)
+        rows, states = {}, {}
+        for one in finished:
+            how, state, rows[one.delivery.id] = one.row(work.now)
+            states[one.delivery.id] = state
+            by_how[how].append(one)
+        stands: dict[str, DeliveryState] = {}
+        for how, some in by_how.items():
+            found = work.rows(_HELD[how], {"given": [rows[one.delivery.id] for one in some]})
+            stands.update((row.id, DeliveryState(row.state)) for row in found)
+            if is_alone and not found:
+                of_id, _number, to_state, to_end, to_reason, *_rest = rows[some[0].delivery.id]
+                news = {"to_state": to_state, "to_end": to_end, "to_reason": to_reason} if how.accepts else {}
+                row = work.row(_OVERTAKEN[how], {"of_id": of_id, **news})
+                stands[of_id] = DeliveryState(row.state) if row else to_state
+        recorded = [(one, stands[one.delivery.id]) for one in finished if one.delivery.id in stands]
+        if recorded:
+            work.write(_END_ATTEMPTS, {"given": [rows[one.delivery.id] for one, _state in recorded]})
+        for one, state in recorded:
+            if state == states[one.delivery.id] is not DeliveryState.PENDING:
+                tries = some_tries(one.delivery.number)
+                work.count("deliveries_ended", one.delivery.kind, state.value, tries)
+            work.after(partial(log_attempt, one, state))
+        note(work, recorded)
+        return stands
 
 
-def log_attempt(delivery: ClaimedDelivery, state: DeliveryState, report: AttemptReport, milliseconds: int) -> None:
-    """Log an attempt; as a warning if it was the last one and failed."""
+def log_attempt(finished: FinishedAttempt, state: DeliveryState) -> None:
+    """Log an attempt, for the request that caused it; as a warning if it was the last one and failed."""
+    delivery, report = finished.delivery, finished.report
     is_lost = state in (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
+    request_id.set(delivery.request_id or "")
     log_event(
         f"{delivery.kind}_attempted",
         level=logging.WARNING if is_lost else logging.INFO,
@@ -609,5 +686,5 @@ def log_attempt(delivery: ClaimedDelivery, state: DeliveryState, report: Attempt
         state=state,
         status=report.status,
         detail=report.detail,
-        milliseconds=milliseconds,
+        milliseconds=finished.milliseconds,
     )

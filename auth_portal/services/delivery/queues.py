@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from auth_portal.store.db import Work
+from auth_portal.store.db import Compiled, Work
 from auth_portal.store.models import MESSAGE, Delivery, DeliveryState
 
 ALL_PRIORITIES = (0, 1, 2)  # the lowest leaves first
@@ -45,8 +45,8 @@ def due_queues(work: Work, kind: str, full: Collection[str] = ()) -> list[Queue]
 
     It costs a few steps in an index for each target, however many deliveries wait.
     """
-    found = work.execute(_QUEUES, {"of_kind": kind, "now": work.now, "full": list(full)})
-    return [Queue(row.target, row.priority, row.since) for row in found]
+    found = work.rows(_QUEUES, {"of_kind": kind, "now": work.now})
+    return [Queue(row.target, row.priority, row.since) for row in found if row.target not in full]
 
 
 def waiting(work: Work, kind: str, priority: int, most: int) -> int:
@@ -73,11 +73,7 @@ _EACH = (
     .where(_TARGETS.c.target.is_not(None))
     .subquery()
 )
-_QUEUES = (
-    select(_EACH)
-    .where(_EACH.c.since <= bindparam("now"), _EACH.c.target.not_in(bindparam("full", expanding=True)))
-    .order_by(_EACH.c.priority, _EACH.c.since)
-)
+_QUEUES = Compiled(select(_EACH).where(_EACH.c.since <= bindparam("now")).order_by(_EACH.c.priority, _EACH.c.since))
 _WAITING = select(func.count()).select_from(
     select(Delivery.id)
     .select_from(_TARGETS)
@@ -149,7 +145,7 @@ def _claiming(chosen: CTE) -> Any:
     )
 
 
-CLAIM = _claiming(_CHOSEN)
+CLAIM = Compiled(_claiming(_CHOSEN))
 """Takes up to ``most`` due deliveries of one queue."""
 CLAIM_ALERTS = _claiming(
     select(Delivery.id)

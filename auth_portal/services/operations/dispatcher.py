@@ -9,37 +9,42 @@ its database alone.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from socket import gethostname
 
 from auth_portal.services.alerts import EVERY_SECONDS, SILENT_SECONDS, Alerts
-from auth_portal.services.delivery.callbacks import CallbackDelivery
-from auth_portal.services.delivery.messages import MessageDelivery
-from auth_portal.services.delivery.outbox import ClaimedDelivery, Deliver, Outbox
+from auth_portal.services.delivery.outbox import ClaimedDelivery, FinishedAttempt, Outbox, Sender
 from auth_portal.services.imports.store import LostLease
 from auth_portal.services.imports.work import ImportWork, WorkerStop
 from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.verification.end import Endings
-from auth_portal.store.db import CHECK_SECONDS, ClockCheck, share_connections
+from auth_portal.store.db import CHECK_SECONDS, ClockCheck, serve_no_customer, share_connections
 from auth_portal.store.models import CALLBACK, MESSAGE, DeliveryState
-from auth_portal.telemetry import Origin, log_event, logger, origin, request_id
+from auth_portal.telemetry import Origin, log_event, logger, origin, reason_of, request_id
 
 MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test drive has a handful
 # A target holds at most so many times the threads that are left free: the dynamic threshold of Choudhury and Hahne
 # (IEEE/ACM Transactions on Networking 6(2), 1998). One busy target gets 3/4 of all threads, two get 3/7 each, and
 # however many there are, some are left for the next one.
 MOST_HELD = 3
+MOST_TOGETHER = 32  # attempts that one transaction records
 LOOK_PART = 4  # a claim costs as much as several deliveries: one follows when so large a part of the threads is free
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
 QUICK_FOR_SECONDS = 60.0  # after something was sent: its customer types the code, and then the result is due
+GENTLE_SHARE = 0.1  # of the CPU of a process, which a backlog of results takes while customers use it
+GENTLE_MOST_SECONDS = 0.5  # between two claims then: a customer may wait for something else than the CPU
+GENTLE_CLAIM = 8  # results at once meanwhile, so that no page waits for many of them
+GENTLE_SECONDS = 0.005  # after which it looks whether customers are still there
+COST_OF = 50  # deliveries over which their cost is averaged
 SWEEP_SECONDS = 1.0
 SEAL_SECONDS = 1.0  # an event that is deleted within this time does not show
 IMPORT_POLL_SECONDS = 1.0  # the process that asked for an import wakes its own thread
@@ -108,6 +113,10 @@ class Loop:
         """Return True once the loop was asked to stop; long work asks between two batches."""
         return self._stopping.is_set()
 
+    def pause(self, seconds: float) -> None:
+        """Wait inside a round, until the loop is asked to stop."""
+        self._stopping.wait(seconds)
+
     def ask_to_stop(self) -> None:
         """Begin no new round. Return at once."""
         self._stopping.set()
@@ -122,6 +131,7 @@ class Loop:
     def _run(self) -> None:
         # What asks whether the clock is right is refused by a transaction that begins after a jump.
         origin.set(Origin(is_judged=self._may_work is not None))
+        serve_no_customer()
         while not self.is_stopping():
             self._woken.wait(self._every_seconds() if callable(self._every_seconds) else self._every_seconds)
             self._woken.clear()
@@ -134,16 +144,23 @@ class Loop:
 
 
 class Lane:
-    """One kind of delivery: a loop that claims, and threads that deliver. That of results is their ``Courier``."""
+    """One kind of delivery: a loop that claims, and threads that deliver. That of results is their ``Courier``.
+
+    A thread whose attempt has ended leaves the report and goes on, if another one is recording; that one then takes
+    all reports that wait into its next transaction.
+    """
 
     def __init__(
-        self, kind: str, outbox: Outbox, deliver: Deliver, clock: ClockCheck, *, threads: int, pace: Pace
+        self, kind: str, outbox: Outbox, sender: Sender, clock: ClockCheck, *, threads: int, pace: Pace
     ) -> None:
         self.kind = kind
         self._pace = pace
         self._threads = threads
         self.outbox = outbox
-        self.deliver = deliver
+        self.send = sender.send
+        self._note = sender.note
+        self._finished: deque[FinishedAttempt] = deque()
+        self._records = threading.Lock()  # held by the thread that records what others leave
         self.loop = Loop(
             f"{kind}-dispatcher",
             self._claim,
@@ -155,6 +172,9 @@ class Lane:
         self._busy: Counter[str] = Counter()
         self._is_open = False
         self._is_worth_a_look = False  # when a delivery ends: the last look left something, or could not see all
+        self._is_more_due = False  # the last claim took as much as it could for a target
+        self._cost = 0.0  # seconds of CPU that a delivery takes, on average
+        self._rests_until = self._rests_to = 0.0  # by time.monotonic() and time.process_time()
         self._ended = 0  # deliveries since the last look
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{kind}-delivery", initializer=share_connections)
 
@@ -198,7 +218,7 @@ class Lane:
     def _claim(self) -> bool:
         """Claim once and hand out; return True if there may be more to claim at once.
 
-        A look comes before the claim: it costs less, and writers queue.
+        A look comes before the claim, which costs more, and writers queue; except where the last claim left something.
         """
         self._is_worth_a_look, self._ended = True, 0  # for each delivery that ends while this looks
         with self._lock:
@@ -206,44 +226,107 @@ class Lane:
         full = [target for target in busy if room(self._threads, busy, target) <= 0]
         if busy.total() >= self._threads:
             return False
-        if not self.outbox.has_due(self.kind, full):
+        if not (self._is_more_due and not full) and not self.outbox.has_due(self.kind, full):
             self._is_worth_a_look = bool(full)
             return False
         self._pace.note_work()
         time.sleep(random.uniform(0, SCATTER_SECONDS[self.kind]))  # noqa: S311
+        most, began = self._give_way(), time.thread_time()
         claimed: list[ClaimedDelivery] = []
         kept: Counter[str] = Counter()
 
         def keep(target: str, _taken: Counter[str]) -> int:
             with self._lock:
-                if more := room(self._threads, self._busy, target):
+                if more := min(room(self._threads, self._busy, target), most - kept.total()):
                     self._busy[target] += more
                     kept[target] += more
             return more
 
         try:
-            claimed = self.outbox.claim(self.kind, self._threads, keep)
+            claimed = self.outbox.claim(self.kind, most, keep)
         finally:
-            for target, count in (kept - Counter(delivery.target for delivery in claimed)).items():
+            taken = Counter(delivery.target for delivery in claimed)
+            unused = kept - taken
+            self._is_more_due = any(not unused[target] for target in taken)
+            for target, count in unused.items():
                 self.release(target, count)
         for delivery in claimed:
             self._pool.submit(self._deliver, delivery)
-        return bool(claimed)
+        spent = time.thread_time() - began + len(claimed) * self._cost
+        self._rests_until = time.monotonic() + GENTLE_MOST_SECONDS
+        self._rests_to = time.process_time() + spent / GENTLE_SHARE
+        return bool(claimed and unused)  # one queue may have kept threads that another one of its target needs
+
+    def _give_way(self) -> int:
+        """Return how many to claim at once; first rest after the last ones, while customers use this process.
+
+        So a backlog of results takes GENTLE_SHARE of what the process does. What customers end meanwhile is handed over
+        and does not wait here, and neither do messages, for which customers wait.
+        """
+        is_used = self.outbox.is_used_by_customers
+        if self.kind != CALLBACK or not is_used():
+            return self._threads
+        while is_used() and time.process_time() < self._rests_to and time.monotonic() < self._rests_until:
+            if self.loop.is_stopping():
+                return 0
+            self.loop.pause(GENTLE_SECONDS)
+        return GENTLE_CLAIM
+
+    def deliver(self, claimed: ClaimedDelivery) -> DeliveryState:
+        """Send one claimed delivery and record it, in this thread; return where it stands then."""
+        return self.outbox.record(self.send(claimed), self._note)
 
     def _deliver(self, claimed: ClaimedDelivery) -> None:
+        began = time.thread_time()
         request_id.set(claimed.request_id or "")  # the log of its attempts names the request that caused it
-        may_follow = True  # what was due at once again, or waited for this one
         try:
-            may_follow = self.deliver(claimed) is DeliveryState.PENDING
+            self._finished.append(self.send(claimed))
         except Exception:
             # The lease brings it back; the attempt stays on record as one of unknown fate.
             logger.exception("delivery_fault")
+            self._end([claimed])
+        while self._finished and self._records.acquire(blocking=False):  # looks again after each time it lets go
+            try:
+                alone = self._record_together()
+            finally:
+                self._records.release()
+            for finished in alone:
+                try:
+                    self._pool.submit(self._record_alone, finished)
+                except RuntimeError:  # it was shut down
+                    self._record_alone(finished)
+        self._cost += (time.thread_time() - began - self._cost) / COST_OF
+
+    def _record_together(self) -> list[FinishedAttempt]:
+        """Record attempts that have ended, in one transaction; return those that have to be recorded alone."""
+        finished = [self._finished.popleft() for _ in range(min(len(self._finished), MOST_TOGETHER))]
+        try:
+            stands = self.outbox.record_together(finished, self._note)
+        except Exception as fault:
+            why = reason_of(fault) or type(fault).__name__
+            log_event("recorded_alone", level=logging.WARNING, kind=self.kind, count=len(finished), why=why)
+            return finished
+        recorded = [one.delivery for one in finished if one.delivery.id in stands]
+        self._end(recorded, is_over=DeliveryState.PENDING not in stands.values())
+        return [one for one in finished if one.delivery.id not in stands]
+
+    def _record_alone(self, finished: FinishedAttempt) -> None:
+        is_over = False
+        try:
+            is_over = self.outbox.record(finished, self._note) is not DeliveryState.PENDING
+        except Exception:
+            logger.exception("delivery_fault")
         finally:
-            self.release(claimed.target)
-            self._ended += 1  # a race may lose one, and then the next look is that much later
-            is_enough = self._ended >= self._threads // LOOK_PART or not self._busy
-            if is_enough and (may_follow or self._is_worth_a_look):
-                self.loop.wake()
+            self._end([finished.delivery], is_over=is_over)
+
+    def _end(self, ended: Sequence[ClaimedDelivery], *, is_over: bool = False) -> None:
+        """Free the threads of deliveries, and look for more if enough are free; what is not over may be due again."""
+        for target, count in Counter(one.target for one in ended).items():
+            self.release(target, count)
+        self._ended += len(ended)  # a race may lose one, and then the next look is that much later
+        is_enough = self._ended >= self._threads // LOOK_PART or not self._busy
+        if is_enough and (not is_over or self._is_worth_a_look):
+            self.loop.wake()
 
 
 def room(threads: int, busy: Counter[str], target: str) -> int:
@@ -258,8 +341,8 @@ class Lanes:
     def __init__(
         self,
         outbox: Outbox,
-        callbacks: CallbackDelivery,
-        messages: MessageDelivery,
+        callbacks: Sender,
+        messages: Sender,
         clock: ClockCheck,
         *,
         threads: Mapping[str, int],
@@ -267,8 +350,8 @@ class Lanes:
     ) -> None:
         self.clock = clock
         self.all = tuple(
-            Lane(kind, outbox, deliver, clock, threads=threads[kind], pace=pace)
-            for kind, deliver in ((CALLBACK, callbacks.deliver), (MESSAGE, messages.deliver))
+            Lane(kind, outbox, sender, clock, threads=threads[kind], pace=pace)
+            for kind, sender in ((CALLBACK, callbacks), (MESSAGE, messages))
         )
 
     def wake(self) -> None:
@@ -354,9 +437,9 @@ class Dispatcher:
 
     def send_alerts(self) -> None:
         """Send what reports an alert and no dispatcher has sent."""
-        outbox, deliver = self.lanes[1].outbox, self.lanes[1].deliver
-        for claimed in outbox.claim_alerts():
-            deliver(claimed)
+        lane = self.lanes[1]
+        for claimed in lane.outbox.claim_alerts():
+            lane.deliver(claimed)
 
     def wake_imports(self) -> None:
         """Look for imports: this process has asked for one."""
