@@ -178,7 +178,7 @@ class Settings(BaseModel):
     proxy_header: Annotated[Literal["X-Forwarded-For", "Forwarded"], BeforeValidator(_header)] = "X-Forwarded-For"
     sandbox: Annotated[Literal["off", "on", "public"], BeforeValidator(_sandbox)] = "off"
     dispatch: Literal["inline", "off"] = "inline"
-    callback_threads: Annotated[int, Field(ge=2, le=256)] = 32
+    callback_threads: Annotated[int, Field(ge=2, le=256)] = 64
     message_threads: Annotated[int, Field(ge=2, le=256)] = 16
     poll_seconds: Annotated[float, Field(ge=0.02, le=2)] = 0.1
     idle_poll_seconds: Annotated[float, Field(ge=0.02, le=2)] = 0.5
