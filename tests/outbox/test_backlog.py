@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from psycopg import RawCursor
 from sqlalchemy import LargeBinary, Text, case, cast, event, insert, literal, literal_column, select, text
 
 from auth_portal.services.delivery.outbox import (
@@ -89,9 +90,12 @@ def effort(database: Database, statement: str, values: Any) -> int:
     """How much a statement reads: steps of SQLite's machine, or pages of PostgreSQL. It is undone."""
     with database.engine.connect() as connection:
         if not database.is_sqlite:
-            explained = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
-            (plan,) = explained.scalar_one()
-            connection.rollback()
+            driver: Any = connection.connection.driver_connection
+            cursor: Any = (
+                RawCursor(driver) if isinstance(values, list) else driver.cursor()
+            )  # a compiled one has $1, $2
+            ((plan,),) = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+            driver.rollback()
             assert "Seq Scan on deliveries" not in json.dumps(plan).replace('", "Relation Name": "', " on ")
             return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
         steps = 0
@@ -100,9 +104,9 @@ def effort(database: Database, statement: str, values: Any) -> int:
             nonlocal steps
             steps += 10
 
-        driver: Any = connection.connection.driver_connection
+        driver = connection.connection.driver_connection
         driver.set_progress_handler(count, 10)
-        connection.exec_driver_sql(statement, values).all()
+        connection.exec_driver_sql(statement, tuple(values)).all()
         driver.set_progress_handler(None, 0)
         connection.rollback()
         return steps
