@@ -94,7 +94,7 @@ def effort(database: Database, statement: str, values: Any) -> int:
             cursor: Any = (
                 RawCursor(driver) if isinstance(values, list) else driver.cursor()
             )  # a compiled one has $1, $2
-            ((plan,),) = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+            (((plan,),),) = cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
             driver.rollback()
             assert "Seq Scan on deliveries" not in json.dumps(plan).replace('", "Relation Name": "', " on ")
             return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
