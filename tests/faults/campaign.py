@@ -313,8 +313,9 @@ class Campaign:
             attempts[attempt.delivery_id].append(attempt)
         found = {row.id: row for row in rows(self._url, Delivery) if row.kind == "callback"}
         for delivery_id, some_attempts in attempts.items():
-            # By their numbers, too: the times are those of nodes whose clocks are set wrong.
-            taken = next((one for one in some_attempts if one.fate == "accepted"), None)
+            # By their numbers, too: the times are those of nodes whose clocks are set wrong. An acceptance that ended when
+            # it began was recorded by a clock that was set back: the next holder may have posted before that.
+            taken = next((one for one in some_attempts if one.fate == "accepted" and one.ended_at > one.began_at), None)
             later = [
                 one
                 for one in some_attempts
