@@ -72,7 +72,7 @@ def test_what_cannot_be_used_is_named_with_its_place(caller: Program) -> None:
         caller.post("/customers", {"customer_id": "X", "phone": "12", "email": 7, "surname": "N", "active": "yes"}),
         422, "body_invalid",
     )  # fmt: skip
-    assert {error["pointer"] for error in found["errors"]} == {"/email", "/surname", "/active"}
+    assert {error["pointer"] for error in found["errors"]} == {"/email", "/surname", "/active", "/phone"}
     found = problem(
         caller.post("/customers", {"customer_id": "X", "phone": "12", "password": "short"}), 422, "body_invalid"
     )
@@ -235,3 +235,27 @@ def test_a_repetition_has_the_version_of_its_answer(caller: Program) -> None:
     assert (again.status_code, again.headers["ETag"]) == (200, first.headers["ETag"])
     other = caller.patch("/customers/C-1001", {"name": "T"}, headers={**headers, "If-Match": "*"})
     problem(other, 422, "idempotency_key_reused")
+
+
+def test_every_fault_of_a_customer_is_named_at_once(small_world: World) -> None:
+    """A member of the wrong type hides no other that cannot be used."""
+    caller = program(small_world)
+    wrong = {
+        "customer_id": 5,
+        "name": "x" * 201,
+        "phone": "12",
+        "email": "no",
+        "locale": ["en"],
+        "active": "yes",
+        "age": 9,
+    }
+    found = problem(caller.post("/customers", wrong), 422, "body_invalid")
+    assert {error["pointer"] for error in found["errors"]} == {f"/{name}" for name in wrong}
+    del wrong["customer_id"]
+    found = problem(caller.call("PATCH", "/customers/C-1001", wrong), 422, "body_invalid")
+    assert {error["pointer"] for error in found["errors"]} == {f"/{name}" for name in wrong}
+    many = [{"customer_id": "N-1", "phone": "12"}, {"customer_id": "N-2", "active": 1}, {"email": "no"}, 7]
+    found = problem(caller.post("/customers/bulk", {"customers": many}), 422, "body_invalid")
+    assert [error["pointer"] for error in found["errors"]] == [
+        "/customers/1/active", "/customers/2/customer_id", "/customers/3", "/customers/0/phone", "/customers/2/email",
+    ]  # fmt: skip

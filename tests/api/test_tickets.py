@@ -32,6 +32,32 @@ def test_a_ticket_leads_to_a_verification(both: Program) -> None:
     assert event.facts["api_key"] == key.id
 
 
+def test_everything_that_is_wrong_is_named_at_once(caller: Program) -> None:
+    """Whatever finds it: the type of a member, its text, its journey, or the directory."""
+    payment = {"amount": "five", "currency": "XXX", "payee": ""}
+    wrong = {"msisdn": "12", "purpose": "two\nlines", "locale": "english please", "reference": "mine", "phone": "1"}
+    found = problem(caller.post("/tickets", {"journey": "balance", **wrong, "payment": payment}), 422, "body_invalid")
+    assert {error["pointer"] for error in found["errors"]} == {
+        *(f"/{name}" for name in wrong),
+        *(f"/payment/{name}" for name in payment),
+    }
+    found = problem(
+        caller.post("/tickets", {"journey": "nowhere", "msisdn": [], "purpose": "x" * 200, "locale": 7}),
+        422,
+        "body_invalid",
+    )
+    assert {error["pointer"] for error in found["errors"]} == {"/journey", "/msisdn", "/purpose", "/locale"}
+    found = problem(
+        caller.post(
+            "/tickets", {**FLOW, "msisdn": "27820000000", "payment": {**PAYMENT, "amount": "5", "payee": "\u200b"}}
+        ),
+        422,
+        "body_invalid",
+    )
+    assert {error["pointer"] for error in found["errors"]} == {"/msisdn", "/payment/amount", "/payment/payee"}
+    assert not caller.world.rows(TicketRow)
+
+
 def test_a_repetition_gets_the_same_link(both: Program) -> None:
     first = both.post("/tickets", FLOW, headers={"Idempotency-Key": "t"})
     again = both.post("/tickets", FLOW, headers={"Idempotency-Key": "t"})

@@ -159,9 +159,10 @@ def payment_of(text: str) -> Payment:
 def amount_faults(amount: str, currency: str) -> dict[str, str]:
     """Return what is wrong with an amount and its currency, by their names."""
     decimals = minor_units(currency)
-    if decimals is None:
-        return {"currency": "must be the code of a currency in use, in capital letters such as ZAR (ISO 4217)"}
     found = _AMOUNT.fullmatch(amount)
+    if decimals is None:
+        faults = {"currency": "must be the code of a currency in use, in capital letters such as ZAR (ISO 4217)"}
+        return faults if found else {"amount": "must be digits, with the decimals of its currency", **faults}
     example = "500" + ("." + "0" * decimals if decimals else "")
     if found is None or len(found[2] or "") != decimals:
         return {"amount": f"must be digits with {decimals} decimals in {currency}, such as {example}"}

@@ -10,10 +10,10 @@ someone other than the portal opens nothing, and a chat that began with it means
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, insert, or_, select, update
 
@@ -55,6 +55,7 @@ PURPOSE_LENGTH = 140  # characters: two lines on a phone, read before anything i
 PAYEE_LENGTH = 40  # characters, so that a payment fits into one SMS
 LAST_LATIN = "\u024f"  # up to here no letter needs a joiner, which could only hide in a name
 UNREADABLE = 422
+Found = TypeVar("Found")
 
 
 class ChangedTicket(Gone):
@@ -232,6 +233,28 @@ def bind(work: Work, found: FoundTicket, reference: bytes) -> None:
         raise Gone("ticket_gone")
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with a request, so that all of it is named at once."""
+
+    faults: list[Problem]
+
+    def read(self, rule: Callable[..., Found], *given: Any) -> Found | None:
+        """Return what a rule returns; None where it raises Problem, which is added to what is wrong."""
+        try:
+            return rule(*given)
+        except Problem as fault:
+            self.faults.append(fault)
+            return None
+
+    def refuse(self) -> None:
+        """Raise the Problem, or one with all of them if there are several."""
+        if len(self.faults) == 1:
+            raise self.faults[0]
+        if self.faults:
+            raise Problem("body_invalid", status=UNREADABLE, faults=tuple(self.faults))
+
+
 class Tickets:
     """Registers tickets for Flow's server, and finds the ticket of a link."""
 
@@ -239,25 +262,31 @@ class Tickets:
         self._transactions = transactions
         self._journeys = journeys
 
-    def register(self, request: TicketRequest, also: Callable[[Work, NewTicket], None] | None = None) -> NewTicket:
-        """Register a ticket; ``also`` commits together with it.
+    def register(
+        self,
+        request: TicketRequest,
+        also: Callable[[Work, NewTicket], None] | None = None,
+        faults: Sequence[Problem] = (),
+    ) -> NewTicket:
+        """Register a ticket; ``also`` commits together with it. ``faults`` are what the caller has found wrong already.
 
         Raise NotFound("journey_unknown"), or Problem with status 409 "journey_closed" or 422 and a code that begins
-        with "ticket_"; the parameter ``field`` names the field at fault.
+        with "ticket_"; the parameter ``field`` names the field at fault. If more than one thing is wrong, raise Problem
+        "body_invalid" with all of them in ``faults``.
         """
         snapshot, reference = self._journeys.current(), request.reference
-        config = _open_journey(snapshot, request.journey)
-        _check_request(config, request)
-        purpose, locale = _read_purpose(request.purpose), _read_locale(request.locale)
-        payment = _read_payment(request.payment) if request.payment is not None else None
-        numbers = chat_numbers(request.msisdn, snapshot.portal.default_region)
-        if request.msisdn and not numbers:
-            raise Problem("ticket_msisdn_unreadable", status=UNREADABLE, field="msisdn")
+        found = Findings(list(faults))
+        config, purpose, payment, locale, numbers = _read_request(snapshot, request, found)
         token = "" if reference else new_token()
-        path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
         with self._transactions.write() as work:
+            meant = None
+            if config is not None and bool(numbers) != bool(request.customer_id):
+                meant = found.read(_person_meant, work, config, numbers, request.customer_id)
+            found.refuse()
+            assert config is not None and meant is not None, "else there is a fault"  # noqa: PT018
+            person, phone = meant
+            path = f"/j/{config.slug}/t/{token}" if token else f"/j/{config.slug}"
             ticket_id, times = work.new_id(), ChatClock.from_ticket(work.now, config.chat_seconds)
-            person, phone = _person_meant(work, config, numbers, request.customer_id)
             values = {
                 "id": ticket_id,
                 "token_hash": token_hash(token) if token else None,
@@ -305,6 +334,26 @@ class Tickets:
         return None
 
 
+def _read_request(
+    snapshot: Snapshot, request: TicketRequest, found: Findings
+) -> tuple[JourneyConfig | None, str | None, Payment | None, str | None, tuple[str, ...]]:
+    """Return the journey, what its customer is asked, and the forms of the chat's number, as far as they are read."""
+    config = found.read(_open_journey, snapshot, request.journey)
+    if config is not None:
+        found.faults.extend(_request_faults(config, request))
+    numbers = chat_numbers(request.msisdn, snapshot.portal.default_region)
+    if request.msisdn and not numbers:
+        found.faults.append(Problem("ticket_msisdn_unreadable", status=UNREADABLE, field="msisdn"))
+    payment = found.read(_read_payment, request.payment) if request.payment is not None else None
+    return (
+        config,
+        found.read(_read_purpose, request.purpose),
+        payment,
+        found.read(_read_locale, request.locale),
+        numbers,
+    )
+
+
 def _open_journey(snapshot: Snapshot, slug: str) -> JourneyConfig:
     found = snapshot.journeys.get(slug)
     if found is None:
@@ -314,26 +363,25 @@ def _open_journey(snapshot: Snapshot, slug: str) -> JourneyConfig:
     return found.config
 
 
-def _check_request(config: JourneyConfig, request: TicketRequest) -> None:
-    """Refuse what this journey cannot make a ticket of."""
-    msisdn, reference = request.msisdn, request.reference
-    if bool(msisdn.strip()) == bool(request.customer_id.strip()):
-        raise Problem("ticket_one_of", status=UNREADABLE, field="msisdn")
-    if config.defence.demands_ticket and not msisdn.strip():
+def _request_faults(config: JourneyConfig, request: TicketRequest) -> Iterator[Problem]:
+    """Yield what this journey cannot make a ticket of."""
+    msisdn, reference = request.msisdn.strip(), request.reference
+    if bool(msisdn) == bool(request.customer_id.strip()):
+        yield Problem("ticket_one_of", status=UNREADABLE, field="msisdn")
+    elif config.defence.demands_ticket and not msisdn:
         # A customer ID may have been typed into the chat, and would not show whose chat it is.
-        raise Problem("ticket_needs_msisdn", status=UNREADABLE, field="customer_id")
-    if msisdn.strip() and not config.works_by_phone_alone:
-        raise Problem("ticket_no_method", status=UNREADABLE, field="journey")
+        yield Problem("ticket_needs_msisdn", status=UNREADABLE, field="customer_id")
+    if msisdn and not config.works_by_phone_alone:
+        yield Problem("ticket_no_method", status=UNREADABLE, field="journey")
     if request.payment is not None and not config.verify_steps:
-        raise Problem("ticket_payment_unproved", status=UNREADABLE, field="payment")
-    if not reference:
-        return
-    if not config.finds_ticket_by_reference:
-        raise Problem("ticket_reference_made_by_flow", status=UNREADABLE, field="reference")
-    try:
-        references.check(reference)
-    except Problem:
-        raise Problem("ticket_reference_invalid", status=UNREADABLE, field="reference") from None
+        yield Problem("ticket_payment_unproved", status=UNREADABLE, field="payment")
+    if reference and not config.finds_ticket_by_reference:
+        yield Problem("ticket_reference_made_by_flow", status=UNREADABLE, field="reference")
+    elif reference:
+        try:
+            references.check(reference)
+        except Problem:
+            yield Problem("ticket_reference_invalid", status=UNREADABLE, field="reference")
 
 
 def _person_meant(work: Work, config: JourneyConfig, numbers: Sequence[str], customer_id: str) -> tuple[Person, str]:

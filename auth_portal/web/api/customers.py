@@ -75,7 +75,7 @@ def find_customers() -> Response:
 @once
 def create_customer(write: Write) -> ApiResponse:
     """Create one customer."""
-    said = _read(read_json(), "", needs_id=True)
+    (said,) = _read({"": read_json()}, needs_id=True)
     _demand_credentials_scope(said)
     fields = {"customer_id": said.customer_id, **said.fields}
     saved = services().customers.create(
@@ -98,7 +98,7 @@ def read_customer(customer_id: str) -> Response:
 @once
 def change_customer(write: Write, customer_id: str) -> ApiResponse:
     """Change what the body names."""
-    said = _read(read_json(), "", needs_id=False)
+    (said,) = _read({"": read_json()}, needs_id=False)
     _demand_credentials_scope(said)
     stored = _found(customer_id)
     saved = services().customers.change(
@@ -156,7 +156,7 @@ def save_customers(write: Write) -> ApiResponse:
         raise refuse(
             "body_invalid", [InputFault("/customers", f"must be a list of 1 to {MOST} customers, and be alone")]
         )
-    said = [_read(one, f"/customers/{number}", needs_id=True) for number, one in enumerate(found)]
+    said = _read({f"/customers/{number}": one for number, one in enumerate(found)}, needs_id=True)
     _demand_credentials_scope(*said)
     entries, faults = checked_entries(said, services().journeys.current().portal.default_region)
     if faults:
@@ -187,24 +187,35 @@ def _refuse_faults(saved: CustomerSave, conflict: str) -> None:
         raise refuse("body_invalid", [InputFault(f"/{name}", reason) for name, reason in sorted(saved.faults.items())])
 
 
-def _read(said: Any, place: str, *, needs_id: bool) -> CustomerInput:
-    """Return what one JSON object says of a customer. Raise Problem 422 with every member that has the wrong type."""
+def _read(said: Mapping[str, Any], *, needs_id: bool) -> list[CustomerInput]:
+    """Return what JSON objects, by their places in the body, say of customers.
+
+    Raise Problem 422 if a member has the wrong type, with every member that cannot be used for whatever reason.
+    """
     known = TEXTS | {"active"} | ({"customer_id"} if needs_id else set())
-    if not isinstance(said, dict):
-        raise refuse("body_invalid", [InputFault(place or "/", "must be an object")])
-    faults = [
-        InputFault(f"{place}/{name}", reason)
-        for name in sorted(said)
-        if (reason := _type_fault(name, said[name], known))
-    ]
-    if needs_id and "customer_id" not in said:
-        faults.append(InputFault(f"{place}/customer_id", "is missing"))
-    if not needs_id and not said:
-        faults.append(InputFault("/", "names nothing to change"))
+    faults, inputs = [], []
+    for place, one in said.items():
+        if not isinstance(one, dict):
+            faults.append(InputFault(place or "/", "must be an object"))
+            continue
+        wrong = {name: reason for name in sorted(one) if (reason := _type_fault(name, one[name], known))}
+        if needs_id and "customer_id" not in one:
+            wrong["customer_id"] = "is missing"
+        if not needs_id and not one:
+            wrong[""] = "names nothing to change"
+        faults += [InputFault(f"{place}/{name}", reason) for name, reason in wrong.items()]
+        texts = {name: one[name] for name in TEXTS & one.keys() - wrong.keys()}
+        customer_id = "" if "customer_id" in wrong else one.get("customer_id", "")
+        inputs.append((place, CustomerInput(customer_id, texts, one.get("active"))))
     if faults:
+        named, region = {fault.place for fault in faults}, services().journeys.current().portal.default_region
+        for place, entry in inputs:
+            _entries, found = checked_entries([entry], region)
+            others = [one for one in found if needs_id or one.column != "customer_id"]
+            values = [InputFault(f"{place}/{one.column}", one.reason) for one in others]
+            faults += [one for one in values if one.place not in named]
         raise refuse("body_invalid", faults)
-    texts = {name: said[name] for name in TEXTS & said.keys()}
-    return CustomerInput(said.get("customer_id", ""), texts, said.get("active"))
+    return [entry for _place, entry in inputs]
 
 
 def _type_fault(name: str, value: object, known: frozenset[str] | set[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from flask import Response
 from werkzeug.http import HTTP_STATUS_CODES
@@ -83,9 +84,7 @@ def problem_details(
         "detail": _detail(code, status, params),
         "request_id": request_id.get(),
     }
-    if "field" in params:
-        document["errors"] = [{"pointer": f"/{params['field']}", "detail": document["detail"]}]
-    if errors := params.get("errors"):
+    if errors := _errors(code, status, params):
         document["errors"] = errors
     response = Response(json.dumps(document, ensure_ascii=False), status, content_type=MEDIA_TYPE)
     if retry_after_seconds:
@@ -94,6 +93,17 @@ def problem_details(
         challenge = CHALLENGES[code].format(scope=params.get("scope", ""))
         response.headers["WWW-Authenticate"] = f'Bearer realm="Auth Portal API"{challenge}'
     return response
+
+
+def _errors(code: str, status: int, params: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Return each place at fault once, with the first reason."""
+    found: list[Mapping[str, str]] = list(params.get("errors", ()))
+    if "field" in params:
+        found.append({"pointer": f"/{params['field']}", "detail": _detail(code, status, params)})
+    for fault in params.get("faults", ()):
+        found += _errors(fault.code, fault.status, fault.params)
+    places = [error.get("pointer", error.get("parameter")) for error in found]
+    return [error for number, error in enumerate(found) if places[number] not in places[:number]]
 
 
 def _detail(code: str, status: int, params: Mapping[str, object]) -> str:

@@ -58,10 +58,12 @@ def register_ticket(write: Write) -> ApiResponse:
     if "journey" not in said:
         faults.append(InputFault("/journey", "must be the name of a journey, as its links have it"))
     payment = _read_payment(body["payment"], faults) if "payment" in body else None
-    if faults:
-        raise refuse("body_invalid", faults)
-    wanted = TicketRequest(**said, payment=payment, api_key_id=caller().key_id)
-    services().tickets.register(wanted, lambda work, made: write.store(work, _ticket_answer(made)))
+    wanted = TicketRequest(**{"journey": "", **said}, payment=payment, api_key_id=caller().key_id)
+    services().tickets.register(
+        wanted,
+        lambda work, made: write.store(work, _ticket_answer(made)),
+        [refuse("body_invalid", faults)] if faults else [],
+    )
     return write.answer
 
 
@@ -79,7 +81,7 @@ def _read_payment(found: object, faults: list[InputFault]) -> Payment | None:
     values = {name: found[name].strip() for name in PAYMENT_MEMBERS if isinstance(found.get(name), str)}
     missing = [name for name in PAYMENT_MEMBERS if not values.get(name)]
     faults += [InputFault(f"/payment/{name}", "must be a text, and not empty") for name in missing]
-    return None if missing else Payment(**values)
+    return Payment(**{name: values.get(name, "") for name in PAYMENT_MEMBERS})
 
 
 def _ticket_answer(made: NewTicket) -> ApiResponse:
