@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from auth_portal.services.history import results
-from auth_portal.services.history.audit_trail import csv_rows
+from auth_portal.services.history.lists import csv_rows
 from auth_portal.store.models import Acceptance, AnswerRow, AuditEvent, Verification, table_of
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver

@@ -6,15 +6,19 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text, update
 
-from auth_portal.services.history.audit_trail import CSV_COLUMNS, AuditFilter
+from auth_portal.services.history.audit_trail import ACTORS, CSV_COLUMNS, AuditFilter
+from auth_portal.services.history.lists import LOOKED_AT
 from auth_portal.services.history.words import browser_words
 from auth_portal.store.models import AuditEvent, CustomerRow, table_of
-from tests.admin.desk import ADMIN_ADDRESS, Desk
+from tests.admin.desk import ADMIN_ADDRESS, Desk, signed_in
+from tests.admin.test_journeys import send
 from tests.api.program import ADDRESS, Program
+from tests.receiver import wait_for
 from tests.test_cli_notices import run
 from tests.web.test_way import verified
 from tests.world import Browser, World
@@ -62,13 +66,13 @@ def test_filters_by_kind_admin_customer_verification_and_time(small_world: World
     assert found(since=small_world.clock.now) == ["something_else"]
     assert "something_else" not in found(until=small_world.clock.now)
     owner.get(PATH)
-    owner.post(f"{PATH}/find", customer="c-1001")
+    owner.post(f"{PATH}/find", wanted="c-1001")
     assert "A verification began on journey app." in owner.page.text
     assert "something else" not in owner.page.text.partition("<table")[2]
     assert "1001" not in owner.page.request.query_string.decode()
-    page = owner.post(f"{PATH}/find", customer="nobody")
+    page = owner.post(f"{PATH}/find", wanted="x@example.com")
     assert page.status_code == 422
-    assert 'value="nobody"' in page.text
+    assert 'value="x@example.com"' in page.text
 
 
 def test_pages_by_key(small_world: World, owner: Desk) -> None:
@@ -239,7 +243,7 @@ def test_a_program_is_named_by_its_key(small_world: World, owner: Desk) -> None:
     put = Program(small_world, made.key).post("/customers", {"customer_id": "N-1"})
     assert put.status_code == 201, put.text
     assert facts_of(small_world, "customer_created")["address"] == ADDRESS
-    page = owner.get(f"{PATH}?kind=customer_created").text
+    page = owner.get(f"{PATH}?kind=customer_created").text.partition("<tbody")[2]
     assert "API key “Bookings”" in page
     assert made.id not in page
     # Of before 0.2.0: the id alone.
@@ -267,3 +271,139 @@ def test_the_export_of_a_person_does_not_say_from_where_an_admin_acted(small_wor
     document = json.dumps(small_world.services.person_export.of(row.id))
     assert "customer_revealed" in document
     assert ADMIN_ADDRESS not in document
+
+
+def found_by(desk: Desk, wanted: str, **filters: str) -> str:
+    """The page that a search leads to; its address has no contact."""
+    desk.get(PATH)
+    page = desk.post(f"{PATH}/find", wanted=wanted, **filters)
+    assert page.status_code == 200, page.text
+    return page.text.partition("<tbody")[2]
+
+
+def test_search_by_words_of_the_sentence_the_kind_the_facts_and_the_admin(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app").prove(small_world.totp())
+    record(small_world, "backup_made", file="portal-é.zip", size=1)
+    record(small_world, "delivery_retried", admin_id=owner.admin_id, what="callback", reason="Flow was Off")
+    record(small_world, "delivery_retried", what="message", reason="other")
+    assert "Flow was Off" in found_by(owner, "sent again flow OFF")
+    assert "other" not in found_by(owner, "sent again flow OFF")
+    assert "Flow was Off" in found_by(owner, "ada retried")
+    assert "other" not in found_by(owner, "ada retried")
+    assert "was verified" in found_by(owner, "customer was verified")
+    assert "portal-é.zip" in found_by(owner, "PORTAL-É.zip")
+    assert found_by(owner, "100%_") == ""
+    assert owner.page.request.args["q"] == "100%_"
+
+
+@pytest.mark.parametrize("wanted", ["C-1001", "c-1001", "+27 82 555 1234", "neo@example.com"])
+def test_search_by_person(small_world: World, owner: Desk, wanted: str) -> None:
+    small_world.services.customers.create({"customer_id": "N-1"}, admin_id=owner.admin_id)
+    row = next(row for row in small_world.rows(CustomerRow) if row.customer_id == "C-1001")
+    fields = {"phone": "+27825551234", "email": "neo@example.com"}
+    assert small_world.services.customers.change(row.id, fields, admin_id=owner.admin_id).faults == {}
+    page = found_by(owner, wanted)
+    assert "What is on file about a customer was changed: email, phone." in page
+    assert "A customer was created" not in page
+    query = owner.page.request.query_string.decode()
+    assert "subject=" in query
+    assert not any(part in query for part in ("1001", "555", "neo"))
+
+
+@pytest.mark.parametrize("wanted", ["+27 82 555 9999", "0825559999", "who@example.com", "8001015009087"])
+def test_a_contact_never_becomes_part_of_an_address(owner: Desk, wanted: str) -> None:
+    owner.get(PATH)
+    page = owner.post(f"{PATH}/find", wanted=wanted, follow=False)
+    assert page.status_code == 422
+    assert "Location" not in page.headers
+
+
+@pytest.mark.parametrize(("wanted", "is_found"), [("198.51.100.4", True), ("198.51.", True), ("198.5.", False)])
+def test_search_by_address(owner: Desk, wanted: str, *, is_found: bool) -> None:
+    assert ("An admin signed in." in found_by(owner, wanted)) is is_found
+    assert owner.page.request.args["address"] == wanted
+
+
+def test_search_by_who_acts_and_by_time(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app")
+    made = small_world.services.api_keys.create("Bookings", ["customers:write", "customers:read"], 90, owner.admin_id)
+    Program(small_world, made.key).post("/customers", {"customer_id": "N-1"})
+    pages = {actor: owner.get(f"{PATH}?actor={actor}").text.partition("<tbody")[2] for actor in ACTORS}
+    assert "verification began" in pages["customers"]
+    assert "signed in" not in pages["customers"]
+    assert "signed in" in pages["admins"]
+    assert "verification began" not in pages["admins"]
+    assert "customer was created" in pages["programs"]
+    assert "API key “Bookings” was created" not in pages["programs"]
+    of_key = owner.get(f"{PATH}?admin=key:{made.id}").text.partition("<tbody")[2]
+    assert "customer was created" in of_key
+    assert "was created, valid" not in of_key
+    small_world.clock.advance(7200)
+    owner.sign_in()
+    last = owner.get(f"{PATH}?last=hour").text.partition("<tbody")[2]
+    assert "signed in" in last
+    assert "verification began" not in last
+    assert "verification began" in owner.get(f"{PATH}?last=day").text.partition("<tbody")[2]
+
+
+def test_an_honest_search_says_where_it_stopped(small_world: World, owner: Desk) -> None:
+    record(small_world, "numbered", note="needle")
+    small_world.clock.advance(1)
+    with small_world.transactions.write() as work, work.together():
+        for number in range(LOOKED_AT + 10):
+            work.record("numbered", number=number)
+    assert found_by(owner, "needle") == ""
+    assert "The search stopped after one page" in owner.page.text
+    more = owner.page.text.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert "needle" in owner.get(more).text.partition("<tbody")[2]
+
+
+def test_events_show_what_changed_before_and_after(small_world: World, owner: Desk) -> None:
+    admin_id = signed_in(small_world, "support").admin_id
+    small_world.services.admins.set_role(admin_id, "auditor", by=owner.admin_id)
+    owner.get("/admin/settings")
+    form: dict[str, Any] = {"name": "Kestrel", "time_zone": "UTC", "second_factor": owner.second_factor()}
+    assert send(owner, "/admin/settings", **form).status_code == 200
+    row = next(row for row in small_world.rows(CustomerRow) if row.customer_id == "C-1001")
+    fields = {"phone": "+254722123456", "email": None, "locale": "fr", "customer_id": "C-9"}
+    small_world.services.customers.change(row.id, fields, admin_id=owner.admin_id)
+    cells = {}
+    for kind in ("admin_role_changed", "settings_changed", "customer_changed"):
+        line = small_world.services.audit_trail.page(AuditFilter(kind=kind)).rows[0]
+        cells[kind] = {change.key: (change.before, change.after) for change in line.changes}
+        page = owner.get(f"{PATH}/{line.id}").text
+        assert all(after in page for _before, after in cells[kind].values())
+        assert 'data-label="Before"' in page
+    assert cells["admin_role_changed"] == {"role": ("support", "auditor")}
+    assert cells["settings_changed"]["name"][1] == "Kestrel"
+    assert cells["customer_changed"] == {
+        "customer id": ("one on file", "another one on file"),
+        "email": ("one on file", ""),
+        "locale": ("en", "fr"),
+        "phone": ("one on file (ZA)", "one on file (KE)"),
+    }
+    stored = json.dumps(facts_of(small_world, "customer_changed"))
+    assert not any(part in stored for part in ("123456", "C-9", "C-1001", "example"))
+    assert "Ada Support" in owner.get(f"{PATH}?kind=admin_role_changed").text.partition("<tbody")[2]
+
+
+def test_a_request_and_a_visit_are_sequences_without_a_gap(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app").prove(small_world.totp())
+    wait_for(lambda: all(row.block is not None for row in small_world.rows(AuditEvent)))
+    of_visit = next(row for row in small_world.rows(AuditEvent) if row.kind == "verification_ended")
+    page = owner.get(f"{PATH}?verification={of_visit.verification_id}").text.partition("<tbody")[2]
+    assert page.index("verification began") < page.index("It ended")
+    made = small_world.services.api_keys.create("Bookings", ["customers:write", "customers:read"], 90, owner.admin_id)
+    people = [{"customer_id": f"N-{number}"} for number in range(3)]
+    Program(small_world, made.key).post("/customers/bulk", {"customers": people})
+    wait_for(lambda: all(row.block is not None for row in small_world.rows(AuditEvent)))
+    line = small_world.services.audit_trail.page(AuditFilter(kind="customers_saved")).rows[0]
+    page = owner.get(f"{PATH}/{line.id}").text
+    assert page.count("A customer was created") == 3
+    together = small_world.services.audit_trail.of_request(line)
+    assert [one.place for one in together] == list(range(together[0].place, together[0].place + 4))
+    assert line.number == f"{line.block}.{line.place}"
+    assert line.number in page
+    exported = list(csv.DictReader(io.StringIO(export(owner, "csv", "?kind=customers_saved"))))
+    assert exported[0]["number"] == line.number
+    assert owner.get(f"{PATH}/{'0' * 32}").status_code == 404

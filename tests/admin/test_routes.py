@@ -78,6 +78,7 @@ TABLE: dict[str, set[str]] = {
     "deliveries_retry_many": {OWNER, SUPPORT},
     "audit_audit": ALL,
     "audit_find": ALL,
+    "audit_event": ALL,
     "audit_export": {OWNER, AUDITOR},
     "audit_check": {OWNER, AUDITOR},
     # a journey: setting up Chat Flow, reach, test drives

@@ -178,6 +178,10 @@ class TestImport:
         changes = event.facts.pop("changes")
         assert event.facts == {
             "portal": True, "channels": ["gateway", "mail", "sms"], "journeys": ["balance", "loans"],
+            "versions": {"balance": 1, "loans": 1}, "done": {
+                "portal": "changed", "channel gateway": "added", "channel mail": "added", "channel sms": "added",
+                "journey balance": "added", "journey loans": "added",
+            },
         }  # fmt: skip
         assert changes["channel mail"]["host"] == ["", "mail.example.com"]
         assert changes["channel mail"]["password"] == ["", "given"]

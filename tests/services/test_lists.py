@@ -34,6 +34,8 @@ KEY = "sqlite_autoindex"  # the primary key, which ids are sorted by
         (AUDIT, AuditFilter(kind="proof_failed"), KEY),
         (AUDIT, AuditFilter(kind="keys_rotated"), "ix_audit_events_kind"),
         (AUDIT, AuditFilter(admin_id="a" * 32), "ix_audit_events_admin"),
+        (AUDIT, AuditFilter(words="needle verified"), KEY),
+        (AUDIT, AuditFilter(address="198.51.", actor="programs"), KEY),
         (AUDIT, AuditFilter(admin_id="a" * 32, kind="proof_failed"), "ix_audit_events_admin"),
     ],
 )

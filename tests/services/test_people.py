@@ -99,7 +99,11 @@ def test_what_is_not_said_stays_and_none_clears(people: Customers, database: Dat
     assert saved.changed == ("locale", "phone")
     person = people.get(row)
     assert (person.name, person.phone, person.locale) == ("Thandi", "", "af")
-    assert events(database, "customer_changed")[0]["facts"] == {"fields": ["locale", "phone"], "why": "asked"}
+    assert events(database, "customer_changed")[0]["facts"] == {
+        "fields": ["locale", "phone"],
+        "changes": {"customer": {"locale": ["en", "af"], "phone": ["one on file (ZA)", ""]}},
+        "why": "asked",
+    }
     assert people.change(row, {"name": "Thandi", "phone": None}).changed == ()
     assert len(events(database, "customer_changed")) == 1
 

@@ -447,11 +447,13 @@ class Admins:
             _lock_owners(work)
             # Before the change, so that an owner who stops being one hears of it too.
             self._notices.change_to_owners(work, _("An admin was changed"), [line], by, [f"{PAGE}/{admin_id}"])
+            was = work.row_to_sign(table_of(Admin), admin_id)
             work.update_signed(table_of(Admin), admin_id, **values, changed_at=work.now)
             if not _count_able_owners(work):
                 raise Problem("last_owner", status=422)
             _end_access(work, admin_id)
-            work.record(kind, admin_id=by, of=admin_id, **values)
+            changes = {name: [was[name], text] for name, text in values.items() if isinstance(text, str)}
+            work.record(kind, admin_id=by, of=admin_id, **values, changes={"admin": changes})
 
 
 def _insert_link(work: Work, link_id: str, role: Role, made_by: str | None, **values: object) -> str:

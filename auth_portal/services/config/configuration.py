@@ -247,6 +247,8 @@ class Configuration:
             channels=sorted(change.name for change in changes if change.table == "channel"),
             journeys=sorted(change.name for change in changes if change.table == "journey"),
             changes=audit_facts(changes),
+            done={change.title: change.done for change in changes},
+            versions={change.name: change.number for change in changes if change.number},
             **({"note": author.note} if author.note else {}),
         )
         if lines := lines_for_owners(changes):

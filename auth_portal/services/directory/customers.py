@@ -32,6 +32,7 @@ from auth_portal.services.directory.fields import (
     is_hash,
     new_row,
     opened,
+    recorded_changes,
 )
 from auth_portal.services.directory.person import (
     CustomerNotices,
@@ -292,7 +293,8 @@ class Customers:
     ) -> None:
         """Record changed fields, end links that may lie at an old contact, and notify the customer."""
         if changes:
-            work.record("customer_changed", fields=sorted(changes), **who)
+            facts = {"fields": sorted(changes), "changes": recorded_changes(before, changes), **who}
+            work.record("customer_changed", **facts)
         if changes.keys() & set(CONTACTS):
             end_links(work, [row])
         for notice in change_notices(before, changes):

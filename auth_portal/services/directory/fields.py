@@ -31,6 +31,7 @@ from auth_portal.typed import JOINERS, e164, email_form, language_tag, plain_tex
 
 FIELDS = ("customer_id", "name", "phone", "email", "locale", "password", "totp_secret")
 CLEAR = "-"
+ON_FILE = "one on file"  # in place of what an audit event must not name
 NAME_LENGTH = 200
 SEED_BITS = 128  # RFC 4226 R6 demands these; the 160 that it recommends are for the seeds we make ourselves (R15)
 SEED_LENGTH = 128  # Base32 digits: no app makes longer ones
@@ -425,6 +426,29 @@ def activity(keyring: Keyring, row_id: str, *, is_active: bool) -> dict[str, Any
 def index_of(keyring: Keyring, name: str, text: str) -> str:
     """Return the keyed hash that a value is found by."""
     return keyring.index(name, name_form(text) if name == "name" else text)
+
+
+def recorded_changes(
+    before: Mapping[str, str], changes: Mapping[str, str | None]
+) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return changes of a customer's fields as an audit event stores them: what was there before and after.
+
+    An event stays when the customer is erased, so it has neither contacts nor names, whole or masked: of a phone its
+    country, of the language its tag, and of anything else whether there is one.
+    """
+
+    def side(name: str, text: str | None) -> str:
+        if not text:
+            return ""
+        if name == "phone":
+            return f"{ON_FILE} ({country_of(text) or '?'})"
+        return text if name == "locale" else ON_FILE
+
+    held = {"customer_id": ON_FILE, **before}  # there always is one
+    sides = {name: (side(name, held.get(name)), side(name, text)) for name, text in sorted(changes.items())}
+    return {
+        "customer": {name: (old, f"another {new}" if old == new and new else new) for name, (old, new) in sides.items()}
+    }
 
 
 def change_notices(before: Mapping[str, str], changes: Mapping[str, str | None]) -> list[ChangeNotice]:

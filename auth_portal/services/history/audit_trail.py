@@ -2,54 +2,69 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, Text, cast, or_, select
 
-from auth_portal.clock import iso_exact
-from auth_portal.services.directory.person import customer_key, has_id
-from auth_portal.services.history.lists import PAGE, Condition, Listing, Search, as_written, listed, made_between
-from auth_portal.services.history.words import EVENTS, browser_words, event_sentence, who_acted
-from auth_portal.store.db import EVENT_FIELDS, Transactions, canonical_event, parted_facts
-from auth_portal.store.models import COMMON_KINDS, RARE_KIND, Admin, ApiKeyRow, AuditEvent, CustomerRow
+from auth_portal.services.history.lists import (
+    PAGE,
+    Condition,
+    Listing,
+    Search,
+    as_written,
+    cell_text,
+    csv_rows,
+    listed,
+    made_between,
+)
+from auth_portal.services.history.words import EVENTS, browser_words, event_sentence, field_words, stored_for, who_acted
+from auth_portal.store.db import EVENT_FIELDS, Transactions, Work, canonical_event, parted_facts
+from auth_portal.store.models import COMMON_KINDS, RARE_KIND, Admin, ApiKeyRow, AuditBlock, AuditEvent, CustomerRow
 
 BATCH = 1000  # events of an export that are loaded at once
+MOST_WORDS = 8  # of a search; each is looked for in every event of a page
+TOGETHER = timedelta(seconds=60)  # before and after an event, in which the other events of its request are looked for
+MOST_TOGETHER = 200  # events of one request that its page shows
 ABOUT_KEYS = ("api_key_created", "api_key_revoked")  # their fact ``api_key`` is not who acted
 KINDS = tuple(sorted(EVENTS))
+BY_ADMINS, BY_PROGRAMS, BY_COMMANDS, BY_CUSTOMERS = ACTORS = ("admins", "programs", "commands", "customers")
 FORMATS = ("csv", "jsonl")
-CSV_COLUMNS: tuple[str, ...] = (
-    "at",
-    "kind",
-    "text",
-    "admin",
-    "customer_id",
-    "verification_id",
-    "subject_id",
-    "admin_id",
-    "facts",
-    "id",
-)
-CSV_COLUMNS += ("by", "address", "browser")  # since 0.2.0; what reads columns by their place finds the others as before
-# Beginnings that make a spreadsheet compute a cell (R43). An Excel for Chinese or Japanese reads the wide ones, too.
-UNDEFUSED = ("=", "+", "-", "@", "\t", "\r", *"\uff1d\uff0b\uff0d\uff20")
+CSV_COLUMNS: tuple[str, ...] = ("at", "kind", "text", "admin", "customer_id", "verification_id", "subject_id")
+CSV_COLUMNS += ("admin_id", "facts", "id")
+CSV_COLUMNS += ("by", "address", "browser", "number")  # since 0.2.0, at the end: others are found by place as before
 
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which events to list; an empty field does not filter. Times are UTC."""
+    """Which events to list; an empty field does not filter. Times are UTC.
+
+    ``words`` must all occur in an event: in its sentence, kind or facts, or the name of who acted. ``address`` may end
+    in ``.`` or ``:`` to mean all that begin with it. ``actor`` is one of ACTORS.
+    """
 
     kind: str = ""
     admin_id: str = ""
-    subject_id: str = ""
+    key_id: str = ""
+    actor: str = ""
+    subject_ids: tuple[str, ...] = ()
     verification_id: str = ""
+    address: str = ""
+    words: str = ""
     since: datetime | None = None
     until: datetime | None = None
+
+
+class AuditDifference(NamedTuple):
+    """A field that an act changed: in what (``channel sms``), which, in words, and what it was before and after."""
+
+    of: str
+    key: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,8 @@ class AuditLine:
     """One event. ``holds`` is True if its HMAC is that of its content.
 
     ``by`` is who did it: an admin or an API key by name, or a command; empty for customers. ``address``, ``browser`` in
-    words, and the ``account`` that ran a command say from where. ``facts`` are as they were recorded.
+    words, and the ``account`` that ran a command say from where. ``facts`` are as they were recorded. ``place`` is its
+    number in ``block``, from 1, among ``of``: all three are 0 until it is sealed.
     """
 
     id: str
@@ -73,12 +89,28 @@ class AuditLine:
     facts: dict[str, Any]
     holds: bool
     by: str
+    about: str  # the name of the admin that it is about
     address: str
     browser: str
     account: str
+    changes: tuple[AuditDifference, ...]
+    versions: Mapping[str, int]  # of journeys, by slug, that it made
+    block: int
+    place: int
+    of: int
+
+    @property
+    def number(self) -> str:
+        """Return its block and its place there, such as ``482.17``; "" until it is sealed."""
+        return f"{self.block}.{self.place}" if self.place else ""
+
+    @property
+    def about_id(self) -> str:
+        """Return the id of the admin that it is about; "" if it is about none."""
+        return str(self.facts.get("of") or "") if self.kind.startswith("admin_") else ""
 
 
-_EVENT = tuple(getattr(AuditEvent, name) for name in (*EVENT_FIELDS, "mac"))
+_EVENT = tuple(getattr(AuditEvent, name) for name in (*EVENT_FIELDS, "mac", "block"))
 _EVENTS: Select[Any] = (
     select(*_EVENT, Admin.name.label("admin"), CustomerRow.id.label("customer_row"), CustomerRow.customer_id)
     .outerjoin(Admin, Admin.id == AuditEvent.admin_id)
@@ -95,58 +127,53 @@ class AuditTrail:
     def page(self, wanted: AuditFilter, *, after: str = "", most: int = PAGE) -> Listing[AuditLine]:
         """Return a page of events, newest first."""
         found_by, filtered_by = _conditions(wanted)
-        search = Search(found_by=[found_by], filtered_by=filtered_by, after=after, most=most)
+        search = Search(found_by=found_by, filtered_by=filtered_by, after=after, most=most)
         with self._transactions.read() as work:
             found = listed(work.connection, _EVENTS, AuditEvent.id, search)
-
-            # Events of before 0.2.0 have a key's id and not its name.
-            keys = {row.facts["api_key"] for row in found.rows if row.facts.get("api_key")}
-            names = select(ApiKeyRow.id, ApiKeyRow.name).where(ApiKeyRow.id.in_(keys))
-            named = {row.id: row.name for row in work.execute(names)} if keys else {}
-
-        def line(row: Any) -> AuditLine:
-            values = row._asdict()
-            values.pop("mac")
-            holds = self._transactions.keyring.is_audit_mac(canonical_event(values), row.mac)
-            own, origin = parted_facts(row.facts)
-            name = named.get(origin.get("api_key"), "")
-            if row.kind in ABOUT_KEYS:
-                own, origin = {"name": name, **own}, {**origin, "api_key": ""}
-            elif name:
-                origin.setdefault("key", name)
-            return AuditLine(
-                **values,
-                text=event_sentence(row.kind, own),
-                holds=holds,
-                by=who_acted(row.admin or "", origin),
-                address=origin.get("address", ""),
-                browser=browser_words(origin.get("browser", "")),
-                account=origin.get("account", ""),
-            )
-
-        return found.of(line)
+            return Listing(_lines(work, found.rows), found.older, found.is_partial)
 
     def last_of(self, subject_id: str, most: int) -> Listing[AuditLine]:
         """Return the last events about a customer, newest first."""
-        return self.page(AuditFilter(subject_id=subject_id), most=most)
+        return self.page(AuditFilter(subject_ids=(subject_id,)), most=most)
 
-    def subject_of(self, customer_id: str) -> str | None:
-        """Return the subject id by which events name a customer; None if no customer has this customer ID."""
-        found = select(CustomerRow.subject_id).where(has_id(customer_key(customer_id)))
+    def event(self, event_id: str) -> AuditLine | None:
+        """Return one event; None if there is none with this id."""
         with self._transactions.read() as work:
-            return work.execute(found.limit(1)).scalar_one_or_none()
+            return next(iter(_lines(work, work.execute(_EVENTS.where(AuditEvent.id == event_id)).all())), None)
 
-    def customer_of(self, subject_id: str) -> str:
-        """Return the customer ID of a subject id; "" if the customer was erased."""
-        found = select(CustomerRow.customer_id).where(CustomerRow.subject_id == subject_id)
+    def of_request(self, line: AuditLine) -> tuple[AuditLine, ...]:
+        """Return the events of the request that this one belongs to, in their order; only itself if it is not known."""
+        request = line.facts.get("request")
+        if not request:
+            return (line,)
+        around = made_between(AuditEvent.id, line.at - TOGETHER, line.at + TOGETHER)
+        found = _EVENTS.where(*around, _fact("request") == request).order_by(AuditEvent.id).limit(MOST_TOGETHER)
         with self._transactions.read() as work:
-            return work.execute(found).scalar_one_or_none() or ""
+            return _lines(work, work.execute(found).all())
+
+    def subjects_of(self, rows: Sequence[str]) -> tuple[str, ...]:
+        """Return the subject ids by which events name these rows of customers."""
+        found = select(CustomerRow.subject_id).where(CustomerRow.id.in_(rows)).order_by(CustomerRow.customer_key)
+        with self._transactions.read() as work:
+            return tuple(work.execute(found).scalars())
+
+    def customers_of(self, subject_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return the customer IDs of subject ids, without those of customers who were erased."""
+        found = select(CustomerRow.customer_id).where(CustomerRow.subject_id.in_(subject_ids))
+        with self._transactions.read() as work:
+            return tuple(work.execute(found.order_by(CustomerRow.customer_key)).scalars())
 
     def admins(self) -> list[tuple[str, str]]:
         """Return every admin's id and name, to choose from."""
         with self._transactions.read() as work:
             rows = work.execute(select(Admin.id, Admin.name).order_by(Admin.name, Admin.id)).all()
         return [(row.id, row.name) for row in rows]
+
+    def api_keys(self) -> list[tuple[str, str]]:
+        """Return the id and name of each API key that there was, to choose from; the newest 200."""
+        with self._transactions.read() as work:
+            rows = work.execute(select(ApiKeyRow.id, ApiKeyRow.name).order_by(ApiKeyRow.id.desc()).limit(200)).all()
+        return sorted(((row.id, row.name) for row in rows), key=lambda pair: pair[1].casefold())
 
     def export(self, wanted: AuditFilter, form: str, *, admin_id: str) -> Iterator[str]:
         """Return all events of a filter, newest first, as ``csv`` or ``jsonl``, in pieces. The export is audited."""
@@ -165,44 +192,121 @@ class AuditTrail:
                 return
 
 
-def _conditions(wanted: AuditFilter) -> tuple[list[Condition], list[Condition]]:
+def _lines(work: Work, rows: Sequence[Any]) -> tuple[AuditLine, ...]:
+    """Return events as lists show them, in their order."""
+    # Events of before 0.2.0 have a key's id and not its name.
+    keys = {row.facts["api_key"] for row in rows if row.facts.get("api_key")}
+    admins = {str(row.facts["of"]) for row in rows if row.kind.startswith("admin_") and row.facts.get("of")}
+    named: dict[str, str] = {}
+    for model, ids in ((ApiKeyRow, keys), (Admin, admins)):
+        if ids:
+            named |= {row.id: row.name for row in work.execute(select(model.id, model.name).where(model.id.in_(ids)))}
+    numbers = {row.block for row in rows if row.block is not None}
+    blocks = select(AuditBlock.number, AuditBlock.events).where(AuditBlock.number.in_(numbers))
+    found = work.execute(blocks) if numbers else ()
+    places = {row.number: {one: n for n, one in enumerate(row.events, 1)} for row in found}
+    return tuple(_line(work, row, named, places.get(row.block, {})) for row in rows)
+
+
+def _line(work: Work, row: Any, named: Mapping[str, str], places: Mapping[str, int]) -> AuditLine:
+    values = row._asdict()
+    holds = work.keyring.is_audit_mac(canonical_event(values), values.pop("mac"))
+    own, origin = parted_facts(row.facts)
+    name = named.get(origin.get("api_key", ""), "")
+    if row.kind in ABOUT_KEYS:
+        own, origin = {"name": name, **own}, {**origin, "api_key": ""}
+    elif name:
+        origin.setdefault("key", name)
+    changed = own.get("changes")
+    tables = changed.items() if isinstance(changed, dict) else ()
+    return AuditLine(
+        **{**values, "block": row.block or 0},
+        text=event_sentence(row.kind, own),
+        holds=holds,
+        by=who_acted(row.admin or "", origin),
+        about=named.get(str(own.get("of", "")), "") if row.kind.startswith("admin_") else "",
+        address=origin.get("address", ""),
+        browser=browser_words(origin.get("browser", "")),
+        account=origin.get("account", ""),
+        changes=tuple(
+            AuditDifference(str(of), field_words(str(key)), *map(str, sides))
+            for of, fields in tables
+            if isinstance(fields, dict)
+            for key, sides in fields.items()
+            if isinstance(sides, list) and len(sides) == len(("before", "after"))
+        ),
+        versions=own.get("versions") or {},
+        place=places.get(row.id, 0),
+        of=len(places),
+    )
+
+
+def _fact(name: str) -> ColumnElement[str]:
+    """Return a fact as SQL."""
+    found: ColumnElement[str] = AuditEvent.facts[name].as_string()
+    return found
+
+
+def _conditions(wanted: AuditFilter) -> tuple[list[list[Condition]], list[Condition]]:
     """Return what an index serves, the one that finds the fewest rows, and the rest."""
-    by = {
+    by: dict[str, Condition] = {
         "verification_id": AuditEvent.verification_id == wanted.verification_id,
-        "subject_id": AuditEvent.subject_id == wanted.subject_id,
+        "subject_ids": AuditEvent.subject_id.in_(wanted.subject_ids),
         "kind": AuditEvent.kind == wanted.kind,
         "admin_id": AuditEvent.admin_id == wanted.admin_id,
+        "key_id": (_fact("api_key") == wanted.key_id) & AuditEvent.kind.not_in(ABOUT_KEYS),
     }
     given = {name: condition for name, condition in by.items() if getattr(wanted, name)}
     between = made_between(AuditEvent.id, wanted.since, wanted.until)
     served = next((name for name in given if name != "kind" or wanted.kind not in COMMON_KINDS), None)
-    found_by: list[Condition] = [given.pop(served)] if served else []
+    if served == "key_id":
+        served = None
+    found_by: list[list[Condition]] = [[given.pop(served), *between] if served else between]
     if served == "kind":
-        found_by.append(as_written(RARE_KIND))
-    return [*found_by, *between], list(given.values())
+        found_by[0].append(as_written(RARE_KIND))
+    if served == "subject_ids":
+        found_by = [[AuditEvent.subject_id == one, *between] for one in wanted.subject_ids]
+    filtered_by = list(given.values())
+    if wanted.actor:
+        filtered_by.append(_ACTORS[wanted.actor])
+    if wanted.address:
+        address = _fact("address")
+        is_prefix = wanted.address.endswith((".", ":"))
+        filtered_by.append(
+            address.startswith(wanted.address, autoescape=True) if is_prefix else address == wanted.address
+        )
+    return found_by, [*filtered_by, *map(_has_word, wanted.words.split()[:MOST_WORDS])]
 
 
-def defused(cell: str) -> str:
-    """Return a cell of a CSV file that no spreadsheet runs as a formula (R43)."""
-    return f"'{cell}" if cell.startswith(UNDEFUSED) else cell
+def _has_word(word: str) -> ColumnElement[bool]:
+    """Return the condition for events whose sentence, kind, facts or acting admin has a word, in any case."""
+    kinds, values = stored_for(word)
+    facts = cast(AuditEvent.facts, Text)
+    # JSON is stored with escapes for what is not ASCII, which no database folds to one case.
+    spellings = {json.dumps(one)[1:-1] for one in (word, word.lower(), word.upper(), word.capitalize())}
+    named = select(Admin.id).where(or_(*(Admin.name.icontains(one, autoescape=True) for one in {word, word.title()})))
+    return or_(
+        AuditEvent.kind.in_(kinds),
+        AuditEvent.kind.icontains(word, autoescape=True),
+        *(facts.icontains(one, autoescape=True) for one in sorted(spellings)),
+        *(facts.contains(value, autoescape=True) for value in values),
+        AuditEvent.admin_id.in_(named),
+    )
+
+
+_IS_PROGRAM = (_fact("api_key").is_not(None)) & AuditEvent.kind.not_in(ABOUT_KEYS)
+_ACTORS: Mapping[str, ColumnElement[bool]] = {
+    BY_ADMINS: AuditEvent.admin_id.is_not(None),
+    BY_PROGRAMS: _IS_PROGRAM,
+    BY_COMMANDS: _fact("command").is_not(None),
+    BY_CUSTOMERS: AuditEvent.admin_id.is_(None) & AuditEvent.verification_id.is_not(None) & ~_IS_PROGRAM,
+}
 
 
 def _as_csv(batches: Iterator[Sequence[AuditLine]]) -> Iterator[str]:
     yield csv_rows([CSV_COLUMNS])
     for lines in batches:
         yield csv_rows([[_cell(line, name) for name in CSV_COLUMNS] for line in lines])
-
-
-def csv_rows(rows: Iterable[Iterable[object]]) -> str:
-    """Return rows of a CSV file. Each cell is one line of text, and none is run as a formula (R43)."""
-    written = io.StringIO()
-    csv.writer(written).writerows([defused(cell_text(value)) for value in row] for row in rows)
-    return written.getvalue()
-
-
-def cell_text(value: object) -> str:
-    """Return a value as one line of text, whatever it contains."""
-    return " ".join((iso_exact(value) if isinstance(value, datetime) else str(value or "")).split())
 
 
 def _cell(line: AuditLine, name: str) -> str:

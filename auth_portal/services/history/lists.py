@@ -7,8 +7,10 @@ may be short, and says where to go on. It does not skip, and counts up to a boun
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -16,11 +18,14 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, Connection, Select, TextClause, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute
 
+from auth_portal.clock import iso_exact
 from auth_portal.store.db import first_id
 
 PAGE = 50  # rows
 COUNTED = 100  # rows that a count of a filter goes up to
 _PASTED_ID = re.compile(r"(?:^|/)([0-9a-f]{32})(?:$|[/?#])")  # alone, or in the address of its page
+# Beginnings that make a spreadsheet compute a cell (R43). An Excel for Chinese or Japanese reads the wide ones, too.
+UNDEFUSED = ("=", "+", "-", "@", "\t", "\r", *"\uff1d\uff0b\uff0d\uff20")
 LOOKED_AT = 5_000  # rows that one page searches at most for what no index serves: some 10 ms
 
 Row = TypeVar("Row")
@@ -120,3 +125,23 @@ def _floor(connection: Connection, key: Key, conditions: Conditions, most: int) 
     looked_at = select(key.label("key")).where(*conditions).order_by(key.desc()).limit(most).subquery()
     count, oldest = connection.execute(select(func.count(), func.min(looked_at.c.key))).one()
     return oldest if count == most else ""
+
+
+# --- Lists as files
+
+
+def defused(cell: str) -> str:
+    """Return a cell of a CSV file that no spreadsheet runs as a formula (R43)."""
+    return f"'{cell}" if cell.startswith(UNDEFUSED) else cell
+
+
+def csv_rows(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows of a CSV file. Each cell is one line of text, and none is run as a formula (R43)."""
+    written = io.StringIO()
+    csv.writer(written).writerows([defused(cell_text(value)) for value in row] for row in rows)
+    return written.getvalue()
+
+
+def cell_text(value: object) -> str:
+    """Return a value as one line of text, whatever it contains."""
+    return " ".join((iso_exact(value) if isinstance(value, datetime) else str(value or "")).split())

@@ -15,7 +15,7 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, text
 
 from auth_portal.crypto import KeyFault
-from auth_portal.services.history.audit_trail import csv_rows
+from auth_portal.services.history.lists import csv_rows
 from auth_portal.services.steps import DECLINED, Question, Questions, Step, text_of
 from auth_portal.store.db import Transactions, Work, first_id
 from auth_portal.store.models import (

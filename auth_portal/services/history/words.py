@@ -5,6 +5,8 @@ Written for admins, in the past tense: what happened, what it means, what to do 
 
 from __future__ import annotations
 
+import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 
 from auth_portal.i18n import plain as _
 from auth_portal.i18n import translated
-from auth_portal.methods import method_name
+from auth_portal.methods import METHOD_NAMES, method_name, words_of
 
 # --- Outcomes
 
@@ -302,6 +304,41 @@ def source(admin: str, came_from: Mapping[str, str]) -> str:
     return ", ".join(part for part in (*found, came_from.get("account", "")) if part)
 
 
+def stored_for(word: str) -> tuple[list[str], list[str]]:
+    """Return the kinds of events whose sentence has a word, and what is stored in facts where a page shows this word.
+
+    An outcome ``wrong`` is shown as "too many tries were wrong", and a browser by its name.
+    """
+    word = word.lower()
+    kinds = [kind for kind, words in EVENTS.items() if word in re.sub(r"%\(\w+\)s", "", translated(words)).lower()]
+    shown = {outcome: words.meaning for outcome, words in OUTCOMES.items()}
+    shown |= {**WHY_WRONG, **WHY_ENDED, **{method: words_of(method).name for method in METHOD_NAMES}}
+    values = [json.dumps(stored) for stored, words in shown.items() if word in translated(words).lower()]
+    return kinds, [*values, *(mark for mark, name in BROWSERS if word in name.lower())]
+
+
+MOST_NAMED = 6  # changed fields in a sentence
+
+
+def changed_words(changes: Mapping[str, Any], done: Mapping[str, Any]) -> str:
+    """Return the names of what a change of the configuration changed, without the values, for a sentence.
+
+    ``done`` has what happened to things without changed fields, such as ``switched off``.
+    """
+    parts = []
+    for of, fields in changes.items():
+        names = [field_words(str(key)) for key in fields] if isinstance(fields, Mapping) else []
+        more = [_("%(count)s more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+        named = ", ".join([*names[:MOST_NAMED], *more]) or str(done.get(of, ""))
+        parts.append(f"{of} ({named})" if named and len(changes) > 1 else named or of)
+    return "; ".join(parts) or _("nothing")
+
+
+def field_words(key: str) -> str:
+    """Return the key of a field as admins read it: ``limits.wrong_tries`` as "limits: wrong tries"."""
+    return ": ".join(part.replace("_", " ") for part in key.split("."))
+
+
 def event_sentence(kind: str, facts: Mapping[str, Any]) -> str:
     """Return what happened in one sentence; an event without a sentence is described by its kind and its facts."""
     if kind not in EVENTS:
@@ -309,6 +346,10 @@ def event_sentence(kind: str, facts: Mapping[str, Any]) -> str:
         listed = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in facts.items())
         return f"{words}: {listed}." if facts else f"{words}."
     values = {name: _value(value) for name, value in facts.items()}
+    if isinstance(facts.get("changes"), Mapping):
+        values["changes"] = changed_words(facts["changes"], facts.get("done") or {})
+    if isinstance(facts.get("fields"), list):
+        values["fields"] = ", ".join(str(name).replace("_", " ") for name in facts["fields"]) or _("nothing")
     if "method" in values:
         values["method"] = method_name(values["method"])
     if (outcome := OUTCOMES.get(values.get("outcome", ""))) is not None:

@@ -28,6 +28,7 @@ from auth_portal.services.directory.fields import (
     differ_in_case,
     is_hash,
     new_row,
+    recorded_changes,
 )
 from auth_portal.services.directory.person import CustomerNotices, customer_key, shared_keys
 from auth_portal.services.imports.csv import CASE, CustomerEntry, RowFault
@@ -140,7 +141,8 @@ class BulkSave:
             return
         row, who = plan.stored.row, {"subject_id": plan.stored.row["subject_id"], **facts}
         if fields:
-            work.record("customer_changed", fields=fields, **who)
+            changes = recorded_changes(plan.stored.texts, plan.changes)
+            work.record("customer_changed", fields=fields, changes=changes, **who)
         if plan.is_active is not None:
             work.record("customer_enabled" if plan.is_active else "customer_disabled", **who)
         for notice in change_notices(plan.stored.texts, plan.changes):

@@ -1,12 +1,22 @@
-"""Audit: who did what and what happened; to search, export and check. Changes nothing; an export is audited."""
+"""Audit: who did what, from where, and what happened; to search, export and check. Changes nothing.
+
+An export is audited. What is typed into the search box is sent as a form, because it may be a contact: the address of a
+page never has one.
+"""
 
 from __future__ import annotations
 
-from flask import Response, redirect, request
+import ipaddress
+import re
+from datetime import timedelta
+from urllib.parse import urlencode
+
+from flask import Response, abort, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
-from auth_portal.services.history.audit_trail import FORMATS, KINDS, AuditFilter
+from auth_portal.services.history.audit_trail import ACTORS, FORMATS, KINDS, AuditFilter
+from auth_portal.telemetry import mask
 from auth_portal.web.admin.frame import (
     EVERYONE,
     INSPECTORS,
@@ -22,27 +32,43 @@ from auth_portal.web.context import services
 
 PATH = "/admin/audit"
 TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+# What the address of the page may have. ``admin`` is an admin's id, or ``key:`` and an API key's.
+FILTERS = ("kind", "admin", "actor", "subject", "verification", "address", "q", "last", "since", "until")
+LAST = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
+OF_A_KEY = "key:"
+WORDS_LENGTH = 100  # characters of a search
+PART_OF_ADDRESS = re.compile(r"(\d{1,3}\.){1,3}|([0-9a-fA-F]{1,4}:){1,7}:?")  # 10.20. or 2001:db8:
 
 
 @route("/audit", allow=EVERYONE)
 def audit() -> Response:
-    """Show the list, newest first."""
+    """Show the list, newest first; what belongs to one verification in its order."""
     return _list_page("", "")
 
 
-def _list_page(customer: str, fault: str) -> Response:
+def _list_page(typed: str, fault: str) -> Response:
     asked = FilterForm()
     wanted, trail = _wanted(asked), services().audit_trail
     listing = trail.page(wanted, after=asked.key("after"))
+    chosen = {name: asked.text(name) for name in FILTERS if asked.text(name)}
+    is_in_order = bool(wanted.verification_id) and not listing.older and not asked.key("after")
     return render(
         "admin/audit/list.html",
         status=422 if fault else asked.status,
         listing=listing,
+        rows=listing.rows[::-1] if is_in_order else listing.rows,
+        is_in_order=is_in_order,
         wanted=wanted,
         asked=asked,
+        chosen=chosen,
+        url_with=lambda **other: _url({**chosen, **other}),
         kinds=sorted({*KINDS, *({wanted.kind} - {""})}),
+        actors=ACTORS,
+        ranges=tuple(LAST),
         admins=trail.admins(),
-        customer=customer or (trail.customer_of(wanted.subject_id) if wanted.subject_id else ""),
+        keys=[(OF_A_KEY + key_id, name) for key_id, name in trail.api_keys()],
+        customers=trail.customers_of(wanted.subject_ids) if wanted.subject_ids else (),
+        typed=typed,
         fault=fault,
         may_export=me().may_inspect,
         older=older_url(listing.older),
@@ -50,25 +76,60 @@ def _list_page(customer: str, fault: str) -> Response:
     )
 
 
+def _url(fields: dict[str, str]) -> str:
+    """Return the address of the list with these filters; empty ones are left out."""
+    query = urlencode({name: text for name, text in fields.items() if text}, safe=",:")
+    return f"{PATH}?{query}" if query else PATH
+
+
 def _wanted(asked: FilterForm) -> AuditFilter:
+    by, last = asked.key("admin"), asked.text("last")
+    since = asked.since()
     return AuditFilter(
         kind=asked.key("kind"),
-        admin_id=asked.key("admin"),
-        subject_id=asked.key("subject"),
+        admin_id="" if by.startswith(OF_A_KEY) else by,
+        key_id=by.removeprefix(OF_A_KEY) if by.startswith(OF_A_KEY) else "",
+        actor=actor if (actor := asked.text("actor")) in ACTORS else "",
+        subject_ids=asked.keys("subject"),
         verification_id=asked.key("verification"),
-        since=asked.since(),
+        address=asked.key("address"),
+        words=asked.text("q")[:WORDS_LENGTH],
+        since=services().clock() - LAST[last] if since is None and last in LAST else since,
         until=asked.until(),
     )
 
 
 @route("/audit/find", allow=EVERYONE, methods=("POST",))
 def find() -> BaseResponse:
-    """Redirect to the events of one customer."""
-    customer = form_text("customer")
-    subject_id = services().audit_trail.subject_of(customer) if customer else None
-    if subject_id is None:
-        return _list_page(customer, _("No customer has this customer ID."))
-    return redirect(f"{PATH}?subject={subject_id}", 303)
+    """Redirect to the events that the typed text may mean: an id, an address, a customer, or else words."""
+    typed, trail = form_text("wanted"), services().audit_trail
+    fields = {name: text for name in FILTERS if (text := form_text(name))}
+    if re.fullmatch(r"[0-9a-f]{32}", typed):
+        return redirect(f"{PATH}/{typed}" if trail.event(typed) else _url({"verification": typed}), 303)
+    if _is_address(typed):
+        return redirect(_url({**fields, "address": typed}), 303)
+    people = services().stories.people_called(typed) if typed else None
+    if people is not None and people.customers:
+        return redirect(_url({**fields, "subject": ",".join(trail.subjects_of(people.customers))}), 303)
+    if mask(typed) != typed:
+        return _list_page(typed, _("No customer has this ID, phone or email, and events contain none of them."))
+    return redirect(_url({**fields, **({"q": typed[:WORDS_LENGTH]} if typed else {})}), 303)
+
+
+def _is_address(typed: str) -> bool:
+    """Report whether a text is a network address, or the beginning of one up to a ``.`` or ``:``."""
+    try:
+        return bool(ipaddress.ip_address(typed))
+    except ValueError:
+        return PART_OF_ADDRESS.fullmatch(typed) is not None
+
+
+@route("/audit/<event_id>", allow=EVERYONE)
+def event(event_id: str) -> Response:
+    """Show one event with its place in the trail, what it changed, and all that the same request did."""
+    trail = services().audit_trail
+    line = trail.event(event_id) or abort(404)
+    return render("admin/audit/event.html", line=line, together=trail.of_request(line))
 
 
 @route("/audit/export", allow=INSPECTORS, methods=("POST",))

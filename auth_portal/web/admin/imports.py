@@ -13,7 +13,7 @@ from auth_portal.errors import Problem
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.directory.fields import FIELDS
-from auth_portal.services.history.audit_trail import defused
+from auth_portal.services.history.lists import defused
 from auth_portal.services.imports import LARGEST_FILE
 from auth_portal.services.imports.imports import PAGE, Import
 from auth_portal.services.imports.notify import LONGEST
