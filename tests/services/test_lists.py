@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from auth_portal.services.history import lists
 from auth_portal.services.history.audit_trail import AuditFilter
 from auth_portal.services.history.delivery_lists import FAILED, DeliveryFilter
 from auth_portal.services.history.stories import LIVE, StoryFilter
+from auth_portal.store.models import Base
 from tests.world import World
 
 DELIVERIES, STORIES, AUDIT = "delivery_lists", "stories", "audit_trail"
@@ -94,3 +96,36 @@ def test_a_page_that_looked_through_enough_says_from_where_to_go_on(
     assert second.is_partial
     third = page(wanted, after=second.older)
     assert ([line.slug for line in third.rows], third.older, third.is_partial) == (["mail"], "", False)
+
+
+@pytest.mark.parametrize(
+    ("service", "act"),
+    [
+        (DELIVERIES, lambda lists: lists.counts(DeliveryFilter())),
+        (DELIVERIES, lambda lists: lists.counts(DeliveryFilter(kind="message", target="sms"))),
+        (STORIES, lambda lists: lists.counts(StoryFilter())),
+        (STORIES, lambda lists: lists.counts(StoryFilter(slug="app"))),
+        (STORIES, lambda lists: lists.counts(StoryFilter(customers=("x",), names=("y",)))),
+        (STORIES, lambda lists: lists.subjects_of(["x", "y"])),
+        (AUDIT, lambda lists: lists.last_of("a" * 32, 5)),
+    ],
+)
+def test_counts_and_what_rows_are_about_are_read_by_an_index(small_world: World, service: str, act: Any) -> None:
+    plans = plans_of(small_world, lambda: act(getattr(small_world.services, service)))
+    assert plans
+    for plan in plans:
+        assert scanned(plan) == [], plan
+
+
+def scanned(plan: list[str]) -> list[str]:
+    """The tables that are read from end to end."""
+    return [name for name in Base.metadata.tables if any(re.match(rf"SCAN {name}(?! USING)", line) for line in plan)]
+
+
+def test_what_a_customers_page_shows_is_read_by_an_index(small_world: World) -> None:
+    small_world.browser().begin("one", "balance")
+    row = small_world.services.customers.row_of("C-1001")
+    plans = plans_of(small_world, lambda: small_world.services.stories.history_of(row))
+    assert len(plans) > 10
+    for plan in plans:
+        assert scanned(plan) == [], plan

@@ -354,7 +354,7 @@ def named_people(work: Work, ended_with: Mapping[str, str | None]) -> dict[str, 
     return named
 
 
-def delivery_subjects(work: Work, delivery_ids: Collection[str], portal_name: str) -> dict[str, DeliverySubject]:
+def delivery_subjects(work: Work, journeys: Journeys, delivery_ids: Collection[str]) -> dict[str, DeliverySubject]:
     """Return by delivery what it is about and where it goes."""
     rows = work.execute(_SUBJECTS.where(Delivery.id.in_(delivery_ids))).all()
     codes = {row.id: row.of_row for row in rows if row.of_row is not None}
@@ -363,7 +363,7 @@ def delivery_subjects(work: Work, delivery_ids: Collection[str], portal_name: st
     found = {}
     for row in rows:
         about = json.loads(_opened(work, row.about_sealed, DELIVERY_ABOUT, row.id) or "{}")
-        was_changed = row.slug is not None and is_changed(work.keyring, row)
+        was_changed = row.slug is not None and is_forged(work.keyring, journeys, row)
         person = people.get(codes.get(row.id) or ("" if was_changed else results.get(row.id, "")))
         carries = CARRIES.get(row.method, "email")
         contact = str(about.get("to", ""))
@@ -373,9 +373,9 @@ def delivery_subjects(work: Work, delivery_ids: Collection[str], portal_name: st
         found[row.id] = DeliverySubject(
             kind=CALLBACK if row.kind == CALLBACK else kind,
             target=row.target,
-            subject=str(about.get("subject", "")).removeprefix(f"{portal_name}: "),
+            subject=str(about.get("subject", "")).removeprefix(f"{journeys.current().portal.name}: "),
             method=row.method or "",
-            slug=row.slug or "",
+            slug="" if was_changed else row.slug or "",
             outcome=CHANGED if was_changed else row.outcome or "",
             contact=contact,
             person=_named(work, person) if person is not None else None,
@@ -384,7 +384,7 @@ def delivery_subjects(work: Work, delivery_ids: Collection[str], portal_name: st
 
 
 def customer_deliveries(
-    work: Work, row: str, verification_ids: Collection[str], most: int, portal_name: str
+    work: Work, journeys: Journeys, row: str, verification_ids: Collection[str], most: int
 ) -> tuple[CustomerDelivery, ...]:
     """Return the newest deliveries of a customer: notices to them, and codes and results of these verifications."""
     notices = select(*LINE_COLUMNS).where(Delivery.lane == notice_lane(work.keyring, row))
@@ -394,7 +394,7 @@ def customer_deliveries(
     theirs = sent.where(or_(Delivery.kind == CALLBACK, Challenge.customer_row == row))
     rows += work.execute(theirs.order_by(Delivery.created_at.desc()).limit(most))
     lines = sorted(map(line_from, rows), key=lambda line: (line.created_at, line.id), reverse=True)[:most]
-    subjects = delivery_subjects(work, [line.id for line in lines], portal_name)
+    subjects = delivery_subjects(work, journeys, [line.id for line in lines])
     return tuple(CustomerDelivery(line, subjects[line.id]) for line in lines)
 
 

@@ -240,7 +240,7 @@ class Stories:
     def subjects_of(self, delivery_ids: Sequence[str]) -> Mapping[str, DeliverySubject]:
         """Return by delivery what it is about and where it goes."""
         with self._transactions.read() as work:
-            return delivery_subjects(work, delivery_ids, self._journeys.current().portal.name)
+            return delivery_subjects(work, self._journeys, delivery_ids)
 
     def history_of(self, row: str) -> CustomerHistory:
         """Return what a customer's page shows of their visits and of what was sent to them."""
@@ -251,8 +251,8 @@ class Stories:
                 sentence = headline(tuple(story_moments(load_record(work, self._journeys, line.id))))
                 named = people.get(line.id)
                 visits.append(CustomerVisit(line, sentence, named is None or named.row == row))
-            ids, name = [line.id for line in found.rows], self._journeys.current().portal.name
-            sent = customer_deliveries(work, row, ids, LAST_DELIVERIES, name)
+            ids = [line.id for line in found.rows]
+            sent = customer_deliveries(work, self._journeys, row, ids, LAST_DELIVERIES)
         return CustomerHistory(tuple(visits), bool(found.older), sent)
 
     def line(self, verification_id: str) -> StoryLine:
