@@ -157,7 +157,7 @@ def something_was_made(office: Office) -> str:
     office.page.locator("input[name=scopes]").first.check()
     office.press("Create the key")
     office.open("/admin/journeys/app/edit").get_by_label("Name customers see").fill("Use an app")
-    office.press("Save")
+    office.press("Save as version 2")
     office.open("/admin/journeys/app/drive")
     office.press("Start the test drive")
     office.page.wait_for_url("**live=1")
