@@ -36,8 +36,23 @@
     fetch("/admin/account", { method: "HEAD" }).catch(() => {});
   });
 
-  // A key of its own for the search: not while an admin types, and not as a part of another shortcut.
+  // A key of its own for the search: not while an admin types, not as a part of another shortcut, and not where it is
+  // switched off in this browser (WCAG 2.2, 2.1.4).
+  const hasKeys = () => localStorage.getItem("keys") !== "off";
+  const marks = () => document.querySelectorAll(".seek kbd").forEach((mark) => { mark.hidden = !hasKeys(); });
+  const choice = document.querySelector("[data-keys]");
+  if (choice) {
+    const box = choice.querySelector("input");
+    choice.hidden = false;
+    box.checked = hasKeys();
+    box.addEventListener("change", () => {
+      localStorage.setItem("keys", box.checked ? "on" : "off");
+      marks();
+    });
+  }
+  marks();
   document.addEventListener("keydown", (event) => {
+    if (!hasKeys()) return;
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     if (event.target.closest("input, textarea, select, [contenteditable]")) return;
     const boxes = [...document.querySelectorAll(".seek input[type=search]")];

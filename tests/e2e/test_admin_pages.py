@@ -203,6 +203,10 @@ def test_the_search_is_reached_by_a_key_but_not_while_someone_types(office: Offi
     page.keyboard.press("Tab")
     page.locator("main .found a", has_text="Journeys").click()
     page.wait_for_url("**/admin/journeys")
+    office.open("/admin/account").get_by_label("The key / leads to the search").uncheck()
+    box = office.open("/admin/customers").get_by_label("Search", exact=True).first
+    page.keyboard.press("/")
+    assert not box.evaluate("box => box === document.activeElement")
 
 
 def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
