@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from hashlib import sha256
 from typing import Any
 
 import pytest
+from pyotp import TOTP
 from sqlalchemy import update
 
 from auth_portal.crypto import Passwords
@@ -123,6 +125,21 @@ def test_imported_people_verify_with_what_was_imported(world: World) -> None:
     wait_for(lambda: any(message["to"] == "+27845550000" for message in world.receiver.messages), 10)
     code = world.receiver.code_for("+27845550000")
     assert "Done. Go back to your chat" in browser.prove(code).text
+
+
+def test_an_imported_app_with_another_hash_and_longer_steps_proves_each_code_once(world: World) -> None:
+    url = f"otpauth://totp/Acme:x?secret={TOTP_SECRET}&algorithm=SHA256&period=60"
+    imported(signed_in(world), f"customer_id,totp_secret\nN-1,{url}\n", "customer_id", "totp_secret")
+    app, browser = TOTP(TOTP_SECRET, digest=sha256, interval=60), world.browser()
+    code = app.at(world.clock())
+    browser.begin("flow-ref", "app", identifier="N-1")
+    assert "Done. Go back to your chat" in browser.prove(code).text
+    again = world.browser()
+    again.begin("flow-ref-2", "app", identifier="N-1")
+    assert "Done. Go back to your chat" not in again.prove(code).text
+    world.clock.advance(60)
+    assert "Done. Go back to your chat" not in again.prove(TOTP(TOTP_SECRET).at(world.clock())).text
+    assert "Done. Go back to your chat" in again.prove(app.at(world.clock())).text
 
 
 def test_500_broken_rows_are_reported_by_row_column_and_reason(small_world: World) -> None:

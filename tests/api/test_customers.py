@@ -91,6 +91,19 @@ def test_an_id_that_is_taken_is_a_conflict_in_any_spelling(both: Program) -> Non
     problem(both.post("/customers", {"customer_id": "c - 1001"}), 409, "customer_exists")
 
 
+def test_a_bulk_write_never_changes_the_capital_letters_of_a_stored_id(both: Program) -> None:
+    body = {"customers": [{"customer_id": "N-1"}, {"customer_id": "c-1001", "name": "Someone else"}]}
+    found = both.post("/customers/bulk", body)
+    problem(found, 422, "body_invalid")
+    (error,) = found.json["errors"]
+    assert error["pointer"] == "/customers/1/customer_id"
+    assert "with other capital letters" in error["detail"]
+    two = {"customers": [{"customer_id": "N-1"}, {"customer_id": "n-1"}]}
+    (error,) = both.post("/customers/bulk", two).json["errors"]
+    assert error["detail"].startswith("is the same customer as number 0; they differ only in capital letters")
+    assert "N-1" not in {row.customer_id for row in both.world.rows(CustomerRow)}
+
+
 def test_r13_a_changed_contact_is_told_at_the_old_and_the_new_address(caller: Program) -> None:
     assert caller.patch("/customers/C-1001", {"phone": "082 999 8888"}).status_code == 200
     notices = [row for row in caller.world.rows(Delivery) if row.verification_id is None and row.target == "sms"]

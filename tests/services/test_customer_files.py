@@ -420,3 +420,44 @@ def test_secrets_are_known_by_their_look(text: str) -> None:
     assert is_secret(text)
     assert not is_secret("Thandi Nkosi")
     assert not is_secret("27821234567" * 3)
+
+
+# --- Authenticator secrets
+
+SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+
+
+@pytest.mark.parametrize(
+    ("cell", "stored"),
+    [
+        (f"otpauth://totp/Acme:thandi@example.com?secret={SEED}&issuer=Acme", SEED),
+        (f"otpauth://totp/x?secret={SEED.lower()}&algorithm=SHA1&digits=6&period=30", SEED),
+        (f"OTPAUTH://TOTP/x?Secret={SEED[:16]}%20{SEED[16:]}&algorithm=sha-1", SEED),
+        (f"otpauth://totp/x?secret={SEED}&algorithm=SHA256",
+         f"otpauth://totp/?secret={SEED}&algorithm=SHA256&digits=6&period=30"),
+        (f"otpauth://totp/x?secret={SEED}&algorithm=HmacSHA512&period=60",
+         f"otpauth://totp/?secret={SEED}&algorithm=SHA512&digits=6&period=60"),
+    ],
+)  # fmt: skip
+def test_a_link_of_an_app_is_read_with_its_settings(cell: str, stored: str) -> None:
+    assert cells(f"customer_id|totp_secret\nC|{cell}\n") == [{"totp_secret": stored}]
+    assert check({"totp_secret": stored}, "ZA").fields == {"totp_secret": stored}  # exported and imported again
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (f"otpauth://hotp/x?secret={SEED}&counter=1", "codes by a counter"),
+        (f"otpauth://totp/x?secret={SEED}&digits=8", "other than 6 digits"),
+        (f"otpauth://totp/x?secret={SEED}&period=15", "other than 30 or 60 seconds"),
+        (f"otpauth://totp/x?secret={SEED}&algorithm=MD5", "other than SHA1, SHA256 and SHA512"),
+        ("otpauth://totp/x?issuer=Acme", "without a secret"),
+        (f"otpauth://totp/x?secret={SEED[:16]}", "is shorter than 128 bits"),
+        (f"otpauth://totp/x?secret={SEED}01", "is not Base32"),
+        ("otpauth-migration://offline?data=abc", "several accounts"),
+    ],
+)
+def test_a_link_that_cannot_be_used_is_refused_with_its_reason(url: str, reason: str) -> None:
+    (found,) = read_customers(f"customer_id|totp_secret\nC|{url}\n".encode(), region="ZA").faults
+    assert (found.row, found.column) == (2, "totp_secret")
+    assert reason in found.reason

@@ -27,7 +27,7 @@ from auth_portal.services.directory.person import (
 )
 from auth_portal.services.reach import census
 from auth_portal.services.reach.census import Census
-from auth_portal.services.reach.reach import PAGE_SIZE, Reach, Reaches, Unreached
+from auth_portal.services.reach.reach import LINES_SECONDS, PAGE_SIZE, Reach, Reaches, Unreached
 from auth_portal.services.verification import tries
 from auth_portal.services.verification.case import can_prove
 from auth_portal.services.verification.tickets import TicketRequest
@@ -368,3 +368,22 @@ def test_no_page_waits_for_a_count_that_takes_long(small_world: World, monkeypat
     has_looked.set()
     assert counted(of, "balance").passing == 4
     assert of.unreached("balance").is_counted
+
+
+def test_phones_that_may_get_no_sms_are_counted_and_of_many_estimated(
+    small_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"L-{n},011555{n:04}\n" for n in range(6)) + "L-T,0800123456\nL-M,0825550000\n"
+    report = small_world.services.command_import.import_csv(
+        f"customer_id,phone\n{rows}".encode(), default_region="ZA", dry_run=False
+    )
+    assert not report.errors
+    reaches = small_world.services.reaches
+    wait_for(lambda: reaches.reach("balance").counted_at is not None)
+    found = reaches.reach("balance")
+    assert (dict(found.lines), found.is_estimate) == ({"landline": 6, "toll-free": 1}, False)
+    monkeypatch.setattr("auth_portal.services.reach.reach.LINES_LOOKED_AT", 4)
+    small_world.clock.advance(LINES_SECONDS + 1)
+    wait_for(lambda: reaches.reach("balance").is_estimate)
+    assert sum(reaches.reach("balance").lines.values()) in range(found.total + 3)
+    assert not reaches.reach("password").lines  # it sends no SMS

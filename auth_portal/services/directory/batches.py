@@ -26,6 +26,7 @@ from auth_portal.services.directory.person import (
     customer_key,
     end_links,
     is_trusted,
+    line_of,
     person_from,
     shared_keys,
 )
@@ -81,6 +82,23 @@ def untrusted_rows(work: Work) -> Iterator[str]:
     while rows := work.execute(page.where(CustomerRow.id > after)).all():
         yield from (row.row for row in rows if not is_trusted(work.keyring, person_from(row, row.row)))
         after = rows[-1].row
+
+
+def count_lines(work: Work, most: int) -> tuple[dict[str, int], int]:
+    """Return how many phone numbers of active customers are landlines and the like, and how many were looked at.
+
+    At most ``most`` are, in the order of their keyed hashes: of a larger directory a sample that nothing has chosen.
+    """
+    holders = select(CustomerRow.id, CustomerRow.phone_sealed).where(
+        CustomerRow.phone_key.is_not(None), CustomerRow.is_active
+    )
+    lines: dict[str, int] = defaultdict(int)
+    rows = work.execute(holders.order_by(CustomerRow.phone_key).limit(most)).all()
+    for row in rows:
+        with suppress(KeyFault):  # nothing can be sent to it either
+            lines[line_of(work.open(row.phone_sealed, CUSTOMER_PHONE, row.id))] += 1
+    lines.pop("", None)
+    return dict(lines), len(rows)
 
 
 # --- Rows that an older version wrote

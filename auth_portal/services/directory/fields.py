@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from argon2 import extract_parameters
 
@@ -35,6 +36,8 @@ ON_FILE = "one on file"  # in place of what an audit event must not name
 NAME_LENGTH = 200
 SEED_BITS = 128  # RFC 4226 R6 demands these; the 160 that it recommends are for the seeds we make ourselves (R15)
 SEED_LENGTH = 128  # Base32 digits: no app makes longer ones
+OTP_ALGORITHMS = ("SHA1", "SHA256", "SHA512")  # the first are an app's usual ones
+OTP_PERIODS = ("30", "60")  # seconds
 PHC_PREFIX = "$argon2id$"
 PHC_MEMORY_KIB = 128 * 1024  # more, or more rounds, would let one sign-in stop the server
 PHC_ROUNDS = 10
@@ -343,7 +346,11 @@ def is_hash(password: str) -> bool:
 
 
 def _seed(cell: str) -> str:
-    text = plain_text(unicodedata.normalize("NFKC", cell)).translate(_FORGIVEN_IN_SEEDS).rstrip("=").upper()
+    """Return a seed in Base32; with other settings than an app's usual ones as an ``otpauth:`` URL of these alone."""
+    text, settings = unwrapped(unicodedata.normalize("NFKC", cell)), ""
+    if text.lower().startswith("otpauth"):
+        text, settings = read_otpauth(text)
+    text = plain_text(text).translate(_FORGIVEN_IN_SEEDS).rstrip("=").upper()
     try:
         raw = base64.b32decode(text + "=" * (-len(text) % 8))
     except (binascii.Error, ValueError):
@@ -352,7 +359,32 @@ def _seed(cell: str) -> str:
         raise CellFault(f"is shorter than {SEED_BITS} bits (26 characters)")
     if len(text) > SEED_LENGTH:
         raise CellFault(f"is longer than {SEED_LENGTH} characters")
-    return text
+    return f"otpauth://totp/?secret={text}{settings}" if settings else text
+
+
+def read_otpauth(url: str) -> tuple[str, str]:
+    """Return the seed of an ``otpauth:`` URL, and its settings as parameters, "" for the usual ones. Raise CellFault.
+
+    ``methods.totp`` reads what is stored.
+    """
+    parts = urlsplit(url)
+    said = {name.lower(): values[-1].strip() for name, values in parse_qs(parts.query).items()}
+    algorithm = re.sub(r"^HMAC|[^A-Z0-9]", "", said.get("algorithm", "SHA1").upper())
+    digits, period = said.get("digits", "6"), said.get("period", "30")
+    if parts.scheme.lower() == "otpauth-migration":
+        raise CellFault("is an export of several accounts; export each of them as otpauth://")
+    if parts.netloc.lower() != "totp":
+        raise CellFault("is for codes by a counter (HOTP), which the portal does not check; set up the app by a link")
+    if "secret" not in said:
+        raise CellFault("is an otpauth:// link without a secret")
+    if algorithm not in OTP_ALGORITHMS:
+        raise CellFault("asks for an algorithm other than SHA1, SHA256 and SHA512; set up the app again by a link")
+    if digits != "6":
+        raise CellFault("asks for codes of other than 6 digits, which the pages do not take; set up the app by a link")
+    if period not in OTP_PERIODS:
+        raise CellFault("asks for codes of other than 30 or 60 seconds; set up the app again by a link")
+    usual = (algorithm, period) == (OTP_ALGORITHMS[0], OTP_PERIODS[0])
+    return said["secret"], "" if usual else f"&algorithm={algorithm}&digits={digits}&period={period}"
 
 
 def opened(keyring: Keyring, row: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
