@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from datetime import time as wall_time
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from openpyxl import load_workbook
 
@@ -51,7 +51,7 @@ _XML = (".xml", ".rels")
 _DECLARATION = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 _ZEROS = re.compile(r"0{2,40}")  # a number format that shows 123 as 00123
 
-Source = bytes | Path | BinaryIO | TextIO
+Source = bytes | Path | IO[bytes] | TextIO
 
 
 class FileRefused(Exception):

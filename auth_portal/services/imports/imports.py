@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -131,7 +130,7 @@ class Imports:
         ``sheet`` is the name or number of a workbook's sheet; "" is the first.
         """
         try:
-            table = open_table(BytesIO(source.read()), sheet)
+            table = open_table(source, sheet)
         except FileRefused as refusal:
             raise Problem("import_unreadable", status=422, reason=str(refusal)) from None
         lines, last = 0, ""
