@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pyotp
 import pytest
 
 from auth_portal.store.models import Admin, AdminSession, AuditEvent, RecoveryCode
 from tests.admin.desk import ADMIN_PASSWORD, Desk, join, seed_of, signed_in
-from tests.receiver import wait_for
-from tests.world import Browser, World
+from tests.receiver import Receiver, wait_for
+from tests.world import Browser, World, open_world
 
 
 def joined(world: World, **fields: str) -> Browser:
@@ -520,3 +521,50 @@ def test_a_list_of_admins_says_who_was_reset_switched_off_or_has_not_come_for_lo
     page = owner.get("/admin/admins").text
     assert "can sign in, but has not for 91 days" in page
     assert "91 days ago" in page
+
+
+def sent(world: World) -> list[dict[str, str]]:
+    """The mails that left, with subjects as they are without the portal's name."""
+    mails = [one for one in world.receiver.messages if one["kind"] == "mail"]
+    return [{**one, "subject": one["subject"].removeprefix("Acme Bank: ")} for one in mails]
+
+
+def test_an_invitation_can_go_by_email(small_world: World) -> None:
+    """The link that is mailed is shown to no one else, and opens once."""
+    owner = signed_in(small_world)
+    assert "Send the one-time link to this address" in owner.get("/admin/admins").text
+    page = owner.post(
+        "/admin/admins/invite", role="support", email="new@example.com", mail="1", second_factor=owner.second_factor()
+    )
+    assert "The one-time link was sent to new@example.com" in page.text
+    assert "/admin/join/" not in page.text
+    mail = wait_for(lambda: next((one for one in sent(small_world) if one["to"] == "new@example.com"), None))
+    assert mail["subject"] == "Your invitation"
+    link = re.search(r"http://127.0.0.1:8000(/admin/join/\S+)", mail["text"])
+    assert link is not None, mail["text"]
+    assert Browser(small_world).get(link[1]).status_code == 200
+    owner.get("/admin/admins")
+    page = owner.post("/admin/admins/invite", role="support", email="", mail="1")
+    assert page.status_code == 422
+    assert 'aria-invalid="true"' in page.text
+
+
+def test_a_reset_can_go_by_email(small_world: World) -> None:
+    owner = signed_in(small_world)
+    support = signed_in(small_world, "support")
+    path = f"/admin/admins/{support.admin_id}"
+    owner.get(path)
+    page = owner.post(f"{path}/reset", mail="1", second_factor=owner.second_factor())
+    assert "The one-time link was sent to" in page.text
+    wait_for(
+        lambda: {"Set up your sign-in", "An admin's sign-in was reset"} <= {one["subject"] for one in sent(small_world)}
+    )
+    for one in sent(small_world):
+        assert ("/admin/join/" in one["text"]) is (one["subject"] == "Set up your sign-in"), "owners see no link"
+
+
+def test_without_a_mail_channel_the_link_is_shown(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, config="", base="") as world:
+        page = signed_in(world).get("/admin/admins").text
+        assert 'name="mail"' not in page
+        assert "No channel carries email" in page

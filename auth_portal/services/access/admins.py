@@ -51,6 +51,8 @@ from auth_portal.store.models import (
 )
 from auth_portal.typed import email_form, plain_text, visible_text
 
+JOIN = "/admin/join/"  # and a token
+ONCE = "This link lets you set it up. It works once, within 72 hours. If you didn't expect it, tell an owner."
 PAGE = "/admin/admins"
 SIGNED_IN = "admin_signed_in"  # the audit event of every sign-in, by code and by passkey
 LINK_HOURS = 72
@@ -179,23 +181,35 @@ class Admins:
 
     # --- Links
 
-    def invite(self, role: str, *, email: str = "", made_by: str | None = None) -> str:
-        """Create a one-time link for a new admin; return its token, which is stored nowhere. Raise Problem."""
+    @property
+    def may_mail(self) -> bool:
+        """Report whether one-time links can be sent by email."""
+        return self._notices.has_mail
+
+    def invite(self, role: str, *, email: str = "", made_by: str | None = None, is_mailed: bool = False) -> str:
+        """Create a one-time link for a new admin; return its token, which is stored nowhere. Raise Problem.
+
+        With ``is_mailed`` it also goes to the email address.
+        """
         granted = role_of(role)
-        if email and email_form(email) is None:
+        if (email or is_mailed) and email_form(email) is None:
             raise Problem("email_invalid", status=422)
         with self._transactions.write() as work:
             link_id = work.new_id()
             sealed = work.seal(email_form(email) or "", ADMIN_LINK_EMAIL, link_id) if email else None
             token = _insert_link(work, link_id, granted, made_by, email_sealed=sealed)
             work.record("admin_invited", admin_id=made_by, role=role)
+            if is_mailed:
+                said = [_("You were invited to the configuration page as %(role)s.", role=role), ONCE]
+                self._notices.one_time_link(work, email, _("Your invitation"), f"{JOIN}{token}", said)
             line = _("A new admin was invited to the configuration page as %(role)s.", role=role)
             self._notices.change_to_owners(work, _("An admin was invited"), [line], made_by, [PAGE])
         return token
 
-    def reset(self, admin_id: str, *, made_by: str | None = None) -> str:
-        """Create a one-time link with which an admin sets password and app again.
+    def reset(self, admin_id: str, *, made_by: str | None = None, is_mailed: bool = False) -> str:
+        """Create a one-time link with which an admin sets password and app again; return its token.
 
+        With ``is_mailed`` it also goes to their email address.
         From this moment their sessions, password, app, passkeys, recovery codes and the links that they created open
         nothing. Raise Problem for the last owner who can sign in, unless a command asks.
         """
@@ -212,6 +226,9 @@ class Admins:
             work.execute(delete(Passkey).where(Passkey.admin_id == admin_id))
             token = _insert_link(work, work.new_id(), profile.role, made_by, admin_id=admin_id)
             work.record("admin_reset", admin_id=made_by, of=admin_id)
+            if is_mailed:
+                said = [_("An owner reset your sign-in to the configuration page."), ONCE]
+                self._notices.one_time_link(work, profile.email, _("Set up your sign-in"), f"{JOIN}{token}", said)
             line = _(
                 "%(name)s can no longer sign in, and was given a link to set a new password and app.",
                 name=profile.name,

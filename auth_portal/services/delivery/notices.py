@@ -109,6 +109,15 @@ class Notices:
         """Return the line of a mail that says where to see what it is about."""
         return f"See: {self._public_url}{path}"
 
+    def one_time_link(self, work: Work, address: str, subject: str, path: str, lines: Sequence[str]) -> None:
+        """Mail an admin, or one who is invited, a one-time link."""
+        self.to_admin(work, address, subject, "\n".join([*lines, "", f"{self._public_url}{path}"]))
+
+    @property
+    def has_mail(self) -> bool:
+        """Report whether a channel can carry mail to admins."""
+        return _mail_channel(self._journeys.current(), set()) is not None
+
     def to_issuer(self, work: Work, made_by: str | None, subject: str, lines: Sequence[str]) -> None:
         """Mail the admin who created a one-time link; the owners if a command did, or that admin is switched off."""
         found = select(Admin.email_sealed).where(Admin.id == made_by, Admin.is_active)

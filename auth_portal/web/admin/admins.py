@@ -30,6 +30,7 @@ def _people(faults: dict[str, str], *, status: int = 200) -> Response:
         status=status,
         people=admins.profiles(),
         invitations=admins.open_invitations(),
+        may_mail=admins.may_mail,
         faults=faults,
         role=form_text("role") or SUPPORT.name,
         roles=ROLES.values(),
@@ -43,11 +44,16 @@ def invite() -> BaseResponse:
     if fault := second_factor_fault():
         return _people({"second_factor": fault}, status=422)
     try:
-        token = services().admins.invite(form_text("role"), email=form_text("email"), made_by=me().admin_id)
+        email, is_mailed = form_text("email"), bool(form_text("mail"))
+        token = services().admins.invite(form_text("role"), email=email, made_by=me().admin_id, is_mailed=is_mailed)
     except Problem as problem:
         field = "email" if problem.code == "email_invalid" else "role"
         return _people({field: error_text(problem.code)}, status=422)
-    return _link_page(token, is_reset=False, name=form_text("email"))
+    return _mailed(email) if is_mailed else _link_page(token, is_reset=False, name=email)
+
+
+def _mailed(address: str) -> BaseResponse:
+    return done(PATH, _("The one-time link was sent to %(address)s. It works for 72 hours.", address=address))
 
 
 def _link_page(token: str, *, is_reset: bool, name: str) -> Response:
@@ -75,7 +81,13 @@ def _person(admin_id: str, faults: dict[str, str], *, status: int = 200) -> Resp
     choices = [(role.name, _(role.choice)) for role in ROLES.values()]
     passkeys = services().admin_passkeys.listed(admin_id)
     return render(
-        "admin/admins/person.html", status=status, person=found, passkeys=passkeys, choices=choices, faults=faults
+        "admin/admins/person.html",
+        status=status,
+        person=found,
+        passkeys=passkeys,
+        choices=choices,
+        faults=faults,
+        may_mail=services().admins.may_mail,
     )
 
 
@@ -110,11 +122,11 @@ def reset(admin_id: str) -> BaseResponse:
     """Create a one-time link with which an admin sets password and app again."""
     if fault := second_factor_fault():
         return _person(admin_id, {"second_factor": fault, "of": "reset"}, status=422)
-    name = services().admins.get(admin_id).name
+    person, is_mailed = services().admins.get(admin_id), bool(form_text("mail"))
     try:
-        token = services().admins.reset(admin_id, made_by=me().admin_id)
+        token = services().admins.reset(admin_id, made_by=me().admin_id, is_mailed=is_mailed)
     except Problem as problem:
         if problem.code != "last_owner_reset":
             raise
         return _person(admin_id, {"reset": error_text(problem.code)}, status=422)
-    return _link_page(token, is_reset=True, name=name)
+    return _mailed(person.email) if is_mailed else _link_page(token, is_reset=True, name=person.name)
