@@ -16,6 +16,7 @@ from sqlalchemy import insert
 from auth_portal.services.history.overview import spread
 from auth_portal.store.models import Delivery, HourlyCount, Verification, Visit
 from tests.admin.desk import Desk, signed_in
+from tests.admin.test_settings import FORM as SETTINGS
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire, wrong
 from tests.services.steps import QUESTIONS, started, stepped
@@ -270,6 +271,32 @@ def test_the_first_steps_lead_from_nothing_to_a_verification(
         page = signed_in(world).get("/admin/").text
         assert "First steps" in page
         assert page.count("to do</span>") == 3, "customers were imported"
+
+
+def test_the_first_step_is_the_business_and_no_country_is_chosen_before(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, config="", base="") as world:
+        owner, support = signed_in(world), signed_in(world, "support")
+        owner.get("/admin/settings")
+        assert owner.post("/admin/settings", **{**SETTINGS, "default_region": ""}).status_code == 200
+        page = owner.get("/admin/").text
+        assert page.index("Say whose portal this is") < page.index("Add a channel")
+        assert '<option value="" selected>Choose a country</option>' in page
+        assert '<option value="ZA">South Africa</option>' in page
+        assert "An owner still has to choose" in support.get("/admin/").text
+        typed = {"name": "Acme Bank", "time_zone": "Africa/Johannesburg", "language": "en"}
+        refused = owner.post("/admin/settings/first", **typed, default_region="")
+        assert (refused.status_code, "choose a country" in refused.text) == (422, True)
+        owner.get("/admin/")
+        done = owner.post("/admin/settings/first", **typed, default_region="ZA").text
+        assert "Acme Bank · South Africa · Africa/Johannesburg ·" in " ".join(done.split())
+        settings = world.services.configuration.settings().settings
+        assert (settings.name, settings.default_region, settings.time_zone) == (
+            "Acme Bank",
+            "ZA",
+            "Africa/Johannesburg",
+        )
 
 
 def test_the_first_steps_go_once_they_are_done(small_world: World, owner: Desk) -> None:

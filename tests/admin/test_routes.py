@@ -136,6 +136,7 @@ TABLE: dict[str, set[str]] = {
     # settings
     "settings_settings": ALL,
     "settings_save": {OWNER},
+    "settings_save_first": {OWNER},
     "settings_webhook_secret": {OWNER},
     "settings_export": {OWNER, AUDITOR},
     "settings_file": {OWNER},

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import phonenumbers
 from flask import Response, make_response, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.clock import zones_to_choose
 from auth_portal.errors import Misconfigured
-from auth_portal.i18n import FALLBACK, languages
+from auth_portal.i18n import FALLBACK, country_name, languages
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, SaveResult
 from auth_portal.services.config.configuration import SettingsEdit
@@ -82,6 +83,39 @@ def save() -> BaseResponse:
     if not result.is_fine:
         return _page(typed, result)
     return done(PATH, _("Saved. Every server uses it within two seconds."))
+
+
+FIRST = ("name", "default_region", "time_zone", "language")  # what has to be right before the first customer
+
+
+@route("/settings/first", allow=OWNERS, methods=("POST",), again=lambda: _page(_first_typed()))
+def save_first() -> BaseResponse:
+    """Save the first of the first steps: whose portal it is, and where. Faults are shown among all settings."""
+    typed, configuration = _first_typed(), services().configuration
+    if not typed["default_region"]:
+        return _page(typed, SaveResult((Fault("portal", "default_region", _("choose a country")),)))
+    if fault := second_factor_fault():
+        return _page(typed, SaveResult((Fault("portal", "second_factor", fault),)))
+    form = configuration.settings()
+    values = form.settings.model_dump() | {key: typed[key] for key in FIRST}
+    result = configuration.save(SettingsEdit(values, Author(me().admin_id), form.mark))
+    return done("/admin/", _("Saved.")) if result.is_fine else _page(typed, result)
+
+
+def _first_typed() -> dict[str, str]:
+    return _flat(services().configuration.settings().settings) | {key: form_text(key) for key in FIRST}
+
+
+def first_choices() -> dict[str, Any]:
+    """Return the settings of the first step, and what can be chosen for them."""
+    settings = services().journeys.current().portal
+    countries = sorted((country_name(region), region) for region in phonenumbers.SUPPORTED_REGIONS)
+    return {
+        "business": {key: getattr(settings, key) for key in FIRST},
+        "countries": [(region, name) for name, region in countries],
+        "zones": [(name, name.replace("_", " ")) for name in zones_to_choose()],
+        "languages": [(one.code, one.name) for one in languages().values() if one.is_complete],
+    }
 
 
 accept_logo("settings_logo")

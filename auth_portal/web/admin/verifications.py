@@ -29,6 +29,7 @@ from auth_portal.web.admin.frame import (
     render,
     route,
 )
+from auth_portal.web.admin.settings import first_choices
 from auth_portal.web.context import services
 
 PATH = "/admin/verifications"
@@ -55,6 +56,7 @@ def home() -> Response:
         failed=services().delivery_lists.open_acts().retries,
         warnings=services().health.warnings(),
         alerts=services().alerts.open(services().clock()),
+        first=first_choices(),
     )
 
 
