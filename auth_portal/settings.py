@@ -34,6 +34,7 @@ _URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<places>[^/?#]*)(?P<path>[^?#]*)(?
 LONGEST_SOCKET = 107  # bytes of its path, on Linux
 CONNECTIONS = 20  # of a process to PostgreSQL, at most
 LAST_PORT = 2**16 - 1
+SYSLOG_PORT = 6514  # over TLS (RFC 5425)
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -138,6 +139,14 @@ def _bind(value: object) -> object:
     return f"{found[1]}:{int(found[2])}"  # in one spelling, by which addresses are compared
 
 
+def _syslog(value: object) -> object:
+    text = str(value).strip()
+    found = host_form(text, SYSLOG_PORT) if text else ""
+    if found is None:
+        raise ValueError("must be the host of a receiver of syslog over TLS, or host:port")
+    return found if not found or re.search(r":\d+$", found) else f"{found}:{SYSLOG_PORT}"
+
+
 def _octal(value: object) -> object:
     text = str(value).strip()
     if not re.fullmatch(r"0?[0-7]{3}", text):
@@ -191,6 +200,8 @@ class Settings(BaseModel):
     require_macs: bool = False
     metrics_token: str = ""
     metrics_bind: Annotated[str, BeforeValidator(_bind)] = ""
+    audit_syslog: Annotated[str, BeforeValidator(_syslog)] = ""
+    audit_syslog_cert: Path | None = None
     log_level: Literal["info", "warning", "error"] = "info"
     request_id_header: Annotated[Literal["", "X-Request-ID", "traceparent"], BeforeValidator(_header)] = ""
 
@@ -218,8 +229,9 @@ class Settings(BaseModel):
                 "PORTAL_TRUSTED_PROXIES must be 1 or more if PORTAL_REQUEST_ID_HEADER is set: a client could choose "
                 "the ids of its requests"
             )
-        if self.ca_bundle is not None and not self.ca_bundle.is_file():
-            raise ValueError(f"PORTAL_CA_BUNDLE: there is no file {self.ca_bundle}")
+        for name, path in (("CA_BUNDLE", self.ca_bundle), ("AUDIT_SYSLOG_CERT", self.audit_syslog_cert)):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{PREFIX}{name}: there is no file {path}")
         return self
 
     @property

@@ -17,7 +17,7 @@ from sqlalchemy import and_, case, func, or_, select, text, update
 
 from auth_portal.clock import iso
 from auth_portal.services import limits
-from auth_portal.services.audit_chain import chain_fault
+from auth_portal.services.audit_chain import chain_fault, stream_fault
 from auth_portal.services.config.channel import ALARM_SHARES, OPEN_SHARE, used_this_hour, used_today
 from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.notices import Notices
@@ -51,6 +51,7 @@ LINKS = {
     "integrity": "/admin/audit",
     "spent_credentials": "/admin/audit",
     "audit": "/admin/audit/check",
+    "stream": "/admin/audit",
 }
 
 WINDOW = timedelta(minutes=10)  # of callbacks that count: the usual life of a chat
@@ -74,6 +75,7 @@ _TITLES = {
     "clock": "the clock of a server is wrong",
     "integrity": "rows were changed in the database",
     "spent_credentials": "many wrong tries",
+    "stream": "audit events do not reach the other system",
 }
 
 
@@ -88,7 +90,8 @@ class Alert:
     """Something that is wrong now. ``subject`` is the server or channel, ``link`` the page that helps."""
 
     kind: (
-        str  # audit | callbacks | channel | cap | clock | dispatcher | integrity | pumping | queue | spent_credentials
+        # audit | callbacks | channel | cap | clock | dispatcher | integrity | pumping | queue | spent_credentials |
+        str  # stream
     )
     subject: str
     since: datetime
@@ -285,6 +288,8 @@ def symptoms(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
     yield Symptom("spent_credentials", "customers", spent > most, words)
     fault = chain_fault(work, snapshot.portal.retention.audit_stored)
     yield Symptom("audit", "audit trail", bool(fault), fault)
+    if (stream := stream_fault(work)) is not None:
+        yield Symptom("stream", stream[0], bool(stream[1]), stream[1])
     yield from _integrity(work, snapshot)
     held_back = work.execute(
         select(Counter.events).where(Counter.key == limits.BRAKED, Counter.ends_at > work.now)

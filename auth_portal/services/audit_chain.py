@@ -5,6 +5,9 @@ in no block yet into the next block. The head of a block is an HMAC over its con
 before it, so one head stands for everything up to it. Heads are logged: someone who can write the database, and even
 someone who has its keys as well, cannot change what was sealed before a head that is stored elsewhere.
 
+``AuditStream`` sends what was sealed to another system, block after block: a number of blocks is all that it has to
+remember, whereas events commit in any order.
+
 Ids sort by the time at which their transactions began, but transactions commit in any order. So no rule looks at the
 order of events across blocks: one that commits late is sealed late.
 """
@@ -14,15 +17,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, text, update
 
-from auth_portal.store.db import Transactions, Work, dialect_insert, first_id, moment_of
-from auth_portal.store.models import UNSEALED, AuditBlock, AuditChain, AuditEvent, table_of
+from auth_portal.gateways.way_out import OutboundError, WayOut
+from auth_portal.store.db import EVENT_FIELDS, Transactions, Work, dialect_insert, first_id, moment_of
+from auth_portal.store.models import UNSEALED, Admin, AuditBlock, AuditChain, AuditEvent, AuditStreamRow, table_of
 
 CHAIN_ROW = 1
 BLOCK_EVENTS = 500  # in one block at most: sealing it takes a few milliseconds
@@ -37,6 +45,15 @@ _IS_UNSEALED = text(UNSEALED)
 _UNSEALED = select(_EVENTS.c.id, _EVENTS.c.mac).where(_IS_UNSEALED).order_by(_EVENTS.c.id).limit(BLOCK_EVENTS)
 _OLDEST = select(_EVENTS.c.id).where(_IS_UNSEALED).order_by(_EVENTS.c.id).limit(1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
+STREAM_BLOCKS = 20  # sent over one connection; one after a failure, for a receiver that is slow
+STREAM_SECONDS = 20.0  # of one connection
+STREAM_LEASE = timedelta(seconds=60)  # of the process that sends
+STREAM_RESTS = (2, 5, 10, 30, 60, 120, 300)  # seconds after so many failures in a row
+STREAM_LATE = timedelta(minutes=5)  # that a block waits: from here on the receiver counts as away
+STREAM_HEARD = timedelta(minutes=10)  # without a try no process sends any longer: the setting was removed
+MESSAGE_BYTES = 8192  # that a receiver should take (RFC 5425, 4.3.1)
+AUDIT, WARNING, NOTICE, INFO = 13 * 8, 4, 5, 6  # the facility "log audit" (RFC 5424, 6.2.1), and severities
+_STREAM = table_of(AuditStreamRow)
 _STATE = ("last_number", "last_head", "cut_number", "cut_head")
 
 
@@ -279,3 +296,185 @@ def _state_text(state: Mapping[str, Any]) -> str:
 def _store_state(work: Work, state: Mapping[str, Any]) -> None:
     mac = work.keyring.audit_mac(_state_text(state))
     work.execute(update(AuditChain).where(_CHAIN.c.id == CHAIN_ROW).values(**state, mac=mac))
+
+
+# --- The stream to another system: syslog (RFC 5424) over TLS (RFC 5425)
+
+
+class AuditStream:
+    """Send sealed blocks to a receiver of syslog, in order, each at least once.
+
+    Syslog has no answer. So a connection carries some blocks and is then closed for writing: they count as received
+    when the receiver, which closes after it has read everything, closes its side without a reset. Any number of
+    processes may send; one at a time does, by a lease. What it has to remember is one row: the number of the last block
+    that was received.
+    """
+
+    def __init__(self, transactions: Transactions, way_out: WayOut, target: str, portal: str) -> None:
+        """``target`` is ``host:port``, or "" for no stream; ``portal`` is the host that messages name."""
+        self._transactions = transactions
+        self._way_out = way_out
+        self.target = target
+        self._portal = re.sub(r"[^\x21-\x7e]", "_", portal)[:255] or "-"
+        self._holder = secrets.token_hex(16)
+
+    def send(self) -> bool:
+        """Send the next blocks if some wait and it is this process's turn; return True if more may wait."""
+        with self._transactions.read() as work:
+            row = work.execute(select(*_STREAM.c)).one_or_none()
+            newest = work.execute(select(func.max(_BLOCKS.c.number))).scalar()
+            is_free = row is None or self._is_free(row, work.now)
+        if newest is None or not is_free or (row is not None and row.block == newest):
+            return False
+        if (taken := self._take(newest)) is None:
+            return False
+        with self._transactions.read() as work:
+            # A chain that was restarted counts from 0 again: all of it is sent as it was sealed now.
+            after = taken.block if taken.block <= newest else -1
+            later = select(*_BLOCKS.c).where(_BLOCKS.c.number > after).order_by(_BLOCKS.c.number)
+            blocks = work.execute(later.limit(1 if taken.failures else STREAM_BLOCKS)).all()
+            lines = [line for block in blocks for line in self._lines(work, block)]
+        if not blocks:
+            self._note(block=newest)
+            return False
+        try:
+            self._deliver(lines)
+        except (OutboundError, OSError) as fault:
+            rest = STREAM_RESTS[min(taken.failures, len(STREAM_RESTS) - 1)]
+            self._note(failures=taken.failures + 1, fault=_reason(fault), rest=rest)
+            return False
+        self._note(block=blocks[-1].number, events=len(lines) - len(blocks))
+        return True
+
+    def check(self) -> tuple[bool, str]:
+        """Connect and send nothing; return whether all is well, and how much waits or what is wrong."""
+        try:
+            self._deliver([])
+        except (OutboundError, OSError) as fault:
+            return False, f"{self.target}: {_reason(fault)}"
+        with self._transactions.read() as work:
+            row, late = work.execute(select(*_STREAM.c)).one_or_none(), stream_fault(work)
+            if row is None:
+                return True, f"{self.target} can be reached; nothing was sent yet"
+            after = select(func.count()).select_from(_BLOCKS).where(_BLOCKS.c.number > row.block)
+            state = (
+                f"{self.target} can be reached; received up to block {row.block}, {work.execute(after).scalar()} wait"
+            )
+        return not (late and late[1]), f"{state}. {late[1]}" if late and late[1] else state
+
+    @staticmethod
+    def _is_free(row: Any, now: datetime) -> bool:
+        until = row.leased_until
+        return bool(row.next_at <= now and (until is None or until <= now or until > now + 2 * STREAM_LEASE))
+
+    def _take(self, newest: int) -> Any:
+        """Take the lease, and return the row; None if another process has it. A stream begins with the next block."""
+        with self._transactions.write() as work:
+            first = {"id": CHAIN_ROW, "target": self.target, "block": newest - 1, "failures": 0, "fault": ""}
+            first |= {"holder": "", "tried_at": work.now, "next_at": work.now, "leased_until": None}
+            begun = dialect_insert(work.connection.dialect.name, _STREAM).values(first)
+            work.execute(begun.on_conflict_do_nothing())
+            row = work.execute(select(*_STREAM.c).with_for_update()).one()
+            if not self._is_free(row, work.now):
+                return None
+            lease = {"holder": self._holder, "leased_until": work.now + STREAM_LEASE, "target": self.target}
+            work.execute(update(_STREAM).values(lease))
+            return row
+
+    def _note(
+        self, *, block: int | None = None, events: int = 0, failures: int = 0, fault: str = "", rest: float = 0
+    ) -> None:
+        """Store what became of a try, and give the lease back; the next try is after ``rest`` seconds."""
+        with self._transactions.write() as work:
+            values = {
+                "failures": failures,
+                "fault": fault,
+                "tried_at": work.now,
+                "next_at": work.now + timedelta(seconds=rest),
+            }
+            values |= {"leased_until": None, **({} if block is None else {"block": block})}
+            work.execute(update(_STREAM).where(_STREAM.c.holder == self._holder).values(values))
+            if fault:
+                work.log("audit_stream_failed", level=logging.WARNING, target=self.target, why=fault, failures=failures)
+            elif events:
+                work.log("audit_streamed", block=block, events=events)
+
+    def _deliver(self, lines: Sequence[bytes]) -> None:
+        """Send messages over a connection of their own. Raise OutboundError or OSError unless all were received."""
+        host, _colon, port = self.target.rpartition(":")
+        host, deadline = host.strip("[]"), time.monotonic() + STREAM_SECONDS
+        plain = self._way_out.connect(host, int(port), connect_seconds=STREAM_SECONDS / 2, deadline=deadline)
+        with plain, self._way_out.tls.wrap_socket(plain, server_hostname=host) as line:
+            line.sendall(b"".join(b"%d %b" % (len(one), one) for one in lines))
+            finish(line, deadline)
+
+    def _lines(self, work: Work, block: Any) -> Iterator[bytes]:
+        """Yield the messages of a block: its events in their order, then its head."""
+        columns = (*(_EVENTS.c[name] for name in EVENT_FIELDS), Admin.name.label("admin"))
+        found = select(*columns).outerjoin(Admin, Admin.id == _EVENTS.c.admin_id)
+        rows = {row.id: row for row in work.execute(found.where(_EVENTS.c.id.in_(block.events)))}
+        for place, event_id in enumerate(block.events, 1):
+            if (row := rows.get(event_id)) is not None:  # one that someone deleted leaves a gap in the numbers
+                content = {**row._mapping, "number": f"{block.number}.{place}"}
+                yield self._line(row.at, row.kind, content)
+        head = {"event": "audit_sealed", "block": block.number, "events": len(block.events), "head": block.head}
+        yield self._line(block.at, "audit_sealed", {**head, "at": block.at})
+
+    def _line(self, at: datetime, kind: str, content: Mapping[str, Any]) -> bytes:
+        """Return one message of at most MESSAGE_BYTES: of longer facts only their names."""
+        stamp = at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        name = re.sub(r"[^\x21-\x7e]", "_", kind)[:32] or "-"
+        level = WARNING if kind.endswith(("_failed", "_refused", "_broken", "_declined")) else NOTICE
+        head = f"<{AUDIT + (level if content.get('admin_id') or level is WARNING else INFO)}>1 {stamp} {self._portal}"
+        said = {**content, "at": stamp}
+        line = f"{head} auth-portal - {name} - {json.dumps(said, sort_keys=True)}".encode()
+        if len(line) <= MESSAGE_BYTES:
+            return line
+        said["facts"] = {"shortened": sorted(content.get("facts", ()))}
+        return f"{head} auth-portal - {name} - {json.dumps(said, sort_keys=True)}".encode()[:MESSAGE_BYTES]
+
+
+def finish(line: ssl.SSLSocket, deadline: float) -> None:
+    """Close a connection for writing, and wait until the receiver has read everything and closes. Raise OSError."""
+    line.settimeout(0)
+    try:
+        is_early = line.read(1) == b""
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        is_early = False
+    if is_early:
+        raise ConnectionAbortedError("the receiver closed the connection early")
+    line.settimeout(max(0.01, deadline - time.monotonic()))
+    try:
+        rest = line.unwrap()  # returns once the receiver says that it will send nothing more
+    except ssl.SSLEOFError:
+        return  # it closed without a word of TLS
+    rest.shutdown(socket.SHUT_WR)
+    rest.settimeout(max(0.01, deadline - time.monotonic()))
+    while rest.recv(1024):  # a receiver that closed without having read everything causes a reset here
+        pass
+
+
+def _reason(fault: Exception) -> str:
+    """Return why a try failed, without an address."""
+    if isinstance(fault, OutboundError):
+        return fault.reason
+    return f"the connection broke: {getattr(fault, 'strerror', None) or fault or type(fault).__name__}"[:200]
+
+
+def stream_fault(work: Work) -> tuple[str, str] | None:
+    """Return the receiver of the stream, and why it lags as a sentence for admins, "" if it does not.
+
+    None without a stream: no process has sent lately.
+    """
+    row = work.execute(select(*_STREAM.c)).one_or_none()
+    if row is None or work.now - row.tried_at > STREAM_HEARD:
+        return None
+    oldest = work.execute(select(func.min(_BLOCKS.c.at)).where(_BLOCKS.c.number > row.block)).scalar()
+    if oldest is None or work.now - oldest <= STREAM_LATE:
+        return row.target, ""
+    minutes = int((work.now - oldest).total_seconds() // 60)
+    why = f": {row.fault}" if row.fault else ": it takes them too slowly"
+    return row.target, (
+        f"Audit events have waited {minutes} min to be sent to {row.target}{why}. None is lost: they are sent in their "
+        "order once it takes them again."
+    )

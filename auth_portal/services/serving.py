@@ -24,7 +24,7 @@ from auth_portal.services.access.api_answers import ApiAnswers
 from auth_portal.services.access.api_keys import ApiKeys
 from auth_portal.services.access.passkeys import AdminPasskeys
 from auth_portal.services.alerts import Alerts
-from auth_portal.services.audit_chain import Sealer
+from auth_portal.services.audit_chain import AuditStream, Sealer
 from auth_portal.services.config.appearance import Logos
 from auth_portal.services.config.channel_editor import ChannelEditor
 from auth_portal.services.config.configuration import Configuration
@@ -49,7 +49,7 @@ from auth_portal.services.history.stories import Stories
 from auth_portal.services.imports.bulk import BulkSave
 from auth_portal.services.imports.imports import CommandImport, Imports
 from auth_portal.services.imports.work import ImportWork
-from auth_portal.services.operations.dispatcher import INLINE_POLL_SECONDS, Dispatcher, Lanes, Loop, Pace
+from auth_portal.services.operations.dispatcher import INLINE_POLL_SECONDS, SEAL_SECONDS, Dispatcher, Lanes, Loop, Pace
 from auth_portal.services.operations.health import BEAT_SECONDS, Health
 from auth_portal.services.operations.personal_data import Erasure, PersonExport
 from auth_portal.services.operations.retention import Housekeeping
@@ -137,6 +137,7 @@ class Services:
     stories: Stories
     audit_trail: AuditTrail
     audit_checks: AuditChecks
+    audit_stream: AuditStream
     overview: Overview
 
     # who may use the configuration page and the API
@@ -233,7 +234,7 @@ def _wire(
 
 def _wire_drive(real: Foundation, transactions: Transactions, way_out: WayOut) -> Services:
     """Return the services of a test drive: the same wiring on the drive's database, without a sandbox."""
-    settings = real.settings.model_copy(update={"sandbox": "off"})
+    settings = real.settings.model_copy(update={"sandbox": "off", "audit_syslog": ""})
     return _wire(settings, transactions, way_out, real.passwords, INLINE_POLL_SECONDS)
 
 
@@ -262,6 +263,7 @@ class Core:
     messages: MessageDelivery
     wake: Callable[[], None]
     health: Health
+    audit_stream: AuditStream
 
 
 def _build_core(on: Foundation, poll_seconds: float) -> Core:
@@ -287,17 +289,25 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     import_work = ImportWork(on.transactions, on.passwords, on.notices, is_aside=True)
     housekeeping = Housekeeping(on.transactions)
     sealer, health = Sealer(on.transactions), Health(on.transactions, on.passwords.give_memory_back)
-    dispatcher = Dispatcher(lanes, verifications.endings, alerts, import_work, housekeeping, sealer.seal)
-    return Core(methods, verifications, alerts, dispatcher, messages, lanes.wake, health)
+    target, way_out = on.settings.audit_syslog, on.outbound
+    if target:
+        host, _colon, port = target.rpartition(":")
+        certificates = on.settings.ca_bundle, on.settings.audit_syslog_cert
+        way_out = Outbound.to_one(host.strip("[]"), int(port), *certificates)
+    stream = AuditStream(on.transactions, way_out, target, on.settings.host)
+    is_right, fault = on.transactions.machine.is_right, "audit_stream_fault"
+    streaming = Loop("audit-stream", stream.send, every_seconds=SEAL_SECONDS, fault=fault, may_work=is_right)
+    more = [streaming] if target else []
+    dispatcher = Dispatcher(lanes, verifications.endings, alerts, import_work, housekeeping, sealer.seal, *more)
+    return Core(methods, verifications, alerts, dispatcher, messages, lanes.wake, health, stream)
 
 
 def _build_services(on: Foundation, core: Core) -> Services:
     settings, journeys, notices, passwords = on.settings, on.journeys, on.notices, on.passwords
     logos, admins = Logos(on.transactions), Admins(on.transactions, passwords, notices)
     admin_sessions = AdminSessions(on.transactions, passwords, notices)
-    configuration = Configuration(
-        on.transactions, has_sandbox=settings.has_sandbox, way_out=on.outbound, notify_owners=notices.change_to_owners
-    )
+    has_sandbox, notify = settings.has_sandbox, notices.change_to_owners
+    configuration = Configuration(on.transactions, has_sandbox=has_sandbox, way_out=on.outbound, notify_owners=notify)
     return Services(
         settings=settings,
         transactions=on.transactions,
@@ -318,6 +328,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
         stories=Stories(on.transactions, journeys),
         audit_trail=AuditTrail(on.transactions),
         audit_checks=AuditChecks(on.transactions),
+        audit_stream=core.audit_stream,
         overview=Overview(on.transactions, journeys),
         admins=admins,
         admin_sessions=admin_sessions,

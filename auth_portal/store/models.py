@@ -650,6 +650,21 @@ class AuditChain(Base):
     leased_until: Mapped[datetime | None]
 
 
+class AuditStreamRow(Base):
+    """The one row of the stream to another system: what it has received, and what became of the last try."""
+
+    __tablename__ = "audit_stream"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    target: Mapped[str] = mapped_column(String(300))  # host:port
+    block: Mapped[int]  # the newest block that was received
+    tried_at: Mapped[datetime]
+    next_at: Mapped[datetime]
+    failures: Mapped[int]  # in a row
+    fault: Mapped[str] = mapped_column(String(300))
+    holder: Mapped[str] = mapped_column(String(32))
+    leased_until: Mapped[datetime | None]
+
+
 class Admin(Base):
     """A person with access to the configuration page. A reset removes password and app until the link is used."""
 

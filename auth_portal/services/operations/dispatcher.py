@@ -361,7 +361,7 @@ class Lanes:
 
 
 class Dispatcher:
-    """Both lanes, the sweep, the work on imports, the housekeeping and the sealing of one process."""
+    """Both lanes, the sweep, the work on imports, the housekeeping, the sealing, and other loops of one process."""
 
     def __init__(
         self,
@@ -371,14 +371,14 @@ class Dispatcher:
         import_work: ImportWork,
         housekeeping: Housekeeping,
         seal: Callable[[], bool],
+        *others: Loop,
     ) -> None:
         self.wake = lanes.wake
         self.seal = seal
         self.lanes = lanes.all
         self._clock = lanes.clock
         is_right = self._clock.is_right  # what judges time waits until it is (D8)
-        self._endings = endings
-        self._alerts = alerts
+        self._endings, self._alerts = endings, alerts
         self._import_work = import_work
         self._housekeeping = housekeeping
         self._tidy_imports_at = 0.0
@@ -412,7 +412,7 @@ class Dispatcher:
         )
         self._began_at: datetime | None = None
         self._lookout = Loop("alerts", self.look_out, every_seconds=EVERY_SECONDS, fault="alert_fault")
-        self._loops = (self._watch, self._sweeper, self._imports, self._housekeeper, self._sealer)
+        self._loops = (self._watch, self._sweeper, self._imports, self._housekeeper, self._sealer, *others)
 
     def start(self) -> None:
         """Start every thread; return at once."""

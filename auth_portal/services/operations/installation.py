@@ -30,7 +30,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import Handover, open_channel
 from auth_portal.gateways.flow import REACHABLE, FlowGateway
 from auth_portal.gateways.way_out import WayOut
-from auth_portal.services.audit_chain import begin_chain, chain_fault, restart_chain
+from auth_portal.services.audit_chain import AuditStream, begin_chain, chain_fault, restart_chain
 from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.directory.batches import read_ids_again, shared_ids, untrusted_rows
 from auth_portal.settings import KEYS_FILE, Settings
@@ -458,6 +458,10 @@ class Installed(Protocol):
     def flow(self) -> FlowGateway:
         """Return the connections to Flow's servers."""
 
+    @property
+    def audit_stream(self) -> AuditStream:
+        """Return what sends audit events to another system."""
+
     def close(self) -> None:
         """Close every connection."""
 
@@ -518,6 +522,9 @@ def _installed(settings: Settings, build: Callable[[Settings], Installed]) -> It
         yield data_keys
         yield examine_macs(portal.transactions)
         yield _examined("audit trail", lambda: _sealing(portal))
+        if settings.audit_syslog:
+            is_well, words = portal.audit_stream.check()
+            yield Examination(is_well, "audit stream", words)
         yield from _alerts(portal.transactions)
         if not settings.has_sandbox:
             yield _backup(portal.transactions)
