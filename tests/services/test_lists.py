@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from auth_portal.services.history import lists
+from auth_portal.services.history import lists, stories
 from auth_portal.services.history.audit_trail import AuditFilter
 from auth_portal.services.history.delivery_lists import FAILED, DeliveryFilter
 from auth_portal.services.history.stories import LIVE, StoryFilter
@@ -89,7 +89,14 @@ def test_a_page_that_looked_through_enough_says_from_where_to_go_on(
         browser.post(f"/j/{slug}", decline="not_me")
         world.clock.advance(1)
     page, wanted = world.services.stories.page, StoryFilter(outcome="not_me", slug="mail")
-    assert str(world.services.stories.counts(wanted)["not_me"]) == "0+", "not all were looked at"
+    with monkeypatch.context() as patch:
+        patch.setattr(stories, "WINDOW", 4)
+        counts = world.services.stories.counts(wanted)
+        assert (str(counts["not_me"]), str(counts["verified"])) == ("1", "0"), "all of this journey's were looked at"
+        counts = world.services.stories.counts(StoryFilter(slug="app"))
+        assert (str(counts["not_me"]), str(counts["verified"])) == ("4+", "0+"), "not all were looked at"
+        counts = world.services.stories.counts(StoryFilter())
+        assert (str(counts["not_me"]), str(counts["verified"])) == ("10", "0+"), "an index has the rare ones"
     first = page(wanted)
     assert (first.rows, first.is_partial, bool(first.older)) == ((), True, True)
     second = page(wanted, after=first.older)

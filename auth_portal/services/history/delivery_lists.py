@@ -13,13 +13,15 @@ from sqlalchemy import Connection, select
 from auth_portal.errors import NotFound
 from auth_portal.services.delivery.retry import RETRIABLE, refusals_of
 from auth_portal.services.history.lists import (
+    COUNTED,
     PAGE,
+    WINDOW,
     BoundedCount,
     Condition,
     Listing,
     Search,
     as_written,
-    bounded_count,
+    counts_of,
     listed,
     made_between,
     pasted_ids,
@@ -43,6 +45,7 @@ from auth_portal.store.models import (
 KINDS = (CALLBACK, MESSAGE)
 STATES = tuple(DeliveryState)
 PENDING = DeliveryState.PENDING
+RARE_STATES = tuple(state for state in STATES if state not in (PENDING, DeliveryState.ACCEPTED))
 FAILED = "failed"  # in a filter: every state that can be retried
 OPEN_MOST = 100  # failed deliveries, the newest, that are looked at for what can be retried
 OPEN_DAYS = 7  # for which a failed delivery asks for a retry; notices could be retried until they are deleted
@@ -190,16 +193,20 @@ class DeliveryLists:
 
     def counts(self, wanted: DeliveryFilter) -> Mapping[str, BoundedCount]:
         """Return by state, and for FAILED, how many deliveries the rest of a filter finds; under "" those of any."""
-        query, found = select(Delivery.id), {}
+        query: Any = select(Delivery.id, Delivery.state)
+        by_index = () if wanted.target or wanted.verification_id else RARE_STATES
         with self._transactions.read() as work:
 
             def page(state: str, most: int) -> Listing[Any]:
                 search = replace(wanted, state=state).search(after="", most=most)
                 return listed(work.connection, query, Delivery.id, search)
 
-            for state in ("", FAILED, *STATES):
-                found[state] = bounded_count(partial(page, state))
-        return found
+            newest = page("", WINDOW).of(lambda row: str(row.state))
+            found = counts_of(newest, ("", *STATES), {state: partial(page, state) for state in by_index})
+        failed = [found[state] for state in RETRIABLE]
+        number = sum(count.number for count in failed)
+        is_exact = all(count.is_exact for count in failed) and number <= COUNTED
+        return {**found, FAILED: BoundedCount(min(number, COUNTED), is_exact)}
 
     def named(self, typed: str) -> tuple[DeliveryLine, ...]:
         """Return the deliveries whose ids an admin has pasted."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -23,6 +24,7 @@ from auth_portal.store.db import first_id
 
 PAGE = 50  # rows
 COUNTED = 100  # rows that a count of a filter goes up to
+WINDOW = 2_000  # the newest rows, whose states are counted at once
 _PASTED_ID = re.compile(r"(?:^|/)([0-9a-f]{32})(?:$|[/?#])")  # alone, or in the address of its page
 # Beginnings that make a spreadsheet compute a cell (R43). An Excel for Chinese or Japanese reads the wide ones, too.
 UNDEFUSED = ("=", "+", "-", "@", "\t", "\r", *"\uff1d\uff0b\uff0d\uff20")
@@ -67,7 +69,7 @@ class Search:
 
 @dataclass(frozen=True)
 class BoundedCount:
-    """How many rows a filter finds, counted up to COUNTED and among as many as a page looks at."""
+    """How many rows a filter finds, counted up to COUNTED, or at least how many."""
 
     number: int
     is_exact: bool
@@ -79,6 +81,9 @@ class BoundedCount:
 def pasted_ids(text: str) -> list[str]:
     """Return the ids that an admin may have pasted: alone, or with the address of a page."""
     return _PASTED_ID.findall(text.strip().lower())
+
+
+Found = Callable[[int], Listing[Any]]
 
 
 def made_between(key: Key, since: datetime | None, until: datetime | None) -> list[Condition]:
@@ -114,10 +119,19 @@ def listed(connection: Connection, query: Select[Any], key: Key, search: Search)
     return Listing(tuple(newest), older=floor, is_partial=bool(floor))
 
 
-def bounded_count(found: Callable[[int], Listing[Any]]) -> BoundedCount:
-    """Return how many rows a list has. ``found`` returns its first page, of at most so many."""
-    page = found(COUNTED)
-    return BoundedCount(len(page.rows), is_exact=not page.older)
+def counts_of(newest: Listing[str], names: Iterable[str], served: Mapping[str, Found]) -> dict[str, BoundedCount]:
+    """Return how many rows of a list have each of these states; under "" how many there are.
+
+    ``newest`` are the states of its newest rows, up to WINDOW. If there are more rows, a count is a lower bound, except
+    for a state of ``served``: it has, by state, the first page of a list that an index serves, of at most so many rows.
+    """
+    tally, is_all = Counter({"": len(newest.rows)}) + Counter(newest.rows), not newest.older
+    found = {name: BoundedCount(min(tally[name], COUNTED), is_all and tally[name] <= COUNTED) for name in names}
+    for name, page_of in served.items():
+        if not is_all and found[name].number < COUNTED:
+            page = page_of(COUNTED)
+            found[name] = BoundedCount(len(page.rows), is_exact=not page.older)
+    return found
 
 
 def _floor(connection: Connection, key: Key, conditions: Conditions, most: int) -> str:

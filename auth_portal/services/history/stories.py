@@ -20,12 +20,13 @@ from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import ReadNumber, read_identifier, read_number
 from auth_portal.services.history.lists import (
     PAGE,
+    WINDOW,
     BoundedCount,
     Condition,
     Listing,
     Search,
     as_written,
-    bounded_count,
+    counts_of,
     listed,
     made_between,
     pasted_ids,
@@ -225,12 +226,14 @@ class Stories:
 
     def counts(self, wanted: StoryFilter) -> Mapping[str, BoundedCount]:
         """Return by outcome how many verifications the rest of a filter finds; under "" those of any outcome."""
-        query, found = select(Verification.id), {}
+        query: Any = select(Verification.id, Verification.outcome)
+        is_narrow = wanted.slug or wanted.customers or wanted.names or wanted.same_link_as
+        by_index = () if is_narrow else (name for name in OUTCOME_NAMES if name != VERIFIED)
         with self._transactions.read() as work:
-            for outcome in ("", *OUTCOME_NAMES):
-                one = replace(wanted, outcome=outcome)
-                found[outcome] = bounded_count(partial(_found, work.connection, query, one, ""))
-        return found
+            find = partial(_found, work.connection, query)
+            newest = find(replace(wanted, outcome=""), "", WINDOW).of(lambda row: row.outcome or LIVE)
+            served = {name: partial(find, replace(wanted, outcome=name), "") for name in by_index}
+            return counts_of(newest, ("", *OUTCOME_NAMES), served)
 
     def people_of(self, lines: Sequence[StoryLine]) -> Mapping[str, NamedPerson]:
         """Return by verification who it is about: verified, or else named last, which proves nothing."""
