@@ -96,7 +96,7 @@ def looked_at(page: Page, path: str) -> list[str]:
     found = html_faults(answer.text())
     if answer.status >= 400:
         return [f"status {answer.status}"]
-    if not page.locator("p.help").inner_text().strip():
+    if not page.locator(".head p.help").inner_text().strip():
         found.append("no help line")
     found += page.evaluate(RULES)
     for width in WIDTHS:
@@ -218,7 +218,7 @@ def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
     )
     page = context.new_page()
     page.goto(f"{portal.url}/admin/")
-    menu, entry = page.get_by_role("button", name="Menu"), page.get_by_role("link", name="Deliveries", exact=True)
+    menu, entry = page.get_by_role("button", name="Menu"), page.get_by_role("link", name="Audit", exact=True)
     assert menu.is_visible()
     assert not entry.is_visible()
     menu.press("Enter")
