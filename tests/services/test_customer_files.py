@@ -342,6 +342,8 @@ def test_a_sheet_is_chosen_by_name_or_number_and_hidden_ones_are_not_the_first(d
     assert sheet_text(content) == "customer_id\nC-1\n"
     assert load(directory, content).warnings == ["The file has 2 sheets; the one named “Readme” was read."]
     assert sheet_text(content, "customers") == sheet_text(content, "3") == "customer_id\nC-2\n"
+    other = workbook(Readme=[["hello"], ["there"]], Customers=[["customer_id"]])
+    assert load(directory, other).lines[1] == "The file has 2 sheets; the one named “Readme” was read."
     report = load(directory, content, sheet="Kunden")
     assert report.lines[1] == "the file: is a workbook without such a sheet; it has: Lists, Readme, Customers "
 

@@ -323,7 +323,7 @@ class ImportReport:
             rest = self.error_count - len(self.errors)
             listed = [str(fault) for fault in self.errors] + ([f"and {rest} more"] if rest else [])
             noun = "fault" if self.error_count == 1 else "faults"
-            return [f"Nothing was imported: {self.error_count} {noun}.", *listed]
+            return [f"Nothing was imported: {self.error_count} {noun}.", *self.warnings, *listed]
         verb = "Dry run, nothing was imported" if self.is_dry_run else "Imported"
         rows = f"{self.new} customers new, {self.changed} changed, {self.equal} equal"
         columns = (f"  {column}: {tally}" for column, tally in self.columns.items())
@@ -381,7 +381,7 @@ class CommandImport:
         try:
             findings, first = self._work.check(held, table.text)
             if findings.fault_count:
-                return self._report(ImportCounts(), findings, first, dry_run=False)
+                return self._report(counts, findings, first, dry_run=False)
             messages = ImportCounts.from_json(self._row(held.id).counts).messages
             if is_notifying and (days := days_of(self._notices.routes(messages))) > LONGEST.days:
                 raise Misconfigured(
@@ -415,7 +415,12 @@ class CommandImport:
         is_notifying: bool = False,
     ) -> ImportReport:
         if findings.fault_count:
-            return ImportReport(dry_run, errors=tuple(first[:FAULTS_REPORTED]), error_count=findings.fault_count)
+            return ImportReport(
+                dry_run,
+                warnings=ImportCounts(file_notes=counts.file_notes).warnings,
+                errors=tuple(first[:FAULTS_REPORTED]),
+                error_count=findings.fault_count,
+            )
         return ImportReport(
             is_dry_run=dry_run,
             new=counts.new,
