@@ -170,6 +170,22 @@ def _host_and_port(value: object) -> object:
     return frozenset(targets)
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(value: object) -> object:
+    found: list[Network] = []
+    for part in _comma_separated(value):  # type: ignore[attr-defined]
+        try:
+            network = ipaddress.ip_network(str(part))
+        except ValueError:
+            raise ValueError(f"{part!r} must be a network such as 10.20.0.0/16") from None
+        if network.is_global:
+            raise ValueError(f"{part!r} has public addresses, which need no setting")
+        found.append(network)
+    return tuple(found)
+
+
 class Settings(BaseModel):
     """All that the operator decides. Times and limits of the product belong to the configuration page."""
 
@@ -196,6 +212,7 @@ class Settings(BaseModel):
     outbound_proxy: str = ""
     ca_bundle: Path | None = None
     private_targets: Annotated[frozenset[tuple[str, int]], BeforeValidator(_host_and_port)] = frozenset()
+    private_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
     allow_private_callbacks: bool = False
     require_macs: bool = False
     metrics_token: str = ""

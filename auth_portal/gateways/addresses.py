@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.way_out import Blocked
-from auth_portal.settings import Settings
+from auth_portal.settings import Network, Settings
 
 SMTP_PORTS = frozenset({25, 465, 587, 2525})
 _PORTS = range(1, 65536)
-_NOT_PUBLIC = "The address is not a public one. Only the operator can allow private addresses."
+_BY_SETTING = "with PORTAL_PRIVATE_TARGETS or, for an address of a private network, PORTAL_PRIVATE_NETWORKS"
+_NOT_PUBLIC = f"The address is not a public one. The operator can allow it {_BY_SETTING}."
 
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # everything that is assigned as global unicast
 # ipaddress.is_global of Python 3.11 lets some of these pass, and later patch levels differ: so all are named.
@@ -65,14 +66,6 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast and not any(found in network for network in _CLOSED)
 
 
-def public_ones(addresses: list[str]) -> list[str]:
-    """Return the addresses that are public. Raise Blocked if there are only others."""
-    allowed = [address for address in addresses if is_public(address)]
-    if addresses and not allowed:
-        raise Blocked(_NOT_PUBLIC)
-    return allowed
-
-
 class Target(NamedTuple):
     """Where a URL leads. An exempt one may be private and unencrypted."""
 
@@ -86,13 +79,15 @@ class Target(NamedTuple):
 class NetworkPolicy:
     """What the operator allows beyond public https addresses, and the proxy to use.
 
-    ``allow_private`` opens everything. ``private_targets`` are (host, port). ``sandbox_origin`` is a URL prefix
-    such as ``http://127.0.0.1:8000/sandbox``, empty for none. ``proxy`` is an http(s) URL, empty for none; it
+    ``allow_private`` opens everything. ``private_targets`` are (host, port). In ``private_networks``, an address may be
+    named as such, without TLS too, and a name that leads to one may be used like any other. ``sandbox_origin`` is a URL
+    prefix such as ``http://127.0.0.1:8000/sandbox``, empty for none. ``proxy`` is an http(s) URL, empty for none; it
     carries http and https, never SMTP. ``ca_bundle`` is a PEM file used in place of the built-in authorities.
     """
 
     allow_private: bool = False
     private_targets: frozenset[tuple[str, int]] = frozenset()
+    private_networks: tuple[Network, ...] = ()
     sandbox_origin: str = ""
     proxy: str = ""
     ca_bundle: Path | None = None
@@ -106,6 +101,7 @@ class NetworkPolicy:
         return cls(
             allow_private=settings.allow_private_callbacks,
             private_targets=settings.private_targets,
+            private_networks=settings.private_networks,
             sandbox_origin=settings.sandbox_url,
             proxy=proxy,
             ca_bundle=settings.ca_bundle,
@@ -113,7 +109,25 @@ class NetworkPolicy:
 
     def exempts(self, host: str, port: int) -> bool:
         """Return True if this host and port may be private and unencrypted."""
-        return self.allow_private or (_plain_name(host), port) in self.private_targets
+        named = (_plain_name(host), port) in self.private_targets
+        return self.allow_private or named or self._is_in_network(_plain_name(host))
+
+    def _is_in_network(self, address: str) -> bool:
+        """Report whether a literal address is in a network that the operator allows."""
+        try:
+            found = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False  # a name
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return any(found in network for network in self.private_networks)
+
+    def allowed_ones(self, addresses: list[str]) -> list[str]:
+        """Return the addresses of a name that may be used. Raise Blocked if there are only others."""
+        allowed = [address for address in addresses if is_public(address) or self._is_in_network(address)]
+        if addresses and not allowed:
+            raise Blocked(_NOT_PUBLIC)
+        return allowed
 
     def target(self, url: str) -> Target:
         """Return where a URL leads, judged as far as that is possible without a look-up. Raise Blocked."""
@@ -131,7 +145,7 @@ class NetworkPolicy:
         is_sandbox = is_below and not climbs
         is_exempt = is_sandbox or self.exempts(host, port)
         if scheme == "http" and not is_exempt:
-            raise Blocked("The address must begin with https://. Only the operator can allow http.")
+            raise Blocked(f"The address must begin with https://. The operator can allow http {_BY_SETTING}.")
         if not is_exempt:
             _check_literal(host)
         return Target(host, port, is_exempt, is_sandbox)
@@ -141,7 +155,7 @@ class NetworkPolicy:
         if self.exempts(host, port):
             return
         if port not in SMTP_PORTS:
-            raise Blocked("The port must be 25, 465, 587 or 2525. Only the operator can allow another one.")
+            raise Blocked(f"The port must be 25, 465, 587 or 2525. The operator can allow another one {_BY_SETTING}.")
         _check_literal(_plain_name(host))
 
 

@@ -39,7 +39,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.addresses import NetworkPolicy, Target, public_ones
+from auth_portal.gateways.addresses import NetworkPolicy, Target
 from auth_portal.gateways.way_out import (
     ANSWER_BYTES,
     CONNECT_SECONDS,
@@ -182,7 +182,7 @@ class Outbound:
             raise NotReached("the name was not resolved in time") from None
         except Exception:  # OSError from the system, UnicodeError from a name that cannot be one
             raise NotReached("the name could not be resolved") from None
-        sock = _connect_one_of(found if is_exempt else public_ones(found), port, bounds.connect_by)
+        sock = _connect_one_of(found if is_exempt else self.policy.allowed_ones(found), port, bounds.connect_by)
         sock.bounds = bounds
         return sock
 

@@ -585,6 +585,24 @@ def test_d4_a_test_to_a_private_address_never_leaves(
     assert httpserver.log == []
 
 
+@pytest.mark.parametrize("networks", ["", "10.20.0.0/16"])
+def test_d4_owners_choose_within_a_network_that_the_operator_allows(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, networks: str
+) -> None:
+    targets = f"127.0.0.1:{receiver.server.server_port}"
+    guarded = {"PORTAL_ALLOW_PRIVATE_CALLBACKS": "0", "PORTAL_PRIVATE_TARGETS": targets, **STILL}
+    relay = {"kind": "smtp", "security": "none", "sender": "no-reply@acme.example", "host": "10.20.0.5", "port": "2526"}
+    settings = {**guarded, "PORTAL_PRIVATE_NETWORKS": networks}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        desk = signed_in(world)
+        page = make(desk, "relay", **relay)
+        if networks:
+            assert desk.path == "/admin/channels/relay", page.text
+        else:
+            assert page.status_code == 422
+            assert "PORTAL_PRIVATE_NETWORKS" in page.text
+
+
 def test_what_support_and_the_auditor_may(desk: Desk) -> None:
     support, auditor = signed_in(desk.world, "support"), signed_in(desk.world, "auditor")
     page = support.get("/admin/channels/mail")

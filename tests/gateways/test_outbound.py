@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import ipaddress
 import os
 import socket
 import ssl
@@ -25,7 +26,7 @@ from auth_portal.errors import Misconfigured
 from auth_portal.gateways.addresses import NetworkPolicy, is_public
 from auth_portal.gateways.outbound import Outbound
 from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, OutboundError, Unclear, Untrusted
-from auth_portal.settings import Settings
+from auth_portal.settings import Settings, read_settings
 from tests.gateways.conftest import Clock
 from tests.receiver import wait_for
 
@@ -690,6 +691,36 @@ class TestGuard:
     def test_ipv4_mapped_public_address_counts_as_itself(self) -> None:
         assert is_public("::ffff:1.1.1.1")
         assert not is_public("::ffff:192.168.1.1")
+
+    @pytest.mark.parametrize(
+        ("address", "is_allowed"),
+        [
+            ("10.20.0.5", True),
+            ("10.21.0.5", False),
+            ("::ffff:10.20.0.5", True),
+            ("fd00:20::1", True),
+            ("fd00::1", False),
+        ],
+    )
+    def test_d4_a_network_that_the_operator_allows(self, address: str, is_allowed: bool) -> None:
+        networks = tuple(map(ipaddress.ip_network, ("10.20.0.0/16", "fd00:20::/48")))
+        policy = NetworkPolicy(private_networks=networks)
+        host = f"[{address}]" if ":" in address else address
+        assert policy.exempts(host, 25) is is_allowed
+        for url in (f"https://{host}/", f"http://{host}:8080/"):
+            if is_allowed:
+                assert policy.target(url).is_exempt
+            else:
+                with pytest.raises(Blocked, match="PORTAL_PRIVATE_NETWORKS"):
+                    policy.target(url)
+        assert policy.allowed_ones([address, "1.1.1.1"]) == ([address, "1.1.1.1"] if is_allowed else ["1.1.1.1"])
+        with pytest.raises(Blocked, match="PORTAL_PRIVATE_TARGETS"):
+            policy.target("http://relay.example:8080/")  # a name needs https, wherever it leads
+
+    @pytest.mark.parametrize("text", ["0.0.0.0/0", "8.8.8.0/24", "10.20.0.1/16", "relay", "10.20.0.0/33"])
+    def test_d4_only_private_networks_can_be_allowed(self, text: str) -> None:
+        with pytest.raises(Misconfigured, match="PORTAL_PRIVATE_NETWORKS"):
+            read_settings({"PORTAL_PRIVATE_NETWORKS": text})
 
     def test_of_several_addresses_only_public_ones_are_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
         tried: list[str] = []
