@@ -391,7 +391,7 @@ def test_a_test_by_clickatell_says_what_clickatell_said(desk: Desk) -> None:
     (event,) = (row for row in desk.world.rows(AuditEvent) if row.kind == "channel_tested")
     assert (event.admin_id, parted_facts(event.facts)[0]) == (desk.admin_id, {"channel": "clicks", "carries": "sms"})
     assert "clicks" in desk.get("/admin/channels").text
-    assert "ZA: 1 of 50" in shown(desk.get("/admin/channels/clicks"))
+    assert "South Africa: 1 of 50" in shown(desk.get("/admin/channels/clicks"))
 
 
 def test_r42_a_refused_test_is_told_in_words_masked_and_without_a_body(desk: Desk, httpserver: HTTPServer) -> None:

@@ -399,7 +399,7 @@ def test_r13_changed_contacts_are_told_at_the_old_and_the_new_one_only_with_the_
     owner = signed_in(world)
     path = checked(owner, CONTACTS, "customer_id", "phone", "email")
     assert "Notify the 2 customers" in owner.page.text
-    assert "4 SMS to ZA through the channel sms." in owner.page.text
+    assert "4 SMS to South Africa through the channel sms." in owner.page.text
     assert "Of its daily cap of 100,000, 0 are used. 4 of these messages can be sent today." in owner.page.text
     assert "2 emails through the channel mail, which has no daily cap." in owner.page.text
     owner.post(f"{path}/start", notify="1")

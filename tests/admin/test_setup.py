@@ -169,7 +169,7 @@ def test_reach_leads_to_what_helps(small_world: World) -> None:
     page = look(desk, "/admin/journeys/balance/reach")
     assert "4 of 7 can pass" in page
     assert "a phone in a country that the SMS channel doesn't send to" in page
-    assert "GB: 2, NA: 1." in " ".join(page.split())
+    assert "United Kingdom: 2, Namibia: 1." in " ".join(page.split())
     assert "/admin/channels/sms/edit" in page
     page = look(desk, "/admin/journeys/mail/reach")
     assert '/admin/imports"' in page

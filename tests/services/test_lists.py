@@ -49,6 +49,12 @@ def test_a_page_is_a_range_of_an_index(small_world: World, service: str, wanted:
         assert not [line for line in plan if "TEMP B-TREE" in line], plan
 
 
+def test_what_is_on_its_way_is_found_by_its_index(small_world: World) -> None:
+    for wanted in (DeliveryFilter(state="pending"), DeliveryFilter(state="pending", kind="message")):
+        for plan in plans_of(small_world, lambda wanted=wanted: small_world.services.delivery_lists.page(wanted)):
+            assert "ix_deliveries_pending" in plan[0], plan
+
+
 @pytest.mark.parametrize("wanted", [StoryFilter(outcome=LIVE), StoryFilter(customers=("x",), names=("y",))])
 def test_few_rows_are_found_by_an_index_and_sorted(small_world: World, wanted: StoryFilter) -> None:
     for plan in plans_of(small_world, lambda: small_world.services.stories.page(wanted)):

@@ -72,8 +72,10 @@ class DeliveryFilter:
         is_rare = self.state not in ("", PENDING, DeliveryState.ACCEPTED)  # a partial index serves kind and state
         if self.verification_id:
             found_by = [[Delivery.verification_id == self.verification_id, *between]]
-        elif self.state == PENDING:
-            found_by = [[as_written("state = 'pending'"), *between]]
+        elif self.state == PENDING:  # with the kind, or SQLite reads the whole table in its order
+            kinds = (self.kind,) if self.kind else KINDS
+            found_by = [[as_written("state = 'pending'"), Delivery.kind == kind, *between] for kind in kinds]
+            return Search(found_by=found_by, filtered_by=filtered_by, after=after, most=most)
         elif is_rare:
             found_by = [
                 [as_written(NOT_ACCEPTED), Delivery.kind == kind, Delivery.state == state, *between]
