@@ -275,6 +275,21 @@ def test_of_what_two_admins_changed_in_a_journey_each_field_is_kept(owner: Desk)
     assert (stored.data["theirs"], stored.data["mine"]) == ("{name}", "{locale}")
 
 
+def test_what_is_too_long_is_named_and_never_cut(owner: Desk) -> None:
+    """The browser gets no length that it would cut a pasted text to; a note was cut when it was stored."""
+    for path in ("/admin/customers/new", "/admin/customers", NEW, EDIT):
+        owner.get(path)
+        assert "maxlength" not in owner.page.text.replace('type="search" maxlength="2000"', ""), path
+    edit(owner, name="Longer", note="n" * 201)
+    assert owner.page.status_code == 422
+    assert "At most 200 characters." in owner.page.text
+    typed = {"customer_id": "1" * 129, "name": "x" * 201, "phone": "1" * 41, "email": "e" * 255, "locale": "l" * 17}
+    owner.get("/admin/customers/new")
+    page = owner.post("/admin/customers/new", **typed)
+    assert page.status_code == 422
+    assert page.text.count('aria-invalid="true"') == len(typed)
+
+
 def test_a_version_is_brought_back(owner: Desk) -> None:
     edit(owner, chat_seconds="900", note="longer")
     owner.get("/admin/journeys/balance/versions")

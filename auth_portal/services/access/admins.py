@@ -336,7 +336,11 @@ class Admins:
         has_name = invitation.is_reset or 0 < len(form.name) <= NAME_LENGTH
         has_code = form.shown is not None and right_step(form.shown.seed, form.code, now) is not None
         faults = {
-            "name": "" if has_name else _("Enter your name."),
+            "name": ""
+            if has_name
+            else _("At most %(most)s characters.", most=NAME_LENGTH)
+            if form.name
+            else _("Enter your name."),
             "email": "" if email_form(email) else _("This isn't an email address."),
             "password": self.password_fault(form.password, about=(form.name, email)),
             "repeated": "" if form.password == form.repeated else _("The two passwords are different."),

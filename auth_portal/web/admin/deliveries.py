@@ -28,6 +28,7 @@ from auth_portal.web.admin.frame import (
 from auth_portal.web.context import services
 
 PATH = "/admin/deliveries"
+REASON_LENGTH = 200
 
 
 @route("/deliveries", allow=EVERYONE)
@@ -90,8 +91,8 @@ def _delivery_page(delivery_id: str, faults: dict[str, str], *, status: int = 20
 )
 def retry(delivery_id: str) -> BaseResponse:
     """Retry one delivery."""
-    if not form_text("reason"):
-        return _delivery_page(delivery_id, {"reason": _no_reason()}, status=422)
+    if fault := _reason_fault():
+        return _delivery_page(delivery_id, {"reason": fault}, status=422)
     is_confirmed = bool(form_text("confirmed"))
     (result,) = services().retries.retry(
         [delivery_id], reason=form_text("reason"), is_confirmed=is_confirmed, admin_id=me().admin_id
@@ -116,7 +117,7 @@ def retry_many() -> BaseResponse:
     """Retry several deliveries, and show the result of each."""
     chosen, reason = request.form.getlist("id"), form_text("reason")
     faults = {
-        "reason": "" if reason else _no_reason(),
+        "reason": _reason_fault(),
         "id": "" if chosen else _("Select the deliveries to send again."),
     }
     if any(faults.values()):
@@ -154,5 +155,8 @@ def _retry_page(
     )
 
 
-def _no_reason() -> str:
-    return _("Give a reason for the audit trail.")
+def _reason_fault() -> str:
+    """Return what is wrong with the reason, or an empty text."""
+    reason = form_text("reason")
+    too_long = _("At most %(most)s characters.", most=REASON_LENGTH) if len(reason) > REASON_LENGTH else ""
+    return too_long if reason else _("Give a reason for the audit trail.")

@@ -297,6 +297,7 @@ def label_of(key: str) -> str:
         return _("Text in %(language)s: %(text)s", language=language(tag).name, text=text)
     labels = {
         "slug": _("Name in the link"),
+        "note": _("Why (optional)"),
         "name": _("Name customers see"),
         "default": _("Default journey"),
         "active": _("Switched on"),

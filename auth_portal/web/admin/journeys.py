@@ -19,6 +19,7 @@ from auth_portal.services.config.file import BadConfig, Fault
 from auth_portal.services.config.journey import PLACEHOLDERS, USUAL_RESULTS, JourneyConfig, default_success
 from auth_portal.services.config.journey_editor import JourneyEdit, TextsForm
 from auth_portal.services.config.rules import warnings_of, weaker_twins
+from auth_portal.services.config.store import NOTE_LENGTH
 from auth_portal.services.rehearsal.flow_setup import examples
 from auth_portal.services.steps import ADDED, STEPS, HandOver
 from auth_portal.web.admin import drive, journey_form
@@ -115,6 +116,8 @@ def _author() -> Author:
 
 def _save(edit: JourneyEdit) -> tuple[SaveResult, dict[str, str]]:
     """Save an edit. Return the result, and the faults by field. The second factor is asked for last."""
+    if len(edit.author.note) > NOTE_LENGTH:
+        return SaveResult(), {"note": _("At most %(most)s characters.", most=NOTE_LENGTH)}
     result = services().configuration.propose(edit)
     if result.is_fine and result.changes:
         if result.is_guarded and (fault := second_factor_fault()):
