@@ -85,6 +85,7 @@ class Author(NamedTuple):
 
 
 COMMAND = Author()
+NOTE_LENGTH = 200  # characters of an admin's note
 _ABSENT = object()  # of a key that a table lacks
 
 

@@ -17,7 +17,14 @@ from sqlalchemy import delete, insert, select, update
 from auth_portal.errors import Misconfigured, NotFound
 from auth_portal.gateways.channels import ChannelConfig, parse_channel
 from auth_portal.services.config.appearance import logo_digests
-from auth_portal.services.config.changes import Author, TableChange, channel_change, journey_change, portal_change
+from auth_portal.services.config.changes import (
+    NOTE_LENGTH,
+    Author,
+    TableChange,
+    channel_change,
+    journey_change,
+    portal_change,
+)
 from auth_portal.services.config.journey import IS_STORED, JourneyConfig, stored_documents, whole_document
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.store.db import Work
@@ -34,8 +41,6 @@ from auth_portal.store.models import (
     Verification,
     table_of,
 )
-
-NOTE_LENGTH = 200  # characters
 
 
 class StoredChannel(NamedTuple):

@@ -14,12 +14,11 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import complete_languages, language
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config.changes import Author, Newer, SaveResult
+from auth_portal.services.config.changes import NOTE_LENGTH, Author, Newer, SaveResult
 from auth_portal.services.config.file import BadConfig, Fault
 from auth_portal.services.config.journey import PLACEHOLDERS, USUAL_RESULTS, JourneyConfig, default_success
 from auth_portal.services.config.journey_editor import JourneyEdit, TextsForm
 from auth_portal.services.config.rules import warnings_of, weaker_twins
-from auth_portal.services.config.store import NOTE_LENGTH
 from auth_portal.services.rehearsal.flow_setup import examples
 from auth_portal.services.steps import ADDED, STEPS, HandOver
 from auth_portal.web.admin import drive, journey_form
