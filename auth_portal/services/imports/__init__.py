@@ -9,6 +9,7 @@ than the limits here.
 from __future__ import annotations
 
 import codecs
+import importlib
 import io
 import re
 import time
@@ -20,8 +21,6 @@ from datetime import date, datetime
 from datetime import time as wall_time
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
-
-from openpyxl import load_workbook
 
 LARGEST_FILE = 50 * 1024 * 1024  # bytes, as sent to a page; of a workbook also as text
 LARGEST_SHEET = 256 * 1024 * 1024  # bytes of XML: the sheets, and the texts that they share
@@ -129,7 +128,7 @@ def encoding_of(binary: BinaryIO, begin: bytes) -> str:
 
 def _workbook(binary: BinaryIO, wanted: str) -> TableFile:
     _check_parts(binary)
-    book = load_workbook(binary, read_only=True, data_only=True, keep_links=False)
+    book = importlib.import_module("openpyxl").load_workbook(binary, read_only=True, data_only=True, keep_links=False)
     sheets = {one.title: one for one in book.worksheets}
     shown = [one.title for one in book.worksheets if one.sheet_state == "visible"] or list(sheets)
     named = [name for name in sheets if name.strip().casefold() == wanted.strip().casefold()]
