@@ -6,22 +6,23 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import text, update
 
 from auth_portal.services.history.audit_trail import ACTORS, CSV_COLUMNS, AuditFilter
-from auth_portal.services.history.lists import LOOKED_AT
+from auth_portal.services.history.lists import IN_A_PIECE, LOOKED_AT, Listing, csv_pages
 from auth_portal.services.history.words import browser_words
-from auth_portal.store.models import AuditEvent, CustomerRow, table_of
+from auth_portal.store.models import AuditEvent, CustomerRow, Delivery, table_of
 from tests.admin.desk import ADMIN_ADDRESS, Desk, signed_in
 from tests.admin.test_journeys import send
 from tests.api.program import ADDRESS, Program
 from tests.receiver import wait_for
 from tests.test_cli_notices import run
 from tests.web.test_way import verified
-from tests.world import Browser, World
+from tests.world import MAIL, PHONE, Browser, World
 
 PATH = "/admin/audit"
 
@@ -407,3 +408,57 @@ def test_a_request_and_a_visit_are_sequences_without_a_gap(small_world: World, o
     exported = list(csv.DictReader(io.StringIO(export(owner, "csv", "?kind=customers_saved"))))
     assert exported[0]["number"] == line.number
     assert owner.get(f"{PATH}/{'0' * 32}").status_code == 404
+
+
+def file_of(desk: Desk, what: str, query: str = "") -> list[dict[str, str]]:
+    desk.get(f"{PATH}{query}")
+    page = desk.post(f"{PATH}/download", what=what, second_factor=desk.second_factor())
+    assert page.status_code == 200, page.text
+    assert page.headers["Content-Disposition"] == f'attachment; filename="{what}.csv"'
+    return list(csv.DictReader(io.StringIO(page.text)))
+
+
+def test_lists_are_downloaded_without_contacts_and_on_the_record(small_world: World, auditor: Desk) -> None:
+    small_world.browser().begin("old", "balance")
+    small_world.clock.advance(7200)
+    auditor.sign_in()
+    verified(small_world, "app", "new").prove(small_world.totp())
+    wait_for(lambda: any(row.ended_at for row in small_world.rows(Delivery) if row.kind == "callback"))
+    both, last = file_of(auditor, "verifications"), file_of(auditor, "verifications", "?last=hour")
+    assert [row["slug"] for row in both] == ["app", "balance"]
+    assert [(row["slug"], row["outcome"], row["customer_id"]) for row in last] == [("app", "verified", "C-1001")]
+    sent = file_of(auditor, "deliveries")
+    assert {"callback", "message"} == {row["kind"] for row in sent}
+    assert {row["attempts"] for row in sent if row["kind"] == "callback"} == {"1"}
+    admins = file_of(auditor, "admins")
+    assert ("Ada Auditor", "auditor", "may sign in") in {(row["name"], row["role"], row["state"]) for row in admins}
+    assert all(row["second_factor"] == "authenticator app" for row in admins)
+    for rows in (both, sent, admins):
+        assert not any(hidden in str(rows) for hidden in (PHONE, PHONE[-9:], MAIL, "@"))
+    events = [row.facts["what"] for row in small_world.rows(AuditEvent) if row.kind == "list_exported"]
+    assert events == ["verifications", "verifications", "deliveries", "admins"]
+    assert "The list of admins was downloaded." in auditor.get(PATH).text
+
+
+def test_a_list_needs_the_second_factor_and_one_that_is_known(small_world: World, auditor: Desk) -> None:
+    small_world.clock.advance(12 * 60)
+    auditor.get(PATH)
+    assert auditor.post(f"{PATH}/download", what="admins").status_code == 422
+    auditor.get(PATH)
+    page = auditor.post(f"{PATH}/download", what="secrets", second_factor=auditor.second_factor())
+    assert "attachment" not in page.headers.get("Content-Disposition", "")
+    assert not [row for row in small_world.rows(AuditEvent) if row.kind == "list_exported"]
+
+
+def test_r43_a_file_comes_in_pieces_and_is_defused() -> None:
+    pages = {"": ("a", "=1+1"), "a": ("b", "@x"), "b": ("", "\r-2")}
+    asked = []
+
+    def page(*, after: str, most: int) -> Listing[Any]:
+        asked.append(most)
+        older, name = pages[after]
+        return Listing((SimpleNamespace(name=name, count=0, is_so=False),), older)
+
+    pieces = list(csv_pages(("name", "count", "is_so"), page))
+    assert pieces == ["name,count,is_so\r\n", "'=1+1,0,no\r\n", "'@x,0,no\r\n", "'-2,0,no\r\n"]
+    assert asked == [IN_A_PIECE] * 3

@@ -79,6 +79,7 @@ TABLE: dict[str, set[str]] = {
     "audit_audit": ALL,
     "audit_find": ALL,
     "audit_event": ALL,
+    "audit_download": {OWNER, AUDITOR},
     "audit_export": {OWNER, AUDITOR},
     "audit_check": {OWNER, AUDITOR},
     # a journey: setting up Chat Flow, reach, test drives

@@ -183,6 +183,11 @@ class AuditTrail:
             return _as_csv(self._all(wanted))
         return (_as_json(line) for lines in self._all(wanted) for line in lines)
 
+    def record_file(self, what: str, admin_id: str) -> None:
+        """Record that an admin downloads a list: ``verifications``, ``deliveries`` or ``admins``."""
+        with self._transactions.write() as work:
+            work.record("list_exported", admin_id=admin_id, what=what)
+
     def _all(self, wanted: AuditFilter) -> Iterator[Sequence[AuditLine]]:
         after = ""
         while True:

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,7 @@ WINDOW = 2_000  # the newest rows, whose states are counted at once
 _PASTED_ID = re.compile(r"(?:^|/)([0-9a-f]{32})(?:$|[/?#])")  # alone, or in the address of its page
 # Beginnings that make a spreadsheet compute a cell (R43). An Excel for Chinese or Japanese reads the wide ones, too.
 UNDEFUSED = ("=", "+", "-", "@", "\t", "\r", *"\uff1d\uff0b\uff0d\uff20")
+IN_A_PIECE = 1_000  # rows of a file that are loaded at once
 LOOKED_AT = 5_000  # rows that one page searches at most for what no index serves: some 10 ms
 
 Row = TypeVar("Row")
@@ -159,3 +160,24 @@ def csv_rows(rows: Iterable[Iterable[object]]) -> str:
 def cell_text(value: object) -> str:
     """Return a value as one line of text, whatever it contains."""
     return " ".join((iso_exact(value) if isinstance(value, datetime) else str(value or "")).split())
+
+
+def csv_pages(columns: Sequence[str], page: Callable[..., Listing[Any]]) -> Iterator[str]:
+    """Yield all rows of a list as a CSV file, IN_A_PIECE at a time. ``columns`` are attributes of its rows.
+
+    ``page`` is called with ``after`` and ``most``.
+    """
+    yield csv_rows([columns])
+    after = ""
+    while True:
+        found = page(after=after, most=IN_A_PIECE)
+        yield csv_rows([plain_cell(getattr(row, name)) for name in columns] for row in found.rows)
+        if not (after := found.older):
+            return
+
+
+def plain_cell(value: object) -> object:
+    """Return a value as a file has it: ``yes`` and ``no``, and a number also if it is 0."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, int) else value

@@ -6,7 +6,7 @@ mentioned, never shown. What the customer's page must not show, such as that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,7 @@ from auth_portal.services.history.lists import (
     Search,
     as_written,
     counts_of,
+    csv_pages,
     listed,
     made_between,
     pasted_ids,
@@ -158,6 +159,7 @@ class Story:
     has_others: bool  # the same reference has more verifications
 
 
+FILE_COLUMNS = ("id", "began_at", "ended_at", "slug", "outcome", "methods", "customer_id", "callback", "payment")
 _LINE = (
     Verification.id,
     Verification.slug,
@@ -223,6 +225,10 @@ class Stories:
         """Return a page of verifications, newest first."""
         with self._transactions.read() as work:
             return _found(work.connection, _LINES, wanted, after, most).of(self._line)
+
+    def file(self, since: datetime | None, until: datetime | None) -> Iterator[str]:
+        """Yield the verifications of a time, newest first, as a CSV file in pieces."""
+        return csv_pages(FILE_COLUMNS, partial(self.page, StoryFilter(since=since, until=until)))
 
     def counts(self, wanted: StoryFilter) -> Mapping[str, BoundedCount]:
         """Return by outcome how many verifications the rest of a filter finds; under "" those of any outcome."""

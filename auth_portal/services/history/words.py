@@ -252,6 +252,7 @@ EVENTS: Mapping[str, str] = {
     "integrity_broken": "A row of %(table)s was not used, because someone else has changed it in the database.",
     "macs_sealed": "MACs of rows are required from now on: %(missing)s rows had none, %(changed)s had a wrong one.",
     "audit_exported": "The audit was exported as %(format)s.",
+    "list_exported": "The list of %(what)s was downloaded.",
     "answers_exported": "The answers of journey %(journey)s were downloaded.",
     "acceptances_exported": "The acceptances of journey %(journey)s were downloaded.",
 }

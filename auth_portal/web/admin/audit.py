@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Response, abort, redirect, request
@@ -16,6 +18,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
 from auth_portal.services.history.audit_trail import ACTORS, FORMATS, KINDS, AuditFilter
+from auth_portal.services.history.lists import csv_rows, plain_cell
 from auth_portal.telemetry import mask
 from auth_portal.web.admin.frame import (
     EVERYONE,
@@ -27,6 +30,7 @@ from auth_portal.web.admin.frame import (
     older_url,
     render,
     route,
+    second_factor_fault,
 )
 from auth_portal.web.context import services
 
@@ -36,6 +40,9 @@ TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 FILTERS = ("kind", "admin", "actor", "subject", "verification", "address", "q", "last", "since", "until")
 LAST = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
 OF_A_KEY = "key:"
+LISTS = ("verifications", "deliveries", "admins")  # that can be downloaded
+ADMIN_COLUMNS: tuple[str, ...] = ("id", "name", "role", "state", "second_factor", "passkeys", "recovery_codes_left")
+ADMIN_COLUMNS += ("signed_in_at", "created_at")
 WORDS_LENGTH = 100  # characters of a search
 PART_OF_ADDRESS = re.compile(r"(\d{1,3}\.){1,3}|([0-9a-fA-F]{1,4}:){1,7}:?")  # 10.20. or 2001:db8:
 
@@ -46,7 +53,7 @@ def audit() -> Response:
     return _list_page("", "")
 
 
-def _list_page(typed: str, fault: str) -> Response:
+def _list_page(typed: str, fault: str, factor_fault: str = "") -> Response:
     asked = FilterForm()
     wanted, trail = _wanted(asked), services().audit_trail
     listing = trail.page(wanted, after=asked.key("after"))
@@ -54,7 +61,9 @@ def _list_page(typed: str, fault: str) -> Response:
     is_in_order = bool(wanted.verification_id) and not listing.older and not asked.key("after")
     return render(
         "admin/audit/list.html",
-        status=422 if fault else asked.status,
+        status=422 if fault or factor_fault else asked.status,
+        factor_fault=factor_fault,
+        lists=LISTS,
         listing=listing,
         rows=listing.rows[::-1] if is_in_order else listing.rows,
         is_in_order=is_in_order,
@@ -143,6 +152,34 @@ def export() -> BaseResponse:
     response = Response(pieces, content_type=TYPES[form])
     response.headers["Content-Disposition"] = f'attachment; filename="audit.{form}"'
     return response
+
+
+@route("/audit/download", allow=INSPECTORS, methods=("POST",), again=lambda: _list_page("", ""))
+def download() -> Response:
+    """Send the verifications or deliveries of a time, or the admins, as a file in pieces, on the record."""
+    asked, what = FilterForm(), form_text("what")
+    wanted = _wanted(asked)
+    if asked.faults or what not in LISTS:
+        return _list_page("", "")
+    if fault := second_factor_fault():
+        return _list_page("", "", fault)
+    services().audit_trail.record_file(what, me().admin_id)
+    if what == "admins":
+        found: Iterator[str] = iter([csv_rows([ADMIN_COLUMNS, *map(_admin_cells, services().admins.profiles())])])
+    else:
+        source = services().stories if what == "verifications" else services().delivery_lists
+        found = source.file(wanted.since, wanted.until)
+    response = Response(found, content_type=TYPES["csv"])
+    response.headers["Content-Disposition"] = f'attachment; filename="{what}.csv"'
+    return response
+
+
+def _admin_cells(profile: Any) -> tuple[object, ...]:
+    state = "may sign in" if profile.may_sign_in else "waits for their link" if profile.is_active else "switched off"
+    factor = "authenticator app" if profile.has_app else "none"
+    passkeys, codes = plain_cell(profile.passkeys), plain_cell(profile.recovery_codes_left)
+    seen = profile.signed_in_at, profile.created_at
+    return profile.id, profile.name, profile.role.name, state, factor, passkeys, codes, *seen
 
 
 @route("/audit/check", allow=INSPECTORS)
