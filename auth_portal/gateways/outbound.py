@@ -78,21 +78,6 @@ class Outbound:
         self._lookups = _Lookups(resolve)
         self._resting = _RestingLines()
 
-    @classmethod
-    def to_one(cls, host: str, port: int, ca_bundle: Path | None, certificate: Path | None = None) -> Self:
-        """Return an exit to a server that the operator chose, private or not, over TLS, to use with ``connect``.
-
-        ``certificate`` is a PEM file with our own and its key. Raise Misconfigured if a file cannot be used.
-        """
-        found = cls(NetworkPolicy(private_targets=frozenset({(host.lower(), port)}), ca_bundle=ca_bundle))
-        if certificate is not None:
-            try:
-                found.tls.load_cert_chain(certificate)
-            except (OSError, ssl.SSLError):
-                words = f"{certificate} has no certificate with its key in PEM form"
-                raise Misconfigured(f"PORTAL_AUDIT_SYSLOG_CERT: {words}.") from None
-        return found
-
     @property
     def tls(self) -> ssl.SSLContext:
         """Return the context for STARTTLS and SMTP over TLS on sockets from connect()."""
@@ -185,6 +170,21 @@ class Outbound:
         sock = _connect_one_of(found if is_exempt else self.policy.allowed_ones(found), port, bounds.connect_by)
         sock.bounds = bounds
         return sock
+
+
+def to_one(host: str, port: int, ca_bundle: Path | None, certificate: Path | None = None) -> Outbound:
+    """Return an exit to a server that the operator chose, private or not, over TLS, to use with ``connect``.
+
+    ``certificate`` is a PEM file with our own and its key. Raise Misconfigured if a file cannot be used.
+    """
+    found = Outbound(NetworkPolicy(private_targets=frozenset({(host.lower(), port)}), ca_bundle=ca_bundle))
+    if certificate is not None:
+        try:
+            found.tls.load_cert_chain(certificate)
+        except (OSError, ssl.SSLError):
+            words = f"{certificate} has no certificate with its key in PEM form"
+            raise Misconfigured(f"PORTAL_AUDIT_SYSLOG_CERT: {words}.") from None
+    return found
 
 
 def _prepare(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keeps_alive: bool) -> PreparedRequest:

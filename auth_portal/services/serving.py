@@ -15,7 +15,7 @@ from auth_portal.crypto import Keyring, MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.addresses import NetworkPolicy
 from auth_portal.gateways.flow import FlowGateway
-from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.outbound import Outbound, to_one
 from auth_portal.gateways.way_out import WayOut
 from auth_portal.methods import Method, all_methods
 from auth_portal.services.access.admin_sessions import AdminSessions
@@ -293,7 +293,7 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     if target:
         host, _colon, port = target.rpartition(":")
         certificates = on.settings.ca_bundle, on.settings.audit_syslog_cert
-        way_out = Outbound.to_one(host.strip("[]"), int(port), *certificates)
+        way_out = to_one(host.strip("[]"), int(port), *certificates)
     stream = AuditStream(on.transactions, way_out, target, on.settings.host)
     is_right, fault = on.transactions.machine.is_right, "audit_stream_fault"
     streaming = Loop("audit-stream", stream.send, every_seconds=SEAL_SECONDS, fault=fault, may_work=is_right)

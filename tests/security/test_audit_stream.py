@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from auth_portal.errors import Misconfigured
-from auth_portal.gateways.outbound import Outbound
+from auth_portal.gateways.outbound import to_one
 from auth_portal.services.audit_chain import MESSAGE_BYTES, STREAM_LATE, AuditStream, restart_chain, stream_fault
 from auth_portal.services.history.audit_check import read_heads
 from auth_portal.settings import read_settings
@@ -103,7 +103,7 @@ class Streamed:
 
     def process(self) -> AuditStream:
         """The stream of what would be another process."""
-        way_out = Outbound.to_one("127.0.0.1", self.siem.port, self.bundle)
+        way_out = to_one("127.0.0.1", self.siem.port, self.bundle)
         return AuditStream(self.trail.transactions, way_out, f"127.0.0.1:{self.siem.port}", "portal.example")
 
     def send(self) -> None:
@@ -235,13 +235,13 @@ def test_a_receiver_may_require_a_certificate_of_the_portal(streamed: Streamed, 
     assert streamed.siem.frames == []
     ours = tmp_path / "portal.pem"
     streamed.authority.issue_cert("portal.example").private_key_and_cert_chain_pem.write_to_path(str(ours))
-    way_out = Outbound.to_one("127.0.0.1", streamed.siem.port, streamed.bundle, ours)
+    way_out = to_one("127.0.0.1", streamed.siem.port, streamed.bundle, ours)
     streamed.stream = AuditStream(streamed.trail.transactions, way_out, streamed.stream.target, "portal.example")
     streamed.trail.clock.advance(300)
     streamed.send()
     assert streamed.siem.numbers == ["2.1"]
     with pytest.raises(Misconfigured, match="PORTAL_AUDIT_SYSLOG_CERT"):
-        Outbound.to_one("127.0.0.1", streamed.siem.port, streamed.bundle, streamed.bundle)
+        to_one("127.0.0.1", streamed.siem.port, streamed.bundle, streamed.bundle)
 
 
 def test_two_processes_send_in_turn(streamed: Streamed) -> None:
