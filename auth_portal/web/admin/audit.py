@@ -19,7 +19,6 @@ from werkzeug.wrappers import Response as BaseResponse
 from auth_portal.i18n import gettext as _
 from auth_portal.services.history.audit_trail import ACTORS, FORMATS, KINDS, AuditFilter
 from auth_portal.services.history.lists import csv_rows, plain_cell
-from auth_portal.telemetry import mask
 from auth_portal.web.admin.frame import (
     EVERYONE,
     INSPECTORS,
@@ -43,6 +42,7 @@ OF_A_KEY = "key:"
 LISTS = ("verifications", "deliveries", "admins")  # that can be downloaded
 ADMIN_COLUMNS: tuple[str, ...] = ("id", "name", "role", "state", "second_factor", "passkeys", "recovery_codes_left")
 ADMIN_COLUMNS += ("signed_in_at", "created_at")
+DIGITS_OF_A_CONTACT = 6  # that a text has which may be a phone number: it is no search for words
 WORDS_LENGTH = 100  # characters of a search
 PART_OF_ADDRESS = re.compile(r"(\d{1,3}\.){1,3}|([0-9a-fA-F]{1,4}:){1,7}:?")  # 10.20. or 2001:db8:
 
@@ -120,7 +120,7 @@ def find() -> BaseResponse:
     people = services().stories.people_called(typed) if typed else None
     if people is not None and people.customers:
         return redirect(_url({**fields, "subject": ",".join(trail.subjects_of(people.customers))}), 303)
-    if mask(typed) != typed:
+    if "@" in typed or len(re.findall(r"\d", typed)) >= DIGITS_OF_A_CONTACT:
         return _list_page(typed, _("No customer has this ID, phone or email, and events contain none of them."))
     return redirect(_url({**fields, **({"q": typed[:WORDS_LENGTH]} if typed else {})}), 303)
 
