@@ -35,7 +35,7 @@ from auth_portal.store.models import (
     Visit,
 )
 from tests.services.conftest import NOW
-from tests.world import read_customers
+from tests.world import World, read_customers
 
 SEED = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
@@ -584,3 +584,14 @@ def test_nonsense_gives_a_report_and_never_anything_else(content: bytes) -> None
     reading = read_customers(content, region="ZA")
     assert all(fault.reason for fault in reading.faults)
     assert all(entry.key for entry in reading.entries)
+
+
+def test_a_text_that_is_longer_than_an_id_names_no_one(small_world: World) -> None:
+    longest = "A" * 128
+    small_world.services.customers.create({"customer_id": longest})
+    for typed, found in ((longest, 1), (longest.lower(), 1), (longest + "A", 0), (longest + " B", 0)):
+        assert len(small_world.services.customers.page("", typed).customers) == found, typed[-5:]
+    browser = small_world.browser()
+    browser.begin("ref-long", "app", longest + "A")
+    (visit,) = small_world.rows(Visit)
+    assert visit.customer_row is None

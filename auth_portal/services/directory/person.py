@@ -164,7 +164,7 @@ def read_identifier(typed: str, kinds: Sequence[str], region: str, keyring: Keyr
         return None
     phone = e164(text, region) if "phone" in kinds and _MAY_BE_PHONE.match(text) else None
     email = address if "email" in kinds else None
-    folded = customer_key(text)[:CUSTOMER_ID_LENGTH] if "customer_id" in kinds else ""
+    folded = customer_key(text) if "customer_id" in kinds else ""
     one_form = phone or email or folded
     if not one_form:
         return None
@@ -468,7 +468,7 @@ def named_by(typed: str, region: str, keyring: Keyring, *, contact: str = "") ->
     numbers = {e164(text, region), *chat_numbers(text, region)} if contact != "email" else set()
     address = email_form(text) if "@" in text and contact != "phone" else None
     by_name = [
-        has_id(customer_key(text)[:CUSTOMER_ID_LENGTH]),
+        has_id(customer_key(text)),
         CustomerRow.name_key == keyring.index("name", name_form(text)),
     ]
     return [
