@@ -67,7 +67,7 @@ def reference_of(desk: Desk) -> str:
 
 
 def fact(desk: Desk, name: str) -> str:
-    found = re.search(rf"<dt>{name}</dt><dd><code>([^<]*)</code>", desk.page.text)
+    found = re.search(rf"<dt>{name}</dt>\s*<dd><code>([^<]*)</code>", desk.page.text)
     assert found, (name, desk.page.text)
     return unescape(found.group(1))
 
@@ -160,7 +160,7 @@ def test_every_method_and_contract_can_be_driven(small_world: World, slug: str) 
 
 
 def _fact_in(text: str, name: str) -> str:
-    found = re.search(rf"<dt>{name}</dt><dd><code>([^<]*)</code>", text)
+    found = re.search(rf"<dt>{name}</dt>\s*<dd><code>([^<]*)</code>", text)
     return unescape(found.group(1)) if found else ""
 
 

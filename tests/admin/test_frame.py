@@ -49,7 +49,8 @@ def test_the_menu_shows_what_a_role_may_open_and_where_they_are(small_world: Wor
 def test_what_waits_for_an_admin_is_counted_in_the_menu(owner: Desk) -> None:
     world, now = owner.world, owner.world.clock.now
     assert 'class="open"' not in menu(owner)
-    notice = wait_for(lambda: next((row for row in world.rows(Delivery) if row.state == "accepted"), None))
+    wait_for(lambda: world.rows(Delivery) and all(row.state == "accepted" for row in world.rows(Delivery)))
+    notice = world.rows(Delivery)[0]
     used = {row.name for row in world.rows(ChannelState)}
     name = next(name for name in world.services.journeys.current().channels if name not in used)
     state = {"name": name, "failures_in_row": 1, "failed_at": now, "failing_since": now, "reason": "no funds"}

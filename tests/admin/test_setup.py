@@ -22,7 +22,7 @@ from tests.world import PHONE, World, journey, open_world
 def fields(desk: Desk) -> dict[str, str]:
     """Every text on the page that can be copied, by the id of its field."""
     inputs = re.findall(r'<input id="([^"]+)" class="code" type="text" value="([^"]*)" readonly', desk.page.text)
-    areas = re.findall(r'<textarea id="([^"]+)" class="code"[^>]*readonly[^>]*>\n([^<]*)</textarea>', desk.page.text)
+    areas = re.findall(r'<textarea\s+id="([^"]+)" class="code"[^>]*readonly[^>]*>\n([^<]*)</textarea>', desk.page.text)
     return {name: unescape(text) for name, text in [*inputs, *areas]}
 
 
@@ -115,7 +115,7 @@ def test_the_panel_of_phone_match_has_its_nodes_in_their_order(
 
 
 def numbered(text: str) -> list[tuple[int, str]]:
-    return [(int(number), title) for number, title in re.findall(r"<h2[^>]*>(\d+)\. ([^<]+)</h2>", text)]
+    return [(int(number), title) for number, title in re.findall(r"<h2[^>]*>\s*(\d+)\.\s+([^<]+)</h2>", text)]
 
 
 def test_the_checker_says_what_is_missing_and_misspelt(owner: Desk) -> None:

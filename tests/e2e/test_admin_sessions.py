@@ -127,11 +127,13 @@ def test_r26_a_form_that_came_too_late_is_typed_once(clerk: Clerk, request: pyte
     page = clerk.open("/admin/journeys/_new")
     page.get_by_label("Name customers see").fill("Check my balance after lunch")
     slug = f"lunch-{'with' if has_script else 'without'}"
+    page.get_by_text("Choose the name in the link yourself").click()
     page.get_by_label("Name in the link").fill(slug)
     page.locator("input[name='step1'][value='totp']").check()
+    page.locator("#words summary").click()
     page.locator("textarea[name='texts.landing']").fill("Two lines\nof my own")
     clerk.portal.advance(16 * MINUTE)
-    clerk.press("Save")
+    clerk.press("Save the journey")
     assert page.get_by_role("alert").filter(has_text="the form comes back as you typed it").count() == 1
     assert page.evaluate(TOO_WIDE) + page.evaluate(RULES) == []
     clerk.sign_in()
@@ -140,7 +142,7 @@ def test_r26_a_form_that_came_too_late_is_typed_once(clerk: Clerk, request: pyte
     assert page.get_by_label("Name customers see").input_value() == "Check my balance after lunch"
     assert page.locator("textarea[name='texts.landing']").input_value() == "Two lines\nof my own"
     assert page.locator("input[name='step1'][value='totp']").is_checked()
-    clerk.press("Save")
+    clerk.press("Save the journey")
     assert urlsplit(page.url).path == f"/admin/journeys/{slug}", page.locator("main").inner_text()
 
 

@@ -124,7 +124,7 @@ def make_a_channel(office: Office, port: int) -> None:
     page.get_by_role("link", name=re.compile("SMTP|mail server", re.IGNORECASE)).first.click()
     page.get_by_label("Name", exact=True).fill("mail")
     page.get_by_label("Mail server").fill("127.0.0.1")
-    page.get_by_label("Port").fill(str(port))
+    page.get_by_label("Port", exact=True).fill(str(port))
     page.get_by_label("Security").select_option("none")
     page.get_by_label("Sender").fill("Acme Bank <no-reply@acme.example>")
     office.press("Create the channel")
@@ -177,7 +177,7 @@ def make_a_journey(office: Office) -> None:
     page.locator("input[name=step1][value=email_code]").check()
     assert page.locator("#channel-1").input_value() == "mail"
     page.locator("input[name=server][value=sandbox]").check()
-    office.press("Save")
+    office.press("Save the journey")
     assert "/admin/journeys/balance" in page.url, page.locator("main").inner_text()[:2000]
     assert "verified" in office.open("/admin/journeys/balance/setup").content()
 

@@ -351,7 +351,7 @@ def saved_in_bulk(world: World) -> None:
 
 
 def imported(world: World) -> None:
-    rows = "customer_id,name,phone\nc-1001,Thandi N,+27821234000\nN-1,New,+27821234001\n"
+    rows = "customer_id,name,phone\nC-1001,Thandi N,+27821234000\nN-1,New,+27821234001\n"
     report = world.services.command_import.import_csv(rows.encode(), default_region="ZA", dry_run=False)
     assert not report.errors
 
@@ -393,7 +393,7 @@ def test_r54_undoing_an_import_leaves_right_macs(world: World, tmp_path: Path, w
             pass
         return imports.get(import_id).state
 
-    source = io.BytesIO(b"customer_id,name,phone\nc-1001,Thandi N,+27821234000\nN-1,New,+27821234001\n")
+    source = io.BytesIO(b"customer_id,name,phone\nC-1001,Thandi N,+27821234000\nN-1,New,+27821234001\n")
     import_id = imports.receive(source, "people.csv", admin_id="0" * 32)
     imports.name_columns(import_id, imports.header(import_id))
     assert done() == "checked"

@@ -253,11 +253,9 @@ def test_an_answer_is_short_plain_text_or_a_fault(kind: str, typed: str) -> None
 
 
 @pytest.mark.parametrize("address", ["\N{GRINNING FACE}" * 12 + "@" + ".".join(["\xe9" * 50] * 2) + ".com"])
-def test_an_email_address_in_another_script_is_as_long_as_it_is_counted(address: str) -> None:
-    asked = Question.model_validate(question(kind="email"))
-    answer, fault = asked.read([address], "")
-    assert fault == ""
-    assert 254 < len(json.dumps(answer)) - 2 <= asked.longest
+def test_an_email_address_that_no_mail_server_takes_is_refused(address: str) -> None:
+    """One rule for all addresses: no Unicode before the @."""
+    assert Question.model_validate(question(kind="email")).read([address], "") == (address, "answer_unreadable")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +268,7 @@ def test_an_email_address_in_another_script_is_as_long_as_it_is_counted(address:
         ("number", "-0", "0"),
         ("date", "2026-02-28", "2026-02-28"),
         ("phone", "082 123 4567", "+27821234567"),
-        ("email", " Thandi@EXAMPLE.com ", "Thandi@example.com"),
+        ("email", " Thandi@EXAMPLE.com ", "thandi@example.com"),
         ("text", "  two \r\n lines ", "two lines"),
     ],
 )

@@ -79,6 +79,7 @@ SECRET_FIELDS = frozenset(
         "csrf_token",
         "password",
         "repeated",
+        "secret",
         "present",
         "code",
         "second_factor",
