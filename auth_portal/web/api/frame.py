@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +336,11 @@ def read_document() -> Response:
 @api.get("/docs")
 def read_reference() -> Response:
     """Return the document as a page for people. It needs no key, and requests nothing from elsewhere."""
+    return Response(reference_page(), content_type="text/html; charset=utf-8")
+
+
+@cache
+def reference_page() -> str:
+    """Return the page. It is made once in each process: anyone may ask for it."""
     document, pretty = json.loads(DOCUMENT_FILE.read_bytes()), partial(json.dumps, indent=2, ensure_ascii=False)
-    page = render_template("api/docs.html", document=document, pretty=pretty)
-    return Response(page, content_type="text/html; charset=utf-8")
+    return render_template("api/docs.html", document=document, pretty=pretty)
