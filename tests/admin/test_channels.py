@@ -279,6 +279,55 @@ def test_the_second_of_two_who_edit_a_channel_is_shown_what_differs(desk: Desk) 
     assert (config.daily_cap, config.api_key) == (61, "the-second-key")  # type: ignore[attr-defined]
 
 
+def test_of_what_two_admins_changed_in_a_channel_each_field_is_kept(desk: Desk) -> None:
+    """Headers one by one; a secret only as changed, whichever of them changed it."""
+    fields = {
+        "kind": "http", "carries": "sms", "url": "https://gateway.example/send", "method": "POST", "success": "200",
+        "headers": "Authorization: first-token\nX-Key: first-key", "body": '{"to": "{to}"}',
+        "content_type": "application/json", "countries": "ZA", "daily_cap": "9",
+    }  # fmt: skip
+    make(desk, "gateway", **fields)
+    path = "/admin/channels/gateway/edit"
+    desk.get(path)
+    opened = desk.page
+    theirs = {"headers": "Authorization: second-token\nX-Key: second-key\nX-New: new", "daily_cap": "10"}
+    send(desk, path, **{**fields, **theirs, "countries": "ZA NA"})
+    desk.page = opened
+    mine = {"headers": "Authorization: keep\nX-Key: my-key", "daily_cap": "11", "hourly_cap": "3"}
+    page = send(desk, path, **{**fields, **mine})
+    assert page.status_code == 409
+    both, _heading, rest = shown(page).partition("What both of you changed")[2].partition("What they changed")
+    assert re.search(r"Daily cap \S*10 \S*11", both)
+    assert re.search(r"headers.X-Key changed by them changed by you", both)
+    assert "Authorization" not in both
+    assert re.search(r"Countries ZA ZA, NA", rest)
+    assert not [secret for secret in ("first-", "second-") if secret in page.text]
+    form = forms_of(page.text) | {"carries": "sms"}
+    assert form["headers"] == "Authorization: keep\nX-Key: my-key\nX-New: keep"
+    assert (form["countries"], form["daily_cap"], form["hourly_cap"]) == ("ZA, NA", "11", "3")
+    send(desk, path, **form)
+    config: Any = renewed(desk.world)["gateway"]
+    assert config.headers == {"Authorization": "second-token", "X-Key": "my-key", "X-New": "new"}
+    assert (config.countries, config.daily_cap, config.hourly_cap) == (("ZA", "NA"), 11, 3)
+
+
+def test_d4_a_merge_sends_no_stored_secret_to_the_address_that_another_admin_chose(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    path = "/admin/channels/clicks/edit"
+    desk.get(path)
+    opened, form = desk.page, {**CLICKATELL, "api_key": ""}
+    send(desk, path, **{**form, "api_key": "key-of-the-other-server"}, base_url="https://other.example")
+    desk.page = opened
+    page = send(desk, path, **{**form, "api_key": "my-key"}, base_url="https://platform.clickatell.com")
+    assert page.status_code == 409
+    assert "enter it again" in page.text
+    assert "my-key" not in page.text
+    assert unescape(page.text).count("https://other.example") >= 1
+    send(desk, path, **forms_of(page.text) | {"base_url": "https://platform.clickatell.com", "api_key": ""})
+    assert desk.page.status_code == 422, "the stored key is the other server's"
+    assert renewed(desk.world)["clicks"].base_url == "https://other.example"  # type: ignore[attr-defined]
+
+
 def test_headers_are_kept_one_by_one(desk: Desk) -> None:
     fields = {
         "kind": "http", "carries": "sms", "url": "https://gateway.example/send", "method": "POST", "success": "200 202",

@@ -49,9 +49,13 @@ class HeadersField(FormField):
         pairs = (line.partition(":") for line in typed.splitlines() if line.strip())
         return {name.strip(): value.strip() for name, _colon, value in pairs}
 
+    def show(self, value: Any) -> str:
+        """Return a line for each header."""
+        return "\n".join(f"{name}: {text}" for name, text in (value or {}).items())
+
     def show_secret(self, names: Sequence[str]) -> str:
         """Return a line for each stored header."""
-        return "\n".join(f"{name}: keep" for name in names)
+        return self.show(dict.fromkeys(names, "keep"))
 
 
 class HttpConfig(ChannelConfig):

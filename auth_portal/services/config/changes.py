@@ -173,9 +173,31 @@ class Newer:
     at: datetime | None
     note: str = ""
     number: int = 0  # of the journey's stored version; 0 for the settings and channels, which have no versions
-    theirs: tuple[Difference, ...] = ()  # what they changed, where the version before is stored
-    typed: tuple[Difference, ...] = ()  # what the form says instead
+    theirs: tuple[Difference, ...] = ()  # what they changed, where it is known what the form was made from
+    typed: tuple[Difference, ...] = ()  # what the form changed otherwise than they did
     merged: Mapping[str, Any] = field(default_factory=dict)  # what is stored, with what the form changed
+
+    @classmethod
+    def of(
+        cls,
+        base: Mapping[str, Any],
+        stored: Mapping[str, Any],
+        typed: Mapping[str, Any],
+        *,
+        by: str,
+        at: datetime | None,
+        note: str = "",
+        number: int = 0,
+    ) -> Newer:
+        """Compare what is stored and what was typed with the ``base`` that the form was made from.
+
+        Without a base everything typed counts as changed, as in a form of a release that did not send it.
+        """
+        if not base:
+            return cls(by, at, note, number, typed=differences(stored, typed), merged=typed)
+        theirs = differences(base, stored)
+        mine = tuple(found for found in differences(base, typed) if found not in theirs)
+        return cls(by, at, note, number, theirs, mine, merged(base, stored, typed))
 
     @property
     def both(self) -> tuple[Difference, ...]:

@@ -16,9 +16,9 @@ from sqlalchemy import select
 from auth_portal.crypto import Keyring
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import KINDS, ChannelConfig, Preset, presets, read_fields, show_fields
-from auth_portal.services.config.changes import Author, SaveResult, TableChange, channel_change
+from auth_portal.services.config.changes import Author, Difference, Newer, SaveResult, TableChange, channel_change
 from auth_portal.services.config.channel import KEEP, read_channel, used_today
-from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
+from auth_portal.services.config.configuration import Configuration, Edit, EditPlan, Sides, mark_of
 from auth_portal.services.config.file import Fault, Faults, Table
 from auth_portal.services.config.store import StoredChannel, StoredConfig, WantedConfig, delete_channel, read_stored
 from auth_portal.store.db import Transactions, Work
@@ -120,6 +120,20 @@ class ChannelEditor:
         values = {"name": name, **read_fields(self.channel(name).kind.FORM, typed)}
         return self._configuration.save(ChannelSettings(values, author, based_on))
 
+    def merged_form(self, name: str, merged: Mapping[str, Any], typed: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the form of a channel that two changed: what is stored, with what one of them typed.
+
+        Of a secret with parts, those that were typed stay in the form; any other secret has to be entered again.
+        """
+        shown = {}
+        for item in self.channel(name).kind.FORM:
+            value = merged.get(item.name)
+            if item.is_secret:
+                own = item.read(typed.get(item.name, ""))
+                value = {part: own.get(part, KEEP) for part in value} if isinstance(value, dict) else ""
+            shown[item.name] = item.show(value)
+        return shown
+
     def switch(self, name: str, author: Author, *, is_active: bool) -> SaveResult:
         """Switch a channel on or off. Raise NotFound."""
         return self._configuration.save(ChannelSwitch({"name": name}, author, is_active=is_active))
@@ -179,9 +193,20 @@ class ChannelSettings(Edit):
             change = change._replace(differences=())
         return EditPlan(wanted, change, "channel_changed")
 
-    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
-        """Report whether another channel is stored than the one that the form was made from."""
-        return self.based_on != _mark(work.keyring, stored.channel(self.values["name"]).config)
+    def sides(self, work: Work, stored: StoredConfig, plan: EditPlan) -> Sides:
+        """Return the channel as it is stored, and as the form wants it."""
+        name = self.values["name"]
+        wanted = plan.wanted.channels.get(name) or plan.wanted.off[name]
+        return Sides(_document(work.keyring, stored.channel(name).config), _document(work.keyring, wanted))
+
+    def newer(self, work: Work, stored: StoredConfig, plan: EditPlan) -> Newer:
+        """Return what was saved since the form was made, secrets only as changed."""
+        found, secrets = super().newer(work, stored, plan), stored.channel(self.values["name"]).config.SECRETS
+        return replace(
+            found,
+            theirs=tuple(_hidden(one, secrets, "changed by them") for one in found.theirs),
+            typed=tuple(_hidden(one, secrets, "changed by you") for one in found.typed),
+        )
 
 
 @dataclass(frozen=True)
@@ -207,9 +232,23 @@ def _in_use(wanted: WantedConfig, config: ChannelConfig) -> WantedConfig:
     return replace(wanted, channels={**wanted.channels, config.name: config}, off=off)
 
 
-def _mark(keyring: Keyring, config: ChannelConfig) -> str:
-    """Return what a form carries of the channel. Keyed, because guesses of a secret could be compared with it."""
-    return keyring.index("channel", config.model_dump_json())
+def _document(keyring: Keyring, config: ChannelConfig) -> dict[str, Any]:
+    """Return a channel with each secret as a keyed hash of it, because guesses could be compared with any other."""
+
+    def hashed(place: str, secret: Any) -> Any:
+        if isinstance(secret, dict):
+            return {name: hashed(f"{place}.{name}", text) for name, text in secret.items()}
+        return keyring.index("channel", f"{config.name} {place} {secret}") if secret else ""
+
+    secrets = {name: hashed(name, getattr(config, name)) for name in config.SECRETS}
+    return {**config.model_dump(mode="json"), **secrets}
+
+
+def _hidden(found: Difference, secrets: frozenset[str], words: str) -> Difference:
+    """Return a difference without the hashes of a secret."""
+    if found.key.partition(".")[0] not in secrets:
+        return found
+    return Difference(found.key, found.before and "secret", words if found.after else "")
 
 
 def _view(work: Work, stored: StoredConfig, channel: StoredChannel, state: Any) -> ChannelView:
@@ -227,7 +266,7 @@ def _view(work: Work, stored: StoredConfig, channel: StoredChannel, state: Any) 
         },
         used=used_today(work.connection, config, work.now) if config.daily_cap is not None else {},
         uses=tuple(_uses(config, stored)),
-        mark=_mark(work.keyring, config),
+        mark=mark_of(work.keyring, _document(work.keyring, config)),
     )
     if state is None:
         return view

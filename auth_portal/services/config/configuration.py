@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import tomli_w
 from sqlalchemy import update
 
-from auth_portal.crypto import same_text
+from auth_portal.crypto import Keyring, same_text
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.way_out import WayOut
 from auth_portal.services.config.appearance import logo_of, store_logo
@@ -79,11 +79,18 @@ class EditPlan:
         return Scope(journeys={name: ""}) if table == "journey" else Scope()
 
 
+class Sides(NamedTuple):
+    """A table as it is stored and as a form wants it, without secrets."""
+
+    stored: Mapping[str, Any]
+    typed: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Edit(ABC):
     """One table as an admin wants it: ``values`` as the config file would have them.
 
-    ``based_on`` is the mark of what the form was made from.
+    ``based_on`` is what the form was made from: the number of a version, or a table as ``mark_of`` writes it.
     """
 
     values: Mapping[str, Any]
@@ -94,14 +101,20 @@ class Edit(ABC):
     def plan(self, work: Work, stored: StoredConfig, faults: Faults) -> EditPlan | None:
         """Return what it would change, or None if the values cannot be read. Raise NotFound for the table."""
 
-    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
-        """Report whether something else is stored than what the form was made from."""
-        return False
+    def sides(self, work: Work, stored: StoredConfig, plan: EditPlan) -> Sides | None:
+        """Return the table as it is stored and as the form wants it; None for what no form was made from."""
+        return None
 
-    def newer(self, work: Work, stored: StoredConfig, change: TableChange) -> Newer:
-        """Return what was saved since the form was made."""
-        by, at = last_change(work, change.title)
-        return Newer(by, at, typed=change.differences)
+    def is_outdated(self, work: Work, stored: StoredConfig, plan: EditPlan) -> bool:
+        """Report whether something else is stored than what the form was made from."""
+        sides = self.sides(work, stored, plan)
+        return sides is not None and table_of_mark(work.keyring, str(self.based_on)) != sides.stored
+
+    def newer(self, work: Work, stored: StoredConfig, plan: EditPlan) -> Newer:
+        """Return what was saved since the form was made, and what the form changed itself."""
+        now, typed = self.sides(work, stored, plan) or Sides({}, {})
+        by, at = last_change(work, plan.change.title)
+        return Newer.of(table_of_mark(work.keyring, str(self.based_on)), now, typed, by=by, at=at)
 
     def is_reported(self, table: str) -> bool:
         """Report whether a fault of this table belongs to the edit."""
@@ -176,10 +189,11 @@ class Configuration:
 
     def settings(self) -> SettingsForm:
         """Return the portal's settings with what their form needs."""
-        stored = self.stored()
+        with self._transactions.read() as work:
+            stored, keyring = read_stored(work, is_locked=False), work.keyring
         channels = stored.as_wanted.channels.items()
         carriers = tuple(name for name, channel in channels if "email" in channel.message_kinds)
-        return SettingsForm(stored.portal, settings_mark(stored.portal), carriers)
+        return SettingsForm(stored.portal, mark_of(keyring, stored.portal.model_dump(mode="json")), carriers)
 
     def take_logo(self, content: bytes) -> str:
         """Store an uploaded picture as a logo. Return its digest, empty for none. Raise ValueError for the admin."""
@@ -212,10 +226,10 @@ class Configuration:
             return None, SaveResult(tuple(faults.found))
         self._rules.check(plan.wanted, plan.scope, faults)
         differences = plan.change.differences
-        is_newer = bool(differences) and edit.is_outdated(work, stored)
+        is_newer = bool(differences) and edit.is_outdated(work, stored, plan)
         return plan, SaveResult(
             faults=tuple(fault for fault in faults.found if edit.is_reported(fault.table)),
-            newer=edit.newer(work, stored, plan.change) if is_newer else None,
+            newer=edit.newer(work, stored, plan) if is_newer else None,
             changes=differences,
             number=plan.number,
             is_guarded=plan.change.is_guarded,
@@ -311,15 +325,25 @@ class SettingsEdit(Edit):
         wanted = replace(stored.as_wanted, portal=portal)
         return EditPlan(wanted, portal_change(stored.portal, portal), "settings_changed")
 
-    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
-        """Report whether other settings are stored than those that the form was made from."""
-        return self.based_on != settings_mark(stored.portal)
+    def sides(self, work: Work, stored: StoredConfig, plan: EditPlan) -> Sides:
+        """Return the settings as they are stored, and as the form wants them."""
+        return Sides(stored.portal.model_dump(mode="json"), plan.wanted.portal.model_dump(mode="json"))
 
     def is_reported(self, table: str) -> bool:
         """Report whether a fault is one of the settings: journeys may have had theirs before."""
         return table == "portal"
 
 
-def settings_mark(settings: PortalSettings) -> str:
-    """Return what a form carries of the settings that it was made from."""
-    return hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()[:32]
+def mark_of(keyring: Keyring, table: Mapping[str, Any]) -> str:
+    """Return what a form carries of the table that it was made from: all of it, to merge by field what two changed.
+
+    Secrets must not be in it.
+    """
+    return keyring.sign("form", json.dumps(table, sort_keys=True))
+
+
+def table_of_mark(keyring: Keyring, mark: str) -> Mapping[str, Any]:
+    """Return the table of ``mark_of``; an empty one for a mark of an earlier release, or anything else."""
+    text = keyring.verify("form", mark)
+    table: Mapping[str, Any] = json.loads(text) if text else {}
+    return table

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
-from auth_portal.services.config.changes import Author, Newer, TableChange, differences, journey_change, merged
+from auth_portal.services.config.changes import Author, Newer, journey_change
 from auth_portal.services.config.configuration import Configuration, Edit, EditPlan
 from auth_portal.services.config.file import Fault, Faults, parse
 from auth_portal.services.config.history import document_of, edition
@@ -65,26 +65,18 @@ class JourneyEdit(Edit):
             before.number if before else 0,
         )
 
-    def is_outdated(self, work: Work, stored: StoredConfig) -> bool:
+    def is_outdated(self, work: Work, stored: StoredConfig, plan: EditPlan) -> bool:
         """Report whether another version is stored than the one that the form was made from."""
         return self.based_on != 0 and self.based_on != stored.journey(self.slug).number
 
-    def newer(self, work: Work, stored: StoredConfig, change: TableChange) -> Newer:
+    def newer(self, work: Work, stored: StoredConfig, plan: EditPlan) -> Newer:
         """Return the stored version: what it changed in the one that the form was made from, and what the form did."""
         journey = stored.journey(self.slug)
         base = document_of(work, journey.id, self.based_on)
         config = parse(JourneyConfig, self.values, "", Faults(""))
         now, typed = journey.config.model_dump(), config.model_dump() if config else {}
         number, at, by, note = edition(work, journey.id, journey.number)
-        return Newer(
-            by,
-            at,
-            note,
-            number,
-            theirs=differences(base, now),
-            typed=differences(base, typed),
-            merged=merged(base, now, typed),
-        )
+        return Newer.of(base, now, typed, by=by, at=at, note=note, number=number)
 
     def is_reported(self, table: str) -> bool:
         """Report whether a fault is one of this journey: others may have had theirs before."""

@@ -212,6 +212,8 @@ def _form(name: str, new_kind: str, texts: Mapping[str, str], result: SaveResult
     stored = services().channel_editor.channel(name) if name else None
     kind = stored.kind if stored else services().channel_editor.kinds()[new_kind]
     now = stored.mark if stored else ""
+    if result.newer:  # what they changed and this form did not is in the form from here on
+        texts = services().channel_editor.merged_form(name, result.newer.merged, texts)
     shown = {"name", *(field.name for field in kind.FORM), "second_factor"}
     return render(
         "admin/channels/edit.html",

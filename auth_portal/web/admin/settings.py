@@ -16,7 +16,6 @@ from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, SaveResult
 from auth_portal.services.config.configuration import SettingsEdit
 from auth_portal.services.config.file import Fault
-from auth_portal.services.config.portal import PortalSettings
 from auth_portal.web.admin.frame import (
     EVERYONE,
     INSPECTORS,
@@ -61,7 +60,7 @@ SWITCHES = ("alerts.email", "hide_name")
 @route("/settings", allow=EVERYONE)
 def settings() -> Response:
     """Show the portal's name, limits, retention and alerts."""
-    return _page(_flat(services().configuration.settings().settings))
+    return _page(_stored())
 
 
 def _typed() -> dict[str, str]:
@@ -103,7 +102,7 @@ def save_first() -> BaseResponse:
 
 
 def _first_typed() -> dict[str, str]:
-    return _flat(services().configuration.settings().settings) | {key: form_text(key) for key in FIRST}
+    return _stored() | {key: form_text(key) for key in FIRST}
 
 
 def first_choices() -> dict[str, Any]:
@@ -125,7 +124,7 @@ accept_logo("settings_logo")
 def logo() -> BaseResponse:
     """Store one of the portal's logos, or remove it."""
     configuration, (which, content) = services().configuration, sent_logo()
-    form, typed = configuration.settings(), _flat(configuration.settings().settings)
+    form, typed = configuration.settings(), _stored()
 
     def refused(key: str, reason: str) -> Response:
         return _page(typed, SaveResult((Fault("portal", key, reason),)))
@@ -147,7 +146,7 @@ def webhook_secret() -> BaseResponse:
     """Make a new secret for webhooks and show it once."""
     if fault := second_factor_fault():
         refused = SaveResult((Fault("portal", "secret_second_factor", fault),))
-        return _page(_flat(services().configuration.settings().settings), refused)
+        return _page(_stored(), refused)
     secret = services().webhooks.renew_secret(me().admin_id)
     return render("admin/settings/secret.html", secret=secret)
 
@@ -215,6 +214,8 @@ def _file_text() -> str:
 
 
 def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Response:  # noqa: B008 -- a constant
+    if result.newer:  # what they changed and this form did not is in the form from here on
+        typed = _flat(result.newer.merged)
     form, zone = services().configuration.settings(), typed["time_zone"]
     own = [] if zone in zones_to_choose() else [zone]
     cities: dict[str, list[tuple[str, str]]] = {}  # by part of the world, so that typing a city finds it
@@ -240,15 +241,19 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
     )
 
 
-def _flat(settings: PortalSettings) -> dict[str, str]:
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings as the form shows them: ``retention.audit_days`` and so on."""
     found: dict[str, str] = {}
-    for key, value in settings.model_dump().items():
+    for key, value in settings.items():
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
             text = ("1" if part else "") if isinstance(part, bool) else str(part)
-            text = " ".join(part) if isinstance(part, tuple) else text
+            text = " ".join(part) if isinstance(part, list | tuple) else text
             found[f"{key}.{name}" if name else key] = text
     return found
+
+
+def _stored() -> dict[str, str]:
+    return _flat(services().configuration.settings().settings.model_dump())
 
 
 def _nested(typed: Mapping[str, str]) -> dict[str, Any]:
