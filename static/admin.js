@@ -8,10 +8,15 @@
     button.hidden = false;
     button.addEventListener("click", async () => {
       const before = button.innerHTML;
-      await navigator.clipboard.writeText(field.value);
+      await navigator.clipboard.writeText(field.value ?? field.innerText);
       button.textContent = button.dataset.done;
       setTimeout(() => { button.innerHTML = before; }, 2000);
     });
+  }
+
+  for (const button of document.querySelectorAll("button[data-print]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => window.print());
   }
 
   // A second tap on the same form does nothing until the response arrives; a download brings no new page.

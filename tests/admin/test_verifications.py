@@ -52,8 +52,8 @@ def find(desk: Desk, wanted: str) -> str:
 def test_finds_a_link_however_it_was_pasted(auditor: Desk, proved: Verification, wanted: str) -> None:
     text = find(auditor, wanted)
     assert auditor.path == f"{PATH}/{proved.id}"
-    assert "Began 12:0" in text
-    assert "chat informed in" in text
+    assert "After " in text
+    assert "you had proved who you are and the chat got “verified”." in text
     assert REFERENCE not in text
 
 

@@ -38,7 +38,13 @@ def story(world: World, number: int = -1) -> Story:
 
 def text_of(told: Story) -> str:
     return "\n".join(
-        [told.headline, told.reference, *(one.text for one in told.moments), *(one.text for one in told.timeline)]
+        [
+            told.headline,
+            told.in_short,
+            told.reference,
+            *(one.text for one in told.moments),
+            *(one.text for one in told.timeline),
+        ]
     )
 
 
@@ -71,7 +77,7 @@ def test_the_whole_way_in_one_sentence(world: World) -> None:
     assert (found.customer_id, found.outcome, found.journey) == ("C-1001", "verified", "Balance")
     texts = [moment.text for moment in found.moments]
     assert "Typed C-•••01: customer C-1001." in texts
-    assert any("to ••• 567 in" in text for text in texts)
+    assert "SMS handed to channel “sms” to ••• 567." in texts
     assert "Two wrong codes (SMS code)." in texts
     assert "Verified with SMS code." in texts
     assert any("The chat received “verified”" in text for text in texts)
@@ -208,40 +214,110 @@ def test_why_no_code_came_is_told(world: World) -> None:
 
 
 def advised(world: World, number: int = -1) -> str:
-    """The whole story as it is read out."""
-    return " ".join(moment.text for moment in story(world, number).moments)
+    """The whole story with what helps."""
+    found = story(world, number)
+    texts = [moment.text for moment in found.moments]
+    return " ".join([*texts, f"Now: {found.help.now} Then: {found.help.then} For all: {found.help.for_all}"])
 
 
 def test_each_hard_case_says_what_support_can_do(small_world: World) -> None:
-    """Read aloud to whoever calls: why they saw nothing, and what helps now; each advice once."""
+    """Why the customer saw nothing, and what helps now, then, and for all customers."""
     world = small_world
     world.browser().begin("stranger", identifier="C-9999")
-    assert advised(world).count("What helps: compare what was typed with what is on file") == 1
-    world.clock.advance(1)
-    world.browser().begin("shared", identifier="0845551234")
-    assert "What helps: ask them to tap “Change” under “Not your details?” and to give their customer ID." in advised(
+    assert "Now: Compare what was typed with what is on file. Then: The customer goes on with the same" in advised(
         world
     )
     world.clock.advance(1)
+    world.browser().begin("shared", identifier="0845551234")
+    assert "Now: Ask for their customer ID: a contact that several share names none of them." in advised(world)
+    world.clock.advance(1)
     world.services.customers.change(world.services.customers.row_of("C-1002"), {"phone": "+447911123456"})
     world.browser().begin("abroad", identifier="C-1002")
-    assert "an owner can add the country on the page of the channel" in advised(world)
+    assert "For all: The channel doesn't send to this country. An owner can add it." in advised(world)
+    assert (story(world).help.act_for_all, story(world).help.channel) == ("channel", "sms")
     world.clock.advance(1)
     world.receiver.sms_answers = [403]
     verified(world, "balance", "refused")
-    assert "the page of the channel says what is wrong" in advised(world)
+    assert "For all: sms has accepted nothing since 12:00:03. An owner can fix it." in advised(world)
     world.clock.advance(1)
     browser = verified(world, "app", "refused-answer")
     world.receiver.answers = [400]
     browser.prove(world.totp())
-    assert "What helps: ask whether the chat continued." in advised(world)
+    assert "Now: Ask whether the chat continued. Then: If it did not, they ask for a new link" in advised(world)
     world.clock.advance(1)
     verified(world, "app", "late")
     configuration_off(world, "app")
     assert "The journey has been switched off since; a verification that had begun may finish." in advised(world)
     world.clock.advance(500)
     world.services.verifications.endings.expire_due()
-    assert "What helps: a customer who still wants it asks for a new link in the chat." in advised(world)
+    assert "Now: Nothing needs to be fixed: there was not enough time. Then: Ask the customer to start" in advised(
+        world
+    )
+
+
+def test_a_refused_code_is_read_out_and_a_temporary_one_takes_its_place(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    """The caller hears what happened to them; support does what helps now, and an owner what helps everyone."""
+    with open_world(tmp_path, sqlite_url, receiver, config=journey("desk", "sms_code|support_code")) as world:
+        browser = verified(world, "desk")
+        for seconds in (0, 62):
+            world.clock.advance(seconds)
+            receiver.sms_answers = [401]
+            browser.post("/verify/resend") if seconds else browser.post("/verify/method", method="sms_code")
+            settled(world)
+        world.clock.advance(495 - 62)
+        world.services.verifications.endings.expire_due()
+        found = story(world)
+        assert found.in_short == (
+            "You asked for an SMS code twice. Our SMS provider refused both. So no code reached your phone. "
+            "After 8 min 15 s the time ran out and the chat got “failed”. You did nothing wrong."
+        )
+        assert found.help.now == (
+            "Make sure who is calling, then read out a temporary code. It takes the place of the SMS code."
+        )
+        assert (found.help.act, found.help.channel) == ("code", "sms")
+        assert found.help.for_all == "sms has accepted nothing since 12:00:00. An owner can fix it."
+        marks = [(mark.name, mark.place) for mark in found.clock]
+        assert marks == [
+            ("began", 0), ("not_sent", 0), ("not_sent", 11.48), ("ended", 91.67), ("last", 91.67), ("closes", 100),
+        ]  # fmt: skip
+        browser = verified(world, "desk", "next")
+        browser.post("/verify/method", method="sms_code")
+        settled(world)
+        world.clock.advance(20)
+        assert story_now(world).in_short == (
+            "You asked for an SMS code. Our SMS provider accepted it. It isn't over: you have 7 min 55 s left."
+        )
+        assert story_now(world).help.for_all == ""
+
+
+def test_what_is_read_out_says_you_and_shows_nothing_that_is_masked(small_world: World) -> None:
+    world = small_world
+    world.browser().begin("stranger", identifier="0722999107")
+    assert story(world).in_short.startswith(
+        "You typed ••• 107, which isn't on file with us. You asked for an SMS code."
+    )
+    world.clock.advance(1)
+    browser = verified(world, "password", "wrong")
+    for _number in range(2):
+        browser.prove("not this one at all")
+    browser.post("/verify/cancel", reason="cancelled")
+    found = story(world)
+    assert found.in_short == "You entered two wrong passwords. After 0.0 s you stopped and the chat got “failed”."
+    assert found.help.now == "Nothing needs to be fixed: the customer stopped."
+    world.clock.advance(1)
+    world.receiver.answers = [400]
+    browser = verified(world, "app", "unheard")
+    browser.prove(world.totp())
+    found = story(world)
+    assert found.in_short.endswith(
+        "you had proved who you are. The answer didn't reach the chat. You did nothing wrong."
+    )
+    disable(world)
+    world.clock.advance(1)
+    verified(world, "app", "off")
+    assert story(world).in_short.startswith("Your access is switched off.")
 
 
 def test_r42_a_right_proof_after_which_nothing_is_left_is_recorded_and_told(
@@ -257,9 +333,11 @@ def test_r42_a_right_proof_after_which_nothing_is_left_is_recorded_and_told(
         found = story(world)
         assert [kind for kind, _facts in events(world)].count("step_passed") == 1
     assert "SMS code proved, nothing on file for the next step" in found.headline
-    assert "What helps: set up what is missing on the customer's page" in " ".join(
-        moment.text for moment in found.moments
+    assert found.help.now == "Make sure who is calling, then set up what is missing on their page."
+    assert found.in_short.startswith(
+        "You asked for an SMS code. Our SMS provider accepted it. Your SMS code was right."
     )
+    assert "We couldn't go on, because you have nothing on file for the next step and the chat got" in found.in_short
 
 
 def test_the_last_answer_is_told_of_a_callback_that_was_given_up(
@@ -286,7 +364,7 @@ def test_a_ticket_that_was_replaced_is_not_told_as_a_cancelling(ticketed: World)
     assert "replaced by a newer ticket 12:00:05" in found.headline
     assert "cancelled" not in found.headline
     assert "The ticket names customer C-1001." in [moment.text for moment in found.moments]
-    assert advised(ticketed, 0).count("What helps: see all verifications of this link; the newest one counts.") == 1
+    assert (found.help.now, found.help.act) == ("See all verifications of this link. The newest one counts.", "link")
 
 
 def test_moves_without_end_do_not_fill_the_audit(small_world: World) -> None:

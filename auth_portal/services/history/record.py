@@ -44,8 +44,10 @@ from auth_portal.store.models import (
     Admin,
     AuditEvent,
     Challenge,
+    ChannelState,
     CustomerRow,
     Delivery,
+    JourneyVersion,
     TicketRow,
     Verification,
     Visit,
@@ -173,6 +175,7 @@ class Record:
     reference_ends: str
     journey: JourneyConfig
     channels: Mapping[str, ChannelConfig]
+    failing: Mapping[str, datetime]  # since when, by channel that has accepted nothing since
     visits: tuple[VisitFacts, ...]
     codes: tuple[CodeFacts, ...]
     deliveries: tuple[DeliveryFacts, ...]
@@ -181,6 +184,7 @@ class Record:
     payment: str  # that the customer was asked to approve, in one line
     has_others: bool
     is_closed: bool  # the journey accepts no customer now
+    takes_support_code: bool  # the journey does, as it is now
 
     def time(self, moment: datetime) -> str:
         """Return a time of day, with its date where that is not the date on which the verification began."""
@@ -193,6 +197,12 @@ class Record:
             return None
         rows = [self.row.customer_row, *(visit.customer_row for visit in reversed(self.visits))]
         return next((self.people[row] for row in rows if row in self.people), None)
+
+    @property
+    def why_ended(self) -> str:
+        """Return the reason of the end where one is on record, a key of WHY_ENDED."""
+        ends = (event for event in self.events if event.kind == "verification_ended" and "why" in event.facts)
+        return next((str(event.facts["why"]) for event in ends), "")
 
     @property
     def callback(self) -> DeliveryFacts | None:
@@ -221,6 +231,8 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         Verification.reference_hash == row.reference_hash, Verification.id != verification_id
     )
     current = snapshot.journeys.get(row.slug)
+    methods = {method for step in current.config.verify_steps for method in step.methods} if current else set()
+    failing = select(ChannelState.name, ChannelState.failing_since).where(ChannelState.failures_in_row > 0)
     sent = select(*LINE_COLUMNS).where(Delivery.verification_id == verification_id)
     lines = [line_from(row) for row in work.execute(sent.order_by(Delivery.created_at, Delivery.id))]
     tries = attempts_of(work.connection, [line.id for line in lines])
@@ -235,6 +247,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         reference_ends=f"{reference[:SHOWN_ENDS]}•••{reference[-SHOWN_ENDS:]}" if is_long else "•••",
         journey=journeys.version(row.version_id),
         channels=snapshot.channels,
+        failing={one.name: one.failing_since or work.now for one in work.execute(failing)},
         visits=visits,
         codes=tuple(_code(work, challenge, people) for challenge in challenges),
         deliveries=tuple(DeliveryFacts(line, tuple(tries[line.id])) for line in lines),
@@ -242,6 +255,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         people=people,
         payment=asked.text if asked is not None else "",
         is_closed=current is None or not snapshot.is_open(current.config),
+        takes_support_code="support_code" in methods,
         has_others=work.execute(others.limit(1)).first() is not None,
     )
 
@@ -286,7 +300,14 @@ def asked_payment(keyring: Keyring, row: Any, region: str) -> AskedPayment | Non
 
 
 _VERIFICATION = (
-    select(Verification.__table__, *RESULT_COLUMNS, *TICKET_COLUMNS)
+    select(
+        Verification.__table__,
+        *RESULT_COLUMNS,
+        *TICKET_COLUMNS,
+        JourneyVersion.number.label("version_number"),
+        JourneyVersion.created_at.label("version_saved_at"),
+    )
+    .join(JourneyVersion, JourneyVersion.id == Verification.version_id)
     .outerjoin(CustomerRow, CustomerRow.id == Verification.customer_row)
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
 )

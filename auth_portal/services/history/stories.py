@@ -47,7 +47,18 @@ from auth_portal.services.history.record import (
     load_record,
     named_people,
 )
-from auth_portal.services.history.timeline import OUTCOME_NAMES, Moment, headline, raw_timeline, story_moments
+from auth_portal.services.history.timeline import (
+    OUTCOME_NAMES,
+    CallerHelp,
+    ClockMark,
+    Moment,
+    clock_marks,
+    headline,
+    in_short,
+    raw_timeline,
+    story_moments,
+    what_helps,
+)
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
     CALLBACK,
@@ -67,6 +78,7 @@ MOST_PEOPLE = 20  # of those who share one contact
 MOST_IDS = 1000  # verifications of one person that a page searches
 LAST_VISITS = 5  # of a customer, on their page
 LAST_DELIVERIES = 8
+OTHER_VISITS = 3  # on the page of a verification
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class CustomerHistory:
 
 @dataclass(frozen=True)
 class Story:
-    """The story of a verification: one sentence, its moments, and everything that is on record.
+    """The story of a verification: what to read to the caller, what helps, its moments, and all that is on record.
 
     One that someone else has changed has the outcome CHANGED and no customer.
     """
@@ -146,14 +158,22 @@ class Story:
     id: str
     slug: str
     journey: str
+    version: int  # of the journey
+    version_saved_at: datetime
+    defence: str  # of the link, by its name in the journey
     reference: str  # only its ends
     began_at: datetime
     outcome: str | None
     customer_id: str
     customer_row: str | None
-    headline: str
+    who: NamedPerson | None  # as lists show them
+    in_short: str  # in the second person
+    headline: str  # one sentence
+    help: CallerHelp
+    clock: tuple[ClockMark, ...]
     moments: tuple[Moment, ...]
     timeline: tuple[Moment, ...]
+    events: int  # of the audit
     callback_id: str
     payment: str  # that the customer was asked to approve, in one line
     has_others: bool  # the same reference has more verifications
@@ -251,6 +271,13 @@ class Stories:
         with self._transactions.read() as work:
             return delivery_subjects(work, self._journeys, delivery_ids)
 
+    def others_of(self, story: Story) -> tuple[StoryLine, ...]:
+        """Return the newest other verifications in which the customer of a story was named."""
+        if story.customer_row is None:
+            return ()
+        found = self.page(StoryFilter(customers=(story.customer_row,)), most=OTHER_VISITS + 1)
+        return tuple(line for line in found.rows if line.id != story.id)[:OTHER_VISITS]
+
     def history_of(self, row: str) -> CustomerHistory:
         """Return what a customer's page shows of their visits and of what was sent to them."""
         found = self.page(StoryFilter(customers=(row,)), most=LAST_VISITS)
@@ -285,19 +312,29 @@ class Stories:
         """Return the story of one verification. Raise NotFound("verification_unknown")."""
         with self._transactions.read() as work:
             record = load_record(work, self._journeys, verification_id)
+            row = record.person.row if record.person else None
+            who = {} if record.is_changed else named_people(work, {verification_id: row})
         moments = tuple(story_moments(record))
         return Story(
             id=verification_id,
             slug=record.row.slug,
             journey=record.journey.name,
+            version=record.row.version_number,
+            version_saved_at=record.row.version_saved_at,
+            defence=record.journey.relay_defence,
             reference=record.reference_ends,
             began_at=record.row.began_at,
             outcome=CHANGED if record.is_changed else record.row.outcome,
             customer_id=record.person.customer_id if record.person else "",
-            customer_row=record.person.row if record.person else None,
+            customer_row=row,
+            who=who.get(verification_id),
+            in_short=in_short(record),
             headline=headline(moments),
+            help=what_helps(record, moments),
+            clock=clock_marks(record),
             moments=moments,
             timeline=tuple(raw_timeline(record)),
+            events=len(record.events),
             callback_id=record.callback.line.id if record.callback else "",
             payment=record.payment,
             has_others=record.has_others,

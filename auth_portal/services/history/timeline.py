@@ -1,12 +1,14 @@
 """The story of a verification: from what is on record to sentences that can be read to the person who calls.
 
-``story_moments`` says what happened, each moment with a short clause for the one-sentence ``headline``;
-``raw_timeline`` lists every record as it stands. Neither shows a code, a whole reference or a whole contact.
+``in_short`` is what the caller is read, ``story_moments`` says what happened, each moment with a short clause for the
+one-sentence ``headline``, ``what_helps`` what to do, and ``clock_marks`` when it was. ``raw_timeline`` lists every
+record as it stands. None of them shows a code, a whole reference or a whole contact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
@@ -16,7 +18,7 @@ from auth_portal.methods import CARRIES, method_name, words_of
 from auth_portal.services.delivery.outbox import TIME_WAS_OVER
 from auth_portal.services.history import words
 from auth_portal.services.history.record import CodeFacts, DeliveryFacts, EventFacts, Record, VisitFacts
-from auth_portal.services.history.words import counted, span, what_helps
+from auth_portal.services.history.words import counted, span
 from auth_portal.services.verification.case import CHANGED_LATELY, MOST_EVENTS
 from auth_portal.store.models import CHANGED, VERIFIED, DeliveryState
 
@@ -40,6 +42,20 @@ CODE_OF_A_MOVE = {
     "none_left": "No code was sent: this chat had used up all its messages, and the page said so.",
 }
 OUTCOME_NAMES = tuple(name for name in words.OUTCOMES if name != CHANGED)  # to filter by: what is stored, and LIVE
+LEFT = (DeliveryState.ACCEPTED, DeliveryState.PENDING, DeliveryState.UNCONFIRMED)  # or may leave, or may have left
+SPOKEN_STATES: Mapping[str, str] = {  # of a code, for the customer
+    DeliveryState.ACCEPTED: "Our %(name)s provider accepted %(which)s.",
+    DeliveryState.REFUSED: "Our %(name)s provider refused %(which)s.",
+    DeliveryState.GIVEN_UP: "Our %(name)s provider had a fault until the time for %(which)s was over.",
+    DeliveryState.PENDING: "Our %(name)s provider hasn't accepted %(which)s yet.",
+    DeliveryState.UNCONFIRMED: "We don't know whether our %(name)s provider accepted %(which)s.",
+    DeliveryState.DROPPED: "",
+}
+SPOKEN_CHAT: Mapping[str, str] = {  # of the answer, for the customer
+    DeliveryState.PENDING: "The chat hasn't got the answer yet.",
+    DeliveryState.UNCONFIRMED: "We don't know whether the answer reached the chat.",
+    DeliveryState.SUPERSEDED: "The link was opened again, so the chat waits for the newer answer.",
+}
 MOVES = ("method_chosen", "code_resent", "name_taken_back", "verification_joined")
 
 
@@ -47,14 +63,43 @@ MOVES = ("method_chosen", "code_resent", "name_taken_back", "verification_joined
 class Moment:
     """Something that happened. ``clause`` is its part of the headline, empty where it has none.
 
-    ``advice`` is what helps now; a story gives each advice once.
+    ``help`` is the key of what helps against it (HELP), ``delivery`` the one that it is about, and ``seconds`` how long
+    it took.
     """
 
     at: datetime
     text: str
     clause: str = ""
     kind: str = "plain"  # good | bad | warn | plain
-    advice: str = ""
+    help: str = ""
+    sign: str = ""  # began | person | asked | ended, where the kind alone does not say what it is
+    delivery: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class CallerHelp:
+    """What helps the person who calls, in words: ``now``, ``then``, and ``for_all`` customers; "" for nothing.
+
+    ``act`` and ``act_for_all`` are the pages where that is done, as those of HELP, or ``code`` for a temporary code;
+    ``channel`` is the one that they mean.
+    """
+
+    now: str
+    then: str
+    for_all: str
+    act: str
+    act_for_all: str
+    channel: str
+
+
+@dataclass(frozen=True)
+class ClockMark:
+    """A moment on the clock of a chat. ``place`` is its percentage of the time from the beginning to the end."""
+
+    at: datetime
+    place: float
+    name: str  # began | sent | not_sent | ended | now | last | closes
 
 
 def headline(moments: tuple[Moment, ...]) -> str:
@@ -64,16 +109,10 @@ def headline(moments: tuple[Moment, ...]) -> str:
 
 
 def story_moments(record: Record) -> list[Moment]:
-    """Return what happened, in order, each advice where it is needed first."""
+    """Return what happened, in order."""
     chapters = (beginning, identifications, moves, messages, proofs, end, callback, retries)
     moments = [moment for chapter in chapters for moment in chapter(record)]
-    moments.sort(key=lambda moment: moment.at)  # stable: what happened at one time stays in this order
-    given = {""}
-    for number, moment in enumerate(moments):
-        if moment.advice not in given:
-            moments[number] = replace(moment, text=f"{moment.text} {moment.advice}")
-        given.add(moment.advice)
-    return moments
+    return sorted(moments, key=lambda moment: moment.at)  # stable: what happened at one time stays in this order
 
 
 # --- The chapters of a story
@@ -84,11 +123,11 @@ def beginning(record: Record) -> Iterator[Moment]:
     row = record.row
     if record.is_changed:
         changed = words.OUTCOMES[CHANGED]
-        yield Moment(row.began_at, _(changed.story), _(changed.clause), "bad", what_helps(CHANGED))
+        yield Moment(row.began_at, _(changed.story), _(changed.clause), "bad", CHANGED)
     text = _("Began on the journey “%(name)s”.", name=record.journey.name)
     if row.dropped_parameters:
         text += " " + _("An app had added %(names)s to the link; it was left out.", names=row.dropped_parameters)
-    yield Moment(row.began_at, text, _("began %(at)s", at=record.time(row.began_at)))
+    yield Moment(row.began_at, text, _("began %(at)s", at=record.time(row.began_at)), sign="began")
 
 
 def identifications(record: Record) -> Iterator[Moment]:
@@ -112,7 +151,7 @@ def identifications(record: Record) -> Iterator[Moment]:
         if number:
             text = _("The link was opened again. %(text)s", text=text) + _about_code(began)
             clause = clause or (_no_code_left(began) if began is not None else "")
-        yield Moment(visit.at, text, clause, "plain" if seen.customer_row else "warn")
+        yield Moment(visit.at, text, clause, "plain" if seen.customer_row else "warn", sign="person")
     visits = {visit.id: visit for visit in record.visits}
     for event in changes:
         changed = visits.get(str(event.facts["visit"]))
@@ -121,7 +160,8 @@ def identifications(record: Record) -> Iterator[Moment]:
             text, clause = _who(record, seen)
             how = _("Another name was given.") if event.facts["is_other"] else _("The same name was given again.")
             text = f"{how} {text}{_about_code(event)}"
-            yield Moment(event.at, text, clause or _no_code_left(event), "plain" if seen.customer_row else "warn")
+            kind = "plain" if seen.customer_row else "warn"
+            yield Moment(event.at, text, clause or _no_code_left(event), kind, sign="person")
     if (count := record.row.identity_changes) and not any("is_other" in event.facts for event in record.events):
         times = counted(count, "time", "times")
         text = _("The name was changed afterwards: %(count)s. The last one is shown.", count=times)
@@ -163,7 +203,8 @@ def moves(record: Record) -> Iterator[Moment]:
     for event in record.events:
         if event.kind in MOVES and not event.facts.get("is_new_visit"):
             text, clause = _move(event, record)
-            yield Moment(event.at, text + _about_code(event), clause or _no_code_left(event))
+            sign = "person" if event.kind == "name_taken_back" else "asked"
+            yield Moment(event.at, text + _about_code(event), clause or _no_code_left(event), sign=sign)
     if len(record.events) >= MOST_EVENTS:
         yield Moment(record.events[-1].at, _("Not every move was recorded: there were too many."))
 
@@ -218,28 +259,32 @@ def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, 
         "tries": counted(line.attempts, "try", "tries"),
         "reason": line.reason.rstrip("."),
     }
+    seconds = None if last is None or last.milliseconds is None else last.milliseconds / 1000
+    moment = Moment(line.created_at, "", kind="bad", delivery=line.id, seconds=seconds)
     if line.state == DeliveryState.ACCEPTED and last is not None and last.ended_at is not None:
-        values["took"] = span((last.ended_at - line.created_at).total_seconds() or (last.milliseconds or 0) / 1000)
+        took = (last.ended_at - line.created_at).total_seconds() or seconds or 0.0
+        values["took"] = span(took)
         values["to"] = _(" to %(contact)s", contact=code.contact) if code and code.contact else ""
         values["again"] = _(" once more") if is_again else ""
-        text = _("%(what)s handed to %(channel)s%(to)s%(again)s in %(took)s.", **values)
-        return Moment(line.created_at, text, _("%(what)s handed to %(channel)s%(again)s in %(took)s", **values))
+        text = _("%(what)s handed to %(channel)s%(to)s%(again)s.", **values)
+        clause = _("%(what)s handed to %(channel)s%(again)s in %(took)s", **values)
+        return replace(moment, text=text, clause=clause, kind="good", seconds=took)
     if line.state == DeliveryState.DROPPED:
         why, reason = _why_not_sent(record, line.reason, code)
         text = _("No %(what)s was sent: %(why)s. The page does not show that.", what=what, why=why)
-        clause = _("no %(what)s sent: %(why)s", what=what, why=why)
-        return Moment(line.created_at, text, clause, "bad", what_helps(reason))
+        return replace(moment, text=text, clause=_("no %(what)s sent: %(why)s", what=what, why=why), help=reason)
     if line.state == DeliveryState.PENDING:
         values["reason"] = f" ({line.reason})" if line.reason and last else ""
         text = _("%(what)s not yet handed to %(channel)s after %(tries)s%(reason)s.", **values)
-        return Moment(line.created_at, text, _("%(what)s still waiting for %(channel)s", **values), "warn")
+        return replace(moment, text=text, clause=_("%(what)s still waiting for %(channel)s", **values), kind="warn")
     if line.state == DeliveryState.UNCONFIRMED:
         text = _("%(what)s may have been taken by %(channel)s, after %(tries)s: %(reason)s.", **values)
         clause = _("%(what)s perhaps taken by %(channel)s: %(reason)s", **values)
-        return Moment(line.created_at, text, clause, "bad", what_helps("not_taken"))
+        return replace(moment, text=text, clause=clause, help="not_taken")
     text = _("%(what)s was not accepted by %(channel)s after %(tries)s: %(reason)s.", **values)
     clause = _("%(what)s not accepted by %(channel)s: %(reason)s", **values)
-    return Moment(line.created_at, text, clause, "bad", what_helps("not_taken"))
+    is_recipient = last is not None and last.fate == "recipient"
+    return replace(moment, text=text, clause=clause, help="recipient" if is_recipient else "not_taken")
 
 
 def _why_not_sent(record: Record, reason: str, code: CodeFacts | None) -> tuple[str, str]:
@@ -301,7 +346,7 @@ def _wrong_tries(record: Record, events: list[EventFacts], method: str, why: str
     if why in words.WHY_WRONG:
         text += f" {_(words.WHY_WRONG[why])} {_('The page does not show that.')}"
     clause = f"{count} ({_(words.CLAUSE_OF_WRONG[why])})" if why in words.CLAUSE_OF_WRONG else count
-    return Moment(events[0].at, text, clause, "bad" if why else "warn", what_helps(why))
+    return Moment(events[0].at, text, clause, "bad" if why else "warn", why)
 
 
 def end(record: Record) -> Iterator[Moment]:
@@ -315,25 +360,29 @@ def end(record: Record) -> Iterator[Moment]:
         text = _("Still under way: %(left)s left to prove it, %(tries)s left.", left=left, tries=tries)
         if record.is_closed:
             text += " " + _("The journey has been switched off since; a verification that had begun may finish.")
-        yield Moment(record.now, text, _("still under way, %(left)s left", left=left))
+        yield Moment(record.now, text, _("still under way, %(left)s left", left=left), help="live", sign="ended")
         return
     at = record.time(row.ended_at)
     if row.outcome in words.FINISHED:
         yield Moment(
-            row.ended_at, _(words.FINISHED[row.outcome]), f"{_(words.OUTCOMES[row.outcome].clause)} {at}", "good"
+            row.ended_at,
+            _(words.FINISHED[row.outcome]),
+            f"{_(words.OUTCOMES[row.outcome].clause)} {at}",
+            "good",
+            VERIFIED,
         )
         return
     if row.outcome == VERIFIED:
         how = _(" and ").join(method_name(method) for method in row.methods.split("+"))
-        yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good")
+        yield Moment(row.ended_at, _("Verified with %(how)s.", how=how), _("verified %(at)s", at=at), "good", VERIFIED)
         return
-    ends = (event for event in record.events if event.kind == "verification_ended" and "why" in event.facts)
-    why = next((str(event.facts["why"]) for event in ends), "")
+    why = record.why_ended
     outcome = words.OUTCOMES.get(row.outcome, words.OutcomeWords(row.outcome, "plain", "", row.outcome, row.outcome))
     text = words.WHY_ENDED.get(why) or outcome.story or _why_unavailable(record)
     clause = _(words.CLAUSE_OF_END.get(why, outcome.clause))
-    advice = what_helps(words.ADVICE_AFTER.get(why or row.outcome, ""))
-    yield Moment(row.ended_at, _(text), f"{clause} {at}", "bad", advice)
+    key = why or row.outcome
+    kind = outcome.tone if outcome.tone in ("bad", "warn") else "bad"
+    yield Moment(row.ended_at, _(text), f"{clause} {at}", kind, words.HELP_AFTER.get(key, key), sign="ended")
 
 
 def _why_unavailable(record: Record) -> str:
@@ -360,19 +409,19 @@ def callback(record: Record) -> Iterator[Moment]:
         "last": record.callback.last_response or _("no response yet"),
     }
     if line.state == DeliveryState.ACCEPTED and last is not None:
-        yield _accepted(record, result, at, last.milliseconds)
+        yield replace(_accepted(record, result, at, last.milliseconds), delivery=line.id)
     elif line.state == DeliveryState.PENDING:
         text = _("The chat has not received “%(result)s” yet, after %(tries)s: %(last)s.", **values)
-        yield Moment(at, text, _("chat not informed yet (%(last)s)", **values), "warn")
+        yield Moment(at, text, _("chat not informed yet (%(last)s)", **values), "warn", delivery=line.id)
     elif line.state == DeliveryState.SUPERSEDED:
         text = _(
             "The result “%(result)s” was withdrawn: the link was opened again before the chat accepted it.", **values
         )
         clause = _("result withdrawn because the link was opened again")
-        yield Moment(line.ended_at or at, text, clause, "warn", what_helps("newer"))
+        yield Moment(line.ended_at or at, text, clause, "warn", "newer", delivery=line.id)
     else:
         text, clause = _failed(line.state, values, last.status if last else None)
-        yield Moment(at, text, clause, "bad", what_helps("chat_unaware"))
+        yield Moment(at, text, clause, "bad", "chat_unaware", delivery=line.id)
 
 
 def _accepted(record: Record, result: str, at: datetime, milliseconds: int | None) -> Moment:
@@ -386,8 +435,8 @@ def _accepted(record: Record, result: str, at: datetime, milliseconds: int | Non
         "again": _(", on try %(n)s", n=tries) if tries > 1 else "",
         "rest": _("with %(left)s left", left=span(left)) if left > 0 else _("after the chat's time was over"),
     }
-    text = _("The chat received “%(result)s” in %(took)s%(again)s, %(rest)s.", **values)
-    return Moment(at, text, _("chat informed in %(took)s %(rest)s", **values), "good")
+    text = _("The chat received “%(result)s”%(again)s, %(rest)s.", **values)
+    return Moment(at, text, _("chat informed in %(took)s %(rest)s", **values), "good", seconds=seconds)
 
 
 def _failed(state: str, values: dict[str, str], status: int | None) -> tuple[str, str]:
@@ -410,7 +459,180 @@ def retries(record: Record) -> Iterator[Moment]:
             what = _("result") if event.facts.get("what") == "callback" else _("message")
             values = {"what": what, "who": words.who_acted(event.admin, event.came_from) or _("the API")}
             values["reason"] = event.facts.get("reason", "")
-            yield Moment(event.at, _("%(who)s had the %(what)s sent again: %(reason)s", **values))
+            text = _("%(who)s had the %(what)s sent again: %(reason)s", **values)
+            yield Moment(event.at, text, sign="asked", delivery=str(event.facts.get("delivery", "")))
+
+
+# --- What helps
+
+
+def what_helps(record: Record, moments: Sequence[Moment]) -> CallerHelp:
+    """Return what to do for the caller, and for all customers, after what happened.
+
+    What went wrong last matters most; that a message did not leave no longer matters once one of the same kind did.
+    """
+    lines = {one.line.id: one.line for one in record.messages}
+    arrived = {line.target for line in lines.values() if line.state == DeliveryState.ACCEPTED}
+    found = [
+        (words.HELP[moment.help], lines.get(moment.delivery))
+        for moment in moments
+        if moment.help in words.HELP and not (moment.delivery in lines and lines[moment.delivery].target in arrived)
+    ]
+    for_all, of_all = next(((one, line) for one, line in reversed(found) if one.for_all), (None, None))
+    found.sort(key=lambda pair: not pair[0].is_rest)
+    help_, line = found[-1] if found else (words.HelpWords(), None)
+    is_code = help_.takes_code and record.takes_support_code
+    if is_code and record.person is not None and record.person.is_active:
+        code = next((one for one in record.codes if line is not None and one.id == line.challenge_id), None)
+        method = method_name(code.method) if code is not None else _("code")
+        help_ = replace(help_, now=_(words.TAKE_CODE, method=method), act="code")
+    return CallerHelp(
+        now=_(help_.now),
+        then=_(help_.then).strip() if help_.then else _what_then(record),
+        for_all=_for_all(record, for_all, of_all.target if of_all is not None else ""),
+        act=help_.act,
+        act_for_all=for_all.act_for_all if for_all is not None else "",
+        channel=of_all.target if of_all is not None else "",
+    )
+
+
+def _what_then(record: Record) -> str:
+    if record.row.outcome is None:
+        return _(words.GO_ON, at=record.time(record.row.proofs_until))
+    return _(words.START_AGAIN)
+
+
+def _for_all(record: Record, found: words.HelpWords | None, channel: str) -> str:
+    """Return what ends it for all customers: since when a channel fails, or else what its page is for."""
+    if found is None:
+        return ""
+    if found is words.HELP["not_taken"]:
+        since = record.failing.get(channel)
+        return _(words.FAILING, channel=channel, at=record.time(since)) if since is not None else ""
+    return _(found.for_all)
+
+
+# --- The clock of the chat
+
+
+def clock_marks(record: Record) -> tuple[ClockMark, ...]:
+    """Return when it began, what was sent, until when it could be proved, and when the chat closes, in order."""
+    row = record.row
+    marks = [(row.began_at, "began"), (row.proofs_until, "last"), (row.chat_ends_at, "closes")]
+    marks += [(one.line.created_at, "sent" if one.line.state in LEFT else "not_sent") for one in record.messages]
+    if row.ended_at is not None and not record.is_changed:
+        marks.append((row.ended_at, "ended"))
+    elif record.now < row.chat_ends_at:
+        marks.append((record.now, "now"))
+    whole = max(1.0, (row.chat_ends_at - row.began_at).total_seconds())
+    placed = (ClockMark(at, 100 * (at - row.began_at).total_seconds() / whole, name) for at, name in sorted(marks))
+    return tuple(replace(mark, place=round(min(100.0, max(0.0, mark.place)), 2)) for mark in placed)
+
+
+# --- In short, for the caller
+
+
+def in_short(record: Record) -> str:
+    """Return the story in the second person, to be read to the customer once it is clear that they are the caller."""
+    if record.is_changed:
+        return _("%(end)s.", end=_(words.OUTCOMES[CHANGED].spoken))
+    sentences = [*spoken_name(record), *spoken_codes(record), *spoken_proofs(record), *spoken_end(record)]
+    if is_our_fault(record):
+        sentences.append(_("You did nothing wrong."))
+    return " ".join(sentences)
+
+
+def spoken_name(record: Record) -> Iterator[str]:
+    """Yield why the customer could not be found, where they could not."""
+    if record.person is not None:
+        if not record.person.is_active:
+            yield _("Your access is switched off.")
+        return
+    last = next((visit for visit in reversed(record.visits) if visit.typed or record.row.ticket_id), None)
+    if last is None or last.customer_row is not None:
+        return
+    if record.row.ticket_id is not None:
+        yield _("The link was for another customer.") if last.typed else _("The link names no customer of ours.")
+    elif last.is_shared:
+        yield _("You typed %(typed)s, which several customers share.", typed=last.typed)
+    else:
+        yield _("You typed %(typed)s, which isn't on file with us.", typed=last.typed)
+
+
+def spoken_codes(record: Record) -> Iterator[str]:
+    """Yield what became of the codes, all SMS before all emails."""
+    codes = {code.id: code for code in record.codes}
+    sent = [(one, codes[one.line.challenge_id]) for one in record.messages if one.line.challenge_id in codes]
+    for carries, name, place in (("sms", "SMS", _("phone")), ("email", _("email"), _("mailbox"))):
+        some = [(one, code) for one, code in sent if CARRIES.get(code.method, "email") == carries]
+        if not some:
+            continue
+        times = {1: "", 2: _(" twice")}.get(len(some), _(" %(n)s times", n=words.number(len(some))))
+        yield _("You asked for an %(name)s code%(times)s.", name=name, times=times)
+        states = Counter(_spoken_state(one) for one, _code in some)
+        for state, count in states.items():
+            which = words.some_of(count, len(some))
+            if state == DeliveryState.DROPPED:
+                dropped = (pair for pair in some if pair[0].line.state == state)
+                yield from dict.fromkeys(_spoken_why_not(record, one, code) for one, code in dropped)
+            else:
+                yield _(SPOKEN_STATES[state], name=name, which=which)
+        if not states.keys() & {*LEFT, DeliveryState.DROPPED}:
+            yield _("So no code reached your %(place)s.", place=place)
+
+
+def _spoken_state(message: DeliveryFacts) -> str:
+    return message.line.state if message.line.state in SPOKEN_STATES else DeliveryState.REFUSED
+
+
+def _spoken_why_not(record: Record, message: DeliveryFacts, code: CodeFacts) -> str:
+    _why, key = _why_not_sent(record, message.line.reason, code)
+    return _(words.SPOKEN_NOT_SENT.get(key, "The code didn't leave in time."))
+
+
+def spoken_proofs(record: Record) -> Iterator[str]:
+    """Yield what was proved before the end, and which tries were wrong."""
+    tries = [event for event in record.events if event.kind == "proof_failed"]
+    by_method = Counter(words_of(str(event.facts.get("method") or "")).proof for event in tries)
+    for what, count in by_method.items():
+        yield _("You entered %(count)s.", count=counted(count, f"wrong {what}", f"wrong {what}s"))
+    for why in dict.fromkeys(str(event.facts.get("why") or "") for event in tries):
+        if why in words.SPOKEN_WRONG:
+            yield _(words.SPOKEN_WRONG[why])
+    if record.row.outcome != VERIFIED:
+        passed = (event for event in record.events if event.kind == "step_passed")
+        for method in dict.fromkeys(str(event.facts.get("method") or "") for event in passed):
+            yield _("Your %(method)s was right.", method=method_name(method))
+
+
+def spoken_end(record: Record) -> Iterator[str]:
+    """Yield how it ended and whether the chat knows, or how much time is left."""
+    row, line = record.row, record.callback.line if record.callback else None
+    if row.outcome is None:
+        yield _("It isn't over: you have %(left)s left.", left=span((row.proofs_until - record.now).total_seconds()))
+        return
+    outcome = words.OUTCOMES.get(row.outcome, words.OutcomeWords(row.outcome, "plain", ""))
+    after = span((row.ended_at - row.began_at).total_seconds())
+    ended = _(words.SPOKEN_END.get(record.why_ended, outcome.spoken), after=after)
+    if line is not None and line.state == DeliveryState.ACCEPTED:
+        result = record.journey.results.get(row.outcome, "")
+        yield _("%(ended)s and the chat got “%(result)s”.", ended=ended, result=result)
+        return
+    yield f"{ended}."
+    if line is not None:
+        yield _(SPOKEN_CHAT.get(line.state, "The answer didn't reach the chat."))
+
+
+def is_our_fault(record: Record) -> bool:
+    """Report whether it failed for a reason that is none of the customer's."""
+    if record.row.outcome is None:
+        return False
+    lost = (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
+    codes = [one for one in record.messages if one.line.challenge_id]
+    no_code = bool(codes) and record.row.outcome in ("expired", "no_code", "cancelled")
+    no_code = no_code and all(one.line.state in lost for one in codes)
+    is_unheard = record.callback is not None and record.callback.line.state in lost
+    return no_code or is_unheard or (record.why_ended or record.row.outcome) in words.OUR_FAULT
 
 
 # --- Every record

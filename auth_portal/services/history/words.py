@@ -21,24 +21,35 @@ from auth_portal.methods import METHOD_NAMES, method_name, words_of
 
 @dataclass(frozen=True)
 class OutcomeWords:
-    """How an outcome is called: a short label with its tone, the same as a clause, and the story's sentence."""
+    """How an outcome is called: a short label with its tone, the same as a clause, and the story's sentence.
+
+    ``spoken`` is how it ended, for the customer, without the full stop; ``after`` stands for how long it took.
+    """
 
     label: str
     tone: str  # good | bad | warn | plain
     meaning: str
     clause: str = ""
     story: str = ""
+    spoken: str = "It ended after %(after)s"
 
 
 OUTCOMES: Mapping[str, OutcomeWords] = {
     "live": OutcomeWords("under way", "plain", "it is under way"),
-    "verified": OutcomeWords("verified", "good", "the customer was verified", "verified"),
+    "verified": OutcomeWords(
+        "verified",
+        "good",
+        "the customer was verified",
+        "verified",
+        spoken="After %(after)s you had proved who you are",
+    ),
     "wrong": OutcomeWords(
         "all tries wrong",
         "bad",
         "too many tries were wrong",
         "all tries were wrong",
         "It ended because every try was wrong.",
+        "After %(after)s all tries were used up",
     ),
     "expired": OutcomeWords(
         "time ran out",
@@ -46,14 +57,23 @@ OUTCOMES: Mapping[str, OutcomeWords] = {
         "the time in the chat ran out",
         "time ran out",
         "It ended because the time ran out before it was finished.",
+        "After %(after)s the time ran out",
     ),
-    "cancelled": OutcomeWords("cancelled", "warn", "the customer stopped", "cancelled", "The customer stopped."),
+    "cancelled": OutcomeWords(
+        "cancelled",
+        "warn",
+        "the customer stopped",
+        "cancelled",
+        "The customer stopped.",
+        "After %(after)s you stopped",
+    ),
     "not_me": OutcomeWords(
         "“I didn't ask for this”",
         "bad",
         "the customer chose “I didn't ask for this”",
         "declined",
         "The customer chose “I didn't ask for this”. Another person may have sent them the link.",
+        "You chose “I didn't ask for this”",
     ),
     "no_code": OutcomeWords(
         "no code came",
@@ -61,8 +81,11 @@ OUTCOMES: Mapping[str, OutcomeWords] = {
         "the customer did not get a code",
         "no code came",
         "The customer said that no code came.",
+        "After %(after)s you said that no code came",
     ),
-    "unavailable": OutcomeWords("not possible", "bad", "no customer could pass", "not possible"),
+    "unavailable": OutcomeWords(
+        "not possible", "bad", "no customer could pass", "not possible", spoken="We couldn't go on"
+    ),
     "changed": OutcomeWords(
         "changed in the database",
         "bad",
@@ -70,12 +93,22 @@ OUTCOMES: Mapping[str, OutcomeWords] = {
         "changed in the database",
         "Someone other than the portal has changed this verification, the ID of its customer or its journey in the "
         "database. What it says of its outcome, customer and methods may be false, so this page doesn't show it.",
+        "Our record of this isn't reliable, so we can't say what happened",
     ),
-    "completed": OutcomeWords("completed", "good", "the customer finished every step", "completed"),
+    "completed": OutcomeWords(
+        "completed", "good", "the customer finished every step", "completed", spoken="You finished every step"
+    ),
     "declined": OutcomeWords(
-        "terms declined", "warn", "the customer declined the terms", "declined", "The customer declined the terms."
+        "terms declined",
+        "warn",
+        "the customer declined the terms",
+        "declined",
+        "The customer declined the terms.",
+        "You declined the terms",
     ),
-    "handed_over": OutcomeWords("handed over", "good", "the customer goes on elsewhere", "handed over"),
+    "handed_over": OutcomeWords(
+        "handed over", "good", "the customer goes on elsewhere", "handed over", spoken="You chose where to go on"
+    ),
 }
 FINISHED: Mapping[str, str] = {  # without a proof
     "completed": "The customer finished every step. No one had to prove who they are.",
@@ -94,6 +127,17 @@ WHY_ENDED: Mapping[str, str] = {
     "sandbox_off": "The journey answers the sandbox, which is off on this server.",
     "asked_anew": "The link was opened again under a newer ticket before this one was finished.",
 }
+SPOKEN_END: Mapping[str, str] = {  # by the reason, for the customer, without the full stop
+    "ticket_missing": "We couldn't begin, because the link came without its ticket",
+    "ticket_without_way": "We couldn't begin, because you have nothing on file that we could check",
+    "no_next_step": "We couldn't go on, because you have nothing on file for the next step",
+    "journey_off": "We couldn't go on, because this was switched off",
+    "journey_unsafe": "We couldn't go on, because our settings don't allow it",
+    "no_channel": "We couldn't go on, because we couldn't send you a code",
+    "sandbox_off": "We couldn't go on, because this was only a test",
+    "asked_anew": "You got a newer link, and that one counts",
+}
+OUR_FAULT = ("unavailable", "journey_off", "journey_unsafe", "no_channel", "sandbox_off", "ticket_missing")
 CLAUSE_OF_END: Mapping[str, str] = {  # by the reason, where it says more than the outcome
     "asked_anew": "replaced by a newer ticket",
     "no_next_step": "nothing on file for the next step",
@@ -115,6 +159,24 @@ CLAUSE_OF_WRONG: Mapping[str, str] = {
     "nothing_on_file": "nothing on file",
     "changed_lately": "contact changed lately",
 }
+SPOKEN_WRONG: Mapping[str, str] = {  # why a proof could not be right, for the customer
+    "spent": "Your tries with this method had been used up before.",
+    "nothing_on_file": "You have nothing on file for this method.",
+    "changed_lately": "Your contact was changed lately, so it can't be the only proof yet.",
+}
+SPOKEN_NOT_SENT: Mapping[str, str] = {  # why no message left, by the key of HELP, for the customer
+    "nobody": "We sent none.",
+    "shared": "We sent none.",
+    "ticket": "We sent none.",
+    "disabled": "We sent none.",
+    "no_contact": "We have no contact on file to send a code to.",
+    "destination limit reached": "We sent no more codes, because you had got as many as we send in an hour or a day.",
+    "the channel's daily cap is reached": "We couldn't send you a code, because we had sent too many that day.",
+    "too many wrong tries with this method": "We sent no code, because your tries with this method are used up.",
+    "the contact on file has changed since": "We sent no code, because your contact on file had changed by then.",
+    "country": "We don't send codes to the country of your number yet.",
+    "changed_lately": "We sent no code, because your contact was changed lately.",
+}
 WHY_REFUSED: Mapping[int, str] = {  # a callback, by Flow's status
     400: " Flow had no waiting chat for this link: the chat had moved on or ended, or the link was made up.",
     401: " The callback server asks for a password, which Flow's own servers do not.",
@@ -123,49 +185,125 @@ WHY_REFUSED: Mapping[int, str] = {  # a callback, by Flow's status
 
 # --- What helps
 
-ANOTHER = "if the journey offers another method, that works now"
-ADVICE: Mapping[str, str] = {
+
+@dataclass(frozen=True)
+class HelpWords:
+    """What helps after something went wrong: ``now``, on the phone, and ``then``, once that is done.
+
+    ``for_all`` is what ends it for all customers. ``act`` and ``act_for_all`` are the pages where that is done:
+    customer, customers, channel, journey, link or audit. With ``takes_code`` a code did not come, so that a temporary
+    one may take its place. ``is_rest`` is advice only where nothing else went wrong.
+    """
+
+    now: str = ""
+    then: str = ""
+    for_all: str = ""
+    act: str = ""
+    act_for_all: str = ""
+    takes_code: bool = False
+    is_rest: bool = False
+
+
+ANOTHER = "If the journey offers another method, that works now."
+HELP: Mapping[str, HelpWords] = {
     # why a message did not leave
-    "destination limit reached": f"wait until the hour is over; {ANOTHER}.",
-    "the channel's daily cap is reached": f"an owner can raise the cap on the page of the channel; {ANOTHER}.",
-    "too many wrong tries with this method": "“Unlock” on the customer's page, once you are sure who is calling.",
-    "the contact on file has changed since": "“Change” on their page sends a code to the new one.",
-    "country": f"an owner can add the country on the page of the channel; {ANOTHER}.",
-    "not_taken": f"the page of the channel says what is wrong and what to do about it; {ANOTHER}.",
-    "nobody": "compare what was typed with what is on file; “Change” on their page lets them type it again.",
-    "shared": "ask them to tap “Change” under “Not your details?” and to give their customer ID.",
-    "disabled": "if that is a mistake, enable them again on the customer's page.",
-    "no_contact": f"add it on the customer's page, once you are sure who is calling; {ANOTHER}.",
-    "ticket": "each ticket is for one customer, who must open it; others ask for a link in their own chat.",
+    "destination limit reached": HelpWords(
+        f"Messages to this contact leave again when the hour, or the day, is over. {ANOTHER}", takes_code=True
+    ),
+    "the channel's daily cap is reached": HelpWords(
+        ANOTHER,
+        for_all="The channel has reached its daily cap. An owner can raise it.",
+        act_for_all="channel",
+        takes_code=True,
+    ),
+    "too many wrong tries with this method": HelpWords(
+        "Make sure who is calling, then unlock them on their page.", act="customer"
+    ),
+    "the contact on file has changed since": HelpWords(
+        "“Change” on the customer's screen sends a code to the new contact."
+    ),
+    "country": HelpWords(
+        ANOTHER,
+        for_all="The channel doesn't send to this country. An owner can add it.",
+        act_for_all="channel",
+        takes_code=True,
+    ),
+    "not_taken": HelpWords(
+        ANOTHER,
+        for_all="The page of the channel says what is wrong and what to do about it.",
+        act_for_all="channel",
+        takes_code=True,
+    ),
+    "recipient": HelpWords(
+        "Make sure who is calling, then compare their number or address with the one on file: the provider refused "
+        "this one.",
+        act="customer",
+        takes_code=True,
+    ),
+    "nobody": HelpWords("Compare what was typed with what is on file.", act="customers"),
+    "shared": HelpWords("Ask for their customer ID: a contact that several share names none of them."),
+    "disabled": HelpWords(
+        "Make sure who is calling. If it is a mistake, switch them on again on their page.", act="customer"
+    ),
+    "no_contact": HelpWords(
+        "Make sure who is calling, then add the contact on their page.", act="customer", takes_code=True
+    ),
+    "ticket": HelpWords(
+        "Each ticket is for one customer, who must open it.", "Anyone else asks for a link in their own chat."
+    ),
     # why a proof was wrong, or the verification ended
-    "spent": "“Unlock” on the customer's page, once you are sure who is calling.",
-    "nothing_on_file": f"a one-time link from the customer's page lets them set it; {ANOTHER}.",
-    "changed_lately": f"wait until the time on the customer's page; {ANOTHER}, and so does a temporary code.",
-    "again": "a customer who still wants it asks for a new link in the chat.",
-    "no_next_step": "set up what is missing on the customer's page; then they ask for a new link in the chat.",
-    "closed": "an owner sees on the page of the journey what is missing; then they ask for a new link in the chat.",
-    "changed": "its events, which are signed, say how it ended. Find out who can write to the database.",
-    "newer": "see all verifications of this link; the newest one counts.",
+    "spent": HelpWords("Make sure who is calling, then unlock them on their page.", act="customer"),
+    "nothing_on_file": HelpWords(
+        "Make sure who is calling, then create a one-time link on their page. With it they set what is missing.",
+        act="customer",
+    ),
+    "changed_lately": HelpWords(
+        f"The contact counts again from the time on the customer's page. {ANOTHER}", act="customer", takes_code=True
+    ),
+    "no_code": HelpWords(
+        "Make sure who is calling, then compare their number or address with the one on file.",
+        act="customer",
+        takes_code=True,
+    ),
+    "not_me": HelpWords(
+        "Ask whether they had started the chat. If they hadn't, someone may have tried to get in as them, and failed.",
+        "Only if they started the chat themselves, they start again there.",
+    ),
+    "no_next_step": HelpWords("Make sure who is calling, then set up what is missing on their page.", act="customer"),
+    "closed": HelpWords(
+        for_all="The journey can't take customers now. Its page says what is missing.", act_for_all="journey"
+    ),
+    "changed": HelpWords(
+        "Don't read this out. Its events, which are signed, say how it ended.",
+        " ",
+        for_all="Find out who can write to the database.",
+        act="audit",
+    ),
+    "newer": HelpWords("See all verifications of this link. The newest one counts.", " ", act="link"),
     # where the chat stands
-    "chat_unaware": "ask whether the chat continued. If it did not, they ask for a new link in the chat.",
+    "chat_unaware": HelpWords("Ask whether the chat continued.", "If it did not, they ask for a new link in the chat."),
+    # nothing else went wrong
+    "live": HelpWords("Nothing needs to be done yet.", is_rest=True),
+    "verified": HelpWords("Nothing needs to be done.", " ", is_rest=True),
+    "wrong": HelpWords("Ask what they typed: of several codes, only the newest one works.", is_rest=True),
+    "expired": HelpWords("Nothing needs to be fixed: there was not enough time.", is_rest=True),
+    "cancelled": HelpWords("Nothing needs to be fixed: the customer stopped.", is_rest=True),
 }
-ADVICE_AFTER: Mapping[str, str] = {  # the end, by its reason or outcome
-    "wrong": "again",
-    "expired": "again",
-    "cancelled": "again",
+HELP_AFTER: Mapping[str, str] = {  # the end, by its reason or outcome, where no key of HELP is called the same
     "asked_anew": "newer",
-    "no_next_step": "no_next_step",
+    "declined": "cancelled",
     "unavailable": "closed",
     "journey_off": "closed",
+    "journey_unsafe": "closed",
     "no_channel": "closed",
     "sandbox_off": "closed",
+    "ticket_missing": "closed",
+    "ticket_without_way": "nothing_on_file",
 }
-
-
-def what_helps(reason: str) -> str:
-    """Return the advice for a key of ADVICE as a sentence; "" for any other reason."""
-    return _("What helps: %(advice)s", advice=_(ADVICE[reason])) if reason in ADVICE else ""
-
+TAKE_CODE = "Make sure who is calling, then read out a temporary code. It takes the place of the %(method)s."
+GO_ON = "The customer goes on with the same link, until %(at)s."
+START_AGAIN = "Ask the customer to start again in the chat. The old link has ended."
+FAILING = "%(channel)s has accepted nothing since %(at)s. An owner can fix it."
 
 # --- Audit events
 
@@ -392,7 +530,18 @@ def span(seconds: float) -> str:
     return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
 
 
-def counted(number: int, one: str, many: str) -> str:
+def number(count: int) -> str:
+    """Return a number, in words up to ten."""
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)
+
+
+def counted(count: int, one: str, many: str) -> str:
     """Return a number of things, with the number in words up to ten."""
-    word = NUMBERS[number] if number < len(NUMBERS) else str(number)
-    return f"{word} {_(one if number == 1 else many)}"
+    return f"{number(count)} {_(one if count == 1 else many)}"
+
+
+def some_of(count: int, whole: int) -> str:
+    """Return how many of some things that were just mentioned: ``it``, ``both``, ``all three``, or ``two of them``."""
+    if count == whole:
+        return {1: _("it"), 2: _("both")}.get(whole, _("all %(n)s", n=number(whole)))
+    return _("%(n)s of them", n=number(count))

@@ -195,4 +195,6 @@ def _list_url(customers: Sequence[str], names: Sequence[str]) -> str:
 @route("/verifications/<verification_id>", allow=EVERYONE)
 def story(verification_id: str) -> Response:
     """Show one verification in plain sentences, with all that is on record."""
-    return render("admin/verifications/story.html", story=services().stories.get(verification_id))
+    stories = services().stories
+    found = stories.get(verification_id)
+    return render("admin/verifications/story.html", story=found, named=found.who, others=stories.others_of(found))
