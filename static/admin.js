@@ -41,8 +41,9 @@
     fetch("/admin/account", { method: "HEAD" }).catch(() => {});
   });
 
-  // A key of its own for the search: not while an admin types, not as a part of another shortcut, and not where it is
-  // switched off in this browser (WCAG 2.2, 2.1.4).
+  // Single keys: / leads to the search, g and a letter to a section, ? shows them all. Not while an admin types, not as
+  // a part of another shortcut, and not where they are switched off (WCAG 2.2, 2.1.4). That is kept in the browser: who
+  // speaks to one device may type on another, and it must hold before anything is loaded.
   const hasKeys = () => localStorage.getItem("keys") !== "off";
   const marks = () => document.querySelectorAll(".seek kbd").forEach((mark) => { mark.hidden = !hasKeys(); });
   const choice = document.querySelector("[data-keys]");
@@ -56,16 +57,29 @@
     });
   }
   marks();
+  const search = () => {
+    const box = [...document.querySelectorAll(".seek input[name=q]")].find((one) => one.checkVisibility());
+    box?.focus();
+    box?.select();
+    return box;
+  };
+  let isLed = 0; // when g was pressed
   document.addEventListener("keydown", (event) => {
-    if (!hasKeys()) return;
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (!hasKeys() || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.repeat) return;
     if (event.target.closest("input, textarea, select, [contenteditable]")) return;
-    const boxes = [...document.querySelectorAll(".seek input[type=search]")];
-    const box = boxes.find((one) => one.checkVisibility());
-    if (!box) return;
-    event.preventDefault();
-    box.focus();
-    box.select();
+    const wasLed = Date.now() - isLed < 1500;
+    if (event.key !== "Shift") isLed = 0;
+    const entry = wasLed && document.querySelector(`#menu a[data-key="${CSS.escape(event.key)}"]`);
+    if (entry) {
+      event.preventDefault();
+      entry.click();
+    } else if (event.key === "g") {
+      isLed = Date.now();
+    } else if (event.key === "/") {
+      if (search()) event.preventDefault();
+    } else if (event.key === "?") {
+      document.getElementById("keys")?.togglePopover?.();
+    }
   });
 
   // A form with unsaved changes asks before the admin leaves it.

@@ -153,7 +153,7 @@ def test_a_search_that_may_mean_several_things_says_how_it_was_read(desk: Desk) 
     assert searched(desk, "083 999 0001") == ""
     text = " ".join(re.sub(r"<[^>]+>", " ", desk.page.text).split())
     assert "083 999 0001 was read as +27 83 999 0001 (South Africa)." in text
-    assert "no customer matched" in text
+    assert "No customer · now" in text
     assert "All of them" in text
     assert searched(desk, "0899990001234") == ""
     assert "This is no phone number of South Africa, so it was read as an ID." in " ".join(desk.page.text.split())
@@ -192,3 +192,62 @@ def test_a_part_of_a_name_finds_journeys_channels_and_pages_that_the_role_may_op
     searched(desk, "ai")
     assert 'href="/admin/journeys/mail"' in desk.page.text
     assert 'href="/admin/channels/mail"' in desk.page.text
+
+
+def panel(desk: Desk, text: str) -> str:
+    """What the panel below the box shows while an admin types."""
+    desk.get("/admin/")
+    answer = desk.post("/admin/search", follow=False, q=text, panel="1")
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
+
+
+def test_the_panel_shows_what_the_page_of_the_search_shows(desk: Desk) -> None:
+    """Also for what the form would open at once; contacts are masked, and each role sees what it may open."""
+    customer = next(one for one in desk.world.services.customers.page().customers if one.customer_id == "C-1001")
+    clear = desk.world.services.customers.get(customer.row)
+    desk.world.browser().begin("for-the-panel", "mail")
+    seen = panel(desk, clear.phone)
+    assert re.findall(r'data-path="(/admin/customers/[^"]*)"', seen) == [f"/admin/customers/{customer.row}"]
+    assert len(re.findall(r'data-path="/admin/verifications/', seen)) == 1
+    assert f"was read as {clear.phone[:3]} " in seen
+    assert not [text for text in (clear.email, clear.name) if text in seen]
+    assert "<html" not in seen, "only the panel"
+    is_support = desk.email == MAIL_OF["support"]
+    assert ('data-path="/admin/api-keys"' in panel(desk, "key")) != is_support
+    assert "Nothing is called that here." in panel(desk, "no such thing")
+    assert 'role="option"' not in panel(desk, "no such thing")
+
+
+def test_the_panel_has_at_most_eight_entries(owner: Desk) -> None:
+    names = [f"part-{number}" for number in range(12)]
+    slugs = (
+        f"""[[journeys]]
+slug = "{name}"
+name = "{name}"
+active = false
+callback = {{ server = "uat" }}
+steps = [{{ kind = "identify", by = ["customer_id"] }}, {{ kind = "verify", any_of = ["totp"] }}]
+"""
+        for name in names
+    )
+    owner.world.services.configuration.import_toml("\n".join(slugs), file_name="many.toml")
+    found = re.findall(r'role="option"', panel(owner, "part-"))
+    assert len(found) == 8
+    searched(owner, "part-")
+    assert owner.page.text.count('<li><a href="/admin/journeys/part-') == 12
+
+
+def test_the_keys_lead_only_to_what_a_role_may_open(desk: Desk) -> None:
+    page = desk.get("/admin/").text
+    keys = dict(re.findall(r'<a href="([^"]+)"[^>]* data-key="([a-z])"', page))
+    assert keys == {
+        "/admin/": "h",
+        "/admin/verifications": "v",
+        "/admin/deliveries": "d",
+        "/admin/customers": "c",
+        "/admin/journeys": "j",
+        "/admin/audit": "a",
+    }
+    shown = page[page.index('id="keys"') :]
+    assert re.findall(r"<kbd>([a-z])</kbd></dt>", shown) == list(keys.values())

@@ -203,10 +203,78 @@ def test_the_search_is_reached_by_a_key_but_not_while_someone_types(office: Offi
     page.keyboard.press("Tab")
     page.locator("main .found a", has_text="Journeys").click()
     page.wait_for_url("**/admin/journeys")
-    office.open("/admin/account").get_by_label("The key / leads to the search").uncheck()
+    office.open("/admin/account").get_by_label("Single keys lead to the search").uncheck()
     box = office.open("/admin/customers").get_by_label("Search", exact=True).first
     page.keyboard.press("/")
     assert not box.evaluate("box => box === document.activeElement")
+
+
+def test_the_search_shows_what_it_finds_while_someone_types(office: Office, portal: Portal) -> None:
+    """By keyboard, with what a screen reader needs, and with no address that holds what was typed."""
+    person, asked = portal.new_person(), []
+    page = office.open("/admin/audit")
+    page.on("request", lambda request: asked.append((request.method, request.url)))
+    box = page.get_by_role("combobox", name="Search")
+    page.keyboard.press("/")
+    national = f"0{person.phone.removeprefix('+27')}"
+    page.keyboard.type(national, delay=10)
+    option = page.locator(".panel [role=option]").first
+    option.wait_for()
+    searches = [url for method, url in asked if method == "POST"]
+    assert 1 <= len(searches) <= 2, "it waits for a pause"
+    assert not [url for _method, url in asked if national[-9:] in url]
+    assert box.get_attribute("aria-expanded") == "true"
+    assert page.locator(f"#{box.get_attribute('aria-controls')}").get_attribute("role") == "listbox"
+    page.get_by_text("was read as +27").first.wait_for()
+    assert page.locator(".seek [role=status]").first.inner_text().startswith("1 result. 0")
+    assert axe_findings(page) == []
+    page.keyboard.press("ArrowDown")
+    assert option.get_attribute("aria-selected") == "true"
+    assert box.get_attribute("aria-activedescendant") == option.get_attribute("id")
+    page.keyboard.press("Escape")
+    option.wait_for(state="detached")
+    assert box.get_attribute("aria-expanded") == "false"
+    assert box.input_value() == national
+    page.keyboard.press("Escape")
+    assert box.input_value() == ""
+    page.keyboard.type("imp", delay=10)
+    page.get_by_role("option", name="Import", exact=True).wait_for()
+    page.keyboard.press("ArrowUp")
+    assert page.locator(".panel [role=option]").last.get_attribute("aria-selected") == "true"
+    page.get_by_role("option", name="Import", exact=True).click()
+    page.wait_for_url("**/admin/imports")
+    assert "imp" not in urlsplit(page.url).query
+
+
+def test_keys_open_sections_and_say_what_they_do(office: Office) -> None:
+    page = office.open("/admin/")
+    for key, path in {"v": "verifications", "d": "deliveries", "c": "customers", "j": "journeys", "a": "audit"}.items():
+        page.keyboard.press("g")
+        page.keyboard.press(key)
+        page.wait_for_url(f"**/admin/{path}")
+    page.keyboard.press("g")
+    page.keyboard.press("Control+h")
+    page.keyboard.press("x")
+    page.keyboard.press("h")
+    page.get_by_label("Find an event").or_(page.locator("main input[type=search]")).first.fill("gh")
+    assert urlsplit(page.url).path == "/admin/audit", "not after another key, and not in a field"
+    page.locator("h1").click()
+    shown = page.locator("#keys")
+    page.keyboard.press("?")
+    shown.wait_for()
+    assert axe_findings(page) == []
+    page.keyboard.press("Escape")
+    shown.wait_for(state="hidden")
+    page.keyboard.press("g")
+    page.keyboard.press("h")
+    page.wait_for_url("**/admin/")
+    office.open("/admin/account").get_by_label("Single keys lead to the search").uncheck()
+    page.keyboard.press("g")
+    page.keyboard.press("h")
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    assert urlsplit(page.url).path == "/admin/account"
+    assert shown.is_hidden()
 
 
 def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(

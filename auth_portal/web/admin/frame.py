@@ -100,6 +100,7 @@ class Place:
     icon: str
     open: str = ""
     what: str = ""  # what is counted, for those who do not see that it is red
+    key: str = ""  # that opens it, after g
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ MENU = {
         "settings_settings": ("settings", "Settings", "sliders-horizontal"),
     },
 }
+
+# What is pressed after g to open a section, by its path.
+KEYS = {"": "h", "verifications": "v", "deliveries": "d", "customers": "c", "journeys": "j", "audit": "a"}
 
 # Quick ranges of a list, each until now.
 RANGES = {"hour": timedelta(hours=1), "day": timedelta(hours=24), "week": timedelta(days=7)}
@@ -431,7 +435,7 @@ def sections() -> list[PlaceGroup]:
         PlaceGroup(
             _(group),
             [
-                Place(path, _(name), icon, *counts.get(path, ()))
+                Place(path, _(name), icon, *counts.get(path, ("", "")), KEYS.get(path, ""))
                 for endpoint, (path, name, icon) in views.items()
                 if may_open(endpoint)
             ],

@@ -6,8 +6,8 @@ the pages that it leads to name people by their rows and keyed hashes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,6 +35,7 @@ from auth_portal.web.context import services
 PATH = "/admin/verifications"
 MOST_SEARCHED = 2000  # characters of what is searched for: a link with the longest reference has fewer
 SHOWN = 5  # verifications and customers that a search shows; a link leads to all of them
+MOST_IN_PANEL = 8
 LEAST_PART = 2  # characters of a name that is searched for by its beginning
 
 
@@ -67,6 +68,7 @@ class SearchResult:
     typed: str = ""
     customers: Sequence[Any] = ()
     lines: Sequence[Any] = ()  # verifications
+    who: Mapping[str, Any] = field(default_factory=dict)  # the person of each of them
     all_lines: str = ""  # the address of all of them, if they are those of people
     deliveries: Sequence[Any] = ()
     places: Sequence[Place] = ()  # journeys, channels and pages
@@ -77,6 +79,19 @@ class SearchResult:
     def is_empty(self) -> bool:
         """Report whether nothing was found."""
         return not (self.customers or self.lines or self.deliveries or self.places)
+
+    @property
+    def count(self) -> int:
+        """Return how many things were found."""
+        return len(self.customers) + len(self.lines) + len(self.deliveries) + len(self.places)
+
+    def first(self, most: int) -> SearchResult:
+        """Return only the first things; the page of the search has them all."""
+        left, parts = most, {}
+        for name in ("customers", "lines", "deliveries", "places"):
+            parts[name] = getattr(self, name)[:left]
+            left -= len(parts[name])
+        return replace(self, **parts, all_lines="")
 
     @classmethod
     def of(cls, typed: str) -> SearchResult:
@@ -96,7 +111,8 @@ class SearchResult:
             rows = tuple(dict.fromkeys((*people.customers, *(customer.row for customer in customers))))[:SHOWN]
             lines = stories.page(StoryFilter(customers=rows, names=people.names), most=SHOWN).rows
             all_lines = _list_url(rows, people.names)
-        return cls(typed, customers, lines, all_lines, deliveries, places, exact, people.phone if people else None)
+        phone, who = people.phone if people else None, stories.people_of(lines)
+        return cls(typed, customers, lines, who, all_lines, deliveries, places, exact, phone)
 
 
 def places_called(typed: str) -> tuple[list[Place], list[str]]:
@@ -131,8 +147,13 @@ def search_form() -> Response:
 
 @route("/search", allow=EVERYONE, methods=("POST",))
 def search() -> BaseResponse:
-    """Open the one thing that a text names exactly, or show all that it may mean."""
+    """Open the one thing that a text names exactly, or show all that it may mean.
+
+    Script asks for the ``panel`` below the box while an admin types.
+    """
     found = SearchResult.of(form_text("q")[:MOST_SEARCHED])
+    if form_text("panel"):
+        return render("admin/search_panel.html", found=found.first(MOST_IN_PANEL))
     if len(found.exact) == 1:
         return redirect(found.exact[0], 303)
     return render("admin/search.html", found=found)
