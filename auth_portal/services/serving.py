@@ -14,7 +14,7 @@ from auth_portal.clock import Clock
 from auth_portal.crypto import Keyring, MasterKeys, Passwords
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.addresses import NetworkPolicy
-from auth_portal.gateways.flow import FlowGateway
+from auth_portal.gateways.flow import PATHS, FlowGateway
 from auth_portal.gateways.outbound import Outbound, to_one
 from auth_portal.gateways.way_out import WayOut
 from auth_portal.methods import Method, all_methods
@@ -325,7 +325,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
         verifications=core.verifications,
         delivery_lists=DeliveryLists(on.transactions),
         retries=Retries(on.transactions, core.wake),
-        stories=Stories(on.transactions, journeys),
+        stories=Stories(on.transactions, journeys, PATHS),
         audit_trail=AuditTrail(on.transactions),
         audit_checks=AuditChecks(on.transactions),
         audit_stream=core.audit_stream,

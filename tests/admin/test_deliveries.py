@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import pytest
@@ -33,7 +34,9 @@ def test_d6_one_is_sent_again_with_a_reason(small_world: World, support: Desk) -
     delivery = refused(small_world)
     text = support.get(f"{PATH}/{delivery.id}").text
     assert "HTTP 400" in text
-    assert "refused permanently" in text
+    assert "Refused permanently" in text
+    assert "Flow had no waiting chat for this answer" in text
+    assert "It is tried until 12:10:02, 9 min from now." in text
     page = support.post(f"{PATH}/{delivery.id}/retry", reason="")
     assert page.status_code == 422
     assert "Give a reason for the audit trail" in page.text
@@ -102,6 +105,54 @@ def test_the_auditor_sees_no_button(small_world: World, auditor: Desk) -> None:
     assert "checkbox" not in auditor.get(PATH).text
     (row,) = small_world.rows(Delivery)
     assert row.state == "refused"
+
+
+def test_a_delivery_shows_its_request_without_what_is_secret(small_world: World, owner: Desk) -> None:
+    """The reference answers for the chat and the chat code opens it: neither is on the page, nor is a contact."""
+    reference = "f7_4hn5=8f&%#nK="
+    browser = small_world.browser()
+    browser.begin(reference, "code-back")
+    code = sent(small_world, PHONE)
+    browser.prove(code)
+    callback = ended(small_world)
+    text = html.unescape(owner.get(f"{PATH}/{callback.id}").text)
+    assert f"POST {small_world.receiver.origin}/callback\nreference: f7_•••nK=\n" in text
+    assert '"outcome": "verified"' in text
+    assert '"chat_code": "••••"' in text
+    body = small_world.receiver.callbacks[0].body
+    for secret in (reference, body["data"]["chat_code"], code, PHONE):
+        assert secret not in text
+    message = ended(small_world, "message")
+    text = owner.get(f"{PATH}/{message.id}").text
+    assert "To ••• 567 by sms. The text is not shown." in text
+    assert code not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "who", "what"),
+    [
+        (400, "This is for support to fix: the customer's number or address.", "the gateway refused the number"),
+        (401, "This is for an owner to fix: the channel's key, account, funds or settings.", "HTTP 401"),
+    ],
+)
+def test_a_delivery_says_who_can_fix_it(small_world: World, owner: Desk, answer: int, who: str, what: str) -> None:
+    small_world.receiver.sms_answers = [answer] * 3
+    small_world.browser().begin("one", "balance")
+    message = ended(small_world, "message")
+    text = html.unescape(owner.get(f"{PATH}/{message.id}").text)
+    assert f"<strong>{who}</strong>" in text
+    assert what in text
+
+
+def test_what_did_not_leave_says_whether_anyone_can_fix_it(small_world: World, owner: Desk) -> None:
+    small_world.browser().begin("stranger", "balance", identifier="0829998877")
+    text = owner.get(f"{PATH}/{ended(small_world, 'message').id}").text
+    assert "This is for support to fix: there was no contact to send to." in text
+    row = small_world.services.customers.row_of("C-1002")
+    small_world.services.customers.change(row, {"phone": "+447911123456"})
+    small_world.browser().begin("abroad", "balance", identifier="C-1002")
+    abroad = wait_for(lambda: [one for one in small_world.rows(Delivery) if one.challenge_id and one.ended_at][1:])[0]
+    assert "the channel doesn&#39;t send to this country" in owner.get(f"{PATH}/{abroad.id}").text
 
 
 def test_filters(small_world: World, owner: Desk) -> None:

@@ -292,6 +292,20 @@ def test_a_refused_code_is_read_out_and_a_temporary_one_takes_its_place(
         assert story_now(world).help.for_all == ""
 
 
+def test_a_refusal_no_longer_matters_once_the_next_message_left(small_world: World) -> None:
+    small_world.receiver.sms_answers = [400]
+    browser = verified(small_world)
+    settled(small_world)
+    assert story_now(small_world).help.act == "customer"
+    small_world.clock.advance(31)
+    browser.post("/verify/resend")
+    found = story(small_world)
+    assert (found.help.now, found.help.act) == ("Nothing needs to be done yet.", "")
+    assert found.in_short.startswith(
+        "You asked for an SMS code twice. Our SMS provider refused one of them. Our SMS provider accepted one of them."
+    )
+
+
 def test_what_is_read_out_says_you_and_shows_nothing_that_is_masked(small_world: World) -> None:
     world = small_world
     world.browser().begin("stranger", identifier="0722999107")
@@ -518,6 +532,7 @@ def configuration_off(world: World, slug: str) -> None:
         connection.execute(text("UPDATE portal SET version = version + 1"))
     world.accept()
     world.services.journeys._read_at = 0.0
+    world.services.journeys.renew()  # what a page does first
 
 
 def test_a_callback_that_flow_refuses(world: World) -> None:

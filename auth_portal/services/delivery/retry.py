@@ -105,11 +105,7 @@ class Retries:
             if refusal := "unknown" if row is None else _refusal(row, work.now, is_confirmed=is_confirmed):
                 return RetryResult(delivery_id, refusal)
             assert row is not None, "an unknown one is refused"
-            give_up_at = row.give_up_at
-            if row.outcome != VERIFIED and row.challenge_id is None:  # others may be tried beyond their own clock
-                seconds = RETRY_SECONDS if row.kind == CALLBACK else NOTICE_SECONDS
-                give_up_at = max(give_up_at, work.now + timedelta(seconds=seconds))
-            if not outbox.put_back(work, delivery_id, RETRIABLE, give_up_at):
+            if not outbox.put_back(work, delivery_id, RETRIABLE, _until(row, work.now)):
                 return RetryResult(delivery_id, "changed")
             work.record(
                 "delivery_retried",
@@ -126,6 +122,12 @@ def refusals_of(work: Work, delivery_ids: Sequence[str]) -> list[str]:
     """Return for each of some deliveries why it cannot be retried, as a key of REFUSALS: an empty text if it can."""
     rows = work.execute(_JUDGED.where(Delivery.id.in_(delivery_ids)))
     return [_refusal(row, work.now, is_confirmed=False) for row in rows]
+
+
+def retry_of(work: Work, delivery_id: str) -> tuple[str, datetime]:
+    """Return why a delivery cannot be retried, a key of REFUSALS or "", and until when a retry would be tried."""
+    row = work.execute(_JUDGED.where(Delivery.id == delivery_id)).one()
+    return _refusal(row, work.now, is_confirmed=False), _until(row, work.now)
 
 
 _Newer = aliased(Verification)
@@ -158,6 +160,14 @@ _WHY_NOT = {
     DeliveryState.ACCEPTED: "accepted",
     DeliveryState.SUPERSEDED: "withdrawn",
 }
+
+
+def _until(row: Any, now: datetime) -> datetime:
+    """Return until when a row of _JUDGED is tried if it is put back now: some beyond their own clock."""
+    give_up_at: datetime = row.give_up_at
+    if row.outcome == VERIFIED or row.challenge_id is not None:
+        return give_up_at
+    return max(give_up_at, now + timedelta(seconds=RETRY_SECONDS if row.kind == CALLBACK else NOTICE_SECONDS))
 
 
 def _refusal(row: Any, now: datetime, *, is_confirmed: bool) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from auth_portal.errors import NotFound
-from auth_portal.services.delivery.retry import RETRIABLE, refusals_of
+from auth_portal.services.delivery.retry import RETRIABLE, refusals_of, retry_of
 from auth_portal.services.history.lists import (
     COUNTED,
     PAGE,
@@ -133,7 +133,7 @@ class AttemptLine:
 class DeliveryStory:
     """A delivery with every attempt. ``refusal`` is a key of REFUSALS: why it cannot be retried, if it cannot.
 
-    ``outcome`` is CHANGED if someone else has changed the verification.
+    A retry would be tried until ``retry_until``. ``outcome`` is CHANGED if someone else has changed the verification.
     """
 
     line: DeliveryLine
@@ -142,6 +142,7 @@ class DeliveryStory:
     slug: str
     refusal: str
     needs_confirmation: bool
+    retry_until: datetime
 
 
 FILE_COLUMNS = ("id", "created_at", "ended_at", "kind", "target", "state", "reason", "attempts", "verification_id")
@@ -229,7 +230,7 @@ class DeliveryLists:
             if row is None:
                 raise NotFound("delivery_unknown")
             tries = attempts_of(work.connection, [delivery_id])
-            (refusal,) = refusals_of(work, [delivery_id])
+            refusal, until = retry_of(work, delivery_id)
         needs_confirmation = refusal == "unconfirmed"
         return DeliveryStory(
             line_from(row),
@@ -238,6 +239,7 @@ class DeliveryLists:
             row.slug or "",
             "" if needs_confirmation else refusal,
             needs_confirmation,
+            until,
         )
 
 

@@ -16,7 +16,7 @@ from auth_portal.crypto import KeyFault, Keyring, SealedColumn
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.methods import CARRIES
-from auth_portal.services.config.journey import JourneyConfig, payment_of
+from auth_portal.services.config.journey import RESERVED_AT_FIRST, JourneyConfig, payment_of
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.outbox import ALERT, TEST, TIME_WAS_OVER, WEBHOOK, notice_lane
 from auth_portal.services.directory.person import (
@@ -36,6 +36,7 @@ from auth_portal.store.models import (
     CHANGED,
     CUSTOMER_NAME,
     DELIVERY_ABOUT,
+    DELIVERY_BODY,
     MESSAGE,
     RESULT_COLUMNS,
     TICKET_PAYMENT,
@@ -55,6 +56,9 @@ from auth_portal.store.models import (
     signed_columns,
 )
 
+SHOWN_DATA = frozenset(RESERVED_AT_FIRST) - {
+    "chat_code"
+}  # variables with the portal's own values, none of them a secret
 KINDS = ("customer_id", "phone", "email")
 SHOWN_ENDS = 3  # characters of a reference that are shown at each end
 SHORTEST_SHOWN = 10  # a shorter one would be shown almost whole
@@ -94,6 +98,15 @@ class DeliverySubject:
     outcome: str
     contact: str
     person: NamedPerson | None
+
+
+@dataclass(frozen=True)
+class DeliveryFix:
+    """Who can fix what kept a delivery from arriving, and what that is. ``kind`` is that of a moment."""
+
+    who: str
+    what: str
+    kind: str = "bad"
 
 
 @dataclass(frozen=True)
@@ -237,14 +250,13 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
     lines = [line_from(row) for row in work.execute(sent.order_by(Delivery.created_at, Delivery.id))]
     tries = attempts_of(work.connection, [line.id for line in lines])
     reference = _opened(work, row.reference_sealed, VERIFICATION_REFERENCE, row.id)
-    is_long = len(reference) >= SHORTEST_SHOWN
     asked = asked_payment(work.keyring, row, snapshot.portal.default_region)
     return Record(
         now=work.now,
         wall=snapshot.portal.wall,
         row=row,
         is_changed=is_forged(work.keyring, journeys, row),
-        reference_ends=f"{reference[:SHOWN_ENDS]}•••{reference[-SHOWN_ENDS:]}" if is_long else "•••",
+        reference_ends=masked_reference(reference),
         journey=journeys.version(row.version_id),
         channels=snapshot.channels,
         failing={one.name: one.failing_since or work.now for one in work.execute(failing)},
@@ -258,6 +270,12 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         takes_support_code="support_code" in methods,
         has_others=work.execute(others.limit(1)).first() is not None,
     )
+
+
+def masked_reference(reference: str) -> str:
+    """Return a reference by its ends."""
+    is_long = len(reference) >= SHORTEST_SHOWN
+    return f"{reference[:SHOWN_ENDS]}•••{reference[-SHOWN_ENDS:]}" if is_long else "•••"
 
 
 def is_forged(keyring: Keyring, journeys: Journeys, row: Any) -> bool:
@@ -402,6 +420,30 @@ def delivery_subjects(work: Work, journeys: Journeys, delivery_ids: Collection[s
             person=_named(work, person) if person is not None else None,
         )
     return found
+
+
+def delivery_facts(work: Work, delivery_id: str) -> DeliveryFacts:
+    """Return a delivery with its attempts."""
+    row = work.execute(select(*LINE_COLUMNS).where(Delivery.id == delivery_id)).one()
+    return DeliveryFacts(line_from(row), tuple(attempts_of(work.connection, [delivery_id])[delivery_id]))
+
+
+def masked_result(work: Work, delivery_id: str, subject: DeliverySubject, paths: Mapping[str, str]) -> str:
+    """Return the request of a callback, masked, with the variables that only the portal fills in; "" for others.
+
+    ``paths`` are those of Flow by contract. What was changed in the database is not shown.
+    """
+    if subject.kind != CALLBACK or subject.outcome == CHANGED:
+        return ""
+    row = work.execute(select(Delivery.contract, Delivery.body_sealed).where(Delivery.id == delivery_id)).one()
+    try:
+        body = json.loads(_opened(work, row.body_sealed, DELIVERY_BODY, delivery_id))
+    except ValueError:
+        return ""
+    reference = masked_reference(body["reference"])
+    data = {name: value if name in SHOWN_DATA else "••••" for name, value in body.get("data", {}).items()}
+    shown = json.dumps({**body, "reference": reference, "data": data}, ensure_ascii=False, indent=1)
+    return f"POST {subject.target}{paths.get(row.contract, '')}\nreference: {reference}\n\n{shown}"
 
 
 def customer_deliveries(

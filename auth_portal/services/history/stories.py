@@ -37,14 +37,17 @@ from auth_portal.services.history.record import (
     TICKET_COLUMNS,
     AskedPayment,
     CustomerDelivery,
+    DeliveryFix,
     DeliverySubject,
     NamedPerson,
     asked_payment,
     customer_deliveries,
+    delivery_facts,
     delivery_subjects,
     holders_of,
     is_forged,
     load_record,
+    masked_result,
     named_people,
 )
 from auth_portal.services.history.timeline import (
@@ -58,6 +61,7 @@ from auth_portal.services.history.timeline import (
     raw_timeline,
     story_moments,
     what_helps,
+    who_fixes,
 )
 from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
@@ -149,6 +153,15 @@ class CustomerHistory:
 
 
 @dataclass(frozen=True)
+class DeliveryAbout:
+    """What the page of a delivery says of it. ``request`` is masked, and empty where it isn't stored."""
+
+    subject: DeliverySubject
+    fix: DeliveryFix | None
+    request: str
+
+
+@dataclass(frozen=True)
 class Story:
     """The story of a verification: what to read to the caller, what helps, its moments, and all that is on record.
 
@@ -202,9 +215,11 @@ _LINES: Any = (
 class Stories:
     """Find verifications, and their stories."""
 
-    def __init__(self, transactions: Transactions, journeys: Journeys) -> None:
+    def __init__(self, transactions: Transactions, journeys: Journeys, paths: Mapping[str, str]) -> None:
+        """``paths`` are those of Flow, by contract."""
         self._transactions = transactions
         self._journeys = journeys
+        self._paths = paths
 
     def by_reference(self, candidates: Iterable[str]) -> tuple[str, ...]:
         """Return the verifications of a reference, newest first.
@@ -270,6 +285,13 @@ class Stories:
         """Return by delivery what it is about and where it goes."""
         with self._transactions.read() as work:
             return delivery_subjects(work, self._journeys, delivery_ids)
+
+    def of_delivery(self, delivery_id: str) -> DeliveryAbout:
+        """Return what a delivery is about, who can fix it, and its request, masked."""
+        with self._transactions.read() as work:
+            subject = delivery_subjects(work, self._journeys, [delivery_id])[delivery_id]
+            fix = who_fixes(delivery_facts(work, delivery_id), subject.kind)
+            return DeliveryAbout(subject, fix, masked_result(work, delivery_id, subject, self._paths))
 
     def others_of(self, story: Story) -> tuple[StoryLine, ...]:
         """Return the newest other verifications in which the customer of a story was named."""

@@ -17,7 +17,7 @@ from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, method_name, words_of
 from auth_portal.services.delivery.outbox import TIME_WAS_OVER
 from auth_portal.services.history import words
-from auth_portal.services.history.record import CodeFacts, DeliveryFacts, EventFacts, Record, VisitFacts
+from auth_portal.services.history.record import CodeFacts, DeliveryFacts, DeliveryFix, EventFacts, Record, VisitFacts
 from auth_portal.services.history.words import counted, span
 from auth_portal.services.verification.case import CHANGED_LATELY, MOST_EVENTS
 from auth_portal.store.models import CHANGED, VERIFIED, DeliveryState
@@ -510,6 +510,30 @@ def _for_all(record: Record, found: words.HelpWords | None, channel: str) -> str
         since = record.failing.get(channel)
         return _(words.FAILING, channel=channel, at=record.time(since)) if since is not None else ""
     return _(found.for_all)
+
+
+def who_fixes(delivery: DeliveryFacts, kind: str) -> DeliveryFix | None:
+    """Return who can fix what kept a delivery from arriving; None for one that arrived or was withdrawn.
+
+    ``kind`` is that of its subject.
+    """
+    line = delivery.line
+    if line.state in (DeliveryState.ACCEPTED, DeliveryState.SUPERSEDED):
+        return None
+    last = delivery.tries[-1] if delivery.tries else None
+    if line.state == DeliveryState.DROPPED:
+        key = REASONS_BEFORE.get(line.reason, line.reason)
+        key = "country" if key.startswith(OTHER_COUNTRY) else key if key in words.FIXES else "not_sent"
+    elif line.state == DeliveryState.PENDING:
+        key = "pending"
+    elif kind in ("callback", "webhook"):
+        status = last.status if last is not None else None
+        key = f"{kind}_{status}" if f"{kind}_{status}" in words.FIXES else f"{kind}_{line.state}"
+    else:
+        fate = last.fate if last is not None else ""
+        key = fate if line.state == DeliveryState.REFUSED and fate in words.FIXES else f"message_{line.state}"
+    who, what, tone = words.FIXES.get(key, words.FIXES["not_sent"])
+    return DeliveryFix(_(who), _(what), tone)
 
 
 # --- The clock of the chat

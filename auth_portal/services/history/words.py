@@ -300,6 +300,102 @@ HELP_AFTER: Mapping[str, str] = {  # the end, by its reason or outcome, where no
     "ticket_missing": "closed",
     "ticket_without_way": "nothing_on_file",
 }
+# Who can fix what kept a delivery from arriving: by the last answer, the state or the reason. Then what is wrong, and
+# how bad that is.
+FIXES: Mapping[str, tuple[str, str, str]] = {
+    "pending": ("No one needs to fix this yet.", "It is tried again by itself.", "run"),
+    "callback_400": (
+        "Ask the customer whether the chat continued.",
+        "Flow had no waiting chat for this answer: it had moved on or ended, or the link was made up.",
+        "bad",
+    ),
+    "callback_401": (
+        "This is for an owner to fix: the journey's callback server.",
+        "It asks for a password, which Flow's own servers do not.",
+        "bad",
+    ),
+    "callback_404": (
+        "This is for an owner to fix: the journey's callback server.",
+        "Its address is wrong, because there is nothing at the path of the callback.",
+        "bad",
+    ),
+    "callback_refused": (
+        "This is for an owner to fix: the journey's callback server.",
+        "It refused the answer for good, so the portal doesn't try again on its own.",
+        "bad",
+    ),
+    "callback_given_up": (
+        "This is for the person who runs the network, or for Chat Flow.",
+        "Flow didn't accept the answer until the chat ended.",
+        "bad",
+    ),
+    "callback_unconfirmed": (
+        "Ask the customer whether the chat continued.",
+        "The answer may have arrived: Flow's reply to it was lost.",
+        "warn",
+    ),
+    "webhook_refused": (
+        "This is for the person who runs the program.",
+        "It refused the event for good, so the portal doesn't try again on its own.",
+        "bad",
+    ),
+    "webhook_given_up": (
+        "This is for the person who runs the program.",
+        "It didn't accept the event until the time for it was over.",
+        "bad",
+    ),
+    "webhook_unconfirmed": (
+        "This is for the person who runs the program.",
+        "The event may have arrived: the reply to it was lost.",
+        "warn",
+    ),
+    "recipient": (
+        "This is for support to fix: the customer's number or address.",
+        "The provider refused it, so the portal doesn't try again on its own: the answer would be the same.",
+        "bad",
+    ),
+    "operator": (
+        "This is for an owner to fix: the channel's key, account, funds or settings.",
+        "The portal doesn't try again on its own, because the answer would be the same.",
+        "bad",
+    ),
+    "message_refused": (
+        "This is for an owner to fix, on the page of the channel.",
+        "The provider refused it, so the portal doesn't try again on its own: the answer would be the same.",
+        "bad",
+    ),
+    "message_given_up": (
+        "This is for the provider to fix, or for an owner who knows another one.",
+        "It didn't accept the message until the time for it was over.",
+        "bad",
+    ),
+    "message_unconfirmed": (
+        "Ask the customer whether it came.",
+        "It may have left: the provider's reply was lost.",
+        "warn",
+    ),
+    "country": (
+        "This is for an owner to fix: the channel doesn't send to this country.",
+        "They can add it on the page of the channel.",
+        "warn",
+    ),
+    "the channel's daily cap is reached": (
+        "This is for an owner to fix: the channel had reached its daily cap.",
+        "They can raise it on the page of the channel.",
+        "warn",
+    ),
+    "no contact to send to": (
+        "This is for support to fix: there was no contact to send to.",
+        "What was typed is not on file, or the customer has no such contact.",
+        "warn",
+    ),
+    "too many wrong tries with this method": (
+        "This is for support to fix: the customer's tries with this method are used up.",
+        "Once you are sure who is calling, unlock them on their page.",
+        "warn",
+    ),
+    "not_sent": ("No one needs to fix this.", "It was not meant to leave: its reason says why.", "plain"),
+}
 TAKE_CODE = "Make sure who is calling, then read out a temporary code. It takes the place of the %(method)s."
 GO_ON = "The customer goes on with the same link, until %(at)s."
 START_AGAIN = "Ask the customer to start again in the chat. The old link has ended."
