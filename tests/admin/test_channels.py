@@ -328,6 +328,19 @@ def test_d4_a_merge_sends_no_stored_secret_to_the_address_that_another_admin_cho
     assert renewed(desk.world)["clicks"].base_url == "https://other.example"  # type: ignore[attr-defined]
 
 
+def test_what_is_seldom_changed_in_a_channel_is_folded_and_a_fault_opens_it(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    assert '<details class="fold" open>' in desk.get("/admin/channels/_new?kind=clickatell").text
+    page = desk.get("/admin/channels/clicks/edit").text
+    assert re.search(
+        r'<details class="fold">\s*<summary><h2>Countries and caps</h2> <span class="value">Countries:', page
+    )
+    page = send(desk, "/admin/channels/clicks/edit", **{**CLICKATELL, "api_key": "", "daily_cap": "many"}).text
+    assert re.search(r'<details class="fold" open>\s*<summary><h2>Countries and caps', page)
+    uses = [one for one in desk.world.services.channel_editor.channel("mail").uses if one.is_active]
+    assert f"{len(uses)} journeys that are on send" in desk.get("/admin/channels/mail/edit").text
+
+
 def test_headers_are_kept_one_by_one(desk: Desk) -> None:
     fields = {
         "kind": "http", "carries": "sms", "url": "https://gateway.example/send", "method": "POST", "success": "200 202",

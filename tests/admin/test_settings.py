@@ -15,7 +15,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from auth_portal import i18n
-from auth_portal.store.models import AuditEvent, Portal, WebhookSecret
+from auth_portal.store.models import AuditEvent, CustomerRow, Portal, WebhookSecret
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver
@@ -64,7 +64,7 @@ def events(world: World, kind: str) -> list[Any]:
 def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(desk: Desk) -> None:
     page = desk.get("/admin/settings")
     for key, value in FORM.items():
-        if value and key not in ("alerts.email", "time_zone"):
+        if value and key not in ("alerts.email", "time_zone", "default_region"):
             assert re.search(rf'name="{re.escape(key)}"[^>]*value="{re.escape(value)}"', page.text), key
     for code in ("af", "ar", "de", "es", "fr", "pt", "st", "sw", "xh", "zu"):
         assert re.search(rf'name="languages" type="checkbox" value="{code}"(?! checked)', page.text), (
@@ -74,6 +74,27 @@ def test_the_page_shows_what_is_stored_and_saving_it_unchanged_changes_nothing(d
     assert save(desk).status_code == 200
     assert desk.world.rows(Portal) == before
     assert events(desk.world, "settings_changed") == []
+
+
+def test_each_part_of_the_settings_is_a_fold_with_its_present_value(desk: Desk) -> None:
+    """A fault opens its own alone, and the page says what a risky change touches before its button."""
+    page = desk.get("/admin/settings").text
+    folds = re.findall(r'<details class="fold"( open)?>\s*<summary><h3>([^<]*)</h3> <span class="value">([^<]*)', page)
+    shown = {unescape(name): unescape(value) for _open, name, value in folds}
+    assert not any(is_open for is_open, _name, _value in folds)
+    assert shown["Name"] == "Acme Bank"
+    assert shown["Default country"] == "South Africa"
+    assert shown["How long data is stored"] == "codes 24 hours, verifications 30 days, audit 396 days"
+    assert shown["By webhook"] == "off"
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    number = len([row for row in desk.world.rows(CustomerRow) if row.phone_country == "ZA"])
+    assert f"{number} customers have a number of South Africa." in text
+    assert "After a change of the country, 071 123 4567 is read as a number of the new one" in text
+    assert re.search(r"The oldest audit event is from 2026-11-22\.", text)
+    assert page.index("customers have a number") < page.index("<button>Save</button>")
+    page = save(desk, **{"retention.codes_hours": "1"}).text
+    opened = re.findall(r'<details class="fold" open>\s*<summary><h3>([^<]*)</h3>', page)
+    assert opened == ["How long data is stored"]
 
 
 def test_without_another_language_there_is_none_to_choose(

@@ -31,12 +31,11 @@ from auth_portal.services.directory.person import (
     shared_keys,
 )
 from auth_portal.store.db import Database, Work, dialect_insert
-from auth_portal.store.models import CUSTOMER_NAME, CUSTOMER_PHONE, CustomerRow, table_of
+from auth_portal.store.models import CUSTOMER_NAME, CUSTOMER_PHONE, HAS_PHONE, CustomerRow, table_of
 from auth_portal.store.rows import indexes_rebuilt, insert_many, update_many
 
 CONTACT_COLUMNS = {"phone_key", "email_key"}
 BATCH = 200  # rows of one transaction, which takes about 10 ms
-HAS_PHONE = tuple(traits for traits in range(64) if traits & 2)  # models.TRAITS: so that the index finds them
 
 Rows = Sequence[Mapping[str, Any]]  # all with the same columns
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import Select, bindparam, func, select, text
 
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import tries
 from auth_portal.store.db import Transactions, Work, first_id, hour_of
 from auth_portal.store.models import (
+    HAS_PHONE,
     RARE_KIND,
     VERIFIED,
     Admin,
@@ -41,7 +42,7 @@ from auth_portal.telemetry import BUCKET, METRICS
 HOUR = timedelta(hours=1)
 KEY_ENDS_SOON = timedelta(days=14)
 FEW = 20  # verifications that ended, below which a share says nothing
-MOST_LIVE = 10_000  # verifications under way that are counted
+MOST_COUNTED = 10_000  # verifications under way, or rows that a setting touches
 LOCKED_LISTED = 20
 # How far a verification got. ``Endings`` counts the furthest one; a verification has passed those before it too.
 STAGES = ("began", "named", "chose", "code", "proved")
@@ -314,6 +315,16 @@ class Checklist:
         return self.has_channel and self.has_customers and self.has_journey and self.has_verified
 
 
+class AtStake(NamedTuple):
+    """What risky settings touch, each counted up to ``most``: shown before they are changed."""
+
+    of_country: int  # customers whose phone is of the default country
+    verifications: int
+    oldest: datetime | None  # when the first of them began
+    oldest_event: datetime | None  # of the audit
+    most: int = MOST_COUNTED
+
+
 @dataclass(frozen=True)
 class LockedCustomer:
     """A customer who cannot use a method because of too many wrong tries."""
@@ -387,13 +398,31 @@ class Overview:
         live = select(Verification.id).where(Verification.outcome.is_(None), Verification.id >= first_id(since))
         live = live.where(Verification.slug == slug) if slug else live
         with self._transactions.read() as work:
-            return work.execute(select(func.count()).select_from(live.limit(MOST_LIVE).subquery())).scalar() or 0
+            return work.execute(select(func.count()).select_from(live.limit(MOST_COUNTED).subquery())).scalar() or 0
 
     def last_accepted_at(self) -> datetime | None:
         """Return when a channel last accepted a message; it is noted once a minute."""
         with self._transactions.read() as work:
             found: datetime | None = work.execute(select(func.max(ChannelState.accepted_at))).scalar()
             return found
+
+    def at_stake(self) -> AtStake:
+        """Count what a change of the country, or of how long data is stored, touches."""
+        region = self._journeys.current().portal.default_region
+        phones = select(CustomerRow.id).where(
+            CustomerRow.traits.in_(HAS_PHONE), CustomerRow.phone_country == (region or None)
+        )
+        with self._transactions.read() as work:
+
+            def number(of: Select[Any]) -> int:
+                return work.execute(select(func.count()).select_from(of.limit(MOST_COUNTED).subquery())).scalar() or 0
+
+            return AtStake(
+                number(phones) if region else 0,
+                number(select(Verification.id)),
+                work.execute(select(Verification.began_at).order_by(Verification.id).limit(1)).scalar(),
+                work.execute(select(AuditEvent.at).order_by(AuditEvent.id).limit(1)).scalar(),
+            )
 
     def checklist(self) -> Checklist:
         """Report what is already set up."""

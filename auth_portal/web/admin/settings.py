@@ -108,10 +108,9 @@ def _first_typed() -> dict[str, str]:
 def first_choices() -> dict[str, Any]:
     """Return the settings of the first step, and what can be chosen for them."""
     settings = services().journeys.current().portal
-    countries = sorted((country_name(region), region) for region in phonenumbers.SUPPORTED_REGIONS)
     return {
         "business": {key: getattr(settings, key) for key in FIRST},
-        "countries": [(region, name) for name, region in countries],
+        "countries": _countries(),
         "zones": [(name, name.replace("_", " ")) for name in zones_to_choose()],
         "languages": [(one.code, one.name) for one in languages().values() if one.is_complete],
     }
@@ -234,6 +233,9 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
         mail_options=[("", _("the first channel that carries email")), *((name, name) for name in form.mail_channels)],
         zone_options=[(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own],
         zone_groups=cities,
+        country_options=_countries(typed["default_region"]),
+        example=_example_number(form.settings.default_region),
+        at_stake=services().overview.at_stake(),
         has_secret=services().webhooks.has_secret(),
         sms_texts=services().messages.examples(),
         languages=[one for one in languages().values() if one.is_complete],
@@ -250,6 +252,19 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
             text = " ".join(part) if isinstance(part, list | tuple) else text
             found[f"{key}.{name}" if name else key] = text
     return found
+
+
+def _countries(chosen: str = "") -> list[tuple[str, str]]:
+    """Return the countries to choose from, by name; what was typed instead of one stays in the list."""
+    regions = {*phonenumbers.SUPPORTED_REGIONS, *([chosen] if chosen else [])}
+    named = sorted((country_name(region), region) for region in regions)
+    return [("", _("Choose a country")), *((region, name) for name, region in named)]
+
+
+def _example_number(region: str) -> str:
+    """Return a mobile number of a country as its people write it; nothing where none is known."""
+    found = phonenumbers.example_number_for_type(region, phonenumbers.PhoneNumberType.MOBILE) if region else None
+    return phonenumbers.format_number(found, phonenumbers.PhoneNumberFormat.NATIONAL) if found else ""
 
 
 def _stored() -> dict[str, str]:
