@@ -34,6 +34,7 @@ _URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<places>[^/?#]*)(?P<path>[^?#]*)(?
 LONGEST_SOCKET = 107  # bytes of its path, on Linux
 CONNECTIONS = 20  # of a process to PostgreSQL, at most
 LAST_PORT = 2**16 - 1
+EVENT_THREADS = 4  # that post events to programs: no one waits for them
 SYSLOG_PORT = 6514  # over TLS (RFC 5425)
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -282,7 +283,7 @@ class Settings(BaseModel):
     @property
     def delivery_threads(self) -> dict[str, int]:
         """Return how many threads of a dispatcher send each kind of delivery at the same time."""
-        return {"callback": self.callback_threads, "message": self.message_threads}
+        return {"callback": self.callback_threads, "message": self.message_threads, "webhook": EVENT_THREADS}
 
     @property
     def is_loopback(self) -> bool:

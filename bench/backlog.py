@@ -24,7 +24,7 @@ from auth_portal.store.models import CALLBACK
 from bench.lists import a_database
 from tests.outbox.test_backlog import FLOW, analyse, fill
 from tests.postgres import MASTER_KEY, install
-from tests.services.conftest import NOW
+from tests.services.conftest import NOW, unheard
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ROUNDS = 31
@@ -45,7 +45,7 @@ def measure(name: str, url: str) -> bool:
     """Prints the median of each size; whether both exponents are low enough."""
     database = Database(url)
     transactions = Transactions(database, load_keyring(database, MasterKeys((MASTER_KEY,))), lambda: NOW)
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     acts: dict[str, Callable[[], object]] = {
         "a look, Flow full": lambda: outbox.has_due(CALLBACK, [FLOW]),
         "a claim of one": lambda: outbox.claim(CALLBACK, 1),

@@ -34,9 +34,9 @@ from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.callbacks import CallbackDelivery
 from auth_portal.services.delivery.messages import MessageDelivery
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.delivery.outbox import Courier, Outbox
+from auth_portal.services.delivery.outbox import Courier, Outbox, ToPrograms
 from auth_portal.services.delivery.retry import Retries
-from auth_portal.services.delivery.webhooks import Webhooks
+from auth_portal.services.delivery.webhooks import Endpoints, Webhooks
 from auth_portal.services.directory.credentials import Credentials
 from auth_portal.services.directory.customers import Customers
 from auth_portal.services.directory.links import CredentialLinks
@@ -92,11 +92,12 @@ class Verifications:
         passwords: Passwords,
         courier: Courier,
         wake: Callable[[], None],
+        to_programs: ToPrograms,
     ) -> Self:
         """Return the services of one process. ``wake`` announces that a message was put into the outbox."""
         tickets = Tickets(transactions, journeys)
         landings = Landings(transactions, journeys, tickets)
-        endings = Endings(transactions, journeys, courier)
+        endings = Endings(transactions, journeys, courier, to_programs)
         gate = Gate(journeys, endings)
         return cls(
             tickets=tickets,
@@ -189,6 +190,12 @@ class Services:
         """Return what counts and exports answers and acceptances."""
         return JourneyResults(self.transactions)
 
+    @property
+    def endpoints(self) -> Endpoints:
+        """Return what manages the webhooks of programs."""
+        notify, read_again = self.notices.change_to_owners, self.journeys.let_all_read_again
+        return Endpoints(self.transactions, self.outbound, notify, read_again)
+
     def close(self) -> None:
         """Write what was counted, and close every connection. Stop the dispatcher first if it was started."""
         self.health.write_counts()
@@ -227,7 +234,7 @@ def _wire(
         flow=FlowGateway(outbound, sandbox_url=settings.sandbox_url),
         journeys=journeys,
         notices=notices,
-        webhooks=Webhooks(transactions, outbound, notices.change_to_owners),
+        webhooks=Webhooks(transactions, outbound, notices.change_to_owners, journeys.let_all_read_again),
     )
     return _build_services(foundation, _build_core(foundation, poll_seconds))
 
@@ -267,7 +274,7 @@ class Core:
 
 
 def _build_core(on: Foundation, poll_seconds: float) -> Core:
-    outbox = Outbox(on.transactions)
+    outbox, to_programs = Outbox(on.transactions, on.notices.to_programs), on.notices.to_programs
     callbacks = CallbackDelivery(on.transactions, on.flow)
     messages = MessageDelivery(
         on.transactions,
@@ -281,10 +288,12 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
     )
     threads = on.settings.delivery_threads
     pace = Pace(poll_seconds, on.settings.idle_poll_seconds)
-    lanes = Lanes(outbox, callbacks, messages, on.transactions.machine, threads=threads, pace=pace)
+    lanes = Lanes(outbox, callbacks, messages, on.webhooks, on.transactions.machine, threads=threads, pace=pace)
     methods = all_methods(on.passwords)
-    results, codes = lanes.all
-    verifications = Verifications.build(on.transactions, on.journeys, methods, on.passwords, results, codes.wake)
+    results, codes, _events = lanes.all
+    verifications = Verifications.build(
+        on.transactions, on.journeys, methods, on.passwords, results, codes.wake, to_programs
+    )
     alerts = Alerts(on.transactions, on.journeys, on.notices, on.webhooks, public_url=on.settings.public_url)
     import_work = ImportWork(on.transactions, on.passwords, on.notices, is_aside=True)
     housekeeping = Housekeeping(on.transactions)
@@ -349,6 +358,6 @@ def _build_services(on: Foundation, core: Core) -> Services:
         customers=Customers(on.transactions, passwords, journeys, notices),
         credentials=Credentials(on.transactions, journeys, notices, tries),
         credential_links=CredentialLinks(on.transactions, passwords, journeys, notices, tries, settings.public_url),
-        erasure=Erasure(on.transactions),
+        erasure=Erasure(on.transactions, notices),
         person_export=PersonExport(on.transactions),
     )

@@ -55,6 +55,7 @@ RARE_KIND = f"kind NOT IN ({', '.join(repr(kind) for kind in COMMON_KINDS)})"
 # The kinds of deliveries.
 CALLBACK = "callback"
 MESSAGE = "message"
+EVENT = "webhook"  # for a program that asked for it; 0.1.0 claims none of this kind
 
 
 class DeliveryState(StrEnum):
@@ -95,6 +96,9 @@ VERIFICATION_REFERENCE = SealedColumn("verifications", "reference")
 VISIT_GIVEN = SealedColumn("visits", "given")
 VISIT_IDENTIFIER = SealedColumn("visits", "identifier")
 WEBHOOK_SECRET = SealedColumn("webhook_secrets", "secret")
+ENDPOINT_URL = SealedColumn("webhook_endpoints", "url")
+ENDPOINT_SECRET = SealedColumn("webhook_endpoints", "secret")
+ENDPOINT_OLD_SECRET = SealedColumn("webhook_endpoints", "old_secret")
 
 
 class Base(DeclarativeBase):
@@ -237,6 +241,11 @@ HAS_PHONE = tuple(traits for traits in range(64) if traits & 2)  # of TRAITS: so
 RARE_ID = "shared_key IS NULL OR shared_key <> ''"
 
 
+# The customers whose last change has no number yet; 0.1.0 leaves the number of the change before. See ChangeFeed.
+UNNUMBERED = "change_number IS NULL OR change_of <> changed_at"
+NUMBERED = "change_number IS NOT NULL"
+
+
 CHANGED_CONTACTS = {name: f"{name} IS NOT NULL" for name in ("phone_changed_at", "email_changed_at")}
 
 
@@ -272,6 +281,8 @@ class CustomerRow(Base):
     subject_id: Mapped[str] = mapped_column(Id, unique=True)
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
+    change_number: Mapped[int | None] = mapped_column(BigInteger)  # of the last change, once it is numbered
+    change_of: Mapped[datetime | None]  # the changed_at that was numbered
     identity_mac: Mapped[str | None] = mapped_column(String(32))  # of the row and its customer ID
     active_mac: Mapped[str | None] = mapped_column(String(32))  # of the row and whether it is active
     traits: Mapped[int] = mapped_column(Computed(TRAITS, persisted=True))
@@ -291,7 +302,32 @@ class CustomerRow(Base):
             sqlite_where=text(RARE_ID),
             postgresql_where=text(RARE_ID),
         ),
+        Index("ix_customers_unnumbered", "id", sqlite_where=text(UNNUMBERED), postgresql_where=text(UNNUMBERED)),
+        Index(
+            "ix_customers_change_number", "change_number", sqlite_where=text(NUMBERED), postgresql_where=text(NUMBERED)
+        ),
     )
+
+
+class CustomerRemoval(Base):
+    """A customer who was erased, by the id of their row alone: it was random, and nothing else names it any longer."""
+
+    __tablename__ = "customer_removals"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    removed_at: Mapped[datetime] = mapped_column(index=True)
+    change_number: Mapped[int | None] = mapped_column(BigInteger, index=True)
+
+
+class ChangeFeed(Base):
+    """The one row that numbers the changes of customers, for programs that ask what changed since.
+
+    Changes are numbered after they have committed, one batch at a time, so that no lower number follows a higher one.
+    """
+
+    __tablename__ = "change_feed"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    last_number: Mapped[int] = mapped_column(BigInteger)
+    cut_number: Mapped[int] = mapped_column(BigInteger)  # the highest that retention has removed
 
 
 ALL_HOURS = datetime(1970, 1, 1, tzinfo=UTC)
@@ -529,10 +565,10 @@ class Delivery(Base):
 
     __tablename__ = "deliveries"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(8))  # callback | message
+    kind: Mapped[str] = mapped_column(String(8))  # callback | message | webhook
     verification_id: Mapped[str | None] = mapped_column(Id, ForeignKey("verifications.id"), index=True)
     challenge_id: Mapped[str | None] = mapped_column(Id)  # without one, a message is a notice and has a body
-    target: Mapped[str] = mapped_column(String(255))  # the server, or the channel's name
+    target: Mapped[str] = mapped_column(String(255))  # the server, the channel's name, or the program's host
     contract: Mapped[str] = mapped_column(String(24), server_default="")
     lane: Mapped[bytes | None]  # callbacks of one reference, or notices to one customer: they leave one after another
     body_sealed: Mapped[bytes | None]
@@ -851,6 +887,26 @@ class WebhookSecret(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     secret_sealed: Mapped[bytes]
     made_at: Mapped[datetime]
+
+
+class WebhookEndpoint(Base):
+    """Where a program wants events to be posted. Its address is sealed, so that no one else can change it."""
+
+    __tablename__ = "webhook_endpoints"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    target: Mapped[str] = mapped_column(String(255))  # its host, for lists; requests go to the sealed address
+    url_sealed: Mapped[bytes]
+    secret_sealed: Mapped[bytes]
+    old_secret_sealed: Mapped[bytes | None]  # signs too, until then
+    old_secret_until: Mapped[datetime | None]
+    events: Mapped[str] = mapped_column(String(200))  # joined by blanks
+    is_active: Mapped[bool]
+    gone_at: Mapped[datetime | None]  # when it answered 410, which switched it off
+    failing_since: Mapped[datetime | None]  # the first of the failures in a row
+    fault: Mapped[str] = mapped_column(String(200))  # of the first of them
+    made_by: Mapped[str | None] = mapped_column(Id)
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
 
 
 class ImportRow(Base):

@@ -19,7 +19,16 @@ from auth_portal.services.config.changes import GUARDED, HARMLESS
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.serving import build
-from auth_portal.store.models import Admin, AdminLink, ApiKeyRow, AuditEvent, JourneyVersion, Portal, table_of
+from auth_portal.store.models import (
+    Admin,
+    AdminLink,
+    ApiKeyRow,
+    AuditEvent,
+    JourneyVersion,
+    Portal,
+    WebhookEndpoint,
+    table_of,
+)
 from tests.admin.desk import ADMIN_ADDRESS, ADMIN_PASSWORD, MAIL_OF, Desk, join, seed_of, signed_in
 from tests.admin.test_journeys import send
 from tests.pictures import PNG
@@ -34,7 +43,9 @@ FIELDS: Mapping[str, Iterable[str]] = {
     "journey": JourneyConfig.model_fields,
     "key": [column.name for column in table_of(ApiKeyRow).columns],
     "admin": [column.name for column in table_of(Admin).columns],
+    "webhook": [column.name for column in table_of(WebhookEndpoint).columns],
 }
+HOOK = "https://crm.example/hook"
 # What the journey's form sends for another value of each field; a new field needs an example here.
 JOURNEY_FORM: Mapping[str, Any] = {
     "name": {"name": "Someone else's bank"},
@@ -196,6 +207,14 @@ def _revoke(desk: Desk, code: str) -> None:
     _post(f"/admin/api-keys/{_key_id(desk)}/revoke", f"/admin/api-keys/{_key_id(desk)}/revoke")(desk, code)
 
 
+def _hook(path: str, **fields: Any) -> Act:
+    def act(desk: Desk, code: str) -> None:
+        page = f"/admin/api-keys/webhooks/{desk.world.rows(WebhookEndpoint)[0].id}"
+        _post(page, f"{page}{path}", **fields)(desk, code)
+
+    return act
+
+
 def _withdraw(desk: Desk, code: str) -> None:
     link = desk.world.rows(AdminLink)[-1].id
     _post("/admin/admins", f"/admin/admins/invitations/{link}/withdraw")(desk, code)
@@ -255,6 +274,32 @@ ACTS: Mapping[str, tuple[Act, str, str]] = {  # the act, its audit event, words 
         "CRM",
     ),
     "a key revoked": (_revoke, "api_key_revoked", "An API key was revoked"),
+    "a webhook": (
+        _post(
+            "/admin/api-keys/webhooks/new",
+            "/admin/api-keys/webhooks",
+            url="https://evil.example/",
+            events="customer.changed",
+        ),
+        "webhook_endpoint_created",
+        "To evil.example",
+    ),
+    "another address of a webhook": (
+        _hook("", url=HOOK, events="delivery.given_up", active="1"),
+        "webhook_endpoint_changed",
+        "A webhook was changed",
+    ),
+    "a webhook off": (
+        _hook("", url=HOOK, events="customer.changed"),
+        "webhook_endpoint_off",
+        "A webhook was switched off",
+    ),
+    "another secret of a webhook": (
+        _hook("/secret"),
+        "webhook_endpoint_secret_renewed",
+        "A webhook's secret was replaced",
+    ),
+    "a webhook deleted": (_hook("/delete"), "webhook_endpoint_deleted", "A webhook was deleted"),
     "an invitation": (
         _post("/admin/admins", "/admin/admins/invite", role="owner", email="new@example.com"),
         "admin_invited",
@@ -298,6 +343,7 @@ def test_r44_an_act_is_guarded_on_its_page(owner: Desk, support: Desk, name: str
     spare = SPARE.replace("{receiver}", world.receiver.origin)
     world.services.configuration.import_toml(spare, file_name="spare.toml")
     world.services.api_keys.create("Old", ["tickets:write"], 30, None)
+    world.services.endpoints.create(HOOK, ["customer.changed"], None)
     world.services.admins.invite("support", email="someone@example.com")
     let_the_second_factor_age(owner)
     before = len(world.rows(AuditEvent))

@@ -102,6 +102,13 @@ TABLE: dict[str, set[str]] = {
     "api_keys_create": {OWNER},
     "api_keys_confirm_revoking": {OWNER},
     "api_keys_revoke": {OWNER},
+    "api_keys_hook_form": {OWNER},
+    "api_keys_create_hook": {OWNER},
+    "api_keys_hook": {OWNER, AUDITOR},
+    "api_keys_change_hook": {OWNER},
+    "api_keys_test_hook": {OWNER},
+    "api_keys_renew_hook_secret": {OWNER},
+    "api_keys_delete_hook": {OWNER},
     # customers
     "customers_listed": ALL,
     "customers_search": ALL,

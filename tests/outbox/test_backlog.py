@@ -29,7 +29,7 @@ from auth_portal.services.operations.dispatcher import GENTLE_CLAIM, Lane, Pace
 from auth_portal.store.db import Database, Transactions, Work, serve_no_customer, share_connections
 from auth_portal.store.models import CALLBACK, MESSAGE, Delivery, DeliveryState, table_of
 from tests.receiver import GIVE_UP_SECONDS, wait_for
-from tests.services.conftest import NOW, clock, transactions
+from tests.services.conftest import NOW, clock, transactions, unheard
 
 __all__ = ["clock", "transactions"]  # fixtures
 
@@ -125,7 +125,7 @@ def analyse(database: Database) -> None:
 @pytest.mark.parametrize("is_analysed", [True, False], ids=["analysed", "unanalysed"])
 def test_d05_looking_for_work_costs_the_same_whatever_waits(transactions: Transactions, is_analysed: bool) -> None:
     """Flow takes all that it may and 10,000 more wait; half of the table has left long ago."""
-    outbox, database = Outbox(transactions), transactions.database
+    outbox, database = Outbox(transactions, unheard), transactions.database
 
     def look() -> None:
         outbox.has_due(CALLBACK, [FLOW])
@@ -152,7 +152,7 @@ def test_d05_looking_for_work_costs_the_same_whatever_waits(transactions: Transa
 
 def test_d05_looking_costs_nothing_more_while_all_wait_for_their_next_try(transactions: Transactions) -> None:
     """A server that was away for a minute: everything is pending and nothing is due."""
-    outbox, database = Outbox(transactions), transactions.database
+    outbox, database = Outbox(transactions, unheard), transactions.database
     fill(database, FEW, due=False)
     analyse(database)
     few = efforts(transactions, lambda: outbox.has_due(CALLBACK))
@@ -163,7 +163,7 @@ def test_d05_looking_costs_nothing_more_while_all_wait_for_their_next_try(transa
 
 
 def test_d05_a_target_without_room_is_left_out_of_look_and_claim(transactions: Transactions) -> None:
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     fill(transactions.database, 30)
     assert outbox.has_due(CALLBACK)
     assert not outbox.has_due(CALLBACK, [FLOW])
@@ -174,7 +174,7 @@ def test_d05_a_target_without_room_is_left_out_of_look_and_claim(transactions: T
 
 def test_d05_every_target_gets_its_part_and_the_urgent_go_first(transactions: Transactions) -> None:
     """However many results wait for one server, those for another leave with the same claim, `verified` first."""
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     fill(transactions.database, 300)
     fill(transactions.database, 9, target=OTHER)
     claimed = outbox.claim(CALLBACK, 8, lambda _target, taken: 4 - taken[_target])
@@ -188,7 +188,7 @@ def test_d05_every_target_gets_its_part_and_the_urgent_go_first(transactions: Tr
 
 def test_d05_nothing_is_starved_while_room_is_left(transactions: Transactions) -> None:
     """Claim after claim everything that is due leaves: the least urgent last, the oldest of a kind first."""
-    outbox, seen = Outbox(transactions), []
+    outbox, seen = Outbox(transactions, unheard), []
     fill(transactions.database, 40)
     fill(transactions.database, 40, target=OTHER)
     while claimed := outbox.claim(CALLBACK, 8, lambda target, taken: 4 - taken[target]):
@@ -223,7 +223,7 @@ def test_what_was_written_first_is_sent_first_within_a_claim(transactions: Trans
                 for number in reversed(range(20))
             ],
         )
-    claimed = Outbox(transactions).claim(CALLBACK, 50)
+    claimed = Outbox(transactions, unheard).claim(CALLBACK, 50)
     assert [one.id for one in claimed] == [f"{number:02}" for number in range(20)]
 
 
@@ -244,7 +244,7 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
         def note(self, work: Work, recorded: Recorded) -> None:
             """Nothing follows."""
 
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     clock = transactions.machine
     lane = Lane(CALLBACK, outbox, Waiting(), clock, threads=64, pace=Pace(1, 1))
     lane.start()
@@ -260,7 +260,7 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
 
 
 def test_d05_a_backlog_gives_way_to_customers_and_messages_do_not(transactions: Transactions) -> None:
-    outbox, clock = Outbox(transactions), transactions.machine
+    outbox, clock = Outbox(transactions, unheard), transactions.machine
     results, codes = (Lane(kind, outbox, Quiet(), clock, threads=64, pace=Pace(1, 1)) for kind in (CALLBACK, MESSAGE))
     wait_for(lambda: not outbox.is_used_by_customers())
     assert (results._give_way(), codes._give_way()) == (64, 64)

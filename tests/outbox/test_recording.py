@@ -28,7 +28,7 @@ from auth_portal.store.db import BRIEF_MILLISECONDS, Database, Transactions, Wor
 from auth_portal.store.models import CALLBACK, Attempt, Counter, Delivery, DeliveryState
 from tests.outbox.test_backlog import FEW, MANY, analyse, efforts, fill
 from tests.receiver import GIVE_UP_SECONDS, wait_for
-from tests.services.conftest import NOW, clock, transactions
+from tests.services.conftest import NOW, clock, transactions, unheard
 
 __all__ = ["clock", "transactions"]  # fixtures
 
@@ -49,7 +49,7 @@ def finished(claimed: ClaimedDelivery, report: AttemptReport = ACCEPTED) -> Fini
 def claimed(transactions: Transactions, count: int, after_seconds: float = 0) -> list[ClaimedDelivery]:
     """Claims, as another process would whose clock is so far ahead."""
     ahead = Transactions(transactions.database, transactions.keyring, lambda: NOW + timedelta(seconds=after_seconds))
-    return Outbox(ahead).claim(CALLBACK, count)
+    return Outbox(ahead, unheard).claim(CALLBACK, count)
 
 
 def states(transactions: Transactions) -> dict[str, tuple[str, int, bool]]:
@@ -69,7 +69,7 @@ def fates(transactions: Transactions) -> dict[tuple[str, int], tuple[str, bool]]
 def test_attempts_of_every_kind_are_recorded_at_once(transactions: Transactions) -> None:
     fill(transactions.database, 30)
     one, two, three = claimed(transactions, 3)
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     stands = outbox.record_together([finished(one), finished(two, REFUSED), finished(three, RETRY)], nothing)
     assert stands == {one.id: "accepted", two.id: "refused", three.id: "pending"}
     assert states(transactions) == {
@@ -96,7 +96,7 @@ def test_d07_one_that_was_overtaken_changes_nothing_and_harms_no_other(transacti
     assert {one.id for one in claimed(transactions, 50, LEASE_SECONDS + 1)} >= {one.id for one in first}
     with transactions.write() as work:  # two of them are still the first one's
         work.execute(update(Delivery).where(Delivery.id.in_([one.id for one in first[:2]])).values(attempts=1))
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     stands = outbox.record_together([finished(one, REFUSED) for one in first], nothing)
     assert set(stands) == {one.id for one in first[:2]}
     overtaken = first[2]
@@ -113,7 +113,7 @@ def test_d07_one_that_was_overtaken_changes_nothing_and_harms_no_other(transacti
 def test_d05_a_row_that_another_transaction_holds_keeps_no_other_waiting(transactions: Transactions) -> None:
     fill(transactions.database, 30)
     held, *others = claimed(transactions, 3)
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
     with transactions.write() as work:
         work.execute(select(Delivery.id).where(Delivery.id == held.id).with_for_update())
         stands = outbox.record_together([finished(one) for one in (held, *others)], nothing)
@@ -128,7 +128,7 @@ def test_d05_a_counter_that_another_transaction_holds_keeps_it_waiting_for_a_mom
 ) -> None:
     fill(transactions.database, 30)
     ended = [finished(one) for one in claimed(transactions, 3)]
-    outbox = Outbox(transactions)
+    outbox = Outbox(transactions, unheard)
 
     def count(work: Work, _recorded: Recorded) -> None:
         limits.note_answers(work, [("somewhere", False)])
@@ -151,7 +151,7 @@ def test_d05_recording_costs_the_same_whatever_the_outbox_holds(transactions: Tr
         if is_analysed or count == FEW:
             analyse(transactions.database)
         ended = [finished(one) for one in claimed(transactions, 8)]
-        found.append(sum(efforts(transactions, partial(Outbox(transactions).record_together, ended, nothing))))
+        found.append(sum(efforts(transactions, partial(Outbox(transactions, unheard).record_together, ended, nothing))))
     few, many = found
     assert 0 < many < 3 * few, found
 
@@ -184,7 +184,7 @@ COUNT = 6
 @contextmanager
 def ended_together(transactions: Transactions, flow: Flow) -> Iterator[Lane]:
     """A lane whose first attempt is being recorded while all of the others wait for that."""
-    lane = Lane(CALLBACK, Outbox(transactions), flow, transactions.machine, threads=64, pace=Pace(60, 60))
+    lane = Lane(CALLBACK, Outbox(transactions, unheard), flow, transactions.machine, threads=64, pace=Pace(60, 60))
     lane.start()
     try:
         wait_for(lambda: len(lane._finished) + sum(flow.batches) == COUNT and bool(flow.batches))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy import update
 from werkzeug.test import TestResponse
 
-from auth_portal.store.models import CALLBACK, MESSAGE, CustomerRow
+from auth_portal.store.models import CALLBACK, EVENT, MESSAGE, CustomerRow
 from auth_portal.telemetry import JsonLines, set_up_logging
 from tests.world import Browser, World
 
@@ -21,7 +21,7 @@ NEWER = {"csrf_token", "prompt", "opened", "v"}  # hidden fields that differ fro
 VARYING = {"X-Request-Id", "Date"}
 
 
-def deliver(world: World, kinds: tuple[str, ...] = (CALLBACK, MESSAGE), most: int = 50) -> int:
+def deliver(world: World, kinds: tuple[str, ...] = (CALLBACK, MESSAGE, EVENT), most: int = 50) -> int:
     """Delivers all that is due, in this thread, so that a test with a clock that stands is exact."""
     count = 0
     for lane in world.services.dispatcher.lanes:

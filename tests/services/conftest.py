@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -13,7 +15,7 @@ from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.notices import Notices
 from auth_portal.services.imports.imports import CommandImport
 from auth_portal.services.operations.personal_data import Erasure
-from auth_portal.store.db import Database, Transactions
+from auth_portal.store.db import Database, Transactions, Work
 from auth_portal.store.models import Portal
 
 NOW = datetime(2026, 11, 22, 19, 5, tzinfo=UTC)
@@ -37,6 +39,10 @@ def transactions(database: Database, keyring: Keyring, clock: Clock) -> Transact
     return Transactions(database, keyring, clock)
 
 
+def unheard(_work: Work, _event: str, _data: Mapping[str, Any], _row: str) -> None:
+    """No program asks for events."""
+
+
 @pytest.fixture(scope="session")
 def passwords() -> Passwords:
     """Real argon2id; making it hashes once."""
@@ -54,4 +60,4 @@ def directory(transactions: Transactions, passwords: Passwords) -> CommandImport
 @pytest.fixture
 def erasure(transactions: Transactions) -> Erasure:
     """The erasing of people."""
-    return Erasure(transactions)
+    return Erasure(transactions, Notices(Journeys(transactions, has_sandbox=False), "http://127.0.0.1:8000"))

@@ -49,9 +49,9 @@ class Bench:
         self.database, self.keyring, self.clock = database, keyring, clock
         self.transactions = Transactions(database, keyring, clock)
         journeys = Journeys(self.transactions, has_sandbox=False)
-        notices = Notices(journeys, "http://127.0.0.1:8000")
-        self.imports = Imports(self.transactions, journeys, notices, lambda: None)
-        self.work = ImportWork(self.transactions, passwords, notices, is_aside=True)
+        self.notices = Notices(journeys, "http://127.0.0.1:8000")
+        self.imports = Imports(self.transactions, journeys, self.notices, lambda: None)
+        self.work = ImportWork(self.transactions, passwords, self.notices, is_aside=True)
 
     def sent(self, text: str) -> str:
         """Sends a file whose header has our own names, and asks for its check."""
@@ -336,7 +336,7 @@ def test_r17_after_an_undo_no_code_of_the_old_seed_counts_again(bench: Bench) ->
 
 def test_e3_an_erased_person_is_in_no_staged_row_and_not_brought_back(bench: Bench) -> None:
     import_id = bench.done(people(2))
-    Erasure(Transactions(bench.database, bench.keyring, bench.clock)).erase(str(bench.person("C-1").row))
+    Erasure(bench.transactions, bench.notices).erase(str(bench.person("C-1").row))
     assert {row.customer_key for row in bench.rows(StagedRow)} == {"c-0"}
     assert bench.undone(import_id) == "undone"
     assert bench.ids() == []

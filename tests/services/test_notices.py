@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from auth_portal.services.operations.personal_data import Erasure
 from auth_portal.store.models import Delivery
 from tests.receiver import wait_for
 from tests.world import MAIL, PHONE, World
@@ -37,7 +36,7 @@ def test_a_notice_that_failed_is_erased_with_the_person(world: World) -> None:
     wait_for(lambda: [row for row in notices(world) if row.attempts == 2 and row.leased_until is None])
     with world.database.read() as connection:
         row = connection.execute(text("SELECT id FROM customers WHERE customer_id = 'C-1001'")).scalar_one()
-    Erasure(world.transactions).erase(row)
+    world.services.erasure.erase(row)
     (notice,) = notices(world)
     assert notice.body_sealed is None
     assert (notice.state, notice.reason) == ("dropped", "the customer was erased")

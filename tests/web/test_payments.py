@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from auth_portal.services.config.journey import Payment
-from auth_portal.services.operations.personal_data import Erasure, PersonExport
+from auth_portal.services.operations.personal_data import PersonExport
 from auth_portal.store.models import AuditEvent, Challenge, Delivery, TicketRow, Verification
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged, results
@@ -308,5 +308,5 @@ def test_e3_a_person_gets_their_payments_and_an_erasure_removes_them(small: Worl
     row = small.services.customers.row_of("C-1001")
     (shown,) = PersonExport(small.transactions).of(row)["tickets"]
     assert shown["payment"] == {"amount": "500.00", "currency": "ZAR", "payee": "N. Dlamini"}
-    Erasure(small.transactions).erase(row)
+    small.services.erasure.erase(row)
     assert [one.payment_sealed for one in small.rows(TicketRow)] == [None]

@@ -10,7 +10,6 @@ from sqlalchemy import update
 
 from auth_portal.crypto import Passwords, token_hash
 from auth_portal.methods import all_methods
-from auth_portal.services.operations.personal_data import Erasure
 from auth_portal.services.operations.retention import prune
 from auth_portal.store.models import (
     CUSTOMER_PHONE,
@@ -450,7 +449,7 @@ def test_e3_erasing_somebody_empties_their_tickets_and_lets_nobody_through(ticke
     if msisdn == SHARED:
         browser.prove(code)
     row = next(row.id for row in ticketed.rows(CustomerRow) if row.customer_id == customer_id)
-    Erasure(ticketed.transactions).erase(row)
+    ticketed.services.erasure.erase(row)
     (kept,) = ticketed.rows(TicketRow)
     assert (kept.purpose_sealed, kept.phone_sealed, kept.phone_key, kept.customer_row) == (None,) * 4
     if msisdn == PHONE:

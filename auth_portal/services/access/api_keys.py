@@ -84,6 +84,8 @@ class Caller:
 class ApiKeys:
     """Create, check and revoke keys. The only writer of the table ``api_keys``."""
 
+    scopes, days = SCOPES, DAYS
+
     def __init__(self, transactions: Transactions, notices: Notices) -> None:
         self._transactions = transactions
         self._notices = notices

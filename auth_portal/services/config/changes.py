@@ -44,6 +44,7 @@ GUARDED: Mapping[str, frozenset[str]] = {
             *("password_hash", "totp_sealed", "recovery_sealed"),
         }
     ),
+    "webhook": frozenset({"url_sealed", "secret_sealed", "events", "is_active"}),
 }
 HARMLESS: Mapping[str, Mapping[str, str]] = {
     "portal": {
@@ -71,6 +72,18 @@ HARMLESS: Mapping[str, Mapping[str, str]] = {
         "created_at": "recorded by the portal",
         "changed_at": "recorded by the portal",
         "mac": "made by the portal from the other columns",
+    },
+    "webhook": {
+        "id": "made by the portal",
+        "target": "made by the portal from the address",
+        "old_secret_sealed": "made by the portal when the secret is replaced",
+        "old_secret_until": "made by the portal when the secret is replaced",
+        "gone_at": "recorded by the portal",
+        "failing_since": "recorded by the portal",
+        "fault": "recorded by the portal",
+        "made_by": "recorded by the portal",
+        "created_at": "recorded by the portal",
+        "changed_at": "recorded by the portal",
     },
 }
 

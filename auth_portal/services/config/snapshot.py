@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, update
 
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
@@ -30,7 +30,7 @@ from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.store import StoredJourney, stored_channels, stored_document
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import Journey, JourneyVersion, Portal
+from auth_portal.store.models import Journey, JourneyVersion, Portal, WebhookEndpoint
 
 UNOPENED_SECONDS = 120.0  # of a chat's time, at most, for which its link may have lain unopened
 SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is read again
@@ -50,6 +50,14 @@ class Look:
     hides_name: bool  # next to the logo, which already says it
 
 
+class Program(NamedTuple):
+    """A program that events are posted to: its endpoint's id, its host, and which events it asks for."""
+
+    endpoint: str
+    target: str
+    events: frozenset[str]
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All that requests need of the configuration, at one version. Immutable."""
@@ -61,6 +69,7 @@ class Snapshot:
     has_sandbox: bool
     default: StoredJourney | None = field(default=None)
     deleted: Mapping[str, StoredJourney] = field(default_factory=dict)  # closed; their links still answer the chat
+    programs: tuple[Program, ...] = ()
     broken: tuple[str, ...] = ()  # channels and journeys that are not used: their MACs are wrong (R54)
     pages: dict[Hashable, Any] = field(default_factory=dict)  # that were made in advance and last as long as this does
 
@@ -194,6 +203,13 @@ class Journeys:
         finally:
             self._lock.release()
 
+    def let_all_read_again(self, work: Work) -> None:
+        """Let every process read the configuration again once this transaction has committed, within a second or two.
+
+        For what belongs to it and is written elsewhere.
+        """
+        work.execute(update(Portal).values(version=Portal.version + 1))
+
     def renew(self) -> Snapshot:
         """Return the snapshot of this moment, for what must not act on one that is a second old."""
         with self._lock:
@@ -223,6 +239,7 @@ class Journeys:
                     has_sandbox=self._has_sandbox,
                     default=_default(journeys) or _default(deleted),
                     deleted=deleted,
+                    programs=_programs(work),
                     broken=tuple(broken),
                 )
         self._read_at = time.monotonic()
@@ -274,6 +291,12 @@ def _journeys(work: Work, which: ColumnElement[bool], broken: list[str]) -> dict
         config = _config({**stored_document(row), "active": row.is_active, "default": row.is_default})
         found[config.slug] = StoredJourney(row.id, row.version_id, row.number, config)
     return found
+
+
+def _programs(work: Work) -> tuple[Program, ...]:
+    its = WebhookEndpoint.id, WebhookEndpoint.target, WebhookEndpoint.events
+    asking = work.execute(select(*its).where(WebhookEndpoint.is_active).order_by(WebhookEndpoint.id))
+    return tuple(Program(row.id, row.target, frozenset(row.events.split())) for row in asking)
 
 
 def _is_whole(row: Any) -> bool:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import select
 
-from auth_portal.clock import DEFAULT_ZONE, WallClock
+from auth_portal.clock import DEFAULT_ZONE, WallClock, iso
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.services.config.changes import ChangedChannel
 from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.delivery.outbox import (
     AS_WAS,
     BULK_PRIORITY,
+    CUSTOMER_CHANGED,
     NOTICE_PRIORITY,
+    WEBHOOK,
     NewDelivery,
     about_notice,
     add,
@@ -29,9 +31,9 @@ from auth_portal.services.delivery.outbox import (
 )
 from auth_portal.services.directory.person import country_of, mask_contact
 from auth_portal.store.db import Work
-from auth_portal.store.models import ADMIN_EMAIL, MESSAGE, Admin, CustomerRow
+from auth_portal.store.models import ADMIN_EMAIL, EVENT, MESSAGE, Admin, CustomerRow
 
-LIFETIME = timedelta(hours=24)  # how long a notice is tried: it is no code, and late is better than never
+LIFETIME = timedelta(hours=24)  # how long a notice or event is tried: it is no code, and late is better than never
 OWNER = "owner"
 
 
@@ -160,6 +162,34 @@ class Notices:
                 _add(work, channel, notice, lane=lane, priority=priority)
                 sent += 1
         return sent
+
+    def customer_changed(self, work: Work, row: str, customer_id: str | None, change: str) -> None:
+        """Report a customer that was ``created``, ``changed`` or ``erased``, then without an ID; or ``imported`` ones.
+
+        An import reports all of its customers at once, with an empty ``row`` and no ID.
+        """
+        self.to_programs(work, CUSTOMER_CHANGED, {"id": row or None, "customer_id": customer_id, "change": change}, row)
+
+    def to_programs(self, work: Work, event: str, data: Mapping[str, object], row: str = "") -> None:
+        """Put an event into the outbox for each program that asks for it (``outbox.ToPrograms``).
+
+        Erasing the customer of ``row`` erases it, and withdraws it if it has not left. It costs nothing while no
+        program asks: the snapshot says so.
+        """
+        for program in self._journeys.current().programs:
+            if event in program.events:
+                content = {"type": event, "timestamp": iso(work.now), "data": data}
+                hook = NewDelivery(
+                    kind=EVENT,
+                    target=program.target,
+                    contract=WEBHOOK,
+                    lane=notice_lane(work.keyring, row) if row else None,
+                    body=json.dumps({"endpoint": program.endpoint, "content": content}),
+                    about=about_notice(event, ""),
+                    priority=NOTICE_PRIORITY,
+                    give_up_at=work.now + LIFETIME,
+                )
+                add(work, hook)
 
     def reach(self, contacts: Iterable[str]) -> list[str]:
         """Return those of the contacts that a channel can send to."""

@@ -17,7 +17,7 @@ import logging
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -38,6 +38,7 @@ from auth_portal.store.models import (
     CALLBACK,
     DELIVERY_ABOUT,
     DELIVERY_BODY,
+    EVENT,
     MESSAGE,
     Attempt,
     Delivery,
@@ -52,6 +53,9 @@ from auth_portal.telemetry import log_event, request_id, some_tries
 WEBHOOK = "webhook"  # it goes to a program of the business
 TEST = "test"  # an admin tries a channel with it
 ALERT = "alert"  # a mail about an alert
+# What programs of the business hear of, if they ask.
+VERIFICATION_ENDED, DELIVERY_GIVEN_UP = "verification.ended", "delivery.given_up"
+CUSTOMER_CHANGED = "customer.changed"
 AS_WAS = "as_was"  # a notice that carries its channel with it, as that was before it was changed
 
 CODE_PRIORITY, NOTICE_PRIORITY, BULK_PRIORITY = ALL_PRIORITIES  # of messages: a customer is waiting for a code
@@ -194,7 +198,7 @@ class FinishedAttempt:
         is_accepted = state is DeliveryState.ACCEPTED
         # Once a notice has left, the portal forgets its text and recipient; likewise a channel that was replaced.
         is_over = is_accepted or (delivery.contract == AS_WAS and state is not DeliveryState.PENDING)
-        how = Recording(is_accepted, report.fate == NOT_SENT, delivery.kind == MESSAGE and is_over)
+        how = Recording(is_accepted, report.fate == NOT_SENT, delivery.kind != CALLBACK and is_over)
         given = (
             *(delivery.id, delivery.number, state, None if next_at else now, report.detail, report.is_unclear),
             *(next_at or within, delivery.attempt_id, max(now, delivery.began_at), self.milliseconds),
@@ -202,6 +206,12 @@ class FinishedAttempt:
         )
         return how, state, given
 
+
+LOST = (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
+"""States of what was to be accepted and will not be, unless it is sent again."""
+
+# Reports an event to the programs that ask for it, in the caller's transaction; ``row`` is the customer it is about.
+ToPrograms = Callable[[Work, str, Mapping[str, Any], str], None]
 
 Recorded = Sequence[tuple[FinishedAttempt, DeliveryState]]
 """Attempts, each with the state of its delivery then."""
@@ -554,8 +564,9 @@ _LOCK = Compiled(select(Delivery.id).where(Delivery.id == bindparam("of_id")).wi
 class Outbox:
     """Claim and record, for any number of dispatchers at the same time."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, to_programs: ToPrograms) -> None:
         self._transactions = transactions
+        self._to_programs = to_programs
         self.is_used_by_customers = transactions.database.is_used_by_customers
 
     def has_due(self, kind: str, full: Collection[str] = ()) -> bool:
@@ -665,19 +676,31 @@ class Outbox:
             if state == states[one.delivery.id] is not DeliveryState.PENDING:
                 tries = some_tries(one.delivery.number)
                 work.count("deliveries_ended", one.delivery.kind, state.value, tries)
+                if state in LOST and one.delivery.kind != EVENT:
+                    self._to_programs(work, DELIVERY_GIVEN_UP, _given_up(one.delivery, state), "")
             work.after(partial(log_attempt, one, state))
         note(work, recorded)
         return stands
 
 
+def _given_up(delivery: ClaimedDelivery, state: DeliveryState) -> dict[str, Any]:
+    """Return what programs learn of a delivery that is not tried again: no text and no recipient."""
+    return {
+        "delivery": delivery.id,
+        "kind": delivery.kind,
+        "target": delivery.target,
+        "state": state.value,
+        "verification": delivery.verification_id,
+    }
+
+
 def log_attempt(finished: FinishedAttempt, state: DeliveryState) -> None:
     """Log an attempt, for the request that caused it; as a warning if it was the last one and failed."""
     delivery, report = finished.delivery, finished.report
-    is_lost = state in (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
     request_id.set(delivery.request_id or "")
     log_event(
         f"{delivery.kind}_attempted",
-        level=logging.WARNING if is_lost else logging.INFO,
+        level=logging.WARNING if state in LOST else logging.INFO,
         delivery=delivery.id,
         verification=delivery.verification_id,
         target=delivery.target,

@@ -22,12 +22,14 @@ from auth_portal.services.directory.person import (
     IS_SHARED,
     OWN,
     PERSON_COLUMNS,
+    changed_now,
     country_of,
     customer_key,
     end_links,
     is_trusted,
     line_of,
     person_from,
+    remember_removed,
     shared_keys,
 )
 from auth_portal.store.db import Database, Work, dialect_insert
@@ -66,11 +68,12 @@ def insert_from(work: Work, values: Mapping[str, Any], rows: Select[Any]) -> int
 
 def update_from(work: Work, values: Mapping[str, Any], *where: ColumnElement[bool]) -> int:
     """Update customers from the rows of another table that ``where`` joins; return how many were changed."""
-    return int(work.execute(update(_CUSTOMERS).where(*where).values(**values, changed_at=work.now)).rowcount)
+    return int(work.execute(update(_CUSTOMERS).where(*where).values(**values, **changed_now(work))).rowcount)
 
 
-def delete_those(work: Work, rows: Sequence[str] | Select[Any]) -> int:
+def delete_those(work: Work, rows: Select[Any]) -> int:
     """Delete customers (their rows); return how many there were. Raise IntegrityError if a link refers to one."""
+    remember_removed(work, rows)
     return int(work.execute(delete(_CUSTOMERS).where(_CUSTOMERS.c.id.in_(rows))).rowcount)
 
 

@@ -21,6 +21,7 @@ from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.directory.person import (
     CustomerNotices,
     Person,
+    changed_now,
     end_links,
     get_person,
     mask_contact,
@@ -154,11 +155,12 @@ class Credentials:
             raise NotFound("not_found")
         with self._transactions.write() as work:
             person = get_person(work.connection, row)
-            values = {**RESETTABLE[method], "changed_at": work.now}
+            values = {**RESETTABLE[method], **changed_now(work)}
             work.execute(update(CustomerRow).where(CustomerRow.id == row).values(**values))
             end_links(work, [row], method)
             facts |= {"subject_id": person.subject_id, "admin_id": admin_id, "method": method}
             work.record("credential_reset", **facts)
+            self._notices.customer_changed(work, row, person.customer_id, "changed")
             subject = f"Your {method_name(method)} was removed"
             text = "If you didn't ask for this, contact us immediately."
             self._notices.to_customer(work, person.key, person.contacts(work.keyring), subject, text)

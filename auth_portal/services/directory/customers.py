@@ -36,6 +36,7 @@ from auth_portal.services.directory.fields import (
 )
 from auth_portal.services.directory.person import (
     CustomerNotices,
+    changed_now,
     end_links,
     mask_contact,
     mask_name,
@@ -227,6 +228,7 @@ class Customers:
                 work.execute(insert(CustomerRow).values(values))
                 facts |= {"subject_id": values["subject_id"], "admin_id": admin_id, "fields": sorted(changes)}
                 work.record("customer_created", **facts)
+                self._notices.customer_changed(work, values["id"], values["customer_id"], "created")
                 if along_with is not None:
                     along_with(work, self._customer(values))
         except IntegrityError:
@@ -274,11 +276,11 @@ class Customers:
                 if not _overwrite(work, stored, values):
                     return CustomerSave(row, is_stale=True)
                 who = {"subject_id": stored["subject_id"], "admin_id": admin_id, **facts}
-                self._follow_up(work, row, before, changes, who)
+                self._follow_up(work, after := {**stored, **values}, before, changes, who)
                 if "is_active" in values:
                     work.record(_switch_kind(is_active=values["is_active"]), **who)
                 if along_with is not None:
-                    along_with(work, self._customer({**stored, **values}))
+                    along_with(work, self._customer(after))
         except IntegrityError:
             return CustomerSave(row, faults=ID_TAKEN)
         return CustomerSave(row, tuple(sorted(changes)))
@@ -286,12 +288,15 @@ class Customers:
     def _follow_up(
         self,
         work: Work,
-        row: str,
+        after: Mapping[str, Any],
         before: Mapping[str, str],
         changes: Mapping[str, str | None],
         who: Mapping[str, Any],
     ) -> None:
-        """Record changed fields, end links that may lie at an old contact, and notify the customer."""
+        """Record changed fields, end links that may lie at an old contact, and notify the customer and programs."""
+        row = after["id"]
+        if "change_number" in after:
+            self._notices.customer_changed(work, row, after["customer_id"], "changed")
         if changes:
             facts = {"fields": sorted(changes), "changes": recorded_changes(before, changes), **who}
             work.record("customer_changed", **facts)
@@ -302,11 +307,13 @@ class Customers:
 
     def set_active(self, row: str, *, is_active: bool, admin_id: str | None = None, **facts: Any) -> None:
         """Switch a customer off, who then proves nothing and is sent nothing, or on again. Raise NotFound."""
-        subject_id = self._stored(row)["subject_id"]
+        stored = self._stored(row)
         with self._transactions.write() as work:
             switched = update(CustomerRow).where(CustomerRow.id == row)
-            work.execute(switched.values(**activity(work.keyring, row, is_active=is_active), changed_at=work.now))
-            work.record(_switch_kind(is_active=is_active), subject_id=subject_id, admin_id=admin_id, **facts)
+            work.execute(switched.values(**activity(work.keyring, row, is_active=is_active), **changed_now(work)))
+            who = {"subject_id": stored["subject_id"], "admin_id": admin_id, **facts}
+            work.record(_switch_kind(is_active=is_active), **who)
+            self._notices.customer_changed(work, row, stored["customer_id"], "changed")
 
     # --- What both need
 
@@ -365,6 +372,7 @@ def _overwrite(work: Work, stored: Mapping[str, Any], values: dict[str, Any]) ->
     """
     changed_at = stored["changed_at"]
     if values:
+        values |= changed_now(work)
         values["changed_at"] = changed_at = max(work.now, changed_at + timedelta(microseconds=1))
     same = (CustomerRow.id == stored["id"]) & (CustomerRow.changed_at == stored["changed_at"])
     return work.execute(update(CustomerRow).where(same).values(**values | {"changed_at": changed_at})).rowcount == 1

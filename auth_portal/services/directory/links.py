@@ -32,6 +32,7 @@ from auth_portal.services.directory.person import (
     CustomerNotices,
     LinkView,
     Person,
+    changed_now,
     end_links,
     get_person,
     is_trusted,
@@ -314,10 +315,11 @@ class CredentialLinks:
         with self._transactions.write() as work:
             self._use_up(work, offer)
             active = (CustomerRow.id == person.row) & CustomerRow.is_active
-            if work.execute(update(CustomerRow).where(active).values(**values, changed_at=work.now)).rowcount != 1:
+            if work.execute(update(CustomerRow).where(active).values(**values, **changed_now(work))).rowcount != 1:
                 raise Gone("credential_link_over")
             self._tries.clear(work, person.row, offer.kind, is_ticketed=True)
             kind = "credential_set_in_person" if by_admin else "credential_set_by_link"
             work.record(kind, subject_id=person.subject_id, of=offer.kind, **by_admin)
+            self._notices.customer_changed(work, person.row, person.customer_id, "changed")
             subject = f"Your {method_name(offer.kind)} was set"
             self._notices.to_customer(work, person.key, person.contacts(keyring), subject, NOT_YOU)

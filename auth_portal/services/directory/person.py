@@ -23,7 +23,20 @@ from typing import Any, NamedTuple, Protocol
 
 import phonenumbers
 from phonenumbers import PhoneNumberType
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from auth_portal.crypto import NO_ROW, SUPPORT_CODE_MAC, KeyFault, Keyring, SealedColumn, new_seed
 from auth_portal.errors import Conflict, NotFound
@@ -37,6 +50,7 @@ from auth_portal.store.models import (
     CUSTOMER_TOTP_SECRET,
     Counter,
     CredentialLink,
+    CustomerRemoval,
     CustomerRow,
     table_of,
 )
@@ -231,6 +245,10 @@ class CustomerNotices(Protocol):
 
     def reach(self, contacts: Iterable[str]) -> list[str]:
         """Return those of the contacts that a channel can send to."""
+        ...
+
+    def customer_changed(self, work: Work, row: str, customer_id: str | None, change: str) -> None:
+        """Report to programs that a customer was ``created``, ``changed`` or ``erased``, then without an ID."""
         ...
 
 
@@ -541,9 +559,22 @@ def end_links(work: Work, customers: Sequence[str] | Select[Any], kind: str = ""
     work.execute(ended.where(CredentialLink.kind == kind) if kind else ended)
 
 
+def changed_now(work: Work) -> dict[str, Any]:
+    """Return the columns that every change of a customer sets: its time, and that it has no number yet."""
+    return {"changed_at": work.now, "change_number": None}
+
+
+def remember_removed(work: Work, rows: Select[Any]) -> None:
+    """Remember that the customers of a query of ids are about to be deleted, for programs that ask what changed."""
+    removed = rows.subquery()
+    values = select(removed.c.id, literal(work.now, CustomerRemoval.removed_at.type))
+    work.execute(insert(CustomerRemoval).from_select(["id", "removed_at"], values))
+
+
 def erase_person(work: Work, row: str) -> None:
     """Delete a customer and their one-time links, used ones too."""
     work.execute(delete(CredentialLink).where(CredentialLink.customer_row == row))
+    remember_removed(work, select(_CUSTOMERS.c.id).where(_CUSTOMERS.c.id == row))
     work.execute(delete(_CUSTOMERS).where(_CUSTOMERS.c.id == row))
 
 

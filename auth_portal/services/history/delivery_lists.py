@@ -31,6 +31,7 @@ from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
     CALLBACK,
     CHANGED,
+    EVENT,
     MESSAGE,
     NOT_ACCEPTED,
     RESULT_COLUMNS,
@@ -43,7 +44,7 @@ from auth_portal.store.models import (
     is_changed,
 )
 
-KINDS = (CALLBACK, MESSAGE)
+KINDS = (CALLBACK, MESSAGE, EVENT)
 STATES = tuple(DeliveryState)
 PENDING = DeliveryState.PENDING
 RARE_STATES = tuple(state for state in STATES if state not in (PENDING, DeliveryState.ACCEPTED))

@@ -122,10 +122,10 @@ class BulkSave:
                 if shared_keys(work.connection, [entry.key for entry in entries]):
                     raise Conflict("customer_id_shared")
                 write_rows(work, rows, changes)
-                subjects = {row["customer_key"]: row["subject_id"] for row in rows}
+                created = {row["customer_key"]: (row["id"], row["subject_id"]) for row in rows}
                 with work.together():
                     for plan in plans:
-                        self._record(work, plan, subjects, facts)
+                        self._record(work, plan, created, facts)
                 work.record("customers_saved", new=new, changed=counts.changed, equal=equal, **facts)
                 if along_with is not None:
                     along_with(work, counts)
@@ -133,16 +133,22 @@ class BulkSave:
             raise Conflict("customer_changed") from None
         return counts
 
-    def _record(self, work: Work, plan: RowPlan, subjects: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    def _record(
+        self, work: Work, plan: RowPlan, created: Mapping[str, tuple[str, str]], facts: Mapping[str, Any]
+    ) -> None:
         """Record what one customer's entry did, with the names of its fields, and notify the customer."""
         fields = sorted(plan.changes)
         if plan.stored is None:
-            work.record("customer_created", subject_id=subjects[plan.entry.key], fields=fields, **facts)
+            row_id, subject_id = created[plan.entry.key]
+            work.record("customer_created", subject_id=subject_id, fields=fields, **facts)
+            self._notices.customer_changed(work, row_id, plan.entry.customer_id, "created")
             return
         row, who = plan.stored.row, {"subject_id": plan.stored.row["subject_id"], **facts}
         if fields:
             changes = recorded_changes(plan.stored.texts, plan.changes)
             work.record("customer_changed", fields=fields, changes=changes, **who)
+        if not plan.is_equal:
+            self._notices.customer_changed(work, row["id"], row["customer_id"], "changed")
         if plan.is_active is not None:
             work.record("customer_enabled" if plan.is_active else "customer_disabled", **who)
         for notice in change_notices(plan.stored.texts, plan.changes):
@@ -166,6 +172,7 @@ class BulkSave:
                 is_active = plan.is_active
                 switched = {} if is_active is None else activity(keyring, row_id, is_active=is_active)
                 columns = column_values(keyring, row_id, texts, is_long=long)
-                values = {"id": row_id, "changed_at": now, **columns, **contact_times(texts, now), **switched}
+                changed = {"changed_at": now, "change_number": None, **contact_times(texts, now)}
+                values = {"id": row_id, **columns, **changed, **switched}
                 changes[tuple(values)].append(values)
         return rows, list(changes.values())

@@ -288,6 +288,7 @@ class ImportWork:
         if counts.left_out:
             facts["left_out"] = counts.left_out
         work.record("customers_imported", admin_id=held.row.admin_id, **facts)
+        self._notices.customer_changed(work, "", None, "imported")
         if counts.all_messages and not notifies:
             lines = [
                 f"The file {held.row.file_name} changed the phone number or email address of"
@@ -358,6 +359,7 @@ class ImportWork:
             raise UndoRefusal(CHANGED)
         facts: dict[str, Any] = {"import_id": held.id, "customers": staged.rows}
         work.record("customers_import_undone", admin_id=held.row.undone_by, **facts)
+        self._notices.customer_changed(work, "", None, "imported")
         counts = ImportCounts.from_json(held.row.counts)
         if not notified and counts.notified:
             lines = [

@@ -28,7 +28,7 @@ from auth_portal.services.imports.work import ImportWork, WorkerStop
 from auth_portal.services.operations.retention import Housekeeping
 from auth_portal.services.verification.end import Endings
 from auth_portal.store.db import CHECK_SECONDS, ClockCheck, serve_no_customer, share_connections
-from auth_portal.store.models import CALLBACK, MESSAGE, DeliveryState
+from auth_portal.store.models import CALLBACK, EVENT, MESSAGE, DeliveryState
 from auth_portal.telemetry import Origin, log_event, logger, origin, reason_of, request_id
 
 MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test drive has a handful
@@ -54,7 +54,7 @@ REST_SECONDS = 2.0  # after a fault, mostly of the database: it needs no thread 
 IMPORT_REST_SECONDS = 5.0  # the import waits for its lease anyway
 # A message leaves at a random moment within this time, so that the work of sending one never falls into the same moment
 # after a beginning: in a web process, what it slows down would reveal that the person is a customer (R24).
-SCATTER_SECONDS = {CALLBACK: 0.0, MESSAGE: 0.1}
+SCATTER_SECONDS = {CALLBACK: 0.0, MESSAGE: 0.1, EVENT: 0.0}
 
 
 class Pace:
@@ -336,13 +336,14 @@ def room(threads: int, busy: Counter[str], target: str) -> int:
 
 
 class Lanes:
-    """The lanes of callbacks and of messages."""
+    """The lanes of callbacks, of messages, and of events for programs, in this order."""
 
     def __init__(
         self,
         outbox: Outbox,
         callbacks: Sender,
         messages: Sender,
+        events: Sender,
         clock: ClockCheck,
         *,
         threads: Mapping[str, int],
@@ -351,7 +352,7 @@ class Lanes:
         self.clock = clock
         self.all = tuple(
             Lane(kind, outbox, sender, clock, threads=threads[kind], pace=pace)
-            for kind, sender in ((CALLBACK, callbacks), (MESSAGE, messages))
+            for kind, sender in ((CALLBACK, callbacks), (MESSAGE, messages), (EVENT, events))
         )
 
     def wake(self) -> None:
@@ -361,7 +362,7 @@ class Lanes:
 
 
 class Dispatcher:
-    """Both lanes, the sweep, the work on imports, the housekeeping, the sealing, and other loops of one process."""
+    """The lanes, the sweep, the work on imports, the housekeeping, the sealing, and other loops of one process."""
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from auth_portal.store.keys import has_data_keys
 from auth_portal.store.models import (
     ALL_HOURS,
     CALLBACK,
+    EVENT,
     MESSAGE,
     UNSEALED,
     AuditBlock,
@@ -219,7 +220,7 @@ class Measurements:
         is_pending = Delivery.state == literal_column(f"'{DeliveryState.PENDING}'")  # the words of the index
         some = select(Delivery.kind).where(is_pending).limit(MOST_WAITING).subquery()
         found = self.work.execute(select(some.c.kind, func.count().label("deliveries")).group_by(some.c.kind))
-        return {CALLBACK: 0, MESSAGE: 0, **{row.kind: row.deliveries for row in found}}
+        return {CALLBACK: 0, MESSAGE: 0, EVENT: 0, **{row.kind: row.deliveries for row in found}}
 
     def audit_unsealed_seconds(self) -> float:
         """Return for how long the oldest audit event that is in no block yet has waited (E4)."""

@@ -64,6 +64,7 @@ from auth_portal.store.keys import (
 )
 from auth_portal.store.models import (
     CALLBACK,
+    EVENT,
     MESSAGE,
     RARE_KIND,
     Admin,
@@ -330,7 +331,7 @@ def closings(now: datetime) -> dict[str, Any]:
         .where(is_pending, Delivery.kind == CALLBACK)
         .values(state=DeliveryState.UNCONFIRMED, reason=RESTORED, ended_at=now, leased_until=None, is_unclear=True),
         "other messages under way marked as unconfirmed": update(Delivery)
-        .where(is_pending, Delivery.kind == MESSAGE, Delivery.challenge_id.is_(None))
+        .where(is_pending, Delivery.kind.in_((MESSAGE, EVENT)), Delivery.challenge_id.is_(None))
         .values(state=DeliveryState.UNCONFIRMED, reason=RESTORED, ended_at=now, leased_until=None, is_unclear=True),
         "messages with codes withdrawn": update(Delivery)
         .where(is_pending, Delivery.challenge_id.is_not(None))

@@ -20,7 +20,7 @@ from auth_portal.crypto import SealedColumn, new_token
 from auth_portal.errors import Conflict, NotFound
 from auth_portal.services.access.api_answers import forget_answers
 from auth_portal.services.delivery.outbox import notice_lane
-from auth_portal.services.directory.person import Person, erase_person, get_person
+from auth_portal.services.directory.person import CustomerNotices, Person, erase_person, get_person
 from auth_portal.services.imports.store import forget_customer
 from auth_portal.services.verification import tries
 from auth_portal.store.db import Transactions, Work, parted_facts
@@ -30,6 +30,7 @@ from auth_portal.store.models import (
     CALLBACK,
     CHANGED,
     DELIVERY_BODY,
+    EVENT,
     HIDDEN_STEPS,
     MESSAGE,
     TICKET_PAYMENT,
@@ -200,8 +201,9 @@ class ErasureCounts:
 class Erasure:
     """Remove a person and all that identifies them."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, notices: CustomerNotices) -> None:
         self._transactions = transactions
+        self._notices = notices
 
     def erase(
         self,
@@ -241,6 +243,7 @@ class Erasure:
                 for start in range(0, len(traces[table]), CHUNK):
                     forget(work, traces[table][start : start + CHUNK])
             counts: dict[str, Any] = {"visits": erased.visits, "verifications": erased.verifications, **facts}
+            self._notices.customer_changed(work, row, None, "erased")
             work.record("customer_erased", subject_id=person.subject_id, admin_id=admin_id, **counts)
             if along_with is not None:
                 along_with(work)
@@ -249,8 +252,8 @@ class Erasure:
 
 
 def _drop_notices(work: Work, row: str) -> None:
-    """Withdraw the notices to a customer that have not left yet, and forget the text of all of them."""
-    theirs = Delivery.lane == notice_lane(work.keyring, row), Delivery.kind == MESSAGE
+    """Withdraw the notices to a customer, and events about them, that have not left; forget the text of all of them."""
+    theirs = Delivery.lane == notice_lane(work.keyring, row), Delivery.kind.in_((MESSAGE, EVENT))
     work.execute(update(Delivery).where(*theirs).values(body_sealed=None, about_sealed=None))
     pending = update(Delivery).where(*theirs, Delivery.state == DeliveryState.PENDING)
     work.execute(pending.values(state=DeliveryState.DROPPED, reason="the customer was erased", ended_at=work.now))

@@ -31,7 +31,7 @@ from auth_portal.services.config.journey import (
 )
 from auth_portal.services.config.snapshot import Journeys, Look
 from auth_portal.services.delivery import outbox
-from auth_portal.services.delivery.outbox import DATABASE_FAULTS, Courier, NewDelivery
+from auth_portal.services.delivery.outbox import DATABASE_FAULTS, Courier, NewDelivery, ToPrograms
 from auth_portal.services.verification import given
 from auth_portal.services.verification.case import (
     ENDED_COLUMNS,
@@ -181,10 +181,13 @@ _HANDED_OVER = {DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNC
 class Endings:
     """Ends verifications, and shows how they ended."""
 
-    def __init__(self, transactions: Transactions, journeys: Journeys, courier: Courier) -> None:
+    def __init__(
+        self, transactions: Transactions, journeys: Journeys, courier: Courier, to_programs: ToPrograms
+    ) -> None:
         self._transactions = transactions
         self._journeys = journeys
         self._courier = courier
+        self._to_programs = to_programs
 
     def end(self, work: Work, case: Case, outcome: str, *, why: str = "") -> None:
         """Decide a verification, in the caller's transaction; do nothing if it has ended already.
@@ -234,8 +237,21 @@ class Endings:
             methods=methods,
             **({"why": why} if why else {}),
         )
-        work.log("verification_ended", verification=case.verification_id, outcome=outcome, journey=case.journey.slug)
+        self._report(work, case, outcome)
         _count(work, case, outcome, methods)
+
+    def _report(self, work: Work, case: Case, outcome: str) -> None:
+        """Report an end to the log, and to programs that ask for it, without personal data unless it is a success."""
+        facts: dict[str, Any] = {
+            "verification": case.verification_id,
+            "outcome": outcome,
+            "journey": case.journey.slug,
+        }
+        work.log("verification_ended", **facts)
+        person = case.person if outcome == VERIFIED else None
+        data = {**facts, "customer_id": person.customer_id if person is not None else None}
+        row = person.row if person is not None else None
+        self._to_programs(work, outbox.VERIFICATION_ENDED, data, row or "")
 
     def expire_due(self) -> int:
         """End verifications whose time for proofs is over. Return how many this call ended."""

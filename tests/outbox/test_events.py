@@ -1,0 +1,337 @@
+"""Webhooks of programs, through the page that makes them: what they hear, how it is signed, and what a bad one costs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from auth_portal.services.delivery.webhooks import EVENTS
+from auth_portal.services.operations.dispatcher import room
+from auth_portal.store.models import Attempt, AuditEvent, Delivery, WebhookEndpoint
+from auth_portal.web.api.frame import DOCUMENT_FILE
+from tests.admin.desk import Desk, signed_in
+from tests.receiver import Receiver
+from tests.security.tools import STILL, deliver
+from tests.world import PHONE, World, open_world
+
+NEW, LIST = "/admin/api-keys/webhooks/new", "/admin/api-keys"
+
+
+class Program:
+    """A program of the business: it checks what it gets by the formula of the specification, and answers as it likes."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.url = server.url_for("/hook")
+        self.answers: list[int] = []
+        self.got: list[Request] = []
+        server.expect_request("/hook", method="POST").respond_with_handler(self._take)
+
+    def _take(self, request: Request) -> Response:
+        request.get_data()
+        self.got.append(request)
+        return Response(status=self.answers.pop(0) if self.answers else 204)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(request.data) for request in self.got]
+
+
+def is_signed(request: Request, secret: str) -> bool:
+    """Standard Webhooks 1.0: Base64 of HMAC-SHA256 over id.timestamp.payload, one of several after "v1,"."""
+    signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.data
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return f"v1,{expected}" in request.headers["webhook-signature"].split(" ")
+
+
+@pytest.fixture
+def program(httpserver: HTTPServer) -> Program:
+    return Program(httpserver)
+
+
+@pytest.fixture
+def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    """A portal where nothing leaves until the test says so."""
+    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
+        yield opened
+
+
+@pytest.fixture
+def desk(still: World) -> Desk:
+    return signed_in(still)
+
+
+def hook(desk: Desk, url: str, *events: str) -> tuple[str, str]:
+    """A webhook made on the page: its secret, and the path of its page."""
+    desk.get(NEW)
+    page = desk.post("/admin/api-keys/webhooks", url=url, events=list(events or EVENTS))
+    secret = re.search(r"whsec_[A-Za-z0-9+/=]+", page.text)
+    assert secret, page.text
+    path = re.search(r'href="(/admin/api-keys/webhooks/[0-9a-f]{32})"', page.text)
+    assert path
+    desk.world.services.journeys.renew()
+    return secret.group(0), path.group(1)
+
+
+def verified(world: World, reference: str) -> None:
+    browser = world.browser()
+    browser.begin(reference, "app")
+    world.clock.advance(31)
+    browser.prove(world.totp())
+
+
+def pending(world: World) -> list[Any]:
+    return [row for row in world.rows(Delivery) if row.kind == "webhook" and row.state == "pending"]
+
+
+def test_a_program_hears_of_ends_changes_and_lost_answers_signed(desk: Desk, program: Program) -> None:
+    world = desk.world
+    secret, _path = hook(desk, program.url)
+    browser = world.browser()
+    browser.open("reference-0")
+    browser.post("/", decline="not_me", identifier="")
+    world.receiver.answers = [404]  # final
+    deliver(world)
+    verified(world, "reference-1")
+    customer = world.services.customers
+    row = customer.row_of("C-1001")
+    customer.change(row, {"name": "Someone New"})
+    deliver(world)
+    deliver(world)
+    assert all(is_signed(request, secret) for request in program.got)
+    assert len({request.headers["webhook-id"] for request in program.got}) == len(program.got)
+    found = {
+        event["type"]: [one["data"] for one in program.events if one["type"] == event["type"]]
+        for event in program.events
+    }
+    assert found.keys() == EVENTS.keys()
+    ended = {one["outcome"]: one for one in found["verification.ended"]}
+    assert ended["not_me"]["customer_id"] is None
+    assert (ended["verified"]["customer_id"], ended["verified"]["journey"]) == ("C-1001", "app")
+    (lost,) = found["delivery.given_up"]
+    assert (lost["kind"], lost["state"], lost["verification"]) == (
+        "callback",
+        "refused",
+        ended["not_me"]["verification"],
+    )
+    assert found["customer.changed"] == [{"id": row, "customer_id": "C-1001", "change": "changed"}]
+    everything = b"".join(request.data for request in program.got)
+    for secret_of_others in (b"reference-", b"Someone New", PHONE.encode()):
+        assert secret_of_others not in everything
+    assert [one.body_sealed for one in world.rows(Delivery) if one.kind == "webhook"] == [None] * len(program.got)
+
+
+def test_it_hears_only_what_it_asked_for_and_nothing_while_it_is_off(desk: Desk, program: Program) -> None:
+    world = desk.world
+    _secret, path = hook(desk, program.url, "customer.changed")
+    verified(world, "reference-1")
+    assert pending(world) == []
+    desk.get(path)
+    desk.post(path, url=program.url, events=["verification.ended"])  # without "active"
+    assert "off" in desk.page.text
+    world.services.journeys.renew()
+    verified(world, "reference-2")
+    assert pending(world) == []
+    desk.post(path, url=program.url, events=["verification.ended"], active="1")
+    world.services.journeys.renew()
+    verified(world, "reference-3")
+    deliver(world)
+    assert [one["type"] for one in program.events] == ["verification.ended"]
+
+
+def test_a_program_that_is_down_gets_the_same_event_again_with_growing_waits_for_a_day(
+    desk: Desk, program: Program
+) -> None:
+    world = desk.world
+    hook(desk, program.url, "verification.ended")
+    verified(world, "reference-1")
+    program.answers = [503, 401, 302] + [500] * 40
+    began, times = world.clock.now, []
+    while pending(world):
+        deliver(world)
+        (row,) = [row for row in world.rows(Delivery) if row.kind == "webhook"]
+        times.append((row.next_at - began).total_seconds())
+        world.clock.advance(max(1.0, (row.next_at - world.clock.now).total_seconds()))
+    assert (row.state, row.attempts) == ("given_up", len(program.got))
+    assert 86_400 - 10 <= times[-2] <= 86_400
+    assert 10 <= len(program.got) <= 20
+    assert len({request.headers["webhook-id"] for request in program.got}) == 1
+    assert len({request.data for request in program.got}) == 1
+    waits = [later - before for before, later in pairwise(times)]
+    assert waits[:6] == sorted(waits[:6])
+    # It is not reported to itself, and an admin sends it again from its page.
+    program.answers = []
+    desk.sign_in()
+    page = desk.get(f"/admin/deliveries/{row.id}").text
+    assert "HTTP 401" in page
+    assert "verification.ended" in page.casefold()
+    desk.post(f"/admin/deliveries/{row.id}/retry", reason="the program is back")
+    deliver(world)
+    assert len(program.got) == row.attempts + 1
+    assert program.got[-1].headers["webhook-id"] == program.got[0].headers["webhook-id"]
+    assert [one.state for one in world.rows(Delivery) if one.kind == "webhook"] == ["accepted"]
+
+
+def test_a_program_that_is_gone_is_switched_off_and_owners_hear_of_it(desk: Desk, program: Program) -> None:
+    world = desk.world
+    _secret, path = hook(desk, program.url, "verification.ended")
+    verified(world, "reference-1")
+    program.answers = [410]
+    deliver(world)
+    world.services.journeys.renew()
+    verified(world, "reference-2")
+    deliver(world)
+    assert len(program.got) == 1
+    assert "answered 410" in desk.get(path).text
+    assert [event.kind for event in world.rows(AuditEvent) if event.kind == "webhook_endpoint_gone"]
+    mails = [mail["subject"] for mail in world.receiver.messages if mail["kind"] == "mail"]
+    assert any("A webhook was switched off" in subject for subject in mails)
+
+
+def test_a_new_secret_overlaps_for_a_day(desk: Desk, program: Program) -> None:
+    world = desk.world
+    old, path = hook(desk, program.url, "verification.ended")
+    verified(world, "reference-1")  # waits, and is signed with what is valid when it leaves
+    desk.get(path)
+    page = desk.post(f"{path}/secret").text
+    found = re.search(r"whsec_[A-Za-z0-9+/=]+", page)
+    assert found
+    new = found.group(0)
+    deliver(world)
+    assert is_signed(program.got[0], old)
+    assert is_signed(program.got[0], new)
+    assert new not in desk.get(path).text
+    stored = world.rows(WebhookEndpoint)[0]
+    assert new.encode() not in stored.secret_sealed
+    world.clock.advance(86_401)
+    verified(world, "reference-2")
+    deliver(world)
+    assert is_signed(program.got[1], new)
+    assert not is_signed(program.got[1], old)
+
+
+def test_a_test_message_says_what_the_program_answered(desk: Desk, program: Program) -> None:
+    _secret, path = hook(desk, program.url, "verification.ended")
+    program.answers = [418]
+    desk.get(path)
+    desk.post(f"{path}/test")
+    assert desk.path.startswith("/admin/deliveries/")
+    deliver(desk.world)
+    assert "HTTP 418" in desk.get(desk.path).text
+    assert program.events[0]["type"] == "webhook.test"
+    assert program.events[0]["data"] == {}
+
+
+def test_d4_a_private_address_is_refused_on_the_page(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    targets = f"127.0.0.1:{receiver.server.server_port}"
+    settings = {**STILL, "PORTAL_ALLOW_PRIVATE_CALLBACKS": "0", "PORTAL_PRIVATE_TARGETS": targets}
+    with open_world(tmp_path, sqlite_url, receiver, settings=settings) as world:
+        desk = signed_in(world)
+        for url in ("http://crm.example/hook", "https://10.0.0.7/hook", "ftp://crm.example/", "hook", "https://[::1/"):
+            desk.get(NEW)
+            page = desk.post("/admin/api-keys/webhooks", url=url, events=["customer.changed"])
+            assert page.status_code == 422, url
+            assert 'id="url-fault"' in page.text or "aria-invalid" in page.text
+        assert world.rows(WebhookEndpoint) == []
+        desk.get(NEW)
+        assert desk.post("/admin/api-keys/webhooks", url="https://crm.example/hook", events=["x"]).status_code == 422
+
+
+def test_d5_a_dead_program_keeps_neither_answers_nor_messages_nor_other_programs_waiting(
+    desk: Desk, program: Program
+) -> None:
+    """Its events have threads of their own, of which one target never has all."""
+    world = desk.world
+    hook(desk, program.url, "verification.ended")
+    callbacks, messages, events = world.services.dispatcher.lanes
+    assert [lane.kind for lane in (callbacks, messages, events)] == ["callback", "message", "webhook"]
+    assert len({id(lane._pool) for lane in world.services.dispatcher.lanes}) == 3
+    events._busy["dead.example"] = 3
+    assert room(events._threads, events._busy, "dead.example") == 0
+    assert room(events._threads, events._busy, "other.example") == 1
+    verified(world, "reference-1")
+    (row,) = pending(world)
+    taken = [*callbacks.outbox.claim("callback", 50), *messages.outbox.claim("message", 50)]
+    assert row.id not in {one.id for one in taken}  # which is also all that 0.1.0 claims
+
+
+def test_e3_an_erased_customer_is_in_no_event(desk: Desk, program: Program) -> None:
+    world = desk.world
+    hook(desk, program.url)
+    verified(world, "reference-1")
+    row = world.services.customers.row_of("C-1001")
+    world.services.erasure.erase(row)
+    deliver(world)
+    assert [one["data"] for one in program.events] == [{"id": row, "customer_id": None, "change": "erased"}]
+    dropped = [one for one in world.rows(Delivery) if one.kind == "webhook" and one.state == "dropped"]
+    assert [one.body_sealed for one in dropped] == [None]
+
+
+def test_an_event_outlives_a_killed_dispatcher(desk: Desk, program: Program) -> None:
+    world = desk.world
+    hook(desk, program.url, "verification.ended")
+    verified(world, "reference-1")
+    lane = world.services.dispatcher.lanes[2]
+    assert len(lane.outbox.claim("webhook", 5)) == 1  # and the process is killed before it sends
+    deliver(world)
+    assert program.got == []
+    world.clock.advance(16)
+    deliver(world)
+    assert len(program.got) == 1
+    assert [one.fate for one in world.rows(Attempt) if one.delivery_id == program.got[0].headers["webhook-id"]] == [
+        "unknown",
+        "accepted",
+    ]
+
+
+def test_an_end_costs_one_row_for_each_program_and_nothing_without_any(desk: Desk, program: Program) -> None:
+    world = desk.world
+    counts = []
+    for number in range(2):
+        browser = world.browser()
+        browser.begin(f"reference-{number}", "app")
+        world.clock.advance(31)
+        world.services.journeys.current()
+        world.services.journeys._read_at = float("inf")
+        with world.statements() as seen:
+            browser.prove(world.totp(), follow=False)
+        counts.append(len(seen))
+        world.services.journeys._read_at = 0.0
+        hook(desk, program.url, "verification.ended")
+    assert counts[1] == counts[0] + 1
+    assert counts[0] <= 6
+
+
+def test_the_description_of_the_api_says_what_a_program_gets(desk: Desk, program: Program) -> None:
+    described = {
+        name: one["post"]["requestBody"] for name, one in json.loads(DOCUMENT_FILE.read_text())["webhooks"].items()
+    }
+    assert described.keys() == EVENTS.keys()
+    world = desk.world
+    hook(desk, program.url)
+    world.receiver.answers = [404]
+    verified(world, "reference-1")
+    deliver(world)
+    row = world.services.customers.row_of("C-1001")
+    world.services.customers.set_active(row, is_active=False)
+    deliver(world)
+    assert {event["type"] for event in program.events} == EVENTS.keys()
+    for event in program.events:
+        content = described[event["type"]]["content"]["application/json"]
+        for one in (event, content["example"]):
+            assert one.keys() == content["schema"]["properties"].keys()
+            data = content["schema"]["properties"]["data"]["properties"]
+            assert one["data"].keys() == data.keys()
+            for name, about in data.items():
+                assert one["data"][name] in about.get("enum", [one["data"][name]]), name
