@@ -1,4 +1,4 @@
-"""The floor: a bare Flask app, on the same server as the portal."""
+"""The floor: a bare Flask app, on the same server as the portal. Not at /healthz, which the server answers itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from flask import Flask
 app = Flask(__name__)
 
 
-@app.get("/healthz")
+@app.get("/hello")
 def hello() -> str:
     """The smallest answer."""
     return "hello"

@@ -258,7 +258,7 @@ def kinds(folder: Path, urls: Sequence[str], server: str, drain: Drain) -> Itera
         stack.enter_context(serving(quiet.server, PORTAL_DISPATCH="off"))
         stack.enter_context(serving(sending.server, PORTAL_DISPATCH="inline"))
         yield [
-            Kind("hello", hello, lambda n: [get(hello.port, "/healthz") for _ in some(n, PAGES)], b"HTTP/1.1 200"),
+            Kind("hello", hello, lambda n: [get(hello.port, "/hello") for _ in some(n, PAGES)], b"HTTP/1.1 200"),
             Kind("landing page", quiet.server, quiet.landings, b"HTTP/1.1 200"),
             Kind("code page", quiet.server, quiet.pages, b"HTTP/1.1 200"),
             Kind("code check", quiet.server, quiet.checks, b"HTTP/1.1 303", _prover(urls[0], None)),
