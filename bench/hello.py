@@ -7,6 +7,7 @@ from flask import Flask
 app = Flask(__name__)
 
 
+@app.get("/healthz")  # by which it is seen that it has started
 @app.get("/hello")
 def hello() -> str:
     """The smallest answer."""

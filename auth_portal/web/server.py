@@ -26,8 +26,10 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NoReturn
 
 from flask import has_request_context, request
@@ -164,6 +166,8 @@ class Connection:
         self.chunked: ChunkedBody | None = None
         self.most_bytes = 0  # of the body, once the app wants it
         self.is_running = self.is_idle = self.keeps = False
+        self.watched = 0  # the events for which the loop asks
+        self.act: Callable[[Connection], None] | None = None  # and what it does then
         self.silent_until = self.late_at = 0.0
         self.wants_body = False  # the app waits for it
         self.streamed, self.stream_began_at = 0, 0.0  # of the present answer, if it is too long to be held
@@ -209,6 +213,33 @@ class Connection:
                 del self.outgoing[: self.socket.send(self.outgoing)]
 
 
+class Threads:
+    """So many threads, each of which runs one request after the other.
+
+    An executor does the same for twice the work: no one waits for its futures.
+    """
+
+    def __init__(self, name: str, count: int, run: Callable[[Connection], None]) -> None:
+        self._run = run
+        self._waiting: SimpleQueue[Connection | None] = SimpleQueue()
+        self._count = count
+        for number in range(count):
+            Thread(target=self._work, name=f"{name}_{number}").start()
+
+    def submit(self, conn: Connection) -> None:
+        """Let the next free thread run a request."""
+        self._waiting.put(conn)
+
+    def shut_down(self) -> None:
+        """End each thread once no request waits."""
+        for _ in range(self._count):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (conn := self._waiting.get()) is not None:
+            self._run(conn)
+
+
 class PortalWorker(Worker):  # type: ignore[misc]
     """Serves with ``--threads`` threads and one loop."""
 
@@ -217,8 +248,8 @@ class PortalWorker(Worker):  # type: ignore[misc]
         self.poller = selectors.DefaultSelector()
         self.queue = PollableMethodQueue()
         self.queue.init()
-        self.pool = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="request")
-        self.probes = ThreadPoolExecutor(1, thread_name_prefix="probe")
+        self.pool = Threads("request", self.cfg.threads, self._run)
+        self.probes = Threads("probe", 1, self._run)
         self.connections: dict[socket.socket, Connection] = {}
         self.in_grace: set[Connection] = set()
         self.look_at = 0.0
@@ -262,7 +293,6 @@ class PortalWorker(Worker):  # type: ignore[misc]
 
     def _turn(self) -> None:
         """Act on what has happened, and on the deadlines that have passed."""
-        self.notify()
         for key, _events in self.poller.select(GRACE_SECONDS / 4 if self.in_grace else LOOK_SECONDS):
             try:
                 key.data(key.fileobj)
@@ -275,6 +305,7 @@ class PortalWorker(Worker):  # type: ignore[misc]
             self._start(conn)
         if now >= self.look_at:
             self.look_at = now + LOOK_SECONDS
+            self.notify()  # the master, which would take a silent worker for one that hangs
             for conn in list(self.connections.values()):
                 if not conn.is_running and now > min(conn.silent_until, conn.late_at):
                     self._refuse(conn, "408 Request Timeout") if conn.wants_body else self._close(conn)
@@ -319,12 +350,20 @@ class PortalWorker(Worker):  # type: ignore[misc]
 
     def _watch(self, conn: Connection, events: int, act: Callable[[Connection], None]) -> None:
         """Call ``act`` whenever the connection is ready."""
-        self._ignore(conn)
-        self.poller.register(conn.socket, events, lambda _socket: act(conn))
+        conn.act = act
+        if conn.watched != events:
+            change = self.poller.modify if conn.watched else self.poller.register
+            change(conn.socket, events, partial(self._act, conn))
+            conn.watched = events
+
+    def _act(self, conn: Connection, _socket: object) -> None:
+        if conn.act is not None:
+            conn.act(conn)
 
     def _ignore(self, conn: Connection) -> None:
-        with contextlib.suppress(KeyError, ValueError):
+        if conn.watched:
             self.poller.unregister(conn.socket)
+            conn.watched = 0
 
     def _receive(self, conn: Connection) -> bool:
         """Receive what has come; return False if there was nothing, or the connection has ended and was closed."""
@@ -425,12 +464,20 @@ class PortalWorker(Worker):  # type: ignore[misc]
 
     def _start(self, conn: Connection) -> None:
         """Run the request in a thread."""
-        self._ignore(conn)
+        conn.act = self._ignore  # what comes meanwhile waits; mostly nothing does, so the loop need not be changed
         self.in_grace.discard(conn)
         conn.is_running, conn.wants_body = True, False
         pool = self.probes if conn.head.startswith(READY) else self.pool
-        running = pool.submit(self.run_request, conn)
-        running.add_done_callback(lambda future: self.queue.defer(self.go_on, conn, future))
+        pool.submit(conn)
+
+    def _run(self, conn: Connection) -> None:
+        """Run the request in this thread, and let the loop go on with what came of it."""
+        wanted, fault = None, None
+        try:
+            wanted = self.run_request(conn)
+        except BaseException as raised:
+            fault = raised
+        self.queue.defer(self.go_on, conn, wanted, fault)
 
     def run_request(self, conn: Connection) -> int | None:
         """Run the request in this thread, and send what the client takes at once.
@@ -464,22 +511,17 @@ class PortalWorker(Worker):  # type: ignore[misc]
         conn.send()
         return None
 
-    def go_on(self, conn: Connection, running: Future[int | None]) -> None:
-        """Go on with a connection whose thread has ended."""
+    def go_on(self, conn: Connection, wanted: int | None, fault: BaseException | None) -> None:
+        """Go on with a connection whose request has run, up to the body that it wants or a fault."""
         conn.is_running = False
-        try:
-            wanted = running.result()
-        except OSError:  # the client has gone
+        if fault is not None:
+            if not isinstance(fault, OSError):  # else the client has gone
+                logger.error("request_fault", exc_info=fault)
             self._close(conn)
-            return
-        except Exception:
-            logger.exception("request_fault")
-            self._close(conn)
-            return
-        if wanted is not None:
+        elif wanted is not None:
             self.await_body(conn, wanted)
-            return
-        self._send(conn)
+        else:
+            self._send(conn)
 
     # -- sending
 
@@ -565,8 +607,8 @@ class PortalWorker(Worker):  # type: ignore[misc]
                 conn.silent_until = min(conn.silent_until, time.monotonic() + LINGER_SECONDS)
         while self.connections and time.monotonic() < until:
             self._turn()
-        self.pool.shutdown(wait=False)
-        self.probes.shutdown(wait=False)
+        self.pool.shut_down()
+        self.probes.shut_down()
         if process is not None:
             process.stop()
 
