@@ -259,15 +259,12 @@ class _Turn(NamedTuple):
 class Group:
     """Transactions of a process that follow each other, and that one commit makes durable."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, connection: Connection) -> None:
+        """Begin, on a connection on which each statement otherwise stands alone. Raise SQLAlchemyError."""
         self.began = time.monotonic()
-        self.connection = engine.connect()
-        try:
-            self.transaction = self.connection.begin()
-            self.driver: Any = self.connection.connection.dbapi_connection
-        except BaseException:
-            self.connection.close()
-            raise
+        self.connection = connection
+        self.driver: Any = connection.connection.dbapi_connection
+        self._run("BEGIN IMMEDIATE")
         self.size = 0
         self.fault: BaseException | None = None
         self.is_over = threading.Event()
@@ -281,17 +278,22 @@ class Group:
         """Commit, or undo what is left of a group that has failed."""
         try:
             if self.fault is None:
-                self.transaction.commit()
-            else:
-                self.transaction.rollback()
+                if listeners := self.connection.dispatch.commit:
+                    listeners(self.connection)
+                self._run("COMMIT")
         except Exception as fault:
             self.fault = fault
-            with suppress(SQLAlchemyError):
-                self.transaction.rollback()
         finally:
-            with suppress(Exception):
-                self.connection.close()
+            if self.fault is not None and self.driver.in_transaction:  # a fault of the disk has undone everything
+                with suppress(SQLAlchemyError):
+                    self._run("ROLLBACK")
             self.is_over.set()
+
+    def _run(self, sql: str) -> None:
+        try:
+            self.driver.execute(sql)
+        except self.connection.dialect.loaded_dbapi.Error as fault:
+            raise _fault(self.connection, sql, fault) from fault
 
 
 class Writers:
@@ -306,8 +308,9 @@ class Writers:
     """
 
     def __init__(self, engine: Engine, gate: WriteGate) -> None:
-        self._engine = engine
+        self._engine = engine.execution_options(**{MODE: "read"})  # a group begins its transaction itself
         self._gate = gate
+        self._connection: Connection | None = None  # of all of them: to borrow one for each took a tenth of a check
         self._lock = threading.Lock()  # of the three next
         self._customers: deque[_Turn] = deque()
         self._senders: deque[_Turn] = deque()
@@ -323,7 +326,7 @@ class Writers:
             if (group := self._group) is None:
                 self._gate.enter()
                 otherwise.callback(self._gate.leave)
-                group = Group(self._engine)
+                group = self._new_group()
             otherwise.pop_all()
         driver: Any = group.driver
         group.size += 1
@@ -367,6 +370,22 @@ class Writers:
                     line.remove(turn)
                 raise
 
+    def _new_group(self) -> Group:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            return Group(self._connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection. The next writer opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.close()
+
     def _leave(self, group: Group) -> None:
         """Give the turn to the next writer of the same group, or end the group."""
         if group.may_grow():
@@ -377,6 +396,8 @@ class Writers:
                     return
         self._group = None
         group.end()
+        if group.fault is not None:
+            self.close()  # whatever state it is in
         self._gate.leave()
         self._pass_on()
 
@@ -580,6 +601,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection and the gate."""
+        if self._writers is not None:
+            self._writers.close()
         self.engine.dispose()
         if self._gate is not None:
             self._gate.close()

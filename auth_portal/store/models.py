@@ -449,7 +449,7 @@ def is_changed(keyring: Keyring, row: Any) -> bool:
     found = row._mapping
     if found["verification__id"] is None or keyring.holds("verifications", found, "verification__"):
         is_named = found["customer__id"] is not None and keyring.requires_macs
-        return is_named and "identity_mac" in keyring.wrong_macs("customers", found, "customer__")
+        return is_named and not keyring.has_mac("customers", "identity_mac", found, "customer__")
     return True
 
 

@@ -248,8 +248,6 @@ class PortalWorker(Worker):  # type: ignore[misc]
         self.poller = selectors.DefaultSelector()
         self.queue = PollableMethodQueue()
         self.queue.init()
-        self.pool = Threads("request", self.cfg.threads, self._run)
-        self.probes = Threads("probe", 1, self._run)
         self.connections: dict[socket.socket, Connection] = {}
         self.in_grace: set[Connection] = set()
         self.look_at = 0.0
@@ -287,9 +285,14 @@ class PortalWorker(Worker):  # type: ignore[misc]
         for listener in self.sockets:
             listener.setblocking(False)
             self.poller.register(listener, selectors.EVENT_READ, self._accept)
-        while self.alive and self.ppid == os.getppid():
-            self._turn()
-        self.finish_all()
+        self.pool, self.probes = Threads("request", self.cfg.threads, self._run), Threads("probe", 1, self._run)
+        try:
+            while self.alive and self.ppid == os.getppid():
+                self._turn()
+            self.finish_all()
+        finally:
+            self.pool.shut_down()
+            self.probes.shut_down()
 
     def _turn(self) -> None:
         """Act on what has happened, and on the deadlines that have passed."""
@@ -607,8 +610,6 @@ class PortalWorker(Worker):  # type: ignore[misc]
                 conn.silent_until = min(conn.silent_until, time.monotonic() + LINGER_SECONDS)
         while self.connections and time.monotonic() < until:
             self._turn()
-        self.pool.shut_down()
-        self.probes.shut_down()
         if process is not None:
             process.stop()
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
 from auth_portal.store.models import Verification
@@ -26,19 +26,17 @@ def full_disk(world: World) -> Iterator[None]:
     engine = world.database.engine, world.services.transactions.database.engine
     with world.database.read() as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+    most = pages
 
-    def limit(connection: Any, *_: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {pages}")
-
-    def lift(connection: Any, *_: object) -> None:
-        connection.execute("PRAGMA max_page_count = 1000000")
+    def limit(connection: Connection, *_: object) -> None:
+        """Each connection has its own limit; after a fault writers open another one."""
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute(f"PRAGMA max_page_count = {most}")
 
     for one in engine:
-        event.listen(one, "checkout", limit)
+        event.listen(one, "before_cursor_execute", limit)
     yield
-    for one in engine:
-        event.remove(one, "checkout", limit)
-        event.listen(one, "checkout", lift)
+    most = 1_000_000
 
 
 def test_d12_what_a_full_disk_refused_was_neither_logged_nor_sent_nor_lost(

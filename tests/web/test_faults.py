@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from auth_portal.store.models import Attempt, CustomerRow, Delivery, Verification
 from tests.postgres import MASTER_KEY
@@ -27,11 +27,12 @@ def test_a_full_disk_is_one_page_and_loses_nothing(small_world: World) -> None:
     engine = small_world.services.transactions.database.engine
     is_full = True
 
-    def fill(connection: Any, *_: object) -> None:
-        (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count={pages if is_full else 2**30}")
+    def fill(connection: Connection, *_: object) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        (pages,) = driver.execute("PRAGMA page_count").fetchone()
+        driver.execute(f"PRAGMA max_page_count={pages if is_full else 2**30}")
 
-    event.listen(engine, "checkout", fill)
+    event.listen(engine, "before_cursor_execute", fill)
     browser = small_world.browser()
     browser.open("abc")
     statuses = []

@@ -476,7 +476,7 @@ def _as_written(work: Work, ids: Collection[str]) -> set[str]:
         except KeyFault:
             continue
         meant = row.verification__server, row.verification__reference_hash, row.verification__reference_hash
-        is_routed = "route_mac" not in work.keyring.wrong_macs("verifications", row._mapping, _VERIFICATION)
+        is_routed = work.keyring.has_mac("verifications", "route_mac", row._mapping, _VERIFICATION)
         if is_routed and (row.target, row.lane, reference) == meant:
             found.add(row.id)
     return found

@@ -568,7 +568,7 @@ def given_of_row(work: Work, row: Any) -> Mapping[str, Given]:
 
 
 def _is_misrouted(work: Work, row: Any) -> bool:
-    return "route_mac" in work.keyring.wrong_macs("verifications", row._mapping, _VERIFICATION)
+    return not work.keyring.has_mac("verifications", "route_mac", row._mapping, _VERIFICATION)
 
 
 def _note_broken(work: Work, row: Any, codes: Sequence[Any], *, is_writing: bool) -> None:
