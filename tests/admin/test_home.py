@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert
 
 from auth_portal.services.history.overview import spread
-from auth_portal.store.models import Delivery, HourlyCount, Verification, Visit
+from auth_portal.store.models import AuditEvent, Delivery, HourlyCount, Verification, Visit
 from tests.admin.desk import Desk, signed_in
 from tests.admin.test_settings import FORM as SETTINGS
 from tests.receiver import Receiver
@@ -297,6 +297,69 @@ def test_the_first_step_is_the_business_and_no_country_is_chosen_before(
             "ZA",
             "Africa/Johannesburg",
         )
+
+
+def test_the_first_steps_stay_until_a_country_is_chosen(small_world: World, owner: Desk) -> None:
+    """Even where everything else is done, such as on a portal that was set up by a config file."""
+    small_world.services.configuration.import_toml('[portal]\ndefault_region = ""\n', file_name="none.toml")
+    browser = small_world.browser()
+    browser.begin("ref-1", "app", identifier="C-1001")
+    browser.prove(small_world.totp())
+    small_world.services.journeys.renew()
+    page = owner.get("/admin/").text
+    assert "First steps" in page
+    assert page.count("to do</span>") == 0
+    assert "Say whose portal this is" in page
+    small_world.services.configuration.import_toml('[portal]\ndefault_region = "ZA"\n', file_name="za.toml")
+    small_world.services.journeys.renew()
+    assert "First steps" not in owner.get("/admin/").text
+
+
+def advised(desk: Desk) -> str:
+    """The heading of what to do next; empty where the page has no such card."""
+    card = desk.get("/admin/").text.partition('id="next"')[2].partition("</section>")[0]
+    found = re.search(r"<strong>([^<]*)</strong>", card)
+    return found[1] if found else ""
+
+
+def test_advice_is_put_off_for_a_time_and_the_next_is_shown(small_world: World, owner: Desk, support: Desk) -> None:
+    browser = small_world.browser()
+    browser.begin("ref-1", "app")
+    assert advised(owner) == "", "before, the first steps are what to do next"
+    browser.prove(small_world.totp())
+    first = advised(owner)
+    assert first.startswith("Protect the link of")
+    assert "Not now" not in support.get("/admin/").text
+    seen = [first]
+    for _ in range(20):
+        owner.post("/admin/advice/later", **owner.hidden("/admin/advice/later"))
+        assert "Put off until 2026-12-22, for all admins." in owner.page.text
+        if not (following := advised(owner)):
+            break
+        seen.append(following)
+    assert len(set(seen)) == len(seen)
+    assert seen[-1] == "Invite a second owner"
+    assert advised(support) == ""
+    events = [row for row in small_world.rows(AuditEvent) if row.kind == "advice_put_off"]
+    assert len(events) == len(seen)
+    assert {row.admin_id for row in events} == {owner.admin_id}
+    small_world.clock.advance(29 * 86400)
+    owner.sign_in()
+    assert advised(owner) == ""
+    small_world.clock.advance(2 * 86400)
+    owner.sign_in()
+    assert advised(owner) == first
+
+
+@pytest.mark.parametrize("fields", [{}, {"kind": "key", "subject": "none"}, {"kind": "x" * 5000, "of": "é"}])
+def test_what_is_no_advice_is_not_put_off(owner: Desk, fields: dict[str, str]) -> None:
+    browser = owner.world.browser()
+    browser.begin("ref-1", "app")
+    browser.prove(owner.world.totp())
+    owner.get("/admin/")
+    page = owner.post("/admin/advice/later", **{"kind": "", "subject": "", "of": "", **fields})
+    assert (page.status_code, "no longer a reason" in page.text) == (200, True)
+    assert not [row for row in owner.world.rows(AuditEvent) if row.kind == "advice_put_off"]
 
 
 def test_the_first_steps_go_once_they_are_done(small_world: World, owner: Desk) -> None:

@@ -161,6 +161,7 @@ TABLE: dict[str, set[str]] = {
     "imports_faults_csv": ALL,
     # home
     "verifications_home": ALL,
+    "verifications_put_off": {OWNER},
 }
 
 _RULES = [rule for rule in create_app().url_map.iter_rules() if rule.endpoint.startswith("admin.")]

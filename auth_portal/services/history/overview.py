@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -70,6 +70,10 @@ _HOURS = select(HourlyCount.hour, HourlyCount.name, HourlyCount.labels, HourlyCo
     HourlyCount.hour >= bindparam("since"), HourlyCount.hour < bindparam("until"), HourlyCount.name.in_(_COUNTED)
 )
 _TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
+# For how long advice rests that an owner puts off: of a failing channel and an ending key, not until it is too late.
+ADVICE_RESTS = {"single_channel": timedelta(days=7), "key": timedelta(days=3)}
+ADVICE_RESTS_USUALLY = timedelta(days=30)
+_PUT_OFF = "advice_put_off"  # the audit event, which is also the record
 SETTLED = frozenset({DeliveryState.ACCEPTED, DeliveryState.REFUSED, DeliveryState.UNCONFIRMED, DeliveryState.GIVEN_UP})
 _VERIFIED = select(Verification.id).where(Verification.outcome == VERIFIED)
 # A test drive whose chat continued, by its audit event; RARE_KIND names the index.
@@ -173,6 +177,11 @@ class Advice(NamedTuple):
     subject: str = ""  # the slug of a journey, or the name of a channel or a key
     of: str = ""  # the journey whose channel it is, or the row of the key
     at: datetime | None = None  # when the key ends
+
+    @property
+    def rests(self) -> timedelta:
+        """Return for how long it can be put off."""
+        return ADVICE_RESTS.get(self.kind, ADVICE_RESTS_USUALLY)
 
 
 class Ended(NamedTuple):
@@ -304,6 +313,7 @@ class RangeCounts:
 class Checklist:
     """What a portal needs before it can verify a customer, in the order in which it is set up."""
 
+    has_country: bool  # with name, time zone and language; phone numbers are read by it
     has_channel: bool
     has_customers: bool
     has_journey: bool
@@ -312,7 +322,8 @@ class Checklist:
     @property
     def is_done(self) -> bool:
         """Report whether every step is done."""
-        return self.has_channel and self.has_customers and self.has_journey and self.has_verified
+        is_set_up = self.has_country and self.has_channel and self.has_customers
+        return is_set_up and self.has_journey and self.has_verified
 
 
 class AtStake(NamedTuple):
@@ -433,6 +444,7 @@ class Overview:
             has_customers = work.execute(select(CustomerRow.id).limit(1)).first() is not None
             has_verified = any(work.execute(one.limit(1)).first() for one in (_VERIFIED, _DRIVEN))
         return Checklist(
+            has_country=bool(snapshot.portal.default_region),
             has_channel=any(map(snapshot.may_use, snapshot.channels.values())) or not needs_channel,
             has_customers=has_customers,
             has_journey=any(map(snapshot.is_open, journeys)),
@@ -440,26 +452,50 @@ class Overview:
         )
 
     def advice(self) -> Advice | None:
-        """Return the first thing that would make the portal safer, or None."""
+        """Return the first thing that would make the portal safer and was not put off, or None."""
+        with self._transactions.read() as work:
+            resting = self._resting(work)
+            return next((one for one in self._advices(work) if one[:3] not in resting), None)
+
+    def put_off(self, kind: str, subject: str, of: str, admin_id: str) -> datetime | None:
+        """Let a piece of advice rest. Return until when; None if there is no reason for it now."""
+        with self._transactions.write() as work:
+            found = next((one for one in self._advices(work) if one[:3] == (kind, subject, of)), None)
+            if found is None:
+                return None
+            work.record(_PUT_OFF, admin_id=admin_id, advice=kind, subject=subject, of=of)
+            return work.now + found.rests
+
+    def _resting(self, work: Work) -> set[tuple[str, str, str]]:
+        since = first_id(work.now - ADVICE_RESTS_USUALLY)
+        events = select(AuditEvent.at, AuditEvent.facts).where(
+            text(RARE_KIND), AuditEvent.kind == _PUT_OFF, AuditEvent.id >= since
+        )
+        found = set()
+        for at, facts in work.execute(events):
+            one = Advice(facts.get("advice", ""), facts.get("subject", ""), facts.get("of", ""))
+            if work.now < at + one.rests:
+                found.add(one[:3])
+        return found
+
+    def _advices(self, work: Work) -> Iterator[Advice]:
         snapshot = self._journeys.current()
         journeys = {slug: now.config for slug, now in snapshot.journeys.items() if snapshot.is_open(now.config)}
-        with self._transactions.read() as work:
-            failing = set(work.execute(select(ChannelState.name).where(ChannelState.failures_in_row > 0)).scalars())
-            owners = work.execute(select(func.count()).where(Admin.role == "owner", Admin.is_active)).scalar() or 0
-            ends_soon = ApiKeyRow.expires_at.between(work.now, work.now + KEY_ENDS_SOON), ApiKeyRow.revoked_at.is_(None)
-            ending = select(ApiKeyRow.id, ApiKeyRow.name, ApiKeyRow.expires_at).where(*ends_soon)
-            key = work.execute(ending.order_by(ApiKeyRow.expires_at).limit(1)).first()
+        failing = set(work.execute(select(ChannelState.name).where(ChannelState.failures_in_row > 0)).scalars())
         for slug, journey in journeys.items():
             for kind in sorted(journey.carried):
                 carrying = [name for name in journey.channels if kind in snapshot.channels[name].message_kinds]
                 if len(carrying) == 1 and carrying[0] in failing:
-                    return Advice("single_channel", carrying[0], slug)
+                    yield Advice("single_channel", carrying[0], slug)
         for slug, journey in journeys.items():
             if journey.is_unprotected:
-                return Advice("relay", slug)
-        if owners == 1:
-            return Advice("single_owner")
-        return Advice("key", key.name, key.id, key.expires_at) if key is not None else None
+                yield Advice("relay", slug)
+        if work.execute(select(func.count()).where(Admin.role == "owner", Admin.is_active)).scalar() == 1:
+            yield Advice("single_owner")
+        ends_soon = ApiKeyRow.expires_at.between(work.now, work.now + KEY_ENDS_SOON), ApiKeyRow.revoked_at.is_(None)
+        ending = select(ApiKeyRow.id, ApiKeyRow.name, ApiKeyRow.expires_at).where(*ends_soon)
+        for key in work.execute(ending.order_by(ApiKeyRow.expires_at)):
+            yield Advice("key", key.name, key.id, key.expires_at)
 
     def locked(self) -> list[LockedCustomer]:
         """Return the first twenty customers who cannot use a method now because of wrong tries."""

@@ -471,6 +471,7 @@ EVENTS: Mapping[str, str] = {
     "webhook_endpoint_secret_renewed": "The secret of the webhook to %(to)s was replaced.",
     "webhook_endpoint_deleted": "The webhook to %(to)s was deleted.",
     "webhook_endpoint_tested": "A test message was sent to the webhook to %(to)s.",
+    "advice_put_off": "Advice on the home page was put off.",
     "settings_changed": "The settings were changed: %(changes)s.",
     "configuration_imported": "A config file was imported: %(changes)s.",
     "journey_created": "Journey %(journeys)s was created: %(changes)s.",

@@ -20,9 +20,12 @@ from auth_portal.services.history.stories import StoryFilter
 from auth_portal.services.verification.references import pasted
 from auth_portal.web.admin.frame import (
     EVERYONE,
+    OWNERS,
     FilterForm,
     Place,
+    done,
     form_text,
+    me,
     newest_url,
     older_url,
     pages_called,
@@ -59,6 +62,16 @@ def home() -> Response:
         alerts=services().alerts.open(services().clock()),
         first=first_choices(),
     )
+
+
+@route("/advice/later", allow=OWNERS, methods=("POST",))
+def put_off() -> BaseResponse:
+    """Let a piece of advice rest, for the whole portal."""
+    until = services().overview.put_off(form_text("kind"), form_text("subject"), form_text("of"), me().admin_id)
+    if until is None:
+        return done("/admin/", _("There is no longer a reason for this advice."))
+    day = services().journeys.current().portal.wall.day(until)
+    return done("/admin/", _("Put off until %(day)s, for all admins.", day=day))
 
 
 @dataclass(frozen=True)
