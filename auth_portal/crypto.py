@@ -49,6 +49,7 @@ STRANGER_HASH = "$argon2id$v=19$m=19456,t=2,p=1$+MMj0S6/Yj3yM5N6bhWapQ$+vTzqkhYU
 # The states of the MACs of rows (R54), as they are signed in the portal's row.
 OPEN_MACS, SEALED_MACS = "macs are open", "macs are sealed"
 OLD_MACS = "old"  # written by migration 0007, which has no keys, where rows have none; `auth-portal db upgrade` signs
+CASE_SENSITIVE_IDS = "case_sensitive_ids"  # of the portal's settings: letters of customer IDs count as written
 SUPPORT_CODE_MAC = "customers.support_code"  # of row, code, key and end; a customer without such a code has none
 # The rows that say who a person is, and what opens the door in their name: by table and MAC the columns it is made of.
 SIGNED: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -244,6 +245,7 @@ class Keyring:
             raise KeyFault(f"there is no data key for {', '.join(sorted(missing))}")
         self.code_key_id = self._current["code"]  # codes are derived from it now; a challenge stores its id
         self.requires_macs = self._was_sealed = False  # until ``read_macs_state``
+        self.has_case = False  # until ``read_id_rule``
         self._boxes = {key.id: AESGCM(key.key) for key in keys if key.purpose == "seal"}
 
     def _key(self, purpose: str) -> _Hmac:
@@ -365,6 +367,14 @@ class Keyring:
         """
         self._was_sealed = self._was_sealed or was_sealed or state == self.mac(SEALED_MACS)
         self.requires_macs = self._was_sealed or state not in (self.mac(OPEN_MACS), OLD_MACS)
+
+    def read_id_rule(self, settings: Mapping[str, Any]) -> None:
+        """Learn from the portal's stored settings whether customer IDs are case-sensitive.
+
+        ``directory.person`` makes what they are found by accordingly. Between a change, which needs an empty directory,
+        and this, all of a process's look-ups find no customer.
+        """
+        self.has_case = bool(settings.get(CASE_SENSITIVE_IDS))
 
     def shared_key(self, *names: str) -> str:
         """Return a key that another system gets, for what these names say (hex, 256 bits)."""

@@ -28,6 +28,7 @@ from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.config.journey import NEWER, document_digest
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.delivery.notices import Notices
+from auth_portal.services.directory.person import id_form
 from auth_portal.services.imports import Source
 from auth_portal.services.imports.csv import CsvFindings, read_rows
 from auth_portal.services.imports.imports import CommandImport
@@ -143,7 +144,7 @@ STANDARD = (
 def read_customers(source: Source, *, region: str) -> CsvFindings:
     """What a whole customers file says, and its faults."""
     reading = CsvFindings()
-    for _row in read_rows(source, reading, region=region):
+    for _row in read_rows(source, reading, region=region, key_of=id_form):
         pass
     return reading
 

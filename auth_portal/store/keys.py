@@ -114,7 +114,8 @@ def load_keyring(database: Database, master: MasterKeys, *, require_macs: bool =
     try:
         with database.read() as connection:
             rows = connection.execute(_ALL_KEYS).all()
-            macs = connection.execute(select(Portal.macs).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
+            state = select(Portal.macs, Portal.settings).where(Portal.id == PORTAL_ROW)
+            portal = connection.execute(state).one_or_none()
             was_sealed = require_macs or connection.execute(_WAS_SEALED).first() is not None
     except DBAPIError as error:
         raise unusable(error) from None
@@ -123,7 +124,8 @@ def load_keyring(database: Database, master: MasterKeys, *, require_macs: bool =
     try:
         keyring, has_macs = open_keys(rows, master)
         was_sealed |= has_macs
-        keyring.read_macs_state(macs, was_sealed=was_sealed)
+        keyring.read_macs_state(portal.macs if portal else None, was_sealed=was_sealed)
+        keyring.read_id_rule(portal.settings if portal else {})
         return keyring
     except KeyFault as fault:
         raise Misconfigured(

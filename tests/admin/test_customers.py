@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import insert
 from werkzeug.test import TestResponse
 
-from auth_portal.services.directory.person import row_of
 from auth_portal.store.db import parted_facts
 from auth_portal.store.models import AuditEvent, CredentialLink, CustomerRow, Delivery, Tries
 from tests.admin.desk import Desk, seed_of, signed_in
@@ -28,8 +27,7 @@ REASON = "lost the phone"
 
 
 def path_of(world: World, customer_id: str = "C-1001") -> str:
-    with world.database.read() as connection:
-        return f"{LIST}/{row_of(connection, customer_id)}"
+    return f"{LIST}/{world.services.customers.row_of(customer_id)}"
 
 
 def events(world: World, kind: str) -> list[AuditEvent]:

@@ -28,7 +28,7 @@ from auth_portal.services.config.configuration import Configuration
 from auth_portal.services.config.file import BadConfig
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
-from auth_portal.services.directory.person import customer_key
+from auth_portal.services.directory.person import id_form
 from auth_portal.services.verification.references import completed, read_query
 from auth_portal.web.edge import client_address
 from tests.receiver import Receiver
@@ -256,7 +256,7 @@ def test_r25_no_row_of_a_customers_file_is_lost_or_shifted(rows: list[tuple[str,
     csv.writer(text).writerows([("customer_id", "name"), *rows])
     reading = read_customers(text.getvalue().encode(), region="ZA")
     assert not reading.is_cut or reading.faults
-    names = {customer_key(customer_id): name for customer_id, name in reversed(rows)}
+    names = {id_form(customer_id): name for customer_id, name in reversed(rows)}
     for entry in reading.entries:
         assert entry.key in names
         kept = entry.cells.get("name") or ""

@@ -345,7 +345,7 @@ def saved_in_bulk(world: World) -> None:
         CustomerInput("C-1001", {"phone": "+27821234000"}, is_active=False), CustomerInput("N-1", {"locale": "en"}),
         CustomerInput("N-2", {"locale": "en"}, is_active=False),
     ]  # fmt: skip
-    entries, faults = checked_entries(inputs, "ZA")
+    entries, faults = checked_entries(inputs, "ZA", world.services.keyring)
     assert not faults
     world.services.bulk_save.save(entries)
 

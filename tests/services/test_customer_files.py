@@ -13,6 +13,7 @@ from openpyxl import Workbook
 
 from auth_portal.services import imports
 from auth_portal.services.directory.fields import check, is_secret
+from auth_portal.services.directory.person import id_form
 from auth_portal.services.imports import FileRefused, open_table
 from auth_portal.services.imports.csv import CsvFindings, guesses, read_rows
 from auth_portal.services.imports.imports import CommandImport, ImportReport
@@ -194,10 +195,10 @@ def test_what_the_hint_names_separates_also_where_the_header_looks_different() -
 def test_a_long_cell_that_is_not_imported_stops_nothing_and_one_that_is_only_its_row() -> None:
     content = f"customer_id,notes\nC,{'a' * 300_000}\nD,\n".encode()
     findings = CsvFindings()
-    assert list(read_rows(content, findings, region="ZA", columns=("customer_id", ""))) == [2, 3]
+    assert list(read_rows(content, findings, region="ZA", key_of=id_form, columns=("customer_id", ""))) == [2, 3]
     assert not findings.faults
     findings = CsvFindings()
-    assert list(read_rows(content, findings, region="ZA", columns=("customer_id", "name"))) == [2, 3]
+    assert list(read_rows(content, findings, region="ZA", key_of=id_form, columns=("customer_id", "name"))) == [2, 3]
     assert [str(fault) for fault in findings.faults] == ["row 2, name: is longer than 10000 characters"]
 
 

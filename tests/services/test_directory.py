@@ -17,7 +17,7 @@ from sqlalchemy import insert, select, update
 from auth_portal.crypto import Keyring, Passwords, normal_password
 from auth_portal.errors import Misconfigured, NotFound
 from auth_portal.services.directory.fields import FIELDS, NOT_A_VALUE
-from auth_portal.services.directory.person import Person, find_person, read_identifier, row_of
+from auth_portal.services.directory.person import Person, find_person, id_form, read_identifier, row_of
 from auth_portal.services.imports.csv import CsvFindings, read_header, read_rows
 from auth_portal.services.imports.imports import CommandImport, ImportReport
 from auth_portal.services.operations.personal_data import Erasure
@@ -54,9 +54,9 @@ def person(database: Database, keyring: Keyring, customer_id: str) -> Person:
         return find_person(connection, named)
 
 
-def row(database: Database, customer_id: str) -> str:
+def row(database: Database, keyring: Keyring, customer_id: str) -> str:
     with database.read() as connection:
-        return row_of(connection, customer_id)
+        return row_of(connection, keyring, customer_id)
 
 
 def rows(database: Database) -> list[Any]:
@@ -287,7 +287,7 @@ def test_what_is_refused(text: str, fault: str | None) -> None:
 def test_r25_a_spreadsheets_blank_rows_hint_and_line_break_in_a_header_are_no_fault() -> None:
     text = 'sep=;\r\n;;;\r\n"customer_\r\nid";name;;\r\n\r\nC;Thandi\r\n;;;\r\nD;Sipho;;\r\n'
     reading = CsvFindings()
-    rows = list(read_rows(text.encode(), reading, region="ZA", columns=("customer_id", "name", "", "")))
+    rows = list(read_rows(text.encode(), reading, region="ZA", key_of=id_form, columns=("customer_id", "name", "", "")))
     assert (rows, reading.faults) == ([4, 6], [])
     assert [entry.customer_id for entry in reading.entries] == ["C", "D"]
     assert read_header(text.encode()) == ["customer_ id", "name", "", ""]
@@ -476,8 +476,10 @@ class TestErase:
             _lay_traces(connection, keyring, row_id)
         return row_id
 
-    def test_e3_nothing_points_to_the_person_any_more(self, erasure: Erasure, database: Database, traces: str) -> None:
-        erased = erasure.erase(row(database, "c- 1001"))
+    def test_e3_nothing_points_to_the_person_any_more(
+        self, erasure: Erasure, database: Database, keyring: Keyring, traces: str
+    ) -> None:
+        erased = erasure.erase(row(database, keyring, "c- 1001"))
         assert (erased.visits, erased.verifications) == (2, 1)
         assert [row["customer_id"] for row in rows(database)] == ["C-1002"]
         with database.read() as connection:
@@ -501,16 +503,16 @@ class TestErase:
 
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
     def test_e3_the_files_hold_no_byte_of_it(
-        self, directory: CommandImport, erasure: Erasure, database: Database, sqlite_url: str
+        self, directory: CommandImport, erasure: Erasure, database: Database, keyring: Keyring, sqlite_url: str
     ) -> None:
         load(directory, "customer_id\nerase-me-entirely\n")
         folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
-        erasure.erase(row(database, "erase-me-entirely"))
+        erasure.erase(row(database, keyring, "erase-me-entirely"))
         assert all(b"erase-me-entirely" not in path.read_bytes() for path in folder.glob("portal.db*"))
 
-    def test_somebody_unknown(self, erasure: Erasure, database: Database) -> None:
+    def test_somebody_unknown(self, erasure: Erasure, database: Database, keyring: Keyring) -> None:
         with pytest.raises(NotFound):
-            row(database, "C-9999")
+            row(database, keyring, "C-9999")
         with pytest.raises(NotFound):
             erasure.erase("C-9999")
 

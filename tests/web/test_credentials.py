@@ -9,7 +9,6 @@ from html import unescape
 import pyotp
 import pytest
 
-from auth_portal.services.directory.person import row_of
 from auth_portal.store.models import AuditEvent, CredentialLink
 from tests.admin.desk import MAIL_OF, signed_in
 from tests.receiver import wait_for
@@ -20,8 +19,7 @@ ADMIN = "a" * 32
 
 
 def row(world: World, customer_id: str = "C-1001") -> str:
-    with world.database.read() as connection:
-        return row_of(connection, customer_id)
+    return world.services.customers.row_of(customer_id)
 
 
 def link(world: World, kind: str, customer_id: str = "C-1001") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from auth_portal.services.directory.person import row_of
 from auth_portal.store.models import AuditEvent
 from tests.receiver import wait_for
 from tests.world import World
@@ -26,9 +25,7 @@ def test_r06_support_renews_a_spent_credential(world: World) -> None:
     assert attempt(world, "still-spent", world.totp()) == "/verify"
     world.clock.advance(86_401)
     assert attempt(world, "spent-for-good", world.totp()) == "/verify"
-    with world.database.read() as connection:
-        row = row_of(connection, "c-1001")
-    world.services.credentials.renew(row)
+    world.services.credentials.renew(world.services.customers.row_of("c-1001"))
     assert attempt(world, "renewed", world.totp()) == "/done"
     wait_for(lambda: any(call.header == "renewed" for call in world.receiver.callbacks))
     assert [event.kind for event in world.rows(AuditEvent)].count("credentials_renewed") == 1

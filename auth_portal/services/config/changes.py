@@ -25,7 +25,7 @@ GUARDED: Mapping[str, frozenset[str]] = {
     "portal": frozenset(
         {
             *("name", "default_region", "support_contact", "notices_by", "limits", "retention", "alerts"),
-            *("language", "languages", "latin_name"),
+            *("language", "languages", "latin_name", "case_sensitive_ids"),
             *("logo", "logo_dark", "hide_name"),
         }
     ),

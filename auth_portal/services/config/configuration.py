@@ -193,7 +193,8 @@ class Configuration:
             stored, keyring = read_stored(work, is_locked=False), work.keyring
         channels = stored.as_wanted.channels.items()
         carriers = tuple(name for name, channel in channels if "email" in channel.message_kinds)
-        return SettingsForm(stored.portal, mark_of(keyring, stored.portal.model_dump(mode="json")), carriers)
+        mark = mark_of(keyring, stored.portal.model_dump(mode="json"))
+        return SettingsForm(stored.portal, mark, carriers, stored.ids.held_by)
 
     def take_logo(self, content: bytes) -> str:
         """Store an uploaded picture as a logo. Return its digest, empty for none. Raise ValueError for the admin."""
@@ -306,11 +307,15 @@ def _wanted_by(file: ConfigFile, stored: StoredConfig, prune: bool, faults: Faul
 
 
 class SettingsForm(NamedTuple):
-    """The portal's settings, the mark of a form made from them, and the channels in use that carry email."""
+    """The portal's settings, the mark of a form made from them, and the channels in use that carry email.
+
+    ``ids_held_by`` is what keeps the rule for customer IDs as it is, "" if nothing does.
+    """
 
     settings: PortalSettings
     mark: str
     mail_channels: tuple[str, ...]
+    ids_held_by: str
 
 
 @dataclass(frozen=True)

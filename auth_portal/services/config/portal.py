@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
+from auth_portal.crypto import CASE_SENSITIVE_IDS
 from auth_portal.i18n import FALLBACK, complete_languages, format_date, format_time
 from auth_portal.services.config.appearance import DEFAULT_RADIUS, Colour, LogoDigest, Radius
 
@@ -88,6 +89,7 @@ class PortalSettings(Frozen):
     logo_dark: LogoDigest = ""  # for dark pages
     radius: Radius = DEFAULT_RADIUS  # of corners, in CSS pixels
     hide_name: bool = False  # next to the logo, which says it already
+    case_sensitive_ids: bool = False  # of customers; fixed once there is one, because they are found by it
     limits: PortalLimits = PortalLimits()
     retention: Retention = Retention()
     alerts: AlertSettings = AlertSettings()
@@ -96,8 +98,9 @@ class PortalSettings(Frozen):
         """Return the settings as they are stored: without those that no one has chosen yet.
 
         A process of the previous version would refuse an empty default country, and knows no languages and no looks.
+        Nor does it know case-sensitive IDs: it stops serving where they are on.
         """
-        left_out = ("default_region", "language", "languages", "latin_name", *LOOK)
+        left_out = ("default_region", "language", "languages", "latin_name", CASE_SENSITIVE_IDS, *LOOK)
         unset = {name for name in left_out if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=unset)
 

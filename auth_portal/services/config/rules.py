@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import phonenumbers
 
+from auth_portal.crypto import CASE_SENSITIVE_IDS
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.flow import SERVERS
@@ -21,6 +22,10 @@ from auth_portal.services.config.store import WantedConfig
 
 SESSION_SECONDS = 600  # how long Flow waits in a chat without a message, by default
 WAIT_NODE_SECONDS = 540  # how long its Wait for Callback node waits then: a minute less
+FIXED_RULE = (
+    "cannot be changed now, because there are {held_by}: they are found by the present rule. Set it before the first "
+    "customer is imported, in a new portal or here once all customers are erased and no chat is under way"
+)
 KINDS_OF_MESSAGE = {"sms": "SMS", "email": "email"}
 
 
@@ -69,6 +74,8 @@ class Rules:
         for key, digest in (("logo", wanted.portal.logo), ("logo_dark", wanted.portal.logo_dark)):
             if digest and digest not in wanted.logos:
                 faults.add("portal", key, "names a picture that is not stored here; upload it on the Settings page")
+        if wanted.portal.case_sensitive_ids != wanted.ids.has_case and wanted.ids.held_by:
+            faults.add("portal", CASE_SENSITIVE_IDS, FIXED_RULE.format(held_by=wanted.ids.held_by))
         notices_by, webhook = wanted.portal.notices_by, wanted.portal.alerts.webhook
         channel = wanted.channels.get(notices_by)
         if notices_by and (channel is None or "email" not in channel.message_kinds):

@@ -224,6 +224,7 @@ class Journeys:
                 portal = work.execute(select(Portal.version, Portal.settings).where(Portal.id == 1)).one_or_none()
                 for cached in (self._versions, self.served_version):
                     cached.cache_clear()  # MACs may be required from now on
+                work.keyring.read_id_rule(portal.settings if portal else {})
                 broken: list[str] = []
                 journeys = _journeys(work, Journey.deleted_at.is_(None), broken)
                 deleted = _journeys(work, Journey.deleted_at.is_not(None), broken)

@@ -33,11 +33,13 @@ from auth_portal.store.models import (
     CHANNEL_SECRETS,
     ChannelRow,
     ChannelState,
+    CustomerRow,
     Delivery,
     DeliveryState,
     Journey,
     JourneyVersion,
     Portal,
+    TicketRow,
     Verification,
     table_of,
 )
@@ -61,6 +63,16 @@ class StoredJourney(NamedTuple):
     config: JourneyConfig
 
 
+class IdRule(NamedTuple):
+    """Whether customer IDs are case-sensitive, and what keeps it so: ``customers``; "" if nothing does."""
+
+    has_case: bool = False
+    held_by: str = ""
+
+
+NEW_PORTAL = IdRule()
+
+
 @dataclass(frozen=True)
 class WantedConfig:
     """The whole configuration as it should be.
@@ -75,6 +87,7 @@ class WantedConfig:
     logos: Set[str] = frozenset()  # the digests of the stored pictures
     off: Mapping[str, ChannelConfig] = field(default_factory=dict)
     lingering: Sequence[JourneyConfig] = ()  # what else answers chats, see ``_lingering_journeys``
+    ids: IdRule = NEW_PORTAL
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class StoredConfig:
     logos: Set[str] = frozenset()
     version: int = 0  # rises with every change of any of it
     lingering: Sequence[JourneyConfig] = ()
+    ids: IdRule = NEW_PORTAL
 
     @property
     def as_wanted(self) -> WantedConfig:
@@ -98,6 +112,7 @@ class StoredConfig:
             self.logos,
             {name: channel.config for name, channel in self.channels.items() if not channel.is_active},
             self.lingering,
+            self.ids,
         )
 
     def channel(self, name: str) -> StoredChannel:
@@ -119,15 +134,27 @@ def read_stored(work: Work, *, is_locked: bool) -> StoredConfig:
     portal = work.execute(query.with_for_update() if is_locked else query).one_or_none()
     if portal is None:
         raise Misconfigured("The database holds no portal yet. Run `auth-portal init`.")
-    journeys = stored_journeys(work)
+    journeys, settings = stored_journeys(work), PortalSettings.model_validate(portal.settings)
     return StoredConfig(
-        portal=PortalSettings.model_validate(portal.settings),
+        portal=settings,
         channels=stored_channels(work),
         journeys=journeys,
         logos=logo_digests(work),
         version=portal.version,
         lingering=tuple(_lingering_journeys(work, journeys)),
+        ids=IdRule(settings.case_sensitive_ids, _holders_of_ids(work)),
     )
+
+
+def _holders_of_ids(work: Work) -> str:
+    """Return what is stored under the key of a customer ID and counts; "" if nothing is."""
+    live = Verification.outcome.is_(None)
+    held = {
+        "customers": select(CustomerRow.id).limit(1),
+        "tickets that are still valid": select(TicketRow.id).where(TicketRow.ends_at > work.now).limit(1),
+        "verifications under way": select(Verification.id).where(live).limit(1),
+    }
+    return ", ".join(name for name, found in held.items() if work.execute(found).first() is not None)
 
 
 def stored_channels(work: Work, *, in_use_only: bool = False) -> dict[str, StoredChannel]:

@@ -26,6 +26,7 @@ from auth_portal.services.directory.person import (
     country_of,
     customer_key,
     end_links,
+    hold_id_rule,
     is_trusted,
     line_of,
     person_from,
@@ -151,7 +152,8 @@ def read_ids_again(
         keys = keyring()
         with database.write() as connection:
             rows = connection.execute(_UNREAD.with_for_update()).all()
-            store_forms(connection, rows)
+            hold_id_rule(connection, keys)
+            store_forms(connection, keys, rows)
             names = []
             for row in rows:
                 with suppress(KeyFault):  # a name that no key opens can be shown to no admin either: it is left out
@@ -167,9 +169,9 @@ def read_ids_again(
     return count
 
 
-def store_forms(connection: Connection, rows: Sequence[Any]) -> None:
+def store_forms(connection: Connection, keyring: Keyring, rows: Sequence[Any]) -> None:
     """Store the one form of each ID, or, where another customer has it, mark all of them."""
-    forms = {row.id: customer_key(row.customer_id) for row in rows}
+    forms = {row.id: customer_key(keyring, row.customer_id) for row in rows}
     wanted = list(set(forms.values()))
     taken = select(_CUSTOMERS.c.id, _CUSTOMERS.c.customer_key).where(_CUSTOMERS.c.customer_key.in_(wanted))
     holders: dict[str, set[str]] = {key: set() for key in wanted}

@@ -38,6 +38,8 @@ from auth_portal.services.directory.person import (
     CustomerNotices,
     changed_now,
     end_links,
+    hold_id_rule,
+    learn_id_rule,
     mask_contact,
     mask_name,
     named_by,
@@ -172,7 +174,7 @@ class Customers:
     def row_of(self, customer_id: str) -> str:
         """Return the row of a customer ID. Raise NotFound."""
         with self._transactions.read() as work:
-            return row_of(work.connection, customer_id)
+            return row_of(work.connection, work.keyring, customer_id)
 
     def get_masked(self, row: str) -> Customer:
         """Return a customer as pages may show them. Raise NotFound."""
@@ -221,6 +223,7 @@ class Customers:
         changes, is_long = self._hashed({name: text for name, text in wanted.items() if text is not None})
         try:
             with self._transactions.write() as work:
+                hold_id_rule(work.connection, work.keyring)
                 values = new_row(work.keyring, work.now, changes, is_long=is_long)
                 values |= activity(work.keyring, values["id"], is_active=is_active)
                 if shared_keys(work.connection, [values["customer_key"]]):
@@ -324,6 +327,7 @@ class Customers:
     def _stored(self, row: str) -> Mapping[str, Any]:
         with self._transactions.read() as work:
             found = work.execute(select(*_COLUMNS).where(CustomerRow.id == row)).mappings().one_or_none()
+            learn_id_rule(work.connection, work.keyring)  # which stays as it is while there is a customer
         if found is None:
             raise NotFound("customer_unknown")
         return dict(found)

@@ -25,6 +25,7 @@ from auth_portal.services.directory.person import (
     OWN,
     country_of,
     customer_key,
+    id_form,
     name_form,
 )
 from auth_portal.store.db import new_id
@@ -171,17 +172,12 @@ def checks(region: str) -> dict[str, Check]:
     }
 
 
-def key_of(customer_id: str) -> str:
-    """Return what a customer ID is compared by."""
-    return customer_key(customer_id)
-
-
 def differ_in_case(one: str, other: str) -> bool:
     """Report whether two customer IDs with the same key differ in large and small letters.
 
     Some systems give such IDs to different people, as Salesforce does with its IDs of 15 characters.
     """
-    return one != other and customer_key(one, has_case=True) != customer_key(other, has_case=True)
+    return one != other and id_form(one, has_case=True) != id_form(other, has_case=True)
 
 
 def is_blank(cell: str) -> bool:
@@ -240,7 +236,7 @@ def _customer_id(cell: str) -> str:
         raise CellFault(_CALCULATED.format("customer ID"))
     if names_nothing("customer_id", text):
         raise CellFault(NO_VALUE)
-    key = customer_key(text)
+    key = id_form(text)
     if max(len(text), len(key)) > CUSTOMER_ID_LENGTH:
         raise CellFault(f"is longer than {CUSTOMER_ID_LENGTH} characters")
     if not key or clears(text):
@@ -403,7 +399,7 @@ def new_row(keyring: Keyring, now: datetime, changes: Mapping[str, str | None], 
     return {
         **empty,
         "id": row_id,
-        "customer_key": customer_key(str(changes["customer_id"])),
+        "customer_key": customer_key(keyring, str(changes["customer_id"])),
         "shared_key": OWN,
         "locale": "",
         "password_is_long": False,
@@ -429,7 +425,7 @@ def column_values(keyring: Keyring, row_id: str, changes: Mapping[str, str | Non
     if "phone" in changes:
         values["phone_country"] = None if changes["phone"] is None else country_of(changes["phone"])
     if "customer_id" in changes:
-        values |= {"customer_key": customer_key(values["customer_id"]), "shared_key": OWN}
+        values |= {"customer_key": customer_key(keyring, values["customer_id"]), "shared_key": OWN}
         macs = keyring.signed("customers", {"id": row_id, "customer_id": values["customer_id"]})
         values["identity_mac"] = macs["identity_mac"]
     if "password" in changes:

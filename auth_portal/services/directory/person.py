@@ -1,10 +1,10 @@
 """A person, and the identifiers that name one.
 
 What a person types is brought to one form before any look-up or limit (R25, R55): customer IDs are compared without
-regard to case and spaces, phone numbers as E.164, email addresses in lower case and ASCII, and all of them in plain
-characters (``typed``). It names a customer, or a stranger that no other module can tell from one. What a proof uses up
-at a person is written here, in the transaction of the proof. ``CustomerNotices`` is what the directory needs in order
-to notify customers.
+regard to spaces and, unless the portal says otherwise, to case; phone numbers as E.164, email addresses in lower case
+and ASCII, and all of them in plain characters (``typed``). It names a customer, or a stranger that no other module can
+tell from one. What a proof uses up at a person is written here, in the transaction of the proof. ``CustomerNotices`` is
+what the directory needs in order to notify customers.
 
 What one-time links have in common, those of customers and of admins, is at the end (R47): each view has a fresh seed,
 sealed into its form, and a link knows which browsers have opened it by the button on its first page.
@@ -52,6 +52,7 @@ from auth_portal.store.models import (
     CredentialLink,
     CustomerRemoval,
     CustomerRow,
+    Portal,
     table_of,
 )
 from auth_portal.typed import (
@@ -67,6 +68,7 @@ from auth_portal.typed import (
 
 IDENTIFIER_LENGTH = ADDRESS_LENGTH
 CUSTOMER_ID_LENGTH = 128
+CASED = "C:"  # what the keys of case-sensitive IDs begin with
 TYPED_LENGTH = 2 * IDENTIFIER_LENGTH  # characters: room for a name around an address and for what no one sees
 OWN = ""  # the ``shared_key`` of a customer whose ID is no other customer's in another spelling
 LONGEST_LINK_SECONDS = 72 * HOUR  # a customer's link or an admin's
@@ -91,7 +93,17 @@ _BLANKS = re.compile(r"\s+")
 _MAY_BE_PHONE = re.compile(r"(?:\D*\d){5}|\d+$")  # as few as four digits are written without anything between them
 
 
-def customer_key(customer_id: str, *, has_case: bool = False) -> str:
+def customer_key(keyring: Keyring, customer_id: str) -> str:
+    """Return what this portal finds a customer ID by, "" for an empty one: the only place that makes such keys.
+
+    No key of a portal with case-sensitive IDs is one of any other portal, nor one that release 0.1.0 makes, since no
+    folded text has a capital C. So a process that does not know the rule yet finds no customer, never another one.
+    """
+    form = id_form(customer_id, has_case=keyring.has_case)
+    return f"{CASED}{form}" if form and keyring.has_case else form
+
+
+def id_form(customer_id: str, *, has_case: bool = False) -> str:
     """Return a customer ID in its one form: plain characters, compatibility forms and case folded, spaces removed.
 
     With ``has_case`` large and small letters stay apart. A dash is part of the ID. What would leave nothing, such as an
@@ -178,13 +190,13 @@ def read_identifier(typed: str, kinds: Sequence[str], region: str, keyring: Keyr
         return None
     phone = e164(text, region) if "phone" in kinds and _MAY_BE_PHONE.match(text) else None
     email = address if "email" in kinds else None
-    folded = customer_key(text) if "customer_id" in kinds else ""
-    one_form = phone or email or folded
+    id_key = customer_key(keyring, text) if "customer_id" in kinds else ""
+    one_form = phone or email or id_key
     if not one_form:
         return None
     return Identifier(
         typed=text,
-        customer_key=folded,
+        customer_key=id_key,
         phone_key=keyring.index("phone", phone) if phone else "",
         email_key=keyring.index("email", email) if email else "",
         key=keyring.index("identifier", one_form),
@@ -407,7 +419,10 @@ def is_trusted(keyring: Keyring, person: Person) -> bool:
     values = {"id": row, "customer_id": customer_id, "is_active": person.is_active}
     macs = {"identity_mac": person.identity_mac, "active_mac": person.active_mac}
     contacts = (("phone", person.phone_sealed, person.phone_key), ("email", person.email_sealed, person.email_key))
-    has_key = customer_key(customer_id) in (person.customer_key, person.shared_key) or not keyring.requires_macs
+    # Each key says itself by which rule it was made, so this holds also where the keyring does not know it yet.
+    form = id_form(customer_id, has_case=person.customer_key.startswith(CASED))
+    keys = (person.customer_key.removeprefix(CASED), person.shared_key)
+    has_key = form in keys or not keyring.requires_macs
     return (keyring.vouches("customers", values | macs, contacts) and has_key) or person.row is None
 
 
@@ -486,7 +501,7 @@ def named_by(typed: str, region: str, keyring: Keyring, *, contact: str = "") ->
     numbers = {e164(text, region), *chat_numbers(text, region)} if contact != "email" else set()
     address = email_form(text) if "@" in text and contact != "phone" else None
     by_name = [
-        has_id(customer_key(text)),
+        has_id(customer_key(keyring, text)),
         CustomerRow.name_key == keyring.index("name", name_form(text)),
     ]
     return [
@@ -496,12 +511,13 @@ def named_by(typed: str, region: str, keyring: Keyring, *, contact: str = "") ->
     ]
 
 
-def row_of(connection: Connection, customer_id: str) -> str:
+def row_of(connection: Connection, keyring: Keyring, customer_id: str) -> str:
     """Return the row of a customer ID; of one that several customers have, the row with this very spelling.
 
     Raise NotFound if no customer has it, and Conflict if several have it in other spellings.
     """
-    found = select(CustomerRow.id, CustomerRow.customer_id).where(has_id(customer_key(customer_id)))
+    learn_id_rule(connection, keyring)
+    found = select(CustomerRow.id, CustomerRow.customer_id).where(has_id(customer_key(keyring, customer_id)))
     rows = connection.execute(found).all()
     if not rows:
         raise NotFound("customer_unknown")
@@ -517,6 +533,24 @@ IS_SHARED = CustomerRow.shared_key != literal_column("''")  # a parameter would 
 def has_id(key: str) -> ColumnElement[bool]:
     """Return the condition for every customer with this ID (its one form), those who share it included."""
     return or_(CustomerRow.customer_key == key, and_(CustomerRow.shared_key == key, IS_SHARED))
+
+
+_SETTINGS = select(Portal.settings).where(Portal.id == 1)
+
+
+def learn_id_rule(connection: Connection, keyring: Keyring) -> None:
+    """Read whether customer IDs are case-sensitive now, where nothing else may have done that for a while."""
+    keyring.read_id_rule(connection.execute(_SETTINGS).scalar_one())
+
+
+def hold_id_rule(connection: Connection, keyring: Keyring) -> bool:
+    """Keep the rule for customer IDs as it is until this transaction, which writes their keys, ends.
+
+    Return False if the keyring did not know the rule yet, so that keys made before are of the other one.
+    """
+    had_case = keyring.has_case
+    keyring.read_id_rule(connection.execute(_SETTINGS.with_for_update(read=True, key_share=True)).scalar_one())
+    return had_case == keyring.has_case
 
 
 def shared_keys(connection: Connection, keys: Iterable[str]) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from auth_portal.crypto import Passwords
+from auth_portal.crypto import Keyring, Passwords
 from auth_portal.errors import Conflict, Problem
 from auth_portal.methods.password import is_long
 from auth_portal.services.directory.batches import write_rows
@@ -30,7 +30,7 @@ from auth_portal.services.directory.fields import (
     new_row,
     recorded_changes,
 )
-from auth_portal.services.directory.person import CustomerNotices, customer_key, shared_keys
+from auth_portal.services.directory.person import CustomerNotices, customer_key, hold_id_rule, shared_keys
 from auth_portal.services.imports.csv import CASE, CustomerEntry, RowFault
 from auth_portal.services.imports.staging import RESPELLED, Comparison, RowPlan
 from auth_portal.store.db import Transactions, Work
@@ -59,7 +59,9 @@ class SaveCounts:
     equal: int
 
 
-def checked_entries(inputs: Sequence[CustomerInput], region: str) -> tuple[list[CustomerEntry], list[RowFault]]:
+def checked_entries(
+    inputs: Sequence[CustomerInput], region: str, keyring: Keyring
+) -> tuple[list[CustomerEntry], list[RowFault]]:
     """Return the customers in their one form, and all faults; a fault's row counts from 0."""
     entries: list[CustomerEntry] = []
     faults: list[RowFault] = []
@@ -68,7 +70,7 @@ def checked_entries(inputs: Sequence[CustomerInput], region: str) -> tuple[list[
     for number, one in enumerate(inputs):
         checked = check({"customer_id": one.customer_id, **one.fields}, region)
         found = dict(checked.faults)
-        key = customer_key(one.customer_id)
+        key = customer_key(keyring, one.customer_id)
         if (first := seen.setdefault(key, number)) != number:
             why = f"; {CASE}" if differ_in_case(inputs[first].customer_id, one.customer_id) else ""
             found["customer_id"] = f"is the same customer as number {first}{why}"
@@ -119,6 +121,8 @@ class BulkSave:
         rows, changes = self._rows(plans, hashes)
         try:
             with self._transactions.write() as work:
+                if not hold_id_rule(work.connection, work.keyring):
+                    raise Conflict("customer_changed")
                 if shared_keys(work.connection, [entry.key for entry in entries]):
                     raise Conflict("customer_id_shared")
                 write_rows(work, rows, changes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,7 +29,6 @@ from auth_portal.services.directory.fields import (
     is_blank,
     is_rounded,
     is_secret,
-    key_of,
     names_nothing,
 )
 from auth_portal.services.imports import LARGEST_FILE, FileRefused, Source, open_table
@@ -49,6 +48,8 @@ SAMPLES = 3  # rows shown before the columns are named
 SAMPLE_LENGTH = 60  # characters of one sample
 LONGEST_TRAILER = 30  # rows
 csv.field_size_limit(LARGEST_FILE)  # a long cell of a column that is not imported harms nothing
+
+KeyOf = Callable[[str], str]
 
 SPELLINGS = {  # how the headers of other systems name our columns, in letters and digits alone; the best come first
     "customer_id": "customerid customerno customernumber customernr kundennummer clientid clientno clientnumber "
@@ -152,11 +153,13 @@ def read_rows(
     findings: CsvFindings,
     *,
     region: str,
+    key_of: KeyOf,
     columns: Sequence[str] | None = None,
     most_rows: int | None = None,
 ) -> Iterator[int]:
     """Read a file row by row into ``findings`` and yield each row's number, so that the caller sets the pace.
 
+    ``key_of`` returns what this portal finds a customer ID by.
     ``columns`` names the field of each column ("" is not imported) for a file whose header has other names; without it
     the header itself must name them. More than ``most_rows`` rows are a fault. Raise only OSError, for the file itself.
     """
@@ -180,7 +183,7 @@ def read_rows(
                 words = f"is one too many: at most {most_rows} rows are imported at once; split the file"
                 findings.cut(number, "", words)
                 return
-            _read_row(number, cells, rules, seen, findings)
+            _read_row(number, cells, rules, key_of, seen, findings)
             if findings.is_cut:
                 return
             yield number
@@ -333,7 +336,12 @@ def _customer_rows(rows: Iterable[tuple[int, list[str]]], findings: CsvFindings)
 
 
 def _read_row(
-    number: int, cells: list[str], rules: Mapping[str, Check], seen: dict[str, tuple[int, str]], findings: CsvFindings
+    number: int,
+    cells: list[str],
+    rules: Mapping[str, Check],
+    key_of: KeyOf,
+    seen: dict[str, tuple[int, str]],
+    findings: CsvFindings,
 ) -> None:
     before = findings.fault_count
     found: dict[str, str | None] = {}

@@ -29,7 +29,17 @@ from auth_portal.services.directory.fields import (
     new_row,
     opened,
 )
-from auth_portal.services.directory.person import OWN, country_of, end_links, line_of, shared_keys
+from auth_portal.services.directory.person import (
+    CASED,
+    OWN,
+    country_of,
+    customer_key,
+    end_links,
+    hold_id_rule,
+    learn_id_rule,
+    line_of,
+    shared_keys,
+)
 from auth_portal.services.imports.csv import CsvFindings, CustomerEntry, RowFault
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import IMPORT_ROW_PLAIN, CredentialLink, CustomerRow, StagedRow, table_of
@@ -251,6 +261,15 @@ class Comparison:
         self._transactions = transactions
         self._keyring = transactions.keyring
 
+    def learn_id_rule(self) -> None:
+        """Read whether customer IDs are case-sensitive now: in the background nothing else may have done that."""
+        with self._transactions.read() as work:
+            learn_id_rule(work.connection, work.keyring)
+
+    def key_of(self, customer_id: str) -> str:
+        """Return what this portal finds a customer ID by."""
+        return customer_key(self._keyring, customer_id)
+
     def plans(
         self, entries: Sequence[CustomerEntry], columns: Iterable[str], *, same: SamePassword | None = None
     ) -> list[RowPlan]:
@@ -360,6 +379,7 @@ class Extent:
     new: int
     changed: dict[int, int]  # by the fields they set
     customers: int = 0  # in the directory, those not concerned included
+    is_of_other_rule: bool = False  # keys of new customers were made before IDs became case-sensitive, or no longer are
 
     @property
     def rows(self) -> int:
@@ -386,12 +406,22 @@ def measure_extent(transactions: Transactions, import_id: str) -> Extent:
     with transactions.read() as work:
         rows = work.execute(counted).all()
         customers = work.execute(select(func.count()).select_from(CustomerRow)).scalar_one()
+        learn_id_rule(work.connection, work.keyring)
+        is_of_other_rule = _is_of_other_rule(work, import_id)
     new = sum(row.number for row in rows if row.is_new)
-    return Extent(new, {row.sets: row.number for row in rows if not row.is_new}, customers)
+    return Extent(new, {row.sets: row.number for row in rows if not row.is_new}, customers, is_of_other_rule)
+
+
+def _is_of_other_rule(work: Work, import_id: str) -> bool:
+    is_cased = func.substr(_STAGED.customer_key, 1, len(CASED)) == CASED
+    others = select(_STAGED.number).where(*_of(import_id, None), ~is_cased if work.keyring.has_case else is_cased)
+    return work.execute(others.limit(1)).first() is not None
 
 
 def switch(work: Work, import_id: str, staged: Extent) -> int:
     """Write every staged row whose customer is still as it was compared; return how many were."""
+    if staged.new and not hold_id_rule(work.connection, work.keyring):
+        return 0
     with rebuilt_indexes(work, staged.much_changed):
         written = 0
         if staged.new:

@@ -67,6 +67,7 @@ BREATH_ROWS = 20  # read between two breaths, about 3 ms, so that requests of th
 BREATH_SECONDS = 0.0005
 HASHES_AT_ONCE = 16  # passwords settled in one transaction: under half a second of one core
 SWITCH_TRIES = 5
+OTHER_RULE = "customer IDs have become case-sensitive, or no longer are, since the file was checked; check it again"
 CHANGED_MEANWHILE = "was changed by another admin or program in the meantime"
 # Why an undo could not be done: customers or links changed, a newer import, or too many attempts.
 CHANGED, LINKS, OVER, TRIED = "changed", "links", "over", "tried"
@@ -163,6 +164,7 @@ class ImportWork:
             self._stop_if_asked()
             with self._transactions.write() as work:
                 hold(work, held)
+        self._comparison.learn_id_rule()
         first: list[RowFault] = []
         findings = CsvFindings(most_faults=FAULTS_STORED)
         counts = ImportCounts(file_notes=ImportCounts.from_json(held.row.counts).file_notes)
@@ -192,7 +194,8 @@ class ImportWork:
         same: SamePassword | None = None,
     ) -> Iterator[tuple[list[RowPlan], list[RowFault]]]:
         """Yield batch by batch what a file's rows change, and what is wrong with the others. Writes nothing."""
-        rows = read_rows(source, findings, region=region, columns=columns, most_rows=most_rows)
+        key_of = self._comparison.key_of
+        rows = read_rows(source, findings, region=region, key_of=key_of, columns=columns, most_rows=most_rows)
         for count_read, _row in enumerate(rows, 1):
             if self._is_aside and count_read % BREATH_ROWS == 0:
                 time.sleep(BREATH_SECONDS)
@@ -261,6 +264,9 @@ class ImportWork:
     def _switch(self, held: ImportClaim, counts: ImportCounts) -> None:
         for _try in range(SWITCH_TRIES):
             staged = staging.measure_extent(self._transactions, held.id)
+            if staged.is_of_other_rule:
+                self._fail(held, OTHER_RULE)
+                return
             try:
                 with self._transactions.write_much() as work:
                     self._switch_once(work, held, counts, staged)

@@ -54,7 +54,7 @@ TEXTS = (
 )
 LANGUAGES = "languages"  # the only key with several values: in the form they are joined by spaces
 MOST_LANGUAGES = 100  # that are read of a form
-SWITCHES = ("alerts.email", "hide_name")
+SWITCHES = ("alerts.email", "hide_name", "case_sensitive_ids")
 
 
 @route("/settings", allow=EVERYONE)
@@ -227,6 +227,7 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
         status=409 if result.newer else 422 if result.faults else 200,
         values=typed,
         stored=form.settings,
+        ids_held_by=form.ids_held_by,
         newer=result.newer,
         based_on=form.mark if result.newer else form_text("based_on") or form.mark,
         faults={fault.key: fault.reason for fault in result.faults},

@@ -158,7 +158,7 @@ def save_customers(write: Write) -> ApiResponse:
         )
     said = _read({f"/customers/{number}": one for number, one in enumerate(found)}, needs_id=True)
     _demand_credentials_scope(*said)
-    entries, faults = checked_entries(said, services().journeys.current().portal.default_region)
+    entries, faults = checked_entries(said, services().journeys.current().portal.default_region, services().keyring)
     if faults:
         raise refuse("body_invalid", [InputFault(f"/customers/{one.row}/{one.column}", one.reason) for one in faults])
     services().bulk_save.save(
@@ -210,7 +210,7 @@ def _read(said: Mapping[str, Any], *, needs_id: bool) -> list[CustomerInput]:
     if faults:
         named, region = {fault.place for fault in faults}, services().journeys.current().portal.default_region
         for place, entry in inputs:
-            _entries, found = checked_entries([entry], region)
+            _entries, found = checked_entries([entry], region, services().keyring)
             others = [one for one in found if needs_id or one.column != "customer_id"]
             values = [InputFault(f"{place}/{one.column}", one.reason) for one in others]
             faults += [one for one in values if one.place not in named]
