@@ -68,6 +68,7 @@ JOURNEY_FORM: Mapping[str, Any] = {
 }
 JOURNEY_BY_ACT = {"slug", "logo", "logo_dark", "wording"}  # a new journey, and forms of their own
 SETTINGS_BY_ACT = {"logo", "logo_dark"}
+SETTINGS_OF_A_NEW_PORTAL = {"case_sensitive_ids"}  # guarded in tests/security/test_case_ids.py
 SETTINGS_FORM: Mapping[str, Mapping[str, Any]] = {
     "name": {"name": "Someone else's bank"},
     "default_region": {"default_region": "KE"},
@@ -128,7 +129,7 @@ def test_r44_every_field_is_guarded_or_harmless_for_a_reason(table: str) -> None
 
 def test_every_field_has_an_example() -> None:
     assert JOURNEY_FORM.keys() | JOURNEY_BY_ACT == JourneyConfig.model_fields.keys()
-    assert SETTINGS_FORM.keys() | SETTINGS_BY_ACT == PortalSettings.model_fields.keys()
+    assert SETTINGS_FORM.keys() | SETTINGS_BY_ACT | SETTINGS_OF_A_NEW_PORTAL == PortalSettings.model_fields.keys()
 
 
 def test_r44_every_field_of_a_journey_is_guarded_on_its_page(owner: Desk) -> None:

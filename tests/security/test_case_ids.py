@@ -25,6 +25,7 @@ from auth_portal.services.directory.batches import read_ids_again, untrusted_row
 from auth_portal.services.directory.person import CASED, id_form
 from auth_portal.store.models import AuditEvent, CustomerRow, Portal
 from tests.admin.desk import Desk, signed_in
+from tests.admin.test_guards import assert_mailed, let_the_second_factor_age
 from tests.admin.test_imports import checked, imported, rested
 from tests.admin.test_settings import FORM
 from tests.api.program import Program, problem, program
@@ -111,7 +112,12 @@ def switch(owner: Desk, *, on: bool) -> str:
 def test_from_the_setting_to_two_people_and_back(empty: World) -> None:
     owner = signed_in(empty)
     assert 'type="checkbox" value="1"' in owner.get("/admin/settings").text.split('name="case_sensitive_ids"')[1][:40]
+    let_the_second_factor_age(owner)
+    owner.get("/admin/settings")
+    assert owner.post("/admin/settings", **FORM, case_sensitive_ids="1").status_code == 422
+    assert CASE_SENSITIVE_IDS not in empty.rows(Portal)[0].settings
     assert "Saved." in switch(owner, on=True)
+    assert_mailed(owner, "portal: changed", "  case_sensitive_ids", "/admin/settings")
     path = imported(owner, FILE, *COLUMNS)
     assert "New customers: 2" in owner.page.text
     assert keys(empty) == {ANNA: CASED + ANNA, BEN: CASED + BEN}
