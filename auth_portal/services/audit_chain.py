@@ -51,7 +51,7 @@ STREAM_LEASE = timedelta(seconds=60)  # of the process that sends
 STREAM_RESTS = (2, 5, 10, 30, 60, 120, 300)  # seconds after so many failures in a row
 STREAM_LATE = timedelta(minutes=5)  # that a block waits: from here on the receiver counts as away
 STREAM_HEARD = timedelta(minutes=10)  # without a try no process sends any longer: the setting was removed
-MESSAGE_BYTES = 8192  # that a receiver should take (RFC 5425, 4.3.1)
+MESSAGE_BYTES = 8000  # a receiver should take 8,192 (RFC 5425, 4.3.1), but rsyslog cuts what is longer than 8,096
 AUDIT, WARNING, NOTICE, INFO = 13 * 8, 4, 5, 6  # the facility "log audit" (RFC 5424, 6.2.1), and severities
 _STREAM = table_of(AuditStreamRow)
 _STATE = ("last_number", "last_head", "cut_number", "cut_head")
