@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
-from auth_portal.crypto import CASE_SENSITIVE_IDS
 from auth_portal.i18n import FALLBACK, complete_languages, format_date, format_time
 from auth_portal.services.config.appearance import DEFAULT_RADIUS, Colour, LogoDigest, Radius
 
@@ -100,7 +99,7 @@ class PortalSettings(Frozen):
         A process of the previous version would refuse an empty default country, and knows no languages and no looks.
         Nor does it know case-sensitive IDs: it stops serving where they are on.
         """
-        left_out = ("default_region", "language", "languages", "latin_name", CASE_SENSITIVE_IDS, *LOOK)
+        left_out = ("default_region", "language", "languages", "latin_name", "case_sensitive_ids", *LOOK)
         unset = {name for name in left_out if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=unset)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import phonenumbers
 
-from auth_portal.crypto import CASE_SENSITIVE_IDS
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.flow import SERVERS
@@ -75,7 +74,7 @@ class Rules:
             if digest and digest not in wanted.logos:
                 faults.add("portal", key, "names a picture that is not stored here; upload it on the Settings page")
         if wanted.portal.case_sensitive_ids != wanted.ids.has_case and wanted.ids.held_by:
-            faults.add("portal", CASE_SENSITIVE_IDS, FIXED_RULE.format(held_by=wanted.ids.held_by))
+            faults.add("portal", "case_sensitive_ids", FIXED_RULE.format(held_by=wanted.ids.held_by))
         notices_by, webhook = wanted.portal.notices_by, wanted.portal.alerts.webhook
         channel = wanted.channels.get(notices_by)
         if notices_by and (channel is None or "email" not in channel.message_kinds):

@@ -407,15 +407,11 @@ def measure_extent(transactions: Transactions, import_id: str) -> Extent:
         rows = work.execute(counted).all()
         customers = work.execute(select(func.count()).select_from(CustomerRow)).scalar_one()
         learn_id_rule(work.connection, work.keyring)
-        is_of_other_rule = _is_of_other_rule(work, import_id)
+        is_cased = func.substr(_STAGED.customer_key, 1, len(CASED)) == CASED
+        others = select(_STAGED.number).where(*_of(import_id, None), ~is_cased if work.keyring.has_case else is_cased)
+        is_of_other_rule = work.execute(others.limit(1)).first() is not None
     new = sum(row.number for row in rows if row.is_new)
     return Extent(new, {row.sets: row.number for row in rows if not row.is_new}, customers, is_of_other_rule)
-
-
-def _is_of_other_rule(work: Work, import_id: str) -> bool:
-    is_cased = func.substr(_STAGED.customer_key, 1, len(CASED)) == CASED
-    others = select(_STAGED.number).where(*_of(import_id, None), ~is_cased if work.keyring.has_case else is_cased)
-    return work.execute(others.limit(1)).first() is not None
 
 
 def switch(work: Work, import_id: str, staged: Extent) -> int:
