@@ -130,6 +130,13 @@ METRICS: Mapping[str, Metric] = {
 }
 BUCKET, SUM = "_bucket", "_sum"  # the endings of the names under which the parts of a histogram are counted
 
+# Home shows these by point of its charts, of an earlier range the last of them alone, and histograms by range.
+BY_POINT = ("verifications_began", "messages_ended", "verification_stages")
+BY_RANGE = ("answer_seconds" + BUCKET, "proof_seconds" + BUCKET, "message_seconds" + BUCKET)
+# Their sums of six hours (UTC), under these names with PREFIX and the hour in which the six begin. SUMMED marks that
+# all of them are there, so that a month is read from a hundredth of its rows.
+BLOCK_HOURS, PREFIX, SUMMED = 6, "6h:", "6h"
+
 
 class Counted(NamedTuple):
     """What rises when something is counted: a metric, the values of its labels, and an hour that is not the present."""

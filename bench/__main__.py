@@ -34,7 +34,6 @@ ROUNDS = 300
 WALKS = 1000  # of customers, each with five requests
 REST_SECONDS = 12  # for two heartbeats: the first gives the memory of passwords back
 OF_DATABASES = {
-    "lists": lists,
     "backlog": backlog,
     "cost": cost,
     "dispatchers": dispatchers,
@@ -116,15 +115,18 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", *PARTS, "load", "posts", "recovery", "retention", "slow", "timing", *OF_DATABASES],
+        choices=["portal", *PARTS, "lists", "load", "posts", "recovery", "retention", "slow", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
     options.add_argument("--dispatch", choices=list(timing.DISPATCH), help="of the timing; all by default")
     options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
+    options.add_argument("--keep", default="", help="a folder where the databases of the lists stay for the next run")
     options.add_argument("--only", nargs="*", default=[], help="failures of the recovery; all by default")
     chosen = options.parse_args()
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
+    if chosen.what == "lists":
+        return lists.main(databases, chosen.keep)
     if chosen.what in OF_DATABASES:
         return int(OF_DATABASES[chosen.what].main(databases))
     if chosen.what == "load":

@@ -17,20 +17,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
 
-import psutil
-import psycopg
 from sqlalchemy import make_url, text
 
 from auth_portal.store.db import Database
 from bench.drain import Drain, draining
 from bench.lists import a_database
-from bench.portal import Quick, cpu_seconds, phone, portal
+from bench.portal import Quick, cpu_seconds, phone, portal, postgres_cpu
 from tests.postgres import make_database
 from tests.receiver import Listens, Receiver, wait_for
 from tests.serving import Server, serving
@@ -158,27 +156,6 @@ def measure(kind: Kind, number: int, cpu: Callable[[Server], float]) -> None:
     used = cpu(kind.server) - before  # with what was sent because of them
     if number:
         kind.rounds.append(Round(len(taken), seconds, used, sorted(taken)))
-
-
-def postgres_cpu(url: str) -> Callable[[], float]:
-    """What asks for the CPU seconds of a PostgreSQL server's processes; of SQLite nothing."""
-    if not url.startswith("postgresql"):
-        return lambda: 0.0
-    with closing(psycopg.connect(url.replace("+psycopg", ""), autocommit=True)) as connection:
-        row = connection.execute("SELECT pg_read_file('postmaster.pid')").fetchone()
-    assert row is not None
-    postmaster = psutil.Process(int(str(row[0]).split("\n", 1)[0]))
-
-    def used() -> float:
-        own = postmaster.cpu_times()
-        total = own.user + own.system + own.children_user + own.children_system
-        for child in postmaster.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # then the postmaster has counted it
-                times = child.cpu_times()
-                total += times.user + times.system
-        return float(total)
-
-    return used
 
 
 class Visits:

@@ -17,7 +17,7 @@ import psutil
 from bench.dispatchers import environment_of
 from bench.drain import draining
 from bench.lists import a_database
-from bench.load import postgres_cpu
+from bench.portal import postgres_cpu
 from tests.outbox.test_many_dispatchers import fill, wait_until_sent
 from tests.postgres import install
 from tests.programs import Program

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import re
+from collections.abc import Callable
+from contextlib import closing, suppress
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import psutil
+import psycopg
 
 from tests.postgres import install
 from tests.receiver import Listens
@@ -127,3 +130,24 @@ def hidden(page: str, action: str) -> dict[str, str]:
 def _attribute(tag: str, name: str) -> str:
     found = re.search(rf'\b{name}="([^"]*)"', tag)
     return unescape(found.group(1)) if found else ""
+
+
+def postgres_cpu(url: str) -> Callable[[], float]:
+    """What asks for the CPU seconds of a PostgreSQL server's processes; of SQLite nothing."""
+    if not url.startswith("postgresql"):
+        return lambda: 0.0
+    with closing(psycopg.connect(url.replace("+psycopg", ""), autocommit=True)) as connection:
+        row = connection.execute("SELECT pg_read_file('postmaster.pid')").fetchone()
+    assert row is not None
+    postmaster = psutil.Process(int(str(row[0]).split("\n", 1)[0]))
+
+    def used() -> float:
+        own = postmaster.cpu_times()
+        total = own.user + own.system + own.children_user + own.children_system
+        for child in postmaster.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # then the postmaster has counted it
+                times = child.cpu_times()
+                total += times.user + times.system
+        return float(total)
+
+    return used

@@ -18,10 +18,12 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    Select,
     String,
     Table,
     Text,
     UniqueConstraint,
+    select,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -434,6 +436,19 @@ class Verification(Base):
             postgresql_where=text(ENDED_OTHERWISE),
         ),
     )
+
+
+MOST_LIVE = 10_000  # verifications under way that are looked at
+
+
+def live_ids(slug: str = "") -> Select[str]:
+    """Return a select of the verifications under way, of all journeys or of one, by the index of these alone.
+
+    Asked for by their journey or a range of time as well, SQLite would read all verifications of that instead.
+    """
+    columns = table_of(Verification).alias("under_way").c
+    found = select(columns.id, columns.slug).where(text("under_way.outcome IS NULL")).limit(MOST_LIVE).subquery()
+    return select(found.c.id).where(found.c.slug == slug) if slug else select(found.c.id)
 
 
 # What is_changed looks at, in a statement that joins the customer of the verification.

@@ -11,10 +11,11 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert, select
 
-from auth_portal.services.history.overview import spread
-from auth_portal.store.models import AuditEvent, Delivery, HourlyCount, Verification, Visit
+from auth_portal.services.history.overview import Figures, spread
+from auth_portal.services.operations.retention import sum_hours
+from auth_portal.store.models import ALL_HOURS, AuditEvent, Delivery, HourlyCount, Verification, Visit
 from tests.admin.desk import Desk, signed_in
 from tests.admin.test_settings import FORM as SETTINGS
 from tests.receiver import Receiver
@@ -186,6 +187,64 @@ def test_a_share_is_compared_with_the_week_before(small_world: World, owner: Des
     assert "75.0 %" in page
     assert "▼ 15.0 points against the same 24 hours last week (90.0 %)" in page
     assert "30 verified of 40 that ended" in page
+
+
+def test_a_month_is_read_from_sums_of_six_hours_and_the_hours_since(world: World) -> None:
+    """With them a month costs a hundredth of its rows. The figures are the same, before and after they are made."""
+    hour = world.clock.now.replace(minute=0, second=0, microsecond=0)
+    rows = [
+        {"hour": hour - timedelta(hours=hours), "name": name, "labels": json.dumps(labels), "value": 1 + hours % 7}
+        for hours in range(1, 62 * 24, 5)
+        for name, labels in (
+            ("verifications_began", ["app"]),
+            ("verification_stages", ["app", "verified", "proved", ""]),
+            ("verification_stages", ["app", "expired", "named", ""]),
+            ("proof_seconds_bucket", ["app", ("10", "60", "+Inf")[hours % 3]]),
+            ("answer_seconds_bucket", ["app", "verified", "0.5"]),
+            ("message_seconds_bucket", ["sms", "2"]),
+            ("messages_ended", ["sms", "ZA", "accepted"]),
+            ("limits_hit", ["address"]),  # is not on Home
+        )
+    ]
+    with world.database.write() as connection:
+        connection.execute(insert(HourlyCount), rows)
+    overview, names = world.services.overview, ("day", "week", "month")
+
+    def shown() -> list[Figures]:
+        overview._cache.clear()
+        return [overview.figures(name) for name in names]
+
+    before = shown()
+    assert all(one.begun and one.other_share and one.to_proof and one.to_chat and one.channels for one in before)
+    sum_hours(world.transactions)
+    assert shown() == before
+    with world.statements() as seen:
+        sum_hours(world.transactions)
+    assert not [text for text in seen if text.startswith("INSERT")], "each is added up once"
+    with world.database.read() as connection:
+        marked = connection.execute(select(HourlyCount.hour).where(HourlyCount.name == "6h")).scalars().all()
+    assert max(marked) + timedelta(hours=6) <= world.clock.now - timedelta(days=2), "a later hour may still rise"
+    cut = [hour - timedelta(days=days, hours=hours) for days in (7, 30) for hours in range(25)]  # of earlier ranges
+    added = HourlyCount.hour < max(marked), HourlyCount.hour > ALL_HOURS, HourlyCount.hour.not_in(cut)
+    with world.database.write() as connection:
+        connection.execute(delete(HourlyCount).where(*added, HourlyCount.name.not_like("6h%")))
+    assert shown() == before, "what was added up is not read again"
+
+
+def test_the_last_point_of_a_range_of_days_is_under_way(world: World) -> None:
+    hour = world.clock.now.replace(minute=0, second=0, microsecond=0)
+    first = (hour - timedelta(days=7)).replace(hour=18)  # of 28 quarters of a day, of which the last began at noon
+    rows = [
+        {"hour": at, "name": "verifications_began", "labels": '["app"]', "value": value}
+        for at, value in ((first - timedelta(hours=1), 100), (first, 10), (hour, 1))
+    ]
+    with world.database.write() as connection:
+        connection.execute(insert(HourlyCount), rows)
+    figures = world.services.overview.figures("week")
+    assert (figures.points[0].at, figures.points[0].begun, figures.points[-1].begun) == (first, 10, 1)
+    assert (len(figures.points), figures.begun) == (28, 11)
+    assert figures.place(first) == 0
+    assert figures.place(hour + timedelta(hours=6)) == 100
 
 
 def test_few_are_numbers_and_no_share(small_world: World, owner: Desk) -> None:

@@ -2,7 +2,8 @@
 
 The figures are read from the counts of each hour, and so cost the same however many verifications are stored. What is
 counted of a verification counts for the hour in which it began, so that its parts add up: of those that began in an
-hour, these are the ones that ended, and how. An hour begins with the hour of the clock in UTC.
+hour, these are the ones that ended, and how. An hour begins with the hour of the clock in UTC, and a range of days with
+one of the quarters of a day there, whose counts housekeeping adds up once they stand.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -25,6 +26,7 @@ from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import tries
 from auth_portal.store.db import Transactions, Work, first_id, hour_of
 from auth_portal.store.models import (
+    ALL_HOURS,
     HAS_PHONE,
     RARE_KIND,
     VERIFIED,
@@ -36,14 +38,16 @@ from auth_portal.store.models import (
     DeliveryState,
     HourlyCount,
     Verification,
+    live_ids,
 )
-from auth_portal.telemetry import BUCKET, METRICS
+from auth_portal.telemetry import BLOCK_HOURS, BUCKET, BY_POINT, BY_RANGE, METRICS, PREFIX, SUMMED
 
 HOUR = timedelta(hours=1)
 KEY_ENDS_SOON = timedelta(days=14)
 FEW = 20  # verifications that ended, below which a share says nothing
-MOST_COUNTED = 10_000  # verifications under way, or rows that a setting touches
+MOST_COUNTED = 10_000  # rows that a setting touches
 LOCKED_LISTED = 20
+NEWEST = 5_000  # verifications, among which one is looked for that an older version did not count
 # How far a verification got. ``Endings`` counts the furthest one; a verification has passed those before it too.
 STAGES = ("began", "named", "chose", "code", "proved")
 
@@ -55,19 +59,23 @@ class Range(NamedTuple):
     point: int  # hours
     earlier: int  # hours that the other range lies before it
 
+    def since(self, at: datetime) -> datetime:
+        """Return the beginning of the range at a time: where points have several hours, the last is not over yet."""
+        hour = hour_of(at)
+        under_way = hour.hour % min(self.point, BLOCK_HOURS)
+        return hour - under_way * HOUR + min(self.point, BLOCK_HOURS) * HOUR - self.hours * HOUR
+
 
 RANGES: Mapping[str, Range] = {"day": Range(24, 1, 168), "week": Range(168, 6, 168), "month": Range(720, 24, 720)}
 CACHE_SECONDS = {"day": 5.0, "week": 60.0, "month": 600.0}
-_COUNTED = (
-    "verifications_began",
-    "verification_stages",
-    "answer_seconds" + BUCKET,
-    "proof_seconds" + BUCKET,
-    "messages_ended",
-    "message_seconds" + BUCKET,
+_HOURS = (
+    select(HourlyCount.name, HourlyCount.labels, func.sum(HourlyCount.value))
+    .where(HourlyCount.hour.in_(bindparam("hours", expanding=True)))
+    .where(HourlyCount.name.in_(bindparam("names", expanding=True)))
+    .group_by(HourlyCount.name, HourlyCount.labels)
 )
-_HOURS = select(HourlyCount.hour, HourlyCount.name, HourlyCount.labels, HourlyCount.value).where(
-    HourlyCount.hour >= bindparam("since"), HourlyCount.hour < bindparam("until"), HourlyCount.name.in_(_COUNTED)
+_MARKED = select(HourlyCount.hour).where(
+    HourlyCount.hour.in_(bindparam("hours", expanding=True)), HourlyCount.name == SUMMED, HourlyCount.labels == "[]"
 )
 _TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
 # For how long advice rests that an owner puts off: of a failing channel and an ending key, not until it is too late.
@@ -75,7 +83,10 @@ ADVICE_RESTS = {"single_channel": timedelta(days=7), "key": timedelta(days=3)}
 ADVICE_RESTS_USUALLY = timedelta(days=30)
 _PUT_OFF = "advice_put_off"  # the audit event, which is also the record
 SETTLED = frozenset({DeliveryState.ACCEPTED, DeliveryState.REFUSED, DeliveryState.UNCONFIRMED, DeliveryState.GIVEN_UP})
-_VERIFIED = select(Verification.id).where(Verification.outcome == VERIFIED)
+_NEWEST = select(Verification.outcome).order_by(Verification.id.desc()).limit(NEWEST).subquery()
+_VERIFIED = select(_NEWEST.c.outcome).where(_NEWEST.c.outcome == VERIFIED)
+_EVER = select(HourlyCount.value).where(HourlyCount.hour == ALL_HOURS, HourlyCount.name == "verifications_ended")
+_EVER = _EVER.where(HourlyCount.labels.contains(f', "{VERIFIED}", '))
 # A test drive whose chat continued, by its audit event; RARE_KIND names the index.
 _DRIVEN = select(AuditEvent.id).where(text(RARE_KIND), AuditEvent.kind == "drive_passed")
 
@@ -166,7 +177,8 @@ class Figures:
 
     def place(self, moment: datetime) -> float | None:
         """Return where in the chart a moment lies, from 0 to 100; None outside it."""
-        since, until = self.points[0].at, hour_of(self.at) + HOUR
+        since = self.points[0].at
+        until = since + RANGES[self.range].hours * HOUR
         return 100 * (moment - since) / (until - since) if since <= moment <= until else None
 
 
@@ -284,7 +296,7 @@ class RangeCounts:
 
     def points(self, earlier: RangeCounts, of: Range, at: datetime) -> tuple[Point, ...]:
         """Return the points of the chart, counted at a time; ``earlier`` is the other range."""
-        begun, since = Counter[int](), hour_of(at) + HOUR - of.hours * HOUR
+        begun, since = Counter[int](), of.since(at)
         for (_slug, place), value in self.begun.items():
             begun[place] += value
         verified, before = self.journey("", of).line, earlier.journey("", of).line
@@ -383,7 +395,7 @@ class Overview:
             at=at,
             whole=tally.journey("", of, earlier),
             begun=tally.begun.total(),
-            under_way=self._under_way(at - of.hours * HOUR, slug),
+            under_way=self._under_way(of.since(at), slug),
             other_share=earlier.journey("", of).share,
             stages=tally.stages(),
             outcomes=dict(outcomes.most_common()),
@@ -399,17 +411,14 @@ class Overview:
     def _count(self, of: Range) -> tuple[datetime, RangeCounts, RangeCounts]:
         """Count a range and the one that it is compared with, which ends with the whole hour of a week ago."""
         with self._transactions.read() as work:
-            until = hour_of(work.now) + HOUR
-            since = until - of.hours * HOUR
-            tally = _tally(work, since, until, of)
-            back = of.earlier * HOUR
-            return work.now, tally, _tally(work, since - back, until - back, of)
+            since, until = of.since(work.now), hour_of(work.now) + HOUR
+            tally, back = _tally(work, since, until, of), of.earlier * HOUR
+            return work.now, tally, _tally(work, since - back, until - back, of, is_earlier=True)
 
     def _under_way(self, since: datetime, slug: str) -> int:
-        live = select(Verification.id).where(Verification.outcome.is_(None), Verification.id >= first_id(since))
-        live = live.where(Verification.slug == slug) if slug else live
+        live = select(func.count()).where(Verification.id.in_(live_ids(slug)), Verification.id >= first_id(since))
         with self._transactions.read() as work:
-            return work.execute(select(func.count()).select_from(live.limit(MOST_COUNTED).subquery())).scalar() or 0
+            return work.execute(live).scalar() or 0
 
     def last_accepted_at(self) -> datetime | None:
         """Return when a channel last accepted a message; it is noted once a minute."""
@@ -442,7 +451,7 @@ class Overview:
         needs_channel = not journeys or any(journey.carried for journey in journeys)
         with self._transactions.read() as work:
             has_customers = work.execute(select(CustomerRow.id).limit(1)).first() is not None
-            has_verified = any(work.execute(one.limit(1)).first() for one in (_VERIFIED, _DRIVEN))
+            has_verified = any(work.execute(one.limit(1)).first() for one in (_EVER, _DRIVEN, _VERIFIED))
         return Checklist(
             has_country=bool(snapshot.portal.default_region),
             has_channel=any(map(snapshot.may_use, snapshot.channels.values())) or not needs_channel,
@@ -509,10 +518,30 @@ def _labels(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-def _tally(work: Work, since: datetime, until: datetime, of: Range) -> RangeCounts:
+def _tally(work: Work, since: datetime, until: datetime, of: Range, *, is_earlier: bool = False) -> RangeCounts:
+    """Count a range; of an earlier one only what is compared."""
+    hours = [since + number * HOUR for number in range((until - since) // HOUR)]
+    step = BLOCK_HOURS if of.point % BLOCK_HOURS == 0 else 1
+    blocks = {hours[place]: hours[place : place + step] for place in range(0, len(hours), step)}
+    whole = [block for block, some in blocks.items() if len(some) == BLOCK_HOURS]  # the last of an earlier range is not
+    marked = set(work.execute(_MARKED, {"hours": whole}).scalars()) if whole else set()
     tally = RangeCounts()
-    for hour, name, labels, value in work.execute(_HOURS, {"since": since, "until": until}):
-        tally.add(int((hour - since) / HOUR) // of.point, name, _labels(labels), int(value))
+
+    def add(place: int, some: Sequence[datetime], names: Sequence[str]) -> None:
+        parts = {
+            PREFIX: [block for block in some if block in marked],
+            "": [hour for block in some if block not in marked for hour in blocks[block]],
+        }
+        for prefix, those in parts.items():
+            values = {"hours": those, "names": [prefix + name for name in names]}
+            for name, labels, value in work.execute(_HOURS, values) if those else ():
+                tally.add(place, name.removeprefix(PREFIX), _labels(labels), int(value))
+
+    in_a_point, begins = of.point // step, list(blocks)
+    for place in range(0, len(begins), in_a_point):
+        add(place // in_a_point, begins[place : place + in_a_point], BY_POINT[-1:] if is_earlier else BY_POINT)
+    if not is_earlier:
+        add(0, begins, BY_RANGE)
     return tally
 
 

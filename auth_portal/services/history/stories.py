@@ -75,6 +75,7 @@ from auth_portal.store.models import (
     TicketRow,
     Verification,
     Visit,
+    live_ids,
 )
 
 LIVE = "live"  # in a filter: not ended yet
@@ -404,7 +405,7 @@ def _conditions(wanted: StoryFilter) -> tuple[list[Condition], list[Condition]]:
         return [Verification.reference_hash == this.scalar_subquery()], _all_of(wanted)
     by_slug, by_outcome = _all_of(replace(wanted, outcome="")), _all_of(replace(wanted, slug=""))
     if wanted.outcome == LIVE:
-        return [as_written("outcome IS NULL")], by_slug
+        return [Verification.id.in_(live_ids(wanted.slug))], []
     if wanted.outcome not in ("", VERIFIED):
         return [as_written(ENDED_OTHERWISE), *by_outcome], by_slug
     return by_slug, by_outcome

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, delete, exists, or_, select, tuple_, update
+from sqlalchemy import Select, delete, exists, func, literal, or_, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute
 
 from auth_portal.services import limits
@@ -18,7 +18,7 @@ from auth_portal.services.audit_chain import cut_chain
 from auth_portal.services.config.portal import DRIVES_STORED, PortalSettings, Retention
 from auth_portal.services.directory import batches
 from auth_portal.services.limits import HOUR, Limit
-from auth_portal.store.db import Transactions, Work, first_id
+from auth_portal.store.db import Transactions, Work, dialect_insert, first_id, hour_of
 from auth_portal.store.models import (
     ALL_HOURS,
     Acceptance,
@@ -41,12 +41,16 @@ from auth_portal.store.models import (
     Tries,
     Verification,
     Visit,
+    table_of,
 )
-from auth_portal.telemetry import log_event
+from auth_portal.telemetry import BLOCK_HOURS, BY_POINT, BY_RANGE, PREFIX, SUMMED, log_event
 
 BATCH = 200  # rows and all that depends on them, removed in one transaction: a few milliseconds
 TRIES_STORED = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
 HOURS_STORED = timedelta(days=396)  # 13 months
+# A chat lasts for a day at most, and so does a process that holds counts back: older ones stay as they are.
+COUNTS_STAND = timedelta(days=2)
+SUMS_SHOWN = timedelta(days=62)  # twice the longest range of Home
 TURN = Limit("prune-turn", 1, HOUR)
 
 IsStopping = Callable[[], bool]
@@ -76,9 +80,44 @@ class Housekeeping:
             (taken,) = limits.take(work, [TURN])
         if taken.is_over:
             return
+        sum_hours(self._transactions, is_stopping=is_stopping)
         removed = prune(self._transactions, is_stopping=is_stopping)
         if any(removed.values()):
             log_event("pruned", **{kind.replace(" ", "_").replace("'", ""): count for kind, count in removed.items()})
+
+
+def sum_hours(transactions: Transactions, *, is_stopping: IsStopping = lambda: False) -> None:
+    """Add up what was counted in each six hours whose counts stand, for Home: a short transaction for each."""
+    counts = table_of(HourlyCount).c
+    step = timedelta(hours=BLOCK_HOURS)
+    with transactions.read() as work:
+        end, since = work.now - COUNTS_STAND, work.now - SUMS_SHOWN
+        oldest = work.execute(select(func.min(counts.hour)).where(counts.hour > ALL_HOURS)).scalar()
+        begin = block_of(max(oldest or end, since))
+        blocks = [begin + number * step for number in range((end - begin) // step)]
+        is_marked = counts.hour.in_(blocks), counts.name == SUMMED, counts.labels == "[]"
+        marked = set(work.execute(select(counts.hour).where(*is_marked)).scalars())
+    for block in blocks:
+        if block in marked or is_stopping():
+            continue
+        hours = [block + timedelta(hours=number) for number in range(BLOCK_HOURS)]
+        name, total = literal(PREFIX).concat(counts.name), func.sum(counts.value)
+        added = select(literal(block, counts.hour.type), name, counts.labels, total)
+        added = added.where(counts.hour.in_(hours), counts.name.in_((*BY_POINT, *BY_RANGE)))
+        with transactions.write() as work:
+            row = dialect_insert(work.connection.dialect.name, counts.hour.table)
+            sums = row.from_select([column.name for column in counts], added.group_by(counts.name, counts.labels))
+            key = [counts.hour, counts.name, counts.labels]
+            # Another process may be at it as well: both come to the same.
+            work.execute(sums.on_conflict_do_update(index_elements=key, set_={"value": row.excluded.value}))
+            mark = row.values(hour=block, name=SUMMED, labels="[]", value=1)
+            work.execute(mark.on_conflict_do_nothing(index_elements=key))
+
+
+def block_of(moment: datetime) -> datetime:
+    """Return the beginning of the six hours (UTC) that a time is in."""
+    hour = hour_of(moment)
+    return hour - timedelta(hours=hour.hour % BLOCK_HOURS)
 
 
 def prune(transactions: Transactions, *, is_stopping: IsStopping = lambda: False) -> dict[str, int]:
