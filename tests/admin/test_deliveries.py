@@ -9,7 +9,7 @@ import pytest
 
 from auth_portal.services.history import lists
 from auth_portal.store.models import AuditEvent, Delivery
-from tests.admin.desk import Desk
+from tests.admin.desk import Desk, signed_in
 from tests.receiver import wait_for
 from tests.services.test_delivery_lists import ended, refused
 from tests.web.test_way import sent
@@ -19,15 +19,20 @@ PATH = "/admin/deliveries"
 
 
 def rows_of(desk: Desk) -> list[str]:
-    """The words of each row of the page's first table."""
-    rows = desk.page.text.partition("<tbody>")[2].partition("</tbody>")[0].split("<tr>")[1:]
+    """The words of each row of the page's list."""
+    rows = (
+        desk.page.text.partition('class="cards lead"')[2]
+        .partition("<tbody>")[2]
+        .partition("</tbody>")[0]
+        .split("<tr>")[1:]
+    )
     return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in rows]
 
 
 def counts_of(desk: Desk) -> dict[str, str]:
     """The chips of the page: the words of each and its count."""
-    found = re.findall(r"<a [^>]*>([^<]+?)\s*<b>([^<]+)</b></a>", desk.page.text)
-    return {text.strip(): count for text, count in found}
+    chips = desk.page.text.partition('<nav class="chips"')[2].partition("</nav>")[0]
+    return dict(re.findall(r"<span>([^<]+)</span>\s*<b>([^<]+)</b></a>", chips))
 
 
 def test_d6_one_is_sent_again_with_a_reason(small_world: World, support: Desk) -> None:
@@ -210,18 +215,97 @@ def test_states_have_counts_that_obey_the_other_filters_and_end_at_a_bound(
     owner.sign_in()
     owner.get(f"{PATH}?kind=callback")
     assert counts_of(owner) == {
-        "All": "2", "failed: can be retried": "2", "under way": "0", "accepted": "0", "refused": "2",
-        "unconfirmed": "0", "given up": "0", "withdrawn": "0", "not sent": "0",
+        "All": "2", "Failed: can be retried": "2", "Under way": "0", "Accepted": "0", "Refused": "2",
+        "Unconfirmed": "0", "Given up": "0", "Withdrawn": "0", "Not sent": "0",
     }  # fmt: skip
     owner.get(f"{PATH}?kind=callback&range=hour&state=refused")
     assert counts_of(owner)["All"] == "1"
     assert len(rows_of(owner)) == 1
     assert f'href="{PATH}?kind=callback&amp;range=week&amp;state=refused"' in owner.page.text
+    assert owner.page.text.count('<svg width="14"', owner.page.text.index('class="chips"')) >= 8
     owner.get(f"{PATH}?kind=message&state=refused")
-    assert (counts_of(owner)["refused"], rows_of(owner)) == ("0", [])
+    assert (counts_of(owner)["Refused"], rows_of(owner)) == ("0", [])
     monkeypatch.setattr(lists, "COUNTED", 1)
     owner.get(f"{PATH}?kind=callback")
-    assert counts_of(owner)["refused"] == "1+"
+    assert counts_of(owner)["Refused"] == "1+"
+
+
+def test_the_chart_counts_what_became_of_deliveries_and_reads_no_list(small_world: World, owner: Desk) -> None:
+    """Its table, and the figures at its side, are those of the table of deliveries; it reads the counts of hours alone."""
+    for number in range(3):
+        browser = small_world.browser(f"203.0.113.{number}")
+        browser.begin(f"good-{number}", "app")
+        small_world.clock.advance(31)
+        browser.prove(small_world.totp())
+        wait_for(lambda: ended(small_world).state == "accepted")
+    refused(small_world, "bad", outcome="not_me")
+    small_world.browser().begin("code", "balance")
+    wait_for(lambda: ended(small_world, "message"))
+    rows = [row.state for row in small_world.rows(Delivery) if row.ended_at is not None]
+    small_world.services.health.write_counts()
+    small_world.services.overview._sent.clear()
+    with small_world.statements() as seen:
+        figures = small_world.services.overview.deliveries("day")
+    assert all("hourly_counts" in statement for statement in seen if statement.startswith("SELECT")), seen
+    assert (figures.accepted, figures.failed) == (rows.count("accepted"), rows.count("refused"))
+    assert figures.failed == 1
+    text = owner.get(PATH).text
+    table = text.partition('<details class="plain">')[2].partition("</details>")[0]
+    numbers = [tuple(map(int, pair)) for pair in re.findall(r'"number">(\d+)</td><td class="number">(\d+)</td>', table)]
+    assert len(numbers) == 24
+    assert numbers[-1] == (figures.accepted, 1), "the failed bar stands on the accepted one of the same hour"
+    assert text.count('<rect class="failed" x=') == 1
+    assert f"{figures.accepted} of {figures.accepted + 1}" in text, "too few for a share"
+    assert len(re.findall(r'<rect class="accepted" x="[\d.]+"', owner.get(f"{PATH}?range=week").text)) == 28
+
+
+def test_finds_what_was_sent_to_a_customer_and_names_no_one_in_the_address(small_world: World, support: Desk) -> None:
+    small_world.browser().begin("shared", "balance")
+    small_world.clock.advance(1)
+    small_world.browser().begin("shared", "balance", identifier="C-1002")
+    small_world.clock.advance(1)
+    refused(small_world, "theirs")
+    row = small_world.services.customers.row_of("C-1001")
+    small_world.services.credentials.reset(row, "totp", admin_id=support.admin_id, reason="lost")
+    wait_for(lambda: all(one.ended_at for one in small_world.rows(Delivery)))
+    for wanted in ("C-1001", "082 123 4567", MAIL):
+        support.get(PATH)
+        support.post(f"{PATH}/find", wanted=wanted)
+        query = support.page.request.query_string.decode()
+        assert query == f"customer={row}"
+        found = rows_of(support)
+        assert any(one.startswith("SMS code for Balance ••• 567 · C-1001") for one in found), found
+        assert any("Answer “verified” of App http" in one for one in found), found
+        assert any(MAIL[0] + "•••@example.com" in one for one in found), found
+        assert not [one for one in found if "C-1002" in one], found
+    assert counts_of(support)["All"] == str(len(found))
+    support.get(f"{PATH}?customer={row}&state=refused")
+    assert len(rows_of(support)) == 1
+    support.post(f"{PATH}/find", wanted="sms")
+    assert support.page.request.query_string == b"target=sms"
+    delivery = small_world.rows(Delivery)[0]
+    support.post(f"{PATH}/find", wanted=delivery.id)
+    assert support.path == f"{PATH}/{delivery.id}"
+    support.get(PATH)
+    support.post(f"{PATH}/find", wanted="C-9999")
+    assert support.page.status_code == 422
+    assert 'value="C-9999"' in support.page.text
+
+
+@pytest.mark.parametrize("path", ["verifications", "deliveries", "admins"])
+def test_lists_have_a_button_for_their_file(small_world: World, path: str) -> None:
+    desk = signed_in(small_world, "auditor")
+    desk.get(f"/admin/{path}?range=day" if path != "admins" else "/admin/admins")
+    desk.post("/admin/audit/download", what=path)
+    assert desk.page.headers["Content-Disposition"] == f'attachment; filename="{path}.csv"'
+    small_world.clock.advance(660)
+    text = desk.get(f"/admin/{path}?range=day").text
+    link = re.search(r'href="(/admin/audit\?what=[^"#]*)#download"', text)
+    assert link, "without a fresh second factor it leads to the form that asks for it"
+    text = desk.get(html.unescape(link[1])).text
+    assert f'<option value="{path}" selected>' in text
+    assert ('name="range" value="day"' in text) == (path != "admins")
+    assert "#download" not in signed_in(small_world, "support").get(f"/admin/{path}").text
 
 
 def test_d6_a_retry_of_many_says_what_it_will_do_before_it_does_it(small_world: World, owner: Desk) -> None:

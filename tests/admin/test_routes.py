@@ -73,6 +73,7 @@ TABLE: dict[str, set[str]] = {
     "verifications_story": ALL,
     "deliveries_deliveries": ALL,
     "deliveries_delivery": ALL,
+    "deliveries_find": ALL,
     "deliveries_retry": {OWNER, SUPPORT},
     "deliveries_review": {OWNER, SUPPORT},
     "deliveries_retry_many": {OWNER, SUPPORT},

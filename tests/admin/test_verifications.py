@@ -190,10 +190,10 @@ def test_a_row_names_the_person_and_does_not_claim_a_proof(small_world: World, s
     assert re.search(r"for \d+\.?\d* s so far Balance", named), named
     for hidden in ("Thandi", PHONE, "9998877", MAIL):
         assert hidden not in support.page.text
-    assert counts_of(support)["under way"] == "2"
-    assert counts_of(support)["verified"] == "1"
+    assert counts_of(support)["Under way"] == "2"
+    assert counts_of(support)["Verified"] == "1"
     support.get(f"{PATH}?outcome=live&journey=app")
-    assert (counts_of(support)["under way"], counts_of(support)["verified"]) == ("0", "1")
+    assert (counts_of(support)["Under way"], counts_of(support)["Verified"]) == ("0", "1")
     small_world.clock.advance(100)
     support.get(f"{PATH}?range=hour")
     assert "1 min ago" in support.page.text

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from auth_portal.errors import NotFound
 from auth_portal.services.delivery.retry import RETRIABLE, refusals_of, retry_of
@@ -36,6 +36,7 @@ from auth_portal.store.models import (
     NOT_ACCEPTED,
     RESULT_COLUMNS,
     Attempt,
+    Challenge,
     ChannelState,
     CustomerRow,
     Delivery,
@@ -56,12 +57,19 @@ OPEN_SECONDS = 10  # for which a process shows what it has counted
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """Which deliveries to list; an empty field does not filter. Times are UTC."""
+    """Which deliveries to list; an empty field does not filter. Times are UTC.
+
+    With ``customers``, rows of them, only the codes and results of ``visited`` verifications and what leaves in these
+    ``lanes``, the notices to them.
+    """
 
     kind: str = ""
     state: str = ""  # one of STATES, or FAILED
     target: str = ""
     verification_id: str = ""
+    customers: tuple[str, ...] = ()
+    visited: tuple[str, ...] = ()
+    lanes: tuple[bytes, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
 
@@ -72,7 +80,16 @@ class DeliveryFilter:
         filtered_by: list[Condition] = [Delivery.target == self.target] if self.target else []
         states = RETRIABLE if self.state == FAILED else (self.state,)
         is_rare = self.state not in ("", PENDING, DeliveryState.ACCEPTED)  # a partial index serves kind and state
-        if self.verification_id:
+        if self.customers:
+            codes = select(Challenge.id).where(
+                Challenge.verification_id.in_(self.visited), Challenge.customer_row.in_(self.customers)
+            )
+            is_theirs = or_(Delivery.kind == CALLBACK, Delivery.challenge_id.in_(codes))
+            found_by = [
+                [Delivery.verification_id.in_(self.visited), is_theirs, *between],
+                [Delivery.lane.in_(self.lanes), *between],
+            ]
+        elif self.verification_id:
             found_by = [[Delivery.verification_id == self.verification_id, *between]]
         elif self.state == PENDING:  # with the kind, or SQLite reads the whole table in its order
             kinds = (self.kind,) if self.kind else KINDS
@@ -204,7 +221,7 @@ class DeliveryLists:
     def counts(self, wanted: DeliveryFilter) -> Mapping[str, BoundedCount]:
         """Return by state, and for FAILED, how many deliveries the rest of a filter finds; under "" those of any."""
         query: Any = select(Delivery.id, Delivery.state)
-        by_index = () if wanted.target or wanted.verification_id else RARE_STATES
+        by_index = () if wanted.target or wanted.verification_id or wanted.customers else RARE_STATES
         with self._transactions.read() as work:
 
             def page(state: str, most: int) -> Listing[Any]:

@@ -77,6 +77,11 @@ _HOURS = (
 _MARKED = select(HourlyCount.hour).where(
     HourlyCount.hour.in_(bindparam("hours", expanding=True)), HourlyCount.name == SUMMED, HourlyCount.labels == "[]"
 )
+# The counts of each hour, which stay next to their sums: a chart of deliveries has few of them.
+_SENT = ("deliveries_ended", "callback_seconds" + BUCKET, "message_seconds" + BUCKET)
+_SENT_HOURS = select(HourlyCount.hour, HourlyCount.name, HourlyCount.labels, HourlyCount.value).where(
+    HourlyCount.hour >= bindparam("since"), HourlyCount.hour < bindparam("until"), HourlyCount.name.in_(_SENT)
+)
 _TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
 # For how long advice rests that an owner puts off: of a failing channel and an ending key, not until it is too late.
 ADVICE_RESTS = {"single_channel": timedelta(days=7), "key": timedelta(days=3)}
@@ -119,6 +124,63 @@ class Point(NamedTuple):
     earlier: int
 
 
+class DeliveryPoint(NamedTuple):
+    """A point of the chart of deliveries: its beginning, and how many were accepted and how many failed then."""
+
+    at: datetime
+    accepted: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class DeliveryFigures:
+    """What became of the deliveries of a range, of all kinds. One that failed and was retried counts twice.
+
+    ``to_chat`` is from the end of a verification to the acceptance of its result, ``to_provider`` from the request for
+    a code to its acceptance; None where none was.
+    """
+
+    range: str
+    at: datetime
+    points: tuple[DeliveryPoint, ...]
+    earlier_share: float | None  # of the range that it is compared with
+    to_chat: Spread | None
+    to_provider: Spread | None
+
+    @property
+    def accepted(self) -> int:
+        """Return how many were accepted."""
+        return sum(point.accepted for point in self.points)
+
+    @property
+    def failed(self) -> int:
+        """Return how many were refused, given up or never confirmed."""
+        return sum(point.failed for point in self.points)
+
+    @property
+    def share(self) -> float | None:
+        """Return how many of 100 were accepted; None for too few to say."""
+        return share_of(self.accepted, self.failed)
+
+    @property
+    def change(self) -> float | None:
+        """Return the change of the share, in points; None where one of the two says nothing."""
+        if self.share is None or self.earlier_share is None:
+            return None
+        return self.share - self.earlier_share
+
+    @property
+    def top(self) -> int:
+        """Return a round number that no bar exceeds."""
+        highest = max(point.accepted + point.failed for point in self.points)
+        return int(next(top for top in _TOPS if top >= highest))
+
+
+def share_of(good: int, bad: int) -> float | None:
+    """Return how many of 100 were good; None for too few to say."""
+    return 100 * good / (good + bad) if good + bad >= FEW else None
+
+
 @dataclass(frozen=True)
 class JourneyFigures:
     """How a journey went. ``done`` ended well: with a proof, or after every step where the journey asks for none."""
@@ -133,7 +195,7 @@ class JourneyFigures:
     @property
     def share(self) -> float | None:
         """Return how many of 100 that ended were verified; None for too few to say."""
-        return 100 * self.done / self.ended if self.ended >= FEW else None
+        return share_of(self.done, self.ended - self.done)
 
 
 @dataclass(frozen=True)
@@ -366,6 +428,7 @@ class Overview:
         self._journeys = journeys
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[float, datetime, RangeCounts, RangeCounts]] = {}
+        self._sent: dict[str, tuple[float, DeliveryFigures]] = {}
 
     def figures(self, name: str, slug: str = "") -> Figures:
         """Return the figures of a range, of all journeys or of one, at most CACHE_SECONDS old.
@@ -414,6 +477,17 @@ class Overview:
             since, until = of.since(work.now), hour_of(work.now) + HOUR
             tally, back = _tally(work, since, until, of), of.earlier * HOUR
             return work.now, tally, _tally(work, since - back, until - back, of, is_earlier=True)
+
+    def deliveries(self, name: str) -> DeliveryFigures:
+        """Return what became of deliveries in a range, at most CACHE_SECONDS old. Raise KeyError as ``figures``."""
+        of = RANGES[name]
+        with self._lock:
+            counted_at, found = self._sent.get(name, (0.0, None))
+            if found is None or time.monotonic() - counted_at >= CACHE_SECONDS[name]:
+                with self._transactions.read() as work:
+                    found = _delivery_figures(work, name, of)
+                self._sent[name] = time.monotonic(), found
+        return found
 
     def _under_way(self, since: datetime, slug: str) -> int:
         live = select(func.count()).where(Verification.id.in_(live_ids(slug)), Verification.id >= first_id(since))
@@ -543,6 +617,34 @@ def _tally(work: Work, since: datetime, until: datetime, of: Range, *, is_earlie
     if not is_earlier:
         add(0, begins, BY_RANGE)
     return tally
+
+
+def _delivery_figures(work: Work, name: str, of: Range) -> DeliveryFigures:
+    """Count the deliveries that ended in a range, and of the one that it is compared with how many were accepted."""
+    since, until, back = of.since(work.now), hour_of(work.now) + HOUR, of.earlier * HOUR
+    accepted, failed, earlier = Counter[int](), Counter[int](), Counter[bool]()
+    seconds: dict[str, Counter[str]] = {metric: Counter() for metric in ("callback_seconds", "message_seconds")}
+    for hour, counted, text_, value in work.execute(_SENT_HOURS, {"since": since - back, "until": until}):
+        labels = _labels(text_)
+        if counted != "deliveries_ended":
+            if hour >= since:
+                seconds[counted.removesuffix(BUCKET)][labels[-1]] += int(value)
+        elif labels[1] in SETTLED:
+            is_accepted = labels[1] == DeliveryState.ACCEPTED
+            if hour >= since:
+                place = int((hour - since) / HOUR) // of.point
+                (accepted if is_accepted else failed)[place] += int(value)
+            elif hour < until - back:
+                earlier[is_accepted] += int(value)
+    places = range(of.hours // of.point)
+    return DeliveryFigures(
+        range=name,
+        at=work.now,
+        points=tuple(DeliveryPoint(since + one * of.point * HOUR, accepted[one], failed[one]) for one in places),
+        earlier_share=share_of(earlier[True], earlier[False]),
+        to_chat=spread(seconds["callback_seconds"], METRICS["callback_seconds"].ends),
+        to_provider=spread(seconds["message_seconds"], METRICS["message_seconds"].ends),
+    )
 
 
 def spread(counts: Mapping[str, int], ends: tuple[float, ...]) -> Spread | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -444,6 +444,11 @@ def masked_result(work: Work, delivery_id: str, subject: DeliverySubject, paths:
     data = {name: value if name in SHOWN_DATA else "••••" for name, value in body.get("data", {}).items()}
     shown = json.dumps({**body, "reference": reference, "data": data}, ensure_ascii=False, indent=1)
     return f"POST {subject.target}{paths.get(row.contract, '')}\nreference: {reference}\n\n{shown}"
+
+
+def customer_lanes(work: Work, rows: Iterable[str]) -> tuple[bytes, ...]:
+    """Return the lanes in which notices to these customers leave."""
+    return tuple(notice_lane(work.keyring, row) for row in rows)
 
 
 def customer_deliveries(

@@ -42,6 +42,7 @@ from auth_portal.services.history.record import (
     NamedPerson,
     asked_payment,
     customer_deliveries,
+    customer_lanes,
     delivery_facts,
     delivery_subjects,
     holders_of,
@@ -287,6 +288,12 @@ class Stories:
         with self._transactions.read() as work:
             return delivery_subjects(work, self._journeys, delivery_ids)
 
+    def sent_to(self, customers: tuple[str, ...]) -> Mapping[str, Any]:
+        """Return what a filter of deliveries knows these customers by: its fields."""
+        with self._transactions.read() as work:
+            visited = _visited(work.connection, StoryFilter(customers=customers), "") if customers else ()
+            return {"customers": customers, "visited": tuple(visited), "lanes": customer_lanes(work, customers)}
+
     def of_delivery(self, delivery_id: str) -> DeliveryAbout:
         """Return what a delivery is about, who can fix it, and its request, masked."""
         with self._transactions.read() as work:
@@ -382,6 +389,17 @@ def _page_of_people(
     most: int,
 ) -> Listing[Any]:
     """Return the verifications of these people: found through the visits, so that those of strangers are too."""
+    ids = _visited(connection, wanted, after)
+    chosen = [Verification.id.in_(ids), *between, *_all_of(wanted)]
+    lines = tuple(connection.execute(query.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)))
+    if len(lines) > most:
+        return Listing(lines[:most], older=lines[most - 1].id)
+    is_partial = len(ids) == MOST_IDS
+    return Listing(lines, older=ids[-1] if is_partial else "", is_partial=is_partial)
+
+
+def _visited(connection: Connection, wanted: StoryFilter, after: str) -> list[str]:
+    """Return the verifications in which these people were named, the newest MOST_IDS before ``after``."""
     start = (Visit.verification_id < after,) if after else ()
     found: set[str] = set()
     for column, values in ((Visit.customer_row, wanted.customers), (Visit.identifier_key, wanted.names)):
@@ -389,13 +407,7 @@ def _page_of_people(
             visits = select(Visit.verification_id).distinct().where(column == value, *start)
             newest = visits.order_by(Visit.verification_id.desc()).limit(MOST_IDS)
             found |= set(connection.execute(newest).scalars())
-    ids = sorted(found, reverse=True)[:MOST_IDS]
-    chosen = [Verification.id.in_(ids), *between, *_all_of(wanted)]
-    lines = tuple(connection.execute(query.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)))
-    if len(lines) > most:
-        return Listing(lines[:most], older=lines[most - 1].id)
-    is_partial = len(ids) == MOST_IDS
-    return Listing(lines, older=ids[-1] if is_partial else "", is_partial=is_partial)
+    return sorted(found, reverse=True)[:MOST_IDS]
 
 
 def _conditions(wanted: StoryFilter) -> tuple[list[Condition], list[Condition]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flask import Response, request
+from flask import Response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from auth_portal.i18n import gettext as _
@@ -33,13 +33,21 @@ REASON_LENGTH = 200
 
 @route("/deliveries", allow=EVERYONE)
 def deliveries() -> Response:
-    """Show the list, newest first."""
+    """Show the list, newest first, below what became of those of a day or a week."""
+    return _list_page("", "")
+
+
+def _list_page(typed: str, fault: str) -> Response:
     asked = FilterForm()
     wanted, lists = _wanted(asked), services().delivery_lists
     listing = lists.page(wanted, after=asked.key("after"))
     return render(
         "admin/deliveries/list.html",
-        status=asked.status,
+        status=422 if fault else asked.status,
+        typed=typed,
+        fault=fault,
+        figures=services().overview.deliveries("week" if asked.range == "week" else "day"),
+        customer_ids=services().stories.customer_ids(wanted.customers),
         listing=listing,
         subjects=services().stories.subjects_of([line.id for line in listing.rows]),
         counts=lists.counts(wanted),
@@ -57,9 +65,24 @@ def _wanted(asked: FilterForm) -> DeliveryFilter:
         state=asked.text("state"),
         target=asked.text("target"),
         verification_id=asked.key("verification"),
+        **services().stories.sent_to(asked.keys("customer")),
         since=asked.since(),
         until=asked.until(),
     )
+
+
+@route("/deliveries/find", allow=EVERYONE, methods=("POST",))
+def find() -> BaseResponse:
+    """Redirect to the delivery with this id, or to those of the customer or channel that the text names."""
+    typed = form_text("wanted")
+    if found := services().delivery_lists.named(typed):
+        return redirect(f"{PATH}/{found[0].id}", 303)
+    if typed in services().journeys.current().channels:
+        return redirect(f"{PATH}?target={typed}", 303)
+    people = services().stories.people_called(typed) if typed else None
+    if people is None or not people.customers:
+        return _list_page(typed, _("No customer has this ID, phone or email, and no channel or delivery is called so."))
+    return redirect(f"{PATH}?customer={','.join(people.customers)}", 303)
 
 
 @route("/deliveries/<delivery_id>", allow=EVERYONE)
