@@ -22,7 +22,15 @@ from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.gateways.way_out import DeadEnd
 from auth_portal.services.config.configuration import Configuration
 from auth_portal.store.db import Transactions, parted_facts
-from auth_portal.store.models import AuditEvent, ChannelRow, ChannelState, Delivery, Journey, JourneyVersion
+from auth_portal.store.models import (
+    AuditEvent,
+    ChannelRow,
+    ChannelState,
+    Delivery,
+    HourlyCount,
+    Journey,
+    JourneyVersion,
+)
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, logged
@@ -339,6 +347,25 @@ def test_what_is_seldom_changed_in_a_channel_is_folded_and_a_fault_opens_it(desk
     assert re.search(r'<details class="fold" open>\s*<summary><h2>Countries and caps', page)
     uses = [one for one in desk.world.services.channel_editor.channel("mail").uses if one.is_active]
     assert f"{len(uses)} journeys that are on send" in desk.get("/admin/channels/mail/edit").text
+
+
+def test_the_list_shows_what_each_provider_did_in_the_last_day(desk: Desk) -> None:
+    """From the counts of Home: a line, the share with its number, and no share where nothing was sent."""
+    labels = ("mail", "", "accepted"), ("mail", "", "refused")
+    with desk.world.database.write() as connection:
+        hour = desk.world.clock.now.replace(minute=0, second=0, microsecond=0)
+        for label, value in zip(labels, (39, 1), strict=True):
+            row = {"hour": hour, "name": "messages_ended", "labels": json.dumps(label), "value": value}
+            connection.execute(insert(HourlyCount).values(row))
+    desk.world.services.overview._cache.clear()
+    page = desk.get("/admin/channels").text
+    rows = {
+        name: row for row in page.split("<tr>")[2:] for name in re.findall(r'href="/admin/channels/([a-z]+)"', row)[:1]
+    }
+    assert 'aria-label="39 accepted in all"' in rows["mail"]
+    assert "97.5 % of 40 accepted" in " ".join(rows["mail"].split())
+    assert '<svg class="spark' not in rows["sms"]
+    assert " % of" not in rows["sms"]
 
 
 def test_headers_are_kept_one_by_one(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, update
@@ -10,8 +11,9 @@ from sqlalchemy import insert, update
 from auth_portal.store.models import AuditEvent, ChannelState, Delivery, Verification, table_of
 from tests.admin.desk import MAIL_OF, Desk, signed_in
 from tests.admin.test_routes import TABLE
-from tests.receiver import wait_for
-from tests.world import World
+from tests.receiver import Receiver, wait_for
+from tests.security.tools import STILL
+from tests.world import World, open_world
 
 MENU = {
     "": "verifications_home",
@@ -80,6 +82,33 @@ def test_a_page_of_one_thing_says_where_it_is_and_in_which_state(owner: Desk) ->
     head = owner.get(f"/admin/customers/{row}").text.partition('class="pill"')[2].partition("</div>")[0]
     assert re.sub(r"<svg.*?</svg>|<[^>]+>", "", head).strip(">").strip() == "on"
     assert 'class="crumbs"' not in owner.get("/admin/customers").text
+
+
+EMPTY = {  # by page: the heading, and where its button leads an owner and support
+    "verifications": ("No verification yet", "/admin/journeys", "/admin/journeys"),
+    "deliveries": ("Nothing has been sent yet", "/admin/channels", "/admin/channels"),
+    "customers": ("No customer yet", "/admin/imports", "/admin/imports"),
+    "journeys": ("No journey yet", "/admin/journeys/_new", ""),
+    "channels": ("No channel yet", "/admin/channels/_new", ""),
+    "api-keys": ("No key yet", "/admin/api-keys/new", None),
+}
+
+
+def test_a_list_without_anything_says_what_to_do_and_offers_it_to_who_may(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    with open_world(tmp_path, sqlite_url, receiver, config="", base="", settings=STILL) as world:
+        for customer in world.services.customers.page().customers:
+            world.services.erasure.erase(customer.row)
+        desks = signed_in(world), signed_in(world, "support")
+        for path, (heading, *links) in EMPTY.items():
+            for desk, link in zip(desks, links, strict=True):
+                if link is None:
+                    continue
+                part = desk.get(f"/admin/{path}").text.partition('<div class="empty yet">')[2].partition("</div>")[0]
+                assert heading in part, path
+                assert re.findall(r'href="([^"]*)"', part) == ([link] if link else []), (path, desk.email)
+        assert "No verifications match." in desks[0].get("/admin/verifications?outcome=expired").text
 
 
 # --- The search

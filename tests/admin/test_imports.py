@@ -103,6 +103,7 @@ def test_from_a_foreign_file_to_the_undo(world: World) -> None:
     support.post(f"{path}/undo")
     assert "The undo has started" in support.page.text
     assert "This import was undone" in rested(support, path)
+    assert ">undone</span></div></div>" in support.page.text, "the pill by the heading"
     assert person(world, "N-1").row is None
     assert phone(world, "C-1001") == "+27821234567"
     assert person(world, "C-1001").name(world.services.keyring) == "Thandi Nkosi"
