@@ -24,7 +24,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, text, update
 
@@ -356,11 +356,19 @@ class AuditStream:
             row, late = work.execute(select(*_STREAM.c)).one_or_none(), stream_fault(work)
             if row is None:
                 return True, f"{self.target} can be reached; nothing was sent yet"
-            after = select(func.count()).select_from(_BLOCKS).where(_BLOCKS.c.number > row.block)
-            state = (
-                f"{self.target} can be reached; received up to block {row.block}, {work.execute(after).scalar()} wait"
-            )
+            waiting = StreamLag.of(work, row).blocks
+            state = f"{self.target} can be reached; received up to block {row.block}, {waiting} wait"
         return not (late and late[1]), f"{state}. {late[1]}" if late and late[1] else state
+
+    def figures(self, work: Work) -> dict[str, float]:
+        """Return how far the receiver is behind, by the names of its metrics; nothing before the first try."""
+        row = work.execute(select(*_STREAM.c)).one_or_none()
+        if row is None or not (self.target or work.now - row.tried_at <= STREAM_HEARD):
+            return {}
+        lag = StreamLag.of(work, row)
+        found = {"blocks": lag.blocks, "seconds": lag.waited.total_seconds(), "failures": row.failures}
+        received = {"received_timestamp_seconds": lag.received_at.timestamp()} if lag.received_at else {}
+        return {**found, **received}
 
     @staticmethod
     def _is_free(row: Any, now: datetime) -> bool:
@@ -461,6 +469,26 @@ def _reason(fault: Exception) -> str:
     return f"the connection broke: {getattr(fault, 'strerror', None) or fault or type(fault).__name__}"[:200]
 
 
+class StreamLag(NamedTuple):
+    """How far a receiver of the stream is behind."""
+
+    blocks: int  # that it has not received
+    waited: timedelta  # the oldest of them, since it was sealed
+    received_at: datetime | None  # when the newest block that it has was sealed; None if retention has removed that
+
+    @classmethod
+    def of(cls, work: Work, row: Any) -> Self:
+        """Return how far the receiver of this row is behind; it costs a few steps in an index."""
+        newest = work.execute(select(func.max(_BLOCKS.c.number))).scalar() or 0
+        after = row.block if row.block <= newest else -1  # the chain was restarted
+        at = {
+            number: work.execute(select(_BLOCKS.c.at).where(_BLOCKS.c.number == number)).scalar()
+            for number in (row.block, after + 1)
+        }
+        waited = work.now - (at[after + 1] or work.now)
+        return cls(newest - after, max(waited, timedelta()), at[row.block])
+
+
 def stream_fault(work: Work) -> tuple[str, str] | None:
     """Return the receiver of the stream, and why it lags as a sentence for admins, "" if it does not.
 
@@ -469,12 +497,11 @@ def stream_fault(work: Work) -> tuple[str, str] | None:
     row = work.execute(select(*_STREAM.c)).one_or_none()
     if row is None or work.now - row.tried_at > STREAM_HEARD:
         return None
-    oldest = work.execute(select(func.min(_BLOCKS.c.at)).where(_BLOCKS.c.number > row.block)).scalar()
-    if oldest is None or work.now - oldest <= STREAM_LATE:
+    waited = StreamLag.of(work, row).waited
+    if waited <= STREAM_LATE:
         return row.target, ""
-    minutes = int((work.now - oldest).total_seconds() // 60)
     why = f": {row.fault}" if row.fault else ": it takes them too slowly"
     return row.target, (
-        f"Audit events have waited {minutes} min to be sent to {row.target}{why}. None is lost: they are sent in their "
-        "order once it takes them again."
+        f"Audit events have waited {int(waited.total_seconds() // 60)} min to be sent to {row.target}{why}. None is "
+        "lost: they are sent in their order once it takes them again."
     )

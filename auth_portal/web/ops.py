@@ -18,6 +18,12 @@ from auth_portal.web.context import EXTENSION, services
 
 ops = Blueprint("ops", __name__)
 PROC = Path("/proc")
+STREAM_GAUGES = {
+    "blocks": "Blocks of the audit trail that the SIEM has not received.",
+    "seconds": "How long the oldest block that the SIEM has not received has waited, since it was sealed.",
+    "failures": "Tries in a row that failed to send to the SIEM.",
+    "received_timestamp_seconds": "When the newest block that the SIEM has received was sealed.",
+}
 Counted = Mapping[str, Mapping[tuple[str, ...], float]]
 
 
@@ -124,6 +130,9 @@ def gauges(measured: Any) -> Iterator[Family]:
     unsealed = {"": measured.audit_unsealed_seconds()}
     yield _gauge("audit_unsealed_seconds", "How long an event has waited to be sealed.", "", unsealed)
     yield _gauge("audit_blocks", "The newest block of the audit trail; never falls.", "", {"": measured.audit_blocks()})
+    lag = services().audit_stream.figures(measured.work)  # empty without a stream, so that no rule waits for it
+    for name, words in STREAM_GAUGES.items():
+        yield _gauge(f"audit_stream_{name}", words, "", {"": lag[name]} if name in lag else {})
     yield _gauge("ready", "1 if this process can do its job.", "", {"": int(not health.faults())})
     yield _gauge("build_info", "Always 1, with the version.", "version", {current_app.config["VERSION"]: 1})
 

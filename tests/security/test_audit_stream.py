@@ -26,7 +26,7 @@ from auth_portal.store.models import AuditStreamRow
 from tests.admin.desk import ADMIN_ADDRESS, signed_in
 from tests.receiver import Receiver, wait_for
 from tests.security.test_audit_chain import Trail
-from tests.world import open_world
+from tests.world import World, open_world
 
 HEAD = re.compile(
     rb"<(?P<pri>\d{2,3})>1 (?P<at>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) portal\.example auth-portal - "
@@ -301,6 +301,29 @@ def test_a_wrong_setting_is_refused(given: str) -> None:
         read_settings({"PORTAL_AUDIT_SYSLOG": given})
 
 
+def stream_metrics(world: World) -> dict[str, float]:
+    """What /metrics says of the stream."""
+    page = world.app.test_client().get("/metrics", base_url="http://127.0.0.1:8000").text
+    found = re.findall(r"^auth_portal_audit_stream_(\w+) (\S+)$", page, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def test_without_a_stream_its_metrics_have_no_value(small_world: World) -> None:
+    assert stream_metrics(small_world) == {}
+
+
+def test_a_chain_that_was_restarted_counts_as_waiting_from_its_beginning(streamed: Streamed) -> None:
+    streamed.add(1, 1, 1)
+    streamed.send()
+    with streamed.trail.transactions.write() as work:
+        restart_chain(work)
+    streamed.trail.seal()
+    streamed.trail.clock.advance(60)
+    with streamed.trail.transactions.read() as work:
+        figures = streamed.stream.figures(work)
+    assert (figures["blocks"], figures["seconds"]) == (2, 60)
+
+
 def test_no_alert_stays_when_the_setting_is_removed(streamed: Streamed) -> None:
     streamed.add(1)
     streamed.trail.clock.advance(timedelta(hours=1).total_seconds())
@@ -330,9 +353,18 @@ def test_a_portal_sends_what_it_does_and_its_doctor_and_owners_hear_of_failures(
         wait_for(lambda: "stream" in {alert.kind for alert in world.services.alerts.open(world.clock.now)})
         alert = next(one for one in world.services.alerts.open(world.clock.now) if one.kind == "stream")
         assert f"127.0.0.1:{siem.port}" in alert.text
+        lag = stream_metrics(world)
+        assert lag["seconds"] > STREAM_LATE.total_seconds()
+        assert lag["blocks"] >= 1
+        assert lag["failures"] >= 1
+        until = lag["received_timestamp_seconds"]
         back = Siem(context, siem.port)
         world.clock.advance(600)
         wait_for(lambda: any(b"admin_signed_in" in frame for frame in back.frames))
         world.clock.advance(20)
         wait_for(lambda: "stream" not in {alert.kind for alert in world.services.alerts.open(world.clock.now)})
+        wait_for(lambda: stream_metrics(world)["blocks"] == 0)
+        lag = stream_metrics(world)
+        assert (lag["seconds"], lag["failures"]) == (0, 0)
+        assert until < lag["received_timestamp_seconds"] <= world.clock.now.timestamp()
         back.close()
