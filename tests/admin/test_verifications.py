@@ -72,6 +72,28 @@ def test_finds_a_person_and_names_nobody_in_the_address(support: Desk, proved: V
     assert not [secret for secret in ("1001", "4567", "thandi") if secret in query]
 
 
+@pytest.mark.parametrize(
+    ("on_file", "searched"),
+    [
+        ("+525512345678", "5215512345678"),  # Mexico
+        ("+525512345678", "whatsapp:+5215512345678"),
+        ("+5491123456789", "541123456789"),  # Argentina
+        ("+5511961234567", "551161234567@c.us"),  # Brazil
+        ("+2290190123456", "22990123456"),  # Benin
+        (PHONE, "27821234567"),
+    ],
+)
+def test_finds_a_number_as_chat_networks_write_it(
+    small_world: World, support: Desk, on_file: str, searched: str
+) -> None:
+    small_world.services.customers.create({"customer_id": "C-7", "phone": on_file}, admin_id=support.admin_id)
+    small_world.browser().begin("ref", "app", identifier="C-7")
+    text = find(support, searched)
+    (row,) = small_world.rows(Verification)
+    assert f'href="{PATH}/{row.id}"' in text, text
+    assert "C-7" in re.sub(r"<[^>]+>", " ", text).partition("every verification of")[2][:20]
+
+
 def test_finds_tries_of_somebody_who_is_not_in_the_directory(small_world: World, support: Desk) -> None:
     small_world.browser().begin("ref", "app", identifier="0829999999")
     text = find(support, "+27 82 999 9999")

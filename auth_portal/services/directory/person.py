@@ -156,9 +156,18 @@ class ReadNumber(NamedTuple):
     country: str
 
 
+def numbers_of(typed: str, region: str) -> tuple[str, ...]:
+    """Return the numbers in E.164 that a text may mean: as it is read here, then as chat networks write the same one.
+
+    A Mexican mobile phone has two forms, for example.
+    """
+    found = (e164(typed, region), *chat_numbers(typed, region))
+    return tuple(dict.fromkeys(number for number in found if number))
+
+
 def read_number(typed: str, region: str) -> ReadNumber | None:
     """Return how a text is read as a phone number, for a person to check; None if it is none."""
-    number = e164(typed, region) or next(iter(chat_numbers(typed, region)), None)
+    number = next(iter(numbers_of(typed, region)), None)
     if number is None:
         return None
     written = phonenumbers.format_number(phonenumbers.parse(number), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
@@ -498,7 +507,7 @@ def named_by(typed: str, region: str, keyring: Keyring, *, contact: str = "") ->
     Each is looked up by an index of its own.
     """
     text = typed[:TYPED_LENGTH]
-    numbers = {e164(text, region), *chat_numbers(text, region)} if contact != "email" else set()
+    numbers = numbers_of(text, region) if contact != "email" else ()
     address = email_form(text) if "@" in text and contact != "phone" else None
     by_name = [
         has_id(customer_key(keyring, text)),
@@ -506,7 +515,7 @@ def named_by(typed: str, region: str, keyring: Keyring, *, contact: str = "") ->
     ]
     return [
         *([] if contact else by_name),
-        *(CustomerRow.phone_key == keyring.index("phone", number) for number in sorted(filter(None, numbers))),
+        *(CustomerRow.phone_key == keyring.index("phone", number) for number in sorted(numbers)),
         *([CustomerRow.email_key == keyring.index("email", address)] if address is not None else []),
     ]
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Select, and_, select
 from auth_portal.crypto import token_hash
 from auth_portal.errors import NotFound
 from auth_portal.services.config.snapshot import Journeys
-from auth_portal.services.directory.person import ReadNumber, read_identifier, read_number
+from auth_portal.services.directory.person import ReadNumber, numbers_of, read_identifier, read_number
 from auth_portal.services.history.lists import (
     PAGE,
     WINDOW,
@@ -241,15 +241,21 @@ class Stories:
         return tuple(self._line(row) for row in found)
 
     def people_called(self, typed: str) -> PossiblePeople | None:
-        """Return who a customer ID, phone or email address may mean; None for a text that can be none of these."""
+        """Return who a customer ID, phone or email address may mean; None for a text that can be none of these.
+
+        A phone number may also be written as a chat network does.
+        """
         region = self._journeys.current().portal.default_region
         # A journey may accept only one kind, so each is also read alone: the hash is of that form.
-        kinds = (KINDS, *((kind,) for kind in KINDS))
-        read = [found for kind in kinds if (found := read_identifier(typed, kind, region, self._transactions.keyring))]
+        kinds, keyring = (KINDS, *((kind,) for kind in KINDS)), self._transactions.keyring
+        read = [found for kind in kinds if (found := read_identifier(typed, kind, region, keyring))]
+        numbers = (read_identifier(number, ("phone",), region, keyring) for number in numbers_of(typed, region))
+        read += [number for number in numbers if number is not None]
         if not read:
             return None
         with self._transactions.read() as work:
-            rows = holders_of(work.connection, read[0], MOST_PEOPLE)
+            held = [row for one in read for row in holders_of(work.connection, one, MOST_PEOPLE)]
+        rows = tuple(dict.fromkeys(held))[:MOST_PEOPLE]
         return PossiblePeople(rows, tuple(dict.fromkeys(one.key for one in read)), read_number(typed, region))
 
     def customer_ids(self, rows: Iterable[str]) -> tuple[str, ...]:
