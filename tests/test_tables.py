@@ -24,7 +24,7 @@ GUESTS = {
         *("Attempt", "Challenge", "Delivery", "Journey", "JourneyVersion", "Portal", "TicketRow", "Verification"),
         *("Tries", "Visit", "Acceptance", "AnswerRow"),
         # After a restore, what was live or could be used once is closed in one transaction, whatever its room.
-        *("Admin", "AdminLink", "AdminSession", "ApiAnswer", "CredentialLink", "CustomerRow"),
+        *("Admin", "AdminLink", "AdminSession", "ApiAnswer", "ChangeFeed", "CredentialLink", "CustomerRow"),
     },
     # The first row of the settings comes with the keys, in one transaction; MACs that are missing are written for all
     # tables alike, those of temporary codes and of rows that an import has staged among them.

@@ -27,7 +27,7 @@ def commands() -> list[tuple[int, list[str]]]:
 
 
 def test_the_examples_do_what_they_say(caller: Program) -> None:
-    assert len(commands()) == GUIDE.count("\ncurl ") == 10
+    assert len(commands()) == GUIDE.count("\ncurl ") == 12
     for status, words in commands():
         given = CURL.parse_args(words)
         headers = dict(header.replace("$KEY", caller.key).split(": ", 1) for header in given.headers)
@@ -46,7 +46,11 @@ def test_its_shown_answers_have_the_members_that_are_answered(caller: Program) -
     assert refused is not None
     assert shown[0].keys() == ticket.keys()
     assert shown[1] == saved
-    assert {**shown[2], "request_id": refused["request_id"]} == refused
+    changes = caller.get("/changes/customers").json
+    assert changes is not None
+    assert shown[2].keys() == changes.keys()
+    assert shown[2]["data"][0].keys() == changes["data"][0].keys()
+    assert {**shown[3], "request_id": refused["request_id"]} == refused
 
 
 def test_its_numbers_are_the_portals() -> None:

@@ -27,6 +27,8 @@ REQUESTS: dict[str, tuple[str, str, object]] = {
     "read_customer": ("GET", "/customers/C-1001", None),
     "change_customer": ("PATCH", "/customers/C-1001", {"name": "T"}),
     "delete_customer": ("DELETE", "/customers/nobody", None),
+    "list_customer_changes": ("GET", "/changes/customers", None),
+    "list_verification_changes": ("GET", "/changes/verifications", None),
     "list_verifications": ("GET", "/verifications", None),
     "read_verification": ("GET", f"/verifications/{NOBODY_ID}", None),
     "list_deliveries": ("GET", "/deliveries", None),

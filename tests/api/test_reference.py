@@ -32,6 +32,8 @@ def world(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World
         browser.begin("f7_4hn5=8f", "app")
         browser.prove(opened.totp())
         deliver(opened)
+        while opened.services.dispatcher.seal():
+            pass
         yield opened
 
 

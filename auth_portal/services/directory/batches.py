@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, select, update
 
 from auth_portal.crypto import KeyFault, Keyring
 from auth_portal.services.directory.fields import index_of
@@ -34,7 +34,15 @@ from auth_portal.services.directory.person import (
     shared_keys,
 )
 from auth_portal.store.db import Database, Work, dialect_insert
-from auth_portal.store.models import CUSTOMER_NAME, CUSTOMER_PHONE, HAS_PHONE, CustomerRow, table_of
+from auth_portal.store.models import (
+    CUSTOMER_NAME,
+    CUSTOMER_PHONE,
+    HAS_PHONE,
+    ChangeFeed,
+    CustomerRemoval,
+    CustomerRow,
+    table_of,
+)
 from auth_portal.store.rows import indexes_rebuilt, insert_many, update_many
 
 CONTACT_COLUMNS = {"phone_key", "email_key"}
@@ -76,6 +84,20 @@ def delete_those(work: Work, rows: Select[Any]) -> int:
     """Delete customers (their rows); return how many there were. Raise IntegrityError if a link refers to one."""
     remember_removed(work, rows)
     return int(work.execute(delete(_CUSTOMERS).where(_CUSTOMERS.c.id.in_(rows))).rowcount)
+
+
+def forget_removals(work: Work, ids: Sequence[str]) -> None:
+    """Forget customers who were removed long ago. A program that has not asked since has to begin again."""
+    feed = work.execute(select(ChangeFeed.last_number, ChangeFeed.cut_number).with_for_update()).one_or_none()
+    these, number = CustomerRemoval.id.in_(ids), CustomerRemoval.change_number
+    if feed is not None:
+        newest, numbered, found = work.execute(
+            select(func.max(number), func.count(number), func.count(CustomerRemoval.id)).where(these)
+        ).one()
+        last = feed.last_number + (numbered < found)  # as if the others had been numbered, too
+        cut = last if numbered < found else max(newest or 0, feed.cut_number)
+        work.execute(update(ChangeFeed).values(last_number=last, cut_number=cut))
+    work.execute(delete(CustomerRemoval).where(these))
 
 
 def untrusted_rows(work: Work) -> Iterator[str]:

@@ -7,16 +7,17 @@ sent to the customer, at the old and at the new contact (R13).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, func, insert, select, true, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, text, true, update
 from sqlalchemy.exc import IntegrityError
 
 from auth_portal.crypto import Passwords
-from auth_portal.errors import NotFound
+from auth_portal.errors import Gone, NotFound
 from auth_portal.methods.password import is_long
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.fields import (
@@ -46,8 +47,17 @@ from auth_portal.services.directory.person import (
     row_of,
     shared_keys,
 )
-from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import Admin, AuditEvent, CustomerRow
+from auth_portal.store.db import Transactions, Work, dialect_insert
+from auth_portal.store.models import (
+    NUMBERED,
+    UNNUMBERED,
+    Admin,
+    AuditEvent,
+    ChangeFeed,
+    CustomerRemoval,
+    CustomerRow,
+    table_of,
+)
 
 PAGE = 50  # customers of one page of a list
 ID_TAKEN = {"customer_id": "is another customer's already"}
@@ -58,6 +68,22 @@ _COLUMNS = tuple(
         *("subject_id", "created_at", "changed_at", "phone_changed_at", "email_changed_at", "phone_country"),
         *SEALED.values(),
     )
+)
+
+
+FEED_ROW = 1
+NUMBERED_AT_ONCE = 200  # changes of one transaction, some 10 ms
+_UNNUMBERED = select(CustomerRow.id, CustomerRow.changed_at).where(text(UNNUMBERED)).order_by(CustomerRow.id)
+_UNNUMBERED_REMOVALS = select(CustomerRemoval.id).where(CustomerRemoval.change_number.is_(None))
+_SET_NUMBER = (
+    update(table_of(CustomerRow))
+    .where(table_of(CustomerRow).c.id == bindparam("of"))
+    .values(change_number=bindparam("number"), change_of=bindparam("at"))
+)
+_SET_REMOVAL_NUMBER = (
+    update(table_of(CustomerRemoval))
+    .where(table_of(CustomerRemoval).c.id == bindparam("of"))
+    .values(change_number=bindparam("number"))
 )
 
 
@@ -102,6 +128,46 @@ class CustomerPage:
 
     customers: tuple[Customer, ...]
     after: str = ""
+
+
+class ChangePlace(NamedTuple):
+    """Where a program has got to among the changes of customers: it has all up to ``number``.
+
+    ``since`` is what the last number was when it last had all, or when it began: of customers who were removed before
+    that it has never heard.
+    """
+
+    number: int = 0
+    since: int = 0
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return the place that a text came from (``str``). Raise Gone for any other text."""
+        if (found := re.fullmatch(r"(\d{1,18})\.(\d{1,18})", text, re.ASCII)) is None:
+            raise Gone("changes_forgotten")
+        return cls(*map(int, found.groups()))
+
+    def __str__(self) -> str:
+        return f"{self.number}.{self.since}"
+
+
+@dataclass(frozen=True)
+class CustomerChanges:
+    """A page of what changed, in the order of the last change: customers as they are now, or rows that were removed.
+
+    With ``is_more`` there is more to read at once; ``place`` is where to go on in any case.
+    """
+
+    entries: tuple[Customer | Removal, ...]
+    place: ChangePlace
+    is_more: bool
+
+
+class Removal(NamedTuple):
+    """A customer who was erased, or whose import was undone: the row alone, which was random."""
+
+    row: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -198,6 +264,61 @@ class Customers:
         with self._transactions.read() as work:
             rows = work.execute(found.where(later, AuditEvent.at > moment).order_by(AuditEvent.id)).all()
         return [CustomerChange(row.at, tuple(row.facts.get("fields", ())), row.name or "") for row in rows]
+
+    # --- What changed, for programs
+
+    def changes_after(self, place: ChangePlace | None, most: int) -> CustomerChanges:
+        """Return the customers who changed since a place, without one all of them, with their contacts.
+
+        A change is numbered after it has committed, and by the next who asks, under one lock: so no lower number ever
+        appears after a higher one was read, whatever the clocks say and however long a transaction takes. What commits
+        later gets a later number, and a customer who changes again moves to the end. Raise Gone for a place that is so
+        old that removals since were forgotten, or that a restored backup does not know.
+        """
+        is_more = self._number_changes()
+        with self._transactions.read() as work:
+            feed = work.execute(select(ChangeFeed.last_number, ChangeFeed.cut_number)).one_or_none()
+            last, cut = (feed.last_number, feed.cut_number) if feed is not None else (0, 0)
+            place = place or ChangePlace(0, last)
+            if place.since < cut or max(place) > last:
+                raise Gone("changes_forgotten")
+            # All up to ``last`` has committed; what is numbered while this reads has to wait for the next page.
+            number = CustomerRow.change_number
+            changed = select(*_COLUMNS, number).where(text(NUMBERED), number > place.number, number <= last)
+            rows = [dict(row) for row in work.execute(changed.order_by(number).limit(most)).mappings()]
+            number = CustomerRemoval.change_number
+            removed = select(CustomerRemoval.__table__).where(number > place.number, number <= last)
+            gone = work.execute(removed.order_by(number).limit(most)).all()
+        found: list[tuple[int, Customer | Removal]] = [(row["change_number"], self._customer(row)) for row in rows]
+        found += [(row.change_number, Removal(row.id, row.removed_at)) for row in gone]
+        entries = sorted(found, key=lambda one: one[0])[:most]
+        is_full = len(entries) == most
+        reached = entries[-1][0] if is_full else last
+        at = ChangePlace(reached, place.since if is_full else last)
+        return CustomerChanges(tuple(entry for _number, entry in entries), at, is_full or is_more)
+
+    def _number_changes(self) -> bool:
+        """Give numbers to changes that have committed since; return True if there may be more of them."""
+        with self._transactions.read() as work:
+            if not any(work.execute(found.limit(1)).first() for found in (_UNNUMBERED, _UNNUMBERED_REMOVALS)):
+                return False
+        with self._transactions.write() as work:
+            begin = dialect_insert(work.connection.dialect.name, table_of(ChangeFeed))
+            begin = begin.values(id=FEED_ROW, last_number=0, cut_number=0).on_conflict_do_nothing()
+            work.execute(begin)
+            last = work.execute(select(ChangeFeed.last_number).with_for_update()).scalar_one()
+            # A row that a transaction is changing now is left for later: that one may take minutes.
+            mine = [found.limit(NUMBERED_AT_ONCE) for found in (_UNNUMBERED, _UNNUMBERED_REMOVALS)]
+            changed, removed = (work.execute(one.with_for_update(skip_locked=True)).all() for one in mine)
+            numbers = iter(range(last + 1, last + 1 + len(changed) + len(removed)))
+            if changed:
+                work.execute(
+                    _SET_NUMBER, [{"of": row.id, "at": row.changed_at, "number": next(numbers)} for row in changed]
+                )
+            if removed:
+                work.execute(_SET_REMOVAL_NUMBER, [{"of": row.id, "number": next(numbers)} for row in removed])
+            work.execute(update(ChangeFeed).values(last_number=last + len(changed) + len(removed)))
+        return NUMBERED_AT_ONCE in (len(changed), len(removed))
 
     # --- Writing
 

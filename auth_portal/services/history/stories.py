@@ -6,16 +6,17 @@ mentioned, never shown. What the customer's page must not show, such as that no 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, Select, and_, select
+from sqlalchemy import Connection, Select, and_, func, select
 
 from auth_portal.crypto import token_hash
-from auth_portal.errors import NotFound
+from auth_portal.errors import Gone, NotFound
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.directory.person import ReadNumber, numbers_of, read_identifier, read_number
 from auth_portal.services.history.lists import (
@@ -64,13 +65,16 @@ from auth_portal.services.history.timeline import (
     what_helps,
     who_fixes,
 )
-from auth_portal.store.db import Transactions
+from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import (
     CALLBACK,
     CHANGED,
     ENDED_OTHERWISE,
     RESULT_COLUMNS,
     VERIFIED,
+    AuditBlock,
+    AuditChain,
+    AuditEvent,
     CustomerRow,
     Delivery,
     TicketRow,
@@ -82,6 +86,9 @@ from auth_portal.store.models import (
 LIVE = "live"  # in a filter: not ended yet
 MOST_PEOPLE = 20  # of those who share one contact
 MOST_IDS = 1000  # verifications of one person that a page searches
+BLOCKS_AT_ONCE = 20  # of the audit trail that one page of ends reads: 10,000 events at most
+BLOCKS_BEFORE = 60  # of a minute: clocks differ by seconds, and so may the order of ids and of blocks
+HEAD_SHOWN = 16  # characters
 LAST_VISITS = 5  # of a customer, on their page
 LAST_DELIVERIES = 8
 OTHER_VISITS = 3  # on the page of a verification
@@ -122,6 +129,37 @@ class StoryLine:
     callback: str | None
     payment: str = ""  # that the customer was asked to approve, in one line
     asked_payment: AskedPayment | None = None  # the same in parts
+
+
+class EndPlace(NamedTuple):
+    """Where a program has got to among the ends of verifications.
+
+    It is a block of the audit trail, the beginning of its head, which says that it is still the same trail, and how
+    many ends of that block were read.
+    """
+
+    block: int
+    head: str
+    ends: int
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return the place that a text came from (``str``). Raise Gone for any other text."""
+        if (found := re.fullmatch(r"(\d{1,18})\.([0-9a-f]{0,16})\.(\d{1,9})", text, re.ASCII)) is None:
+            raise Gone("changes_forgotten")
+        return cls(int(found[1]), found[2], int(found[3]))
+
+    def __str__(self) -> str:
+        return f"{self.block}.{self.head}.{self.ends}"
+
+
+@dataclass(frozen=True)
+class EndedPage:
+    """Verifications in the order in which the audit trail has their ends. With ``is_more`` there is more to read."""
+
+    lines: tuple[StoryLine, ...]
+    place: EndPlace
+    is_more: bool
 
 
 @dataclass(frozen=True)
@@ -327,6 +365,32 @@ class Stories:
             sent = customer_deliveries(work, self._journeys, row, ids, LAST_DELIVERIES)
         return CustomerHistory(tuple(visits), bool(found.older), sent)
 
+    def ended_after(self, place: EndPlace | None, most: int) -> EndedPage:
+        """Return the verifications that ended since a place, without one all that are stored.
+
+        Their order is that of the audit trail, whose blocks seal what has committed: nothing ever follows in a block
+        that was read. Raise Gone for a place that retention has cut off, or in another trail.
+        """
+        with self._transactions.read() as work:
+            place = place or _first_place(work)
+            blocks = _blocks_from(work, place)
+            ids = [one for block in blocks for one in block.events]
+            ended = select(AuditEvent.id, AuditEvent.verification_id).where(
+                AuditEvent.id.in_(ids), AuditEvent.kind == "verification_ended"
+            )
+            of_event = {row.id: row.verification_id for row in work.execute(ended)}
+            found: list[str] = []
+            for block in blocks:
+                ends = [of_event[one] for one in block.events if one in of_event]
+                start = place.ends if block.number == place.block else 0
+                found += (taken := ends[start : start + most - len(found)])
+                place = EndPlace(block.number, block.head[:HEAD_SHOWN], start + len(taken))
+                if len(found) == most:
+                    break
+            lines = {row.id: row for row in work.execute(_LINES.where(Verification.id.in_(found)))}
+        is_more = len(found) == most or len(blocks) == BLOCKS_AT_ONCE
+        return EndedPage(tuple(self._line(lines[one]) for one in found if one in lines), place, is_more)
+
     def line(self, verification_id: str) -> StoryLine:
         """Return one verification as a list shows it. Raise NotFound("verification_unknown")."""
         with self._transactions.read() as work:
@@ -384,6 +448,30 @@ def _found(connection: Connection, query: Select[Any], wanted: StoryFilter, afte
     found_by, filtered_by = _conditions(wanted)
     search = Search(found_by=[[*found_by, *between]], filtered_by=filtered_by, after=after, most=most)
     return listed(connection, query, Verification.id, search)
+
+
+def _first_place(work: Work) -> EndPlace:
+    """Return a place before the ends of all verifications that are stored."""
+    oldest = select(Verification.id).order_by(Verification.id).limit(1).scalar_subquery()
+    began = select(func.min(AuditEvent.block)).where(AuditEvent.verification_id == oldest)
+    block = work.execute(began).scalar()
+    if block is None:  # none is stored, or none of its events is sealed yet
+        block = work.execute(select(func.max(AuditBlock.number))).scalar() or 0
+    cut = work.execute(select(AuditChain.cut_number)).scalar() or 0
+    return EndPlace(max(block - BLOCKS_BEFORE, cut, 0), "", 0)
+
+
+def _blocks_from(work: Work, place: EndPlace) -> list[Any]:
+    """Return the next blocks of the audit trail, that of the place first. Raise Gone."""
+    columns = AuditBlock.number, AuditBlock.events, AuditBlock.head
+    found = select(*columns).where(AuditBlock.number >= place.block).order_by(AuditBlock.number)
+    blocks = list(work.execute(found.limit(BLOCKS_AT_ONCE)))
+    if not place.head or (blocks and blocks[0].number == place.block and blocks[0].head.startswith(place.head)):
+        return blocks
+    cut = work.execute(select(AuditChain.cut_number, AuditChain.cut_head)).one_or_none()
+    if cut is None or cut.cut_number != place.block or not cut.cut_head.startswith(place.head):
+        raise Gone("changes_forgotten")
+    return blocks
 
 
 def _page_of_people(

@@ -76,6 +76,7 @@ from auth_portal.store.models import (
     AuditEvent,
     Base,
     Challenge,
+    ChangeFeed,
     CredentialLink,
     CustomerRow,
     Delivery,
@@ -315,6 +316,9 @@ def _end_tickets(work: Work, ids: Sequence[str]) -> None:
     update_signed(work, TicketRow, ids, {"ends_at": work.now, "proofs_until": work.now})
 
 
+NEVER_GIVEN = 10**9  # numbers of changes: more than any portal has given since its last backup
+
+
 def closings(now: datetime) -> dict[str, Any]:
     """Return the statements that close what was open at the time of a backup, by what they do (D14).
 
@@ -333,6 +337,10 @@ def closings(now: datetime) -> dict[str, Any]:
         "other messages under way marked as unconfirmed": update(Delivery)
         .where(is_pending, Delivery.kind.in_((MESSAGE, EVENT)), Delivery.challenge_id.is_(None))
         .values(state=DeliveryState.UNCONFIRMED, reason=RESTORED, ended_at=now, leased_until=None, is_unclear=True),
+        # A program may have read changes that are undone now: it begins again.
+        "places among the changes of customers forgotten": update(ChangeFeed).values(
+            last_number=ChangeFeed.last_number + NEVER_GIVEN, cut_number=ChangeFeed.last_number + NEVER_GIVEN
+        ),
         "messages with codes withdrawn": update(Delivery)
         .where(is_pending, Delivery.challenge_id.is_not(None))
         .values(state=DeliveryState.DROPPED, reason=RESTORED, ended_at=now, leased_until=None),

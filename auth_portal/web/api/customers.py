@@ -17,7 +17,7 @@ from flask import Response, request
 from auth_portal.clock import iso
 from auth_portal.errors import Conflict, Problem
 from auth_portal.services.access.api_answers import ApiResponse, Write
-from auth_portal.services.directory.customers import Customer, CustomerSave
+from auth_portal.services.directory.customers import ChangePlace, Customer, CustomerSave, Removal
 from auth_portal.services.directory.fields import FIELDS
 from auth_portal.services.imports.bulk import MOST, CustomerInput, checked_entries
 from auth_portal.web.api.frame import (
@@ -25,6 +25,7 @@ from auth_portal.web.api.frame import (
     InputFault,
     answer,
     caller,
+    changes_page,
     cursor,
     once,
     page,
@@ -69,6 +70,23 @@ def find_customers() -> Response:
         raise refuse("body_invalid", sorted(faults, key=lambda fault: fault.place))
     ((name, value),) = given
     return page([_shown(customer) for customer in services().customers.holders(name, value)], "")
+
+
+@route("/changes/customers", scope="customers:read")
+def list_customer_changes() -> Response:
+    """Return what has changed since ``after``: customers as they are now, and those who were removed."""
+    _filters, paging = read_query()
+    found = services().customers.changes_after(
+        ChangePlace.read(paging.text_after()) if paging.after else None, paging.limit
+    )
+    entries = [_change(entry) for entry in found.entries]
+    return changes_page(entries, str(found.place), is_more=found.is_more)
+
+
+def _change(entry: Customer | Removal) -> Mapping[str, Any]:
+    if isinstance(entry, Customer):
+        return {"id": entry.row, "removed_at": None, "customer": _shown(entry)}
+    return {"id": entry.row, "removed_at": iso(entry.at), "customer": None}
 
 
 @route("/customers", scope="customers:write", method="POST")
@@ -239,6 +257,7 @@ def _answer(customer: Customer, status: int = 200) -> ApiResponse:
 def _shown(customer: Customer) -> Mapping[str, Any]:
     may_read = "customers:read" in caller().scopes  # a key that only writes gets an answer too, without contacts
     return {
+        "id": customer.row,
         "customer_id": customer.customer_id,
         "name": (may_read and customer.name) or None,
         "phone": (may_read and customer.phone) or None,

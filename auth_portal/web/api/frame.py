@@ -264,6 +264,11 @@ def page(found: Sequence[Mapping[str, Any]], following: str) -> Response:
     return sent(answer({"data": list(found), "next": following or None}))
 
 
+def changes_page(found: Sequence[Mapping[str, Any]], place: str, *, is_more: bool) -> Response:
+    """Return what changed; ``next`` is where to go on in any case, at once if there is ``more``."""
+    return sent(answer({"data": list(found), "next": cursor(place), "more": is_more}))
+
+
 def sent(answered: ApiResponse, *, is_repeated: bool = False) -> Response:
     """Return the response for an answer."""
     response = Response(answered.text, answered.status, content_type="application/json")

@@ -26,6 +26,7 @@ DETAILS = {
     "body_invalid": "Some of the values cannot be used. 'errors' names each of them.",
     "query_invalid": "Some of the parameters cannot be used. 'errors' names each of them.",
     "cursor_invalid": "'after' must be the 'next' of an earlier page.",
+    "changes_forgotten": "What changed since this 'after' is no longer known in full. Begin again without it.",
     "key_missing": "Send a key as 'Authorization: Bearer portal_…'. An owner creates one under API keys.",
     "key_wrong": "This key is unknown, has expired or was revoked.",
     "scope_missing": "This key does not allow this request. An owner can create one that does.",

@@ -14,12 +14,13 @@ from auth_portal.clock import iso
 from auth_portal.errors import NotFound
 from auth_portal.services.access.api_answers import ApiResponse, Write
 from auth_portal.services.config.journey import OUTCOMES, Payment
-from auth_portal.services.history.stories import LIVE, StoryFilter, StoryLine
+from auth_portal.services.history.stories import LIVE, EndPlace, StoryFilter, StoryLine
 from auth_portal.services.verification.tickets import NewTicket, TicketRequest
 from auth_portal.web.api.frame import (
     InputFault,
     answer,
     caller,
+    changes_page,
     is_text,
     is_time,
     once,
@@ -115,6 +116,14 @@ def list_verifications() -> Response:
         wanted = replace(wanted, customers=(row,))
     found = services().stories.page(wanted, after=paging.id_after(), most=paging.limit)
     return page([_shown(line) for line in found.rows], found.older)
+
+
+@route("/changes/verifications", scope="verifications:read")
+def list_verification_changes() -> Response:
+    """Send the verifications that have ended since ``after``, in the order of their ends."""
+    _filters, paging = read_query()
+    found = services().stories.ended_after(EndPlace.read(paging.text_after()) if paging.after else None, paging.limit)
+    return changes_page([_shown(line) for line in found.lines], str(found.place), is_more=found.is_more)
 
 
 @route("/verifications/<verification_id>", scope="verifications:read")
