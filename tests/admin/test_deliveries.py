@@ -6,6 +6,7 @@ import html
 import re
 
 import pytest
+from sqlalchemy import update
 
 from auth_portal.services.history import lists
 from auth_portal.store.models import AuditEvent, Delivery
@@ -244,9 +245,9 @@ def test_the_chart_counts_what_became_of_deliveries_and_reads_no_list(small_worl
     rows = [row.state for row in small_world.rows(Delivery) if row.ended_at is not None]
     small_world.services.health.write_counts()
     small_world.services.overview._sent.clear()
-    with small_world.statements() as seen:
-        figures = small_world.services.overview.deliveries("day")
-    assert all("hourly_counts" in statement for statement in seen if statement.startswith("SELECT")), seen
+    with small_world.database.write() as connection:
+        connection.execute(update(Delivery).values(state="superseded"))  # which the chart, made of counts, does not see
+    figures = small_world.services.overview.deliveries("day")
     assert (figures.accepted, figures.failed) == (rows.count("accepted"), rows.count("refused"))
     assert figures.failed == 1
     text = owner.get(PATH).text
