@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ from auth_portal.services.operations.dispatcher import room
 from auth_portal.store.models import Attempt, AuditEvent, Delivery, WebhookEndpoint
 from auth_portal.web.api.frame import DOCUMENT_FILE
 from tests.admin.desk import Desk, signed_in
-from tests.receiver import Receiver
+from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.tools import STILL, deliver
 from tests.world import PHONE, World, open_world
 
@@ -335,3 +336,31 @@ def test_the_description_of_the_api_says_what_a_program_gets(desk: Desk, program
             assert one["data"].keys() == data.keys()
             for name, about in data.items():
                 assert one["data"][name] in about.get("enum", [one["data"][name]]), name
+
+
+def test_d5_answers_to_the_chat_arrive_while_a_program_hangs(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, httpserver: HTTPServer
+) -> None:
+    """With the real threads: nine events wait for a program that answers none, and nine answers arrive."""
+    may_answer, asked = threading.Event(), threading.Semaphore(0)
+
+    def hang(_request: Request) -> Response:
+        asked.release()
+        may_answer.wait(GIVE_UP_SECONDS)
+        return Response(status=204)
+
+    httpserver.expect_request("/hook", method="POST").respond_with_handler(hang)
+    with open_world(tmp_path, sqlite_url, receiver) as world:
+        world.services.endpoints.create(httpserver.url_for("/hook"), ["verification.ended"], None)
+        world.services.journeys.renew()
+        try:
+            for number in range(9):
+                browser = world.browser()
+                browser.open(f"reference-{number}")
+                browser.post("/", decline="not_me", identifier="")
+            assert asked.acquire(timeout=GIVE_UP_SECONDS)
+            wait_for(lambda: len(receiver.callbacks) == 9)
+            assert {row.state for row in world.rows(Delivery) if row.kind == "webhook"} == {"pending"}
+        finally:
+            may_answer.set()
+        wait_for(lambda: {row.state for row in world.rows(Delivery) if row.kind == "webhook"} == {"accepted"})

@@ -185,7 +185,7 @@ class Notices:
                     contract=WEBHOOK,
                     lane=notice_lane(work.keyring, row) if row else None,
                     body=json.dumps({"endpoint": program.endpoint, "content": content}),
-                    about=about_notice(event, ""),
+                    about=about_notice(f"event {event}", ""),
                     priority=NOTICE_PRIORITY,
                     give_up_at=work.now + LIFETIME,
                 )

@@ -394,7 +394,7 @@ class Endpoints:
                 target=row.target,
                 contract=WEBHOOK,
                 body=json.dumps({"endpoint": endpoint, "content": content}),
-                about=about_notice(TEST_EVENT, ""),
+                about=about_notice(f"event {TEST_EVENT}", ""),
                 priority=NOTICE_PRIORITY,
                 give_up_at=work.now + TEST_LIFETIME,
             )

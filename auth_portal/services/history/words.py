@@ -334,9 +334,15 @@ FIXES: Mapping[str, tuple[str, str, str]] = {
         "The answer may have arrived: Flow's reply to it was lost.",
         "warn",
     ),
-    "webhook_refused": (
+    "webhook_410": (
         "This is for the person who runs the program.",
-        "It refused the event for good, so the portal doesn't try again on its own.",
+        "It answered that it wants no more events (410). A webhook under API keys was switched off; an owner can "
+        "switch it on again.",
+        "bad",
+    ),
+    "webhook_refused": (
+        "This is for an owner to fix: the address of the webhook.",
+        "The portal may not send to it, so it doesn't try again on its own. The last answer says why.",
         "bad",
     ),
     "webhook_given_up": (
