@@ -57,9 +57,11 @@ def test_a_known_provider_asks_for_what_is_one_s_own(desk: Desk) -> None:
     assert page.count("?preset=") == 9
     page = desk.get(f"{NEW}?preset=twilio").text
     assert "Account SID" in page
+    assert re.search(r'<input id="countries"[^>]* value="ZA"[^>]* required', page), "the portal's own country"
     given = {"name": "twilio", "account": "AC1", "secret": "hush-hush", "sender": "Acme", "countries": "ZA"}
     page = desk.post(NEW, **given, second_factor=desk.second_factor()).text
-    assert "needs countries and a daily_cap" in page
+    assert page.count('aria-invalid="true"') == 1, "the fault stands at its field"
+    assert re.search(r'<input id="daily_cap"[^>]*aria-invalid="true"', page)
     assert 'value="AC1"' in page
     assert "hush-hush" not in page
     page = desk.post(NEW, **{**given, "secret": "", "daily_cap": "50"}).text

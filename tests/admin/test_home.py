@@ -288,6 +288,10 @@ def test_without_a_channel_nothing_is_called_well(tmp_path: Path, sqlite_url: st
         page = signed_in(world).get("/admin/").text
         assert "No channel yet, so no code can leave." in page
         assert "Nothing needs attention" not in page
+        assert page.count('href="/admin/channels/_new"') == 2, "straight to the form"
+        assert 'href="/admin/journeys/_new"' in page
+        page = signed_in(world, "support").get("/admin/").text
+        assert "/_new" not in page, "which only an owner may open"
 
 
 @pytest.mark.parametrize(

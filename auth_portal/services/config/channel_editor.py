@@ -25,6 +25,7 @@ from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import ChannelState
 
 SHARED = ("countries", "daily_cap", "hourly_cap")  # that a preset's form asks for like any other
+NEEDED = SHARED[:2]  # of these, what SMS cannot do without
 
 
 class Use(NamedTuple):
@@ -106,7 +107,8 @@ class ChannelEditor:
         """Add the channel of a known provider, which is in use immediately. Raise NotFound for another one."""
         if (preset := presets().get(key)) is None:
             raise NotFound("not_found")
-        if missing := preset.missing(typed):
+        missing = [*preset.missing(typed), *(name for name in NEEDED if not typed.get(name, "").strip())]
+        if missing:
             return SaveResult(tuple(Fault("", name, "is missing") for name in missing))
         shared = [field for field in KINDS["http"].config_type.FORM if field.name in SHARED]
         values = {**preset.channel(typed), "name": typed.get("name", ""), **read_fields(shared, typed)}

@@ -11,7 +11,7 @@ from auth_portal.errors import TooMany
 from auth_portal.i18n import error_text
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import Author, SaveResult
-from auth_portal.services.config.channel_editor import SHARED
+from auth_portal.services.config.channel_editor import NEEDED, SHARED
 from auth_portal.services.config.file import Fault
 from auth_portal.web.admin.frame import (
     EVERYONE,
@@ -42,11 +42,14 @@ def new() -> Response:
     """Show the form of a new channel, after the choice of its kind."""
     kinds = services().channel_editor.kinds()
     kind, preset = request.args.get("kind", ""), request.args.get("preset", "")
+    own_country = {"countries": services().journeys.current().portal.default_region}
     if preset in services().channel_editor.presets():
-        return _preset_form(preset, {"name": preset})
+        return _preset_form(preset, {"name": preset, **own_country})
     if kind not in kinds:
         return render("admin/channels/kind.html", kinds=kinds, presets=services().channel_editor.presets())
-    return _form("", kind, {field.name: field.start for field in kinds[kind].FORM})
+    starts = {field.name: field.start for field in kinds[kind].FORM}
+    carries_sms_alone = "countries" in starts and "carries" not in starts
+    return _form("", kind, {**starts, **(own_country if carries_sms_alone else {})})
 
 
 def _new_kind() -> str:
@@ -202,6 +205,7 @@ def _preset_form(key: str, texts: Mapping[str, str], result: SaveResult = SaveRe
         key=key,
         preset=preset,
         fields=fields,
+        needed=NEEDED,
         values=texts,
         faults={fault.key.partition(".")[0]: fault.reason for fault in result.faults},
         others=[fault.reason for fault in result.faults if fault.key.partition(".")[0] not in known],

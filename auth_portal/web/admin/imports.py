@@ -76,7 +76,7 @@ def upload() -> BaseResponse:
         )
     except Problem as problem:
         return _list_page(error_text(problem.code, params=problem.params), status=problem.status)
-    text = _("The file was uploaded. No customer has changed yet. Now choose what each column means.")
+    text = _("The file was uploaded. No customer has changed yet. Check what each column means.")
     return done(f"{PATH}/{import_id}", text)
 
 
