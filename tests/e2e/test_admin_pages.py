@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from typing import Literal
 from urllib.parse import urlsplit
 
 import html5lib
@@ -24,7 +25,7 @@ from tests.e2e.office import Office
 from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone, waited
 from tests.e2e.test_pages import axe_findings
 
-WIDTHS = (360, 1440)
+SCREENS: tuple[tuple[int, Literal["dark", "light"]], ...] = ((360, "dark"), (1440, "light"))
 PER_ENDPOINT = 2  # pages of one kind that are looked at: the first and another
 NOT_PAGES = (
     "_export",
@@ -99,10 +100,12 @@ def looked_at(page: Page, path: str) -> list[str]:
     if not page.locator(".head p.help").inner_text().strip():
         found.append("no help line")
     found += page.evaluate(RULES)
-    for width in WIDTHS:
+    for width, scheme in SCREENS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
+        page.emulate_media(color_scheme=scheme)
         found += page.evaluate(TOO_WIDE)
-    return found + axe_findings(page)
+        found += [f"{scheme}: {finding}" for finding in axe_findings(page)]
+    return found
 
 
 @pytest.mark.timeout(900)
@@ -152,10 +155,13 @@ def something_happened(phone: Phone, portal: Portal) -> None:
 
 
 def something_was_made(office: Office) -> str:
-    """A key, a second version of a journey, and a test drive, whose path is given."""
+    """A key, a webhook, a second version of a journey, and a test drive, whose path is given."""
     office.open("/admin/api-keys/new").get_by_label("Program").fill("Chat Flow")
     office.page.locator("input[name=scopes]").first.check()
     office.press("Create the key")
+    office.open("/admin/api-keys/webhooks/new").get_by_label("Address").fill("https://crm.example/hook")
+    office.page.locator("input[name=events]").first.check()
+    office.press("Create the webhook")
     office.open("/admin/journeys/app/edit").get_by_label("Name customers see").fill("Use an app")
     office.press("Save as version 2")
     office.open("/admin/journeys/app/drive")
@@ -184,6 +190,85 @@ def test_the_pages_before_signing_in_keep_the_rules(portal: Portal, chromium: Br
     page.get_by_label("Code in your app").wait_for()
     assert looked_at(page, page.url) == [], "the form behind the button"
     context.close()
+
+
+# Colours of what is on the paper that are too light on white, and what a reader cannot press there.
+ON_PAPER = """() => {
+  const found = [];
+  const seen = (one) => one.checkVisibility({ visibilityProperty: true }) && one.getClientRects().length;
+  for (const one of document.querySelectorAll("button, a.button, .seek, #menu, .pager")) {
+    if (seen(one)) found.push(`a control: ${one.outerHTML.slice(0, 80)}`);
+  }
+  const light = (channel) => (channel /= 255) <= .03928 ? channel / 12.92 : ((channel + .055) / 1.055) ** 2.4;
+  for (const one of document.querySelectorAll("main *")) {
+    const text = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!text || !seen(one)) continue;
+    const [r, g, b] = getComputedStyle(one).color.match(/[\\d.]+/g).map(Number);
+    const luminance = .2126 * light(r) + .7152 * light(g) + .0722 * light(b);
+    if (1.05 / (luminance + .05) < 4.5) found.push(`too light: ${one.outerHTML.slice(0, 80)}`);
+  }
+  if (!document.querySelector("main").innerText.trim().includes("\\n")) found.push("only a heading");
+  if (document.documentElement.scrollWidth > innerWidth) found.push("wider than the paper");
+  return found;
+}"""
+PRINTED = (
+    *("", "verifications", "deliveries", "customers", "imports", "journeys", "journeys/app/edit", "channels"),
+    *("channels/sms", "channels/sms/edit", "admins", "api-keys", "audit", "settings"),
+)
+
+
+def test_pages_on_paper_are_dark_on_white_and_have_no_controls(office: Office, phone: Phone, portal: Portal) -> None:
+    """Also where the screen is dark; the settings and a journey show their values there."""
+    something_happened(phone, portal)
+    found = {}
+    for path in PRINTED:
+        page = office.open(f"/admin/{path}")
+        page.set_viewport_size({"width": 794, "height": 1123})
+        page.emulate_media(color_scheme="dark", media="print")
+        found[path] = page.evaluate(ON_PAPER)
+        page.emulate_media(media="screen")
+    assert {path: faults for path, faults in found.items() if faults} == {}
+    page = office.open("/admin/settings")
+    page.emulate_media(media="print")
+    assert page.get_by_text("codes 24 hours, verifications 30 days").is_visible()
+
+
+def test_forced_colours_show_which_result_is_chosen_and_where_one_is(office: Office) -> None:
+    page = office.open("/admin/settings")
+    page.emulate_media(forced_colors="active")
+    here = page.locator("#menu [aria-current]")
+    assert here.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    page.keyboard.press("/")
+    page.keyboard.type("journey")
+    page.locator(".panel [role=option]").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    outlines = page.locator(".panel [role=option]").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).outlineStyle)"
+    )
+    assert outlines.count("solid") == 1
+    assert outlines[0] == "solid"
+
+
+def test_the_page_of_the_recovery_codes_and_a_refused_form_keep_the_rules(office: Office, portal: Portal) -> None:
+    """What no link leads to: codes that are shown once, a fault at its field, and a conflict of two admins."""
+    office.open("/admin/account")
+    office.press("Create new recovery codes")
+    assert looked_at(office.page, office.page.url) == []
+    office.page.get_by_label("I have printed or saved them").check()
+    office.press("Go to the home page")
+    page = office.open("/admin/settings")
+    page.locator("summary", has_text="How long data is stored").click()
+    page.get_by_label("Codes, in hours").fill("1")
+    office.press("Save")
+    assert page.locator("details.fold[open]").count() == 1
+    assert axe_findings(page) == []
+    portal.configure('[portal]\nsupport_contact = "tel:+27115550100"\n')
+    page.get_by_label("Codes, in hours").fill("48")
+    office.press("Save")
+    page.get_by_text("Another admin saved this after you opened it").wait_for()
+    assert axe_findings(page) == []
+    assert page.get_by_label("Help for customers").input_value() == "tel:+27115550100"
+    portal.configure('[portal]\nsupport_contact = "https://acme.example/help"\n')
 
 
 def test_the_search_is_reached_by_a_key_but_not_while_someone_types(office: Office) -> None:
