@@ -2,7 +2,8 @@
 
 Each of them serves one database, as while an upgrade is under way or after a rollback (``db stamp``). Journeys with terms,
 questions or a hand-over are closed on 0.1.0, whatever step a customer has reached here; all others go on; and nothing is
-verified that was not proved. Then one browser goes from one to the other with its visits.
+verified that was not proved. Then one browser goes from one to the other with its visits. Last, customer IDs become
+case-sensitive while both serve: 0.1.0 stops serving, and where the setting is taken away it finds no customer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from urllib.parse import quote
 
 import pyotp
 import requests
+from sqlalchemy import select, update
 
+from auth_portal.store.db import Database
+from auth_portal.store.models import Portal
 from tests.postgres import MASTER_KEY, fresh_postgres
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.releases.rolling import Code, Node, the_release_before, this_code
@@ -31,6 +35,7 @@ TOTP_STEP = '{ kind = "verify", any_of = ["totp"] }'
 HOST = "127.0.0.1:8000"  # by which customers know both
 SHORT = 60  # seconds of a chat that ends while only 0.1.0 runs
 CUSTOMERS = 12  # one for each proof: an app's code is good once
+TWO = (f"aBcDe,{TOTP_SECRET}", f"abcde,{TOTP_SECRET}")
 NEW_KINDS = ("signed", "asked", "agent", "short")
 JOURNEYS = (
     journey("app", "totp", default=True, channels=())
@@ -248,6 +253,38 @@ class Story:
         self.new.start(self.now)
         assert self.heard("short")["outcome"] == "expired", "it is not sent again here"
 
+    def ids_become_case_sensitive(self) -> None:
+        """And two customers come whose IDs differ in case alone; 0.1.0 closes, this code tells them apart."""
+        folder = Path(self.environment["PORTAL_INSTANCE"])
+        (folder / "case.toml").write_text("[portal]\ncase_sensitive_ids = true\n")
+        (folder / "two.csv").write_text("".join(f"{line}\n" for line in ("customer_id,totp_secret", *TWO)))
+        self.now.command(self.environment, "config", "import", str(folder / "case.toml"))
+        self.now.command(self.environment, "customers", "import", str(folder / "two.csv"))
+        wait_for(lambda: Customer(self.old).open("app", "closed").status_code == 500)
+        customer = Customer(self.new)
+        customer.start("app", "upper", identifier="aBcDe")
+        customer.post("/verify", code=totp())
+        assert self.heard("upper") == {"result": "verified", "outcome": "verified"}
+        self.verifies_no_one(self.new, "ABCDE")
+
+    def no_key_fits_without_the_setting(self) -> None:
+        """Take it away in the database, as no command does while there are customers; 0.1.0 serves again."""
+        with closing(Database(self.environment["PORTAL_DATABASE_URL"])) as database, database.write() as connection:
+            (settings,) = connection.execute(select(Portal.settings)).one()
+            without = {name: value for name, value in settings.items() if name != "case_sensitive_ids"}
+            connection.execute(update(Portal).values(settings=without, version=Portal.version + 1))
+        wait_for(lambda: Customer(self.old).open("app", "open").status_code == 200)
+        for node in (self.old, self.new):
+            for identifier in ("abcde", "aBcDe", "C:abcde", "C:aBcDe"):
+                self.verifies_no_one(node, identifier)
+
+    def verifies_no_one(self, node: OnPort, identifier: str) -> None:
+        """Name someone and enter the code of every customer's app."""
+        customer = Customer(node)
+        customer.start("app", f"no-one-{node.bind}-{identifier}", identifier=identifier)
+        customer.post("/verify", code=totp())
+        assert customer.path == "/verify"
+
     def nothing_else_was_verified(self) -> None:
         """Compare all that the chat heard with what was proved."""
         verified = {call.header for call in self.receiver.callbacks if call.body["result"].startswith("verified")}
@@ -256,7 +293,7 @@ class Story:
 
 
 @contextmanager
-def both(folder: Path, url: str) -> Iterator[Story]:
+def both(folder: Path, url: str, customers: int = CUSTOMERS) -> Iterator[Story]:
     """0.1.0 installs a portal, this code upgrades its tables and configures it, and both serve it."""
     receiver, before, now, nodes = Receiver(), the_release_before(), this_code(), list[OnPort]()
     environment = {
@@ -269,7 +306,7 @@ def both(folder: Path, url: str) -> Iterator[Story]:
     }
     text = (PORTAL + JOURNEYS).replace("{{", "\0").replace("{receiver}", receiver.origin)
     (folder / "portal.toml").write_text(text.replace("\0", "{").replace("}}", "}"))
-    people = [f"C-{number},{TOTP_SECRET}" for number in range(CUSTOMERS)]
+    people = [f"C-{number},{TOTP_SECRET}" for number in range(customers)]
     (folder / "customers.csv").write_text("\n".join(["customer_id,totp_secret", *people, ""]))
     before.command(environment, "init")
     now.command(environment, "db", "upgrade")
@@ -306,11 +343,23 @@ def play(folder: Path, url: str) -> None:
             print(f"  {part.__name__.replace('_', ' ')}", flush=True)
 
 
+def play_case(folder: Path, url: str) -> None:
+    """Play what happens to customer IDs in a portal without customers."""
+    with both(folder, url, customers=0) as story:
+        for part in (story.ids_become_case_sensitive, story.no_key_fits_without_the_setting):
+            part()
+            print(f"  {part.__name__.replace('_', ' ')}", flush=True)
+        verified = {call.header for call in story.receiver.callbacks if call.body["result"].startswith("verified")}
+        assert verified == {"upper"}
+
+
 def main() -> int:
     """Play it on SQLite and on PostgreSQL."""
     with tempfile.TemporaryDirectory() as made:
         print("0.1.0 next to this code, on SQLite", flush=True)
         play(Path(made), f"sqlite:///{made}/portal.db")
+    with tempfile.TemporaryDirectory() as made:
+        play_case(Path(made), f"sqlite:///{made}/portal.db")
     with fresh_postgres(is_installed=False) as url, tempfile.TemporaryDirectory() as made:
         print("0.1.0 next to this code, on PostgreSQL", flush=True)
         play(Path(made), url)
