@@ -400,6 +400,7 @@ def test_prune_says_what_it_removed(any_shell: Shell) -> None:
         "0 notices removed.",
         "0 customers' links removed.",
         "0 answers removed.",
+        "0 ids of erased customers removed.",
         "0 acceptances without a customer removed.",
         "0 counts of strangers removed.",
         "0 alerts removed.",

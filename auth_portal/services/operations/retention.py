@@ -185,7 +185,7 @@ def _rules_of_customers(now: datetime, retention: Retention) -> Iterator[Rule]:
     yield Rule("customers' links", due, _rows_by(CredentialLink.id))
     yield Rule("answers", select(AnswerRow.id).where(AnswerRow.expires_at < now), _rows_by(AnswerRow.id))
     due = select(CustomerRemoval.id).where(CustomerRemoval.removed_at < now - retention.audit_stored)
-    yield Rule("removed customers", due, batches.forget_removals)
+    yield Rule("ids of erased customers", due, batches.forget_removals)
     # What a customer accepted is on record for as long as the customer is.
     due = select(Acceptance.id).where(Acceptance.id < first_id(records), Acceptance.customer_row.is_(None))
     yield Rule("acceptances without a customer", due, _rows_by(Acceptance.id))
