@@ -17,7 +17,7 @@ from tests.admin.test_deliveries import counts_of, rows_of
 from tests.receiver import Receiver, wait_for
 from tests.ticketed import open_ticketed, opened, ticket
 from tests.web.test_way import sent, verified
-from tests.world import MAIL, PHONE, World
+from tests.world import MAIL, PHONE, World, journey, open_world
 
 REFERENCE = "f7_4hn5=8f&%#nK="
 PATH = "/admin/verifications"
@@ -164,6 +164,30 @@ def test_a_live_one_is_told_while_it_lasts(small_world: World, owner: Desk) -> N
     wait_for(lambda: small_world.receiver.messages)
     (row,) = small_world.rows(Verification)
     assert "Still under way" in owner.get(f"{PATH}/{row.id}").text
+
+
+def test_the_story_leads_to_what_helps_and_says_its_clock_in_a_table(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    receiver.sms_answers = [401]
+    with open_world(tmp_path, sqlite_url, receiver, config=journey("desk", "sms_code|support_code")) as world:
+        browser = world.browser()
+        browser.begin("ref", "desk")
+        browser.post("/verify/method", method="sms_code")
+        wait_for(lambda: [row for row in world.rows(Delivery) if row.ended_at])
+        (row,) = world.rows(Verification)
+        person = world.services.customers.row_of("C-1001")
+        for role, is_writer in (("support", True), ("auditor", False)):
+            text = signed_in(world, role).get(f"{PATH}/{row.id}").text
+            assert "read out a temporary code. It takes the place of the SMS code." in text
+            assert (f'href="/admin/customers/{person}/support-code"' in text) == is_writer
+            assert 'href="/admin/channels/sms">See the channel' in text
+            table = text.partition("<caption>The clock of the chat</caption>")[2].partition("</table>")[0]
+            said = re.findall("<td>([^<]+)</td>", table)
+            assert said[1::2][:2] == ["begun", "code not sent"]
+            assert said[1::2][-2:] == ["last moment to prove", "chat closes"]
+            assert "“sms” was not accepted" not in text
+            assert 'style="' not in text, "the policy of the page forbids it"
 
 
 def test_support_sees_which_payment_was_approved_unless_its_ticket_was_changed(

@@ -238,7 +238,7 @@ def test_each_hard_case_says_what_support_can_do(small_world: World) -> None:
     world.clock.advance(1)
     world.receiver.sms_answers = [403]
     verified(world, "balance", "refused")
-    assert "For all: sms has accepted nothing since 12:00:03. An owner can fix it." in advised(world)
+    assert "For all: Channel “sms” has accepted nothing since 12:00:03. An owner can fix it." in advised(world)
     world.clock.advance(1)
     browser = verified(world, "app", "refused-answer")
     world.receiver.answers = [400]
@@ -277,7 +277,7 @@ def test_a_refused_code_is_read_out_and_a_temporary_one_takes_its_place(
             "Make sure who is calling, then read out a temporary code. It takes the place of the SMS code."
         )
         assert (found.help.act, found.help.channel) == ("code", "sms")
-        assert found.help.for_all == "sms has accepted nothing since 12:00:00. An owner can fix it."
+        assert found.help.for_all == "Channel “sms” has accepted nothing since 12:00:00. An owner can fix it."
         marks = [(mark.name, mark.place) for mark in found.clock]
         assert marks == [
             ("began", 0), ("not_sent", 0), ("not_sent", 11.48), ("ended", 91.67), ("last", 91.67), ("closes", 100),

@@ -405,7 +405,7 @@ FIXES: Mapping[str, tuple[str, str, str]] = {
 TAKE_CODE = "Make sure who is calling, then read out a temporary code. It takes the place of the %(method)s."
 GO_ON = "The customer goes on with the same link, until %(at)s."
 START_AGAIN = "Ask the customer to start again in the chat. The old link has ended."
-FAILING = "%(channel)s has accepted nothing since %(at)s. An owner can fix it."
+FAILING = "Channel “%(channel)s” has accepted nothing since %(at)s. An owner can fix it."
 
 # --- Audit events
 
