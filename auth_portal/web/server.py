@@ -213,6 +213,19 @@ class Connection:
                 del self.outgoing[: self.socket.send(self.outgoing)]
 
 
+class ReadSettings:
+    """gunicorn's settings, each of which is looked up once: it asks for twenty of them in each request."""
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a setting, and keep it: they never change in a worker."""
+        value = getattr(self._settings, name)
+        setattr(self, name, value)
+        return value
+
+
 class Threads:
     """So many threads, each of which runs one request after the other.
 
@@ -245,6 +258,7 @@ class PortalWorker(Worker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Start the loop; return when the worker has stopped."""
+        self.settings = ReadSettings(self.cfg)
         self.poller = selectors.DefaultSelector()
         self.queue = PollableMethodQueue()
         self.queue.init()
@@ -347,7 +361,7 @@ class PortalWorker(Worker):  # type: ignore[misc]
     def _await_head(self, conn: Connection, *, is_idle: bool = False) -> None:
         conn.is_idle, conn.request = is_idle, None
         conn.streamed, conn.stream_began_at = 0, 0.0
-        idle_seconds = self.cfg.keepalive if self.alive else LINGER_SECONDS
+        idle_seconds = self.settings.keepalive if self.alive else LINGER_SECONDS
         conn.expect(idle_seconds if is_idle else SILENCE_SECONDS, TOTAL_SECONDS)
         self._watch(conn, selectors.EVENT_READ, self._receive_head)
 
@@ -405,7 +419,7 @@ class PortalWorker(Worker):  # type: ignore[misc]
             self._answer_plainly(conn, "200 OK", getattr(self.wsgi, "config", {}).get("HEALTHZ", "ok\n"))
             return
         try:
-            conn.request = next(RequestParser(self.cfg, [conn.head], conn.client))
+            conn.request = next(RequestParser(self.settings, [conn.head], conn.client))
         except (LimitRequestLine, LimitRequestHeaders):
             self._refuse(conn, "431 Request Header Fields Too Large")
             return
@@ -490,7 +504,7 @@ class PortalWorker(Worker):  # type: ignore[misc]
         body = conn.take_body() if conn.has_body() else None
         has_waited = conn.request._expected_100_continue
         conn.request._expected_100_continue = False  # the loop sends it, if the body is wanted
-        response, environ = create(conn.request, conn, conn.client, conn.server, self.cfg)
+        response, environ = create(conn.request, conn, conn.client, conn.server, self.settings)
         environ |= {"wsgi.input": MissingBody() if body is None else body, "wsgi.multithread": True}
         environ["gunicorn.socket"] = conn.socket
         if body is not None and conn.chunked is not None:
