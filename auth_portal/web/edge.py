@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 from flask import Flask, Request, Response, current_app, g, render_template, request, session
 from flask.sessions import SecureCookieSession, SessionInterface, SessionMixin
 from flask_wtf.csrf import CSRFError, generate_csrf, validate_csrf
-from itsdangerous import TimestampSigner, base64_encode
+from itsdangerous import BadSignature, TimestampSigner, base64_encode
 from markupsafe import Markup
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import ImmutableMultiDict
@@ -332,6 +332,8 @@ def _protect() -> None:
     signed = request.form.get("csrf_token")
     try:
         if request.endpoint not in session_forms:
+            if _is_token_of_page(signed or ""):
+                return
             try:
                 validate_csrf(signed, secret_key=_portal_key())
             except ValueError:
@@ -342,6 +344,16 @@ def _protect() -> None:
         validate_csrf(signed, secret_key=_session_key(admin_token()))
     except ValueError as error:  # WTForms derives its own from it
         raise CSRFError(str(error)) from None
+
+
+def _is_token_of_page(signed: str) -> bool:
+    """Report whether a token is one of ``csrf_token`` for this session: validate_csrf takes seven times as long."""
+    token = session.get("csrf_token")
+    try:
+        found = _signer(_portal_key()).unsign(signed)
+    except BadSignature:
+        return False
+    return isinstance(token, str) and hmac.compare_digest(found, base64_encode(f'"{token}"'))
 
 
 def csrf_token() -> str:
