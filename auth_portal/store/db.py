@@ -79,6 +79,8 @@ MOST_IN_GROUP = 32  # writers of a process whose transactions are committed at o
 GROUP_SECONDS = 0.02  # after which no other one follows: those of other processes wait as well
 SENDERS_SECONDS = 0.1  # how long customers go before those who record what was sent
 CUSTOMER_SECONDS = 0.03  # after a customer's transaction another one may follow, of the same page or the next
+CHECKPOINT_TRANSACTIONS = 40  # after which SQLite's log is written into the database; a code check adds 25 pages to it
+LONG_LOG_PAGES = 10_000  # of 4 KiB, from which on a commit does it
 BUSY_SECONDS = 4  # the gate makes waiting rare; this is for an operator's own sqlite3 shell
 # PostgreSQL: how long anything waits for a server or a network that is silent (D10).
 CONNECT_SECONDS = 3
@@ -296,6 +298,48 @@ class Group:
             raise _fault(self.connection, sql, fault) from fault
 
 
+class Checkpoints:
+    """Write SQLite's log into the database apart from those who commit, for whom it would add tens of milliseconds.
+
+    What a thread that is late leaves is bounded: a commit does it itself once the log has LONG_LOG_PAGES.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._written = 0  # transactions since the last one
+        self._is_due = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def note(self, transactions: int) -> None:
+        """Note transactions that are durable."""
+        self._written += transactions
+        if self._written < CHECKPOINT_TRANSACTIONS:
+            return
+        self._written = 0
+        with self._lock:
+            if self._thread is None and not self._is_closed:
+                self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+                self._thread.start()
+        self._is_due.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._lock:
+            self._is_closed = True
+        self._is_due.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._is_due.wait() and not self._is_closed:
+            self._is_due.clear()
+            # A reader in the way or a full disk leaves the rest to the next one.
+            with suppress(SQLAlchemyError), self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 class Writers:
     """The writers of one process into a SQLite file, one at a time.
 
@@ -310,6 +354,7 @@ class Writers:
     def __init__(self, engine: Engine, gate: WriteGate) -> None:
         self._engine = engine.execution_options(**{MODE: "read"})  # a group begins its transaction itself
         self._gate = gate
+        self._checkpoints = Checkpoints(self._engine)
         self._connection: Connection | None = None  # of all of them: to borrow one for each took a tenth of a check
         self._lock = threading.Lock()  # of the three next
         self._customers: deque[_Turn] = deque()
@@ -373,17 +418,24 @@ class Writers:
     def _new_group(self) -> Group:
         if self._connection is None:
             self._connection = self._engine.connect()
+            self._connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={LONG_LOG_PAGES}")
         try:
             return Group(self._connection)
         except BaseException:
-            self.close()
+            self._renew_connection()
             raise
 
     def close(self) -> None:
+        """End what serves the writers."""
+        self._checkpoints.close()
+        self._renew_connection()
+
+    def _renew_connection(self) -> None:
         """Close the connection. The next writer opens another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(Exception):
+                connection.invalidate()  # it has its own limit of the log
                 connection.close()
 
     def _leave(self, group: Group) -> None:
@@ -396,8 +448,10 @@ class Writers:
                     return
         self._group = None
         group.end()
-        if group.fault is not None:
-            self.close()  # whatever state it is in
+        if group.fault is None:
+            self._checkpoints.note(group.size)
+        else:
+            self._renew_connection()  # whatever state it is in
         self._gate.leave()
         self._pass_on()
 
