@@ -356,6 +356,7 @@ class Writers:
         self._gate = gate
         self._checkpoints = Checkpoints(self._engine)
         self._connection: Connection | None = None  # of all of them: to borrow one for each took a tenth of a check
+        event.listen(engine, "engine_disposed", lambda _engine: self._renew_connection())
         self._lock = threading.Lock()  # of the three next
         self._customers: deque[_Turn] = deque()
         self._senders: deque[_Turn] = deque()
@@ -426,9 +427,8 @@ class Writers:
             raise
 
     def close(self) -> None:
-        """End what serves the writers."""
+        """End the thread that serves the writers; their connection ends with all others."""
         self._checkpoints.close()
-        self._renew_connection()
 
     def _renew_connection(self) -> None:
         """Close the connection. The next writer opens another one."""
