@@ -174,3 +174,31 @@ def test_none_returns_before_its_commit(database: Database) -> None:
     together(database, [adding(1), look], futures)
     assert [future.exception() for future in futures] == [None, None]
     assert there(database) == [1, 2]
+
+
+def test_the_log_is_written_into_the_database_by_another_thread(database: Database, tmp_path: Path) -> None:
+    count = db.CHECKPOINT_TRANSACTIONS
+    for number in range(count):
+        with database.write() as connection:
+            add(connection, number)
+            (pages,) = connection.exec_driver_sql("PRAGMA wal_autocheckpoint").one()
+    assert pages == db.LONG_LOG_PAGES  # a commit itself does it only if that thread is late
+
+    def without_log() -> int:
+        alone = tmp_path / "alone.db"
+        alone.write_bytes((tmp_path / "writers.db").read_bytes())
+        with closing(sqlite3.connect(alone)) as connection:
+            return int(connection.execute("SELECT count(*) FROM rows").fetchone()[0])
+
+    wait_for(lambda: without_log() >= count - 1)  # the first transaction of all made the tables
+
+
+def test_the_connection_of_the_writers_ends_with_all_others(database: Database) -> None:
+    with database.write() as connection:
+        add(connection, 1)
+        first = connection
+    database.engine.dispose()
+    assert first.closed
+    with database.write() as connection:
+        add(connection, 2)
+    assert there(database) == [1, 2]
