@@ -130,7 +130,7 @@ def test_r26_a_form_that_came_too_late_is_typed_once(clerk: Clerk, request: pyte
     page.get_by_text("Choose the name in the link yourself").click()
     page.get_by_label("Name in the link").fill(slug)
     page.locator("input[name='step1'][value='totp']").check()
-    page.locator("#words summary").click()
+    page.locator("#words > summary").click()
     page.locator("textarea[name='texts.landing']").fill("Two lines\nof my own")
     clerk.portal.advance(16 * MINUTE)
     clerk.press("Save the journey")
