@@ -364,3 +364,21 @@ def test_d5_answers_to_the_chat_arrive_while_a_program_hangs(
         finally:
             may_answer.set()
         wait_for(lambda: {row.state for row in world.rows(Delivery) if row.kind == "webhook"} == {"accepted"})
+
+
+def test_a_program_that_cannot_be_reached_shows_as_failing_and_then_as_well(desk: Desk, program: Program) -> None:
+    world = desk.world
+    _secret, path = hook(desk, "http://127.0.0.1:1/hook", "customer.changed")
+    row = world.services.customers.row_of("C-1001")
+    world.services.customers.set_active(row, is_active=False)
+    deliver(world)
+    (event,) = pending(world)
+    assert event.reason.startswith("Not reached")
+    assert "failing" in desk.get(path).text
+    assert "customer.changed" not in desk.get(f"/admin/customers/{row}").text  # it was sent nothing
+    desk.get(path)
+    desk.post(path, url=program.url, events=["customer.changed"], active="1")  # what waits goes to the new address
+    world.clock.advance(10)
+    deliver(world)
+    assert len(program.got) == 1
+    assert "failing" not in desk.get(path).text

@@ -141,7 +141,7 @@ class Webhooks:
                 work.count("messages", WEBHOOK, "", str(one.report.fate))
                 if one.report.state is not DeliveryState.PENDING:
                     work.count("messages_ended", WEBHOOK, "", one.report.state)
-            if one.endpoint and (one.report.status is not None or one.report.fate == Handover.RETRY):
+            if one.endpoint and one.report.fate in _OF_ENDPOINT:
                 last[one.endpoint] = one.report
         for endpoint in sorted(last):  # in this order, so that no two dispatchers wait for each other
             _note_endpoint(work, endpoint, last[endpoint])
@@ -230,6 +230,7 @@ class FinishedEvent(FinishedAttempt):
     endpoint: str
 
 
+_OF_ENDPOINT = {Handover.ACCEPTED, Handover.RETRY, Handover.OPERATOR}  # fates that say how an endpoint is doing
 NOT_THERE = "the webhook was switched off or deleted"  # the detail of an event that is not sent
 
 

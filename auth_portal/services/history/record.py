@@ -455,7 +455,8 @@ def customer_deliveries(
     work: Work, journeys: Journeys, row: str, verification_ids: Collection[str], most: int
 ) -> tuple[CustomerDelivery, ...]:
     """Return the newest deliveries of a customer: notices to them, and codes and results of these verifications."""
-    notices = select(*LINE_COLUMNS).where(Delivery.lane == notice_lane(work.keyring, row))
+    is_notice = Delivery.lane == notice_lane(work.keyring, row), Delivery.kind == MESSAGE  # not an event for programs
+    notices = select(*LINE_COLUMNS).where(*is_notice)
     rows = list(work.execute(notices.order_by(Delivery.created_at.desc()).limit(most)))
     sent = select(*LINE_COLUMNS).where(Delivery.verification_id.in_(verification_ids))
     sent = sent.outerjoin(Challenge, Challenge.id == Delivery.challenge_id)
