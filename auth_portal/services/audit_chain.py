@@ -45,7 +45,9 @@ _IS_UNSEALED = text(UNSEALED)
 _UNSEALED = select(_EVENTS.c.id, _EVENTS.c.mac).where(_IS_UNSEALED).order_by(_EVENTS.c.id).limit(BLOCK_EVENTS)
 _OLDEST = select(_EVENTS.c.id).where(_IS_UNSEALED).order_by(_EVENTS.c.id).limit(1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
-STREAM_BLOCKS = 20  # sent over one connection; one after a failure, for a receiver that is slow
+STREAM_BLOCKS = 5  # sent over one connection, 20 MB at most; one after a failure, for a receiver that is slow
+BREATH_EVENTS = 50  # of a backlog, about 2 ms, after which requests of the same process go on
+BREATH_SECONDS = 0.0005
 STREAM_SECONDS = 20.0  # of one connection
 STREAM_LEASE = timedelta(seconds=60)  # of the process that sends
 STREAM_RESTS = (2, 5, 10, 30, 60, 120, 300)  # seconds after so many failures in a row
@@ -413,7 +415,8 @@ class AuditStream:
         host, deadline = host.strip("[]"), time.monotonic() + STREAM_SECONDS
         plain = self._way_out.connect(host, int(port), connect_seconds=STREAM_SECONDS / 2, deadline=deadline)
         with plain, self._way_out.tls.wrap_socket(plain, server_hostname=host) as line:
-            line.sendall(b"".join(b"%d %b" % (len(one), one) for one in lines))
+            for first in range(0, len(lines), BREATH_EVENTS):
+                line.sendall(b"".join(b"%d %b" % (len(one), one) for one in lines[first : first + BREATH_EVENTS]))
             finish(line, deadline)
 
     def _lines(self, work: Work, block: Any) -> Iterator[bytes]:
@@ -422,6 +425,8 @@ class AuditStream:
         found = select(*columns).outerjoin(Admin, Admin.id == _EVENTS.c.admin_id)
         rows = {row.id: row for row in work.execute(found.where(_EVENTS.c.id.in_(block.events)))}
         for place, event_id in enumerate(block.events, 1):
+            if place % BREATH_EVENTS == 0:
+                time.sleep(BREATH_SECONDS)
             if (row := rows.get(event_id)) is not None:  # one that someone deleted leaves a gap in the numbers
                 content = {**row._mapping, "number": f"{block.number}.{place}"}
                 yield self._line(row.at, row.kind, content)
