@@ -20,7 +20,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, func, select, text
+from sqlalchemy import Select, bindparam, case, func, or_, select, text
 
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import tries
@@ -77,17 +77,33 @@ _HOURS = (
 _MARKED = select(HourlyCount.hour).where(
     HourlyCount.hour.in_(bindparam("hours", expanding=True)), HourlyCount.name == SUMMED, HourlyCount.labels == "[]"
 )
-# The counts of each hour, which stay next to their sums: a chart of deliveries has few of them.
-_SENT = ("deliveries_ended", "callback_seconds" + BUCKET, "message_seconds" + BUCKET)
-_SENT_HOURS = select(HourlyCount.hour, HourlyCount.name, HourlyCount.labels, HourlyCount.value).where(
-    HourlyCount.hour >= bindparam("since"), HourlyCount.hour < bindparam("until"), HourlyCount.name.in_(_SENT)
-)
 _TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
 # For how long advice rests that an owner puts off: of a failing channel and an ending key, not until it is too late.
 ADVICE_RESTS = {"single_channel": timedelta(days=7), "key": timedelta(days=3)}
 ADVICE_RESTS_USUALLY = timedelta(days=30)
 _PUT_OFF = "advice_put_off"  # the audit event, which is also the record
 SETTLED = frozenset({DeliveryState.ACCEPTED, DeliveryState.REFUSED, DeliveryState.UNCONFIRMED, DeliveryState.GIVEN_UP})
+# How many deliveries were accepted and how many failed, by hour, and how long they took.
+_SENT_TIMES = ("callback_seconds", "message_seconds")
+_IN_RANGE = (HourlyCount.hour >= bindparam("since"), HourlyCount.hour < bindparam("until"))
+
+
+def _ended_as(*states: str) -> Any:
+    """Return the sum of the deliveries that ended in one of these states; the state is the second of three labels."""
+    is_one = or_(*(HourlyCount.labels.contains(f', "{state}", ') for state in states))
+    return func.sum(case((is_one, HourlyCount.value), else_=0))
+
+
+_ENDED = (
+    select(HourlyCount.hour, _ended_as(DeliveryState.ACCEPTED), _ended_as(*sorted(SETTLED - {DeliveryState.ACCEPTED})))
+    .where(*_IN_RANGE, HourlyCount.name == "deliveries_ended")
+    .group_by(HourlyCount.hour)
+)
+_SENT_SUMS = (
+    select(HourlyCount.name, HourlyCount.labels, func.sum(HourlyCount.value))
+    .where(*_IN_RANGE, HourlyCount.name.in_(bindparam("names", expanding=True)))
+    .group_by(HourlyCount.name, HourlyCount.labels)
+)
 _NEWEST = select(Verification.outcome).order_by(Verification.id.desc()).limit(NEWEST).subquery()
 _VERIFIED = select(_NEWEST.c.outcome).where(_NEWEST.c.outcome == VERIFIED)
 _EVER = select(HourlyCount.value).where(HourlyCount.hour == ALL_HOURS, HourlyCount.name == "verifications_ended")
@@ -623,19 +639,17 @@ def _delivery_figures(work: Work, name: str, of: Range) -> DeliveryFigures:
     """Count the deliveries that ended in a range, and of the one that it is compared with how many were accepted."""
     since, until, back = of.since(work.now), hour_of(work.now) + HOUR, of.earlier * HOUR
     accepted, failed, earlier = Counter[int](), Counter[int](), Counter[bool]()
-    seconds: dict[str, Counter[str]] = {metric: Counter() for metric in ("callback_seconds", "message_seconds")}
-    for hour, counted, text_, value in work.execute(_SENT_HOURS, {"since": since - back, "until": until}):
-        labels = _labels(text_)
-        if counted != "deliveries_ended":
-            if hour >= since:
-                seconds[counted.removesuffix(BUCKET)][labels[-1]] += int(value)
-        elif labels[1] in SETTLED:
-            is_accepted = labels[1] == DeliveryState.ACCEPTED
-            if hour >= since:
-                place = int((hour - since) / HOUR) // of.point
-                (accepted if is_accepted else failed)[place] += int(value)
-            elif hour < until - back:
-                earlier[is_accepted] += int(value)
+    for hour, good, bad in work.execute(_ENDED, {"since": since, "until": until}):
+        place = int((hour - since) / HOUR) // of.point
+        accepted[place] += int(good)
+        failed[place] += int(bad)
+    for _hour, good, bad in work.execute(_ENDED, {"since": since - back, "until": until - back}):
+        earlier[True] += int(good)
+        earlier[False] += int(bad)
+    seconds: dict[str, Counter[str]] = {metric: Counter() for metric in _SENT_TIMES}
+    names = [metric + BUCKET for metric in _SENT_TIMES]
+    for name_, text_, value in work.execute(_SENT_SUMS, {"since": since, "until": until, "names": names}):
+        seconds[name_.removesuffix(BUCKET)][_labels(text_)[-1]] += int(value)
     places = range(of.hours // of.point)
     return DeliveryFigures(
         range=name,
