@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import threading
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +18,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyotp import TOTP, random_base32
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from auth_portal.crypto import CASE_SENSITIVE_IDS
 from auth_portal.services.config.file import BadConfig
 from auth_portal.services.directory.batches import read_ids_again, untrusted_rows
-from auth_portal.services.directory.person import CASED, id_form
+from auth_portal.services.directory.fields import new_row
+from auth_portal.services.directory.person import CASED, hold_id_rule, id_form
 from auth_portal.store.models import AuditEvent, CustomerRow, Portal
 from tests.admin.desk import Desk, signed_in
+from tests.admin.test_drive import begin, driven
 from tests.admin.test_guards import assert_mailed, let_the_second_factor_age
 from tests.admin.test_imports import checked, imported, rested
 from tests.admin.test_settings import FORM
@@ -351,6 +354,38 @@ def test_a_process_that_does_not_know_the_rule_yet_finds_no_one_and_writes_no_wr
     problem(caller.post("/customers/bulk", {"customers": [{"customer_id": BEN}]}), 409, "customer_changed")
     assert caller.post("/customers/bulk", {"customers": [{"customer_id": BEN}]}).status_code == 200
     assert keys(empty) == {ANNA: CASED + ANNA, BEN: CASED + BEN}
+
+
+def test_the_setting_waits_for_a_customer_who_is_being_written(empty: World) -> None:
+    signed_in(empty)
+    found: list[str] = []
+
+    def turn_on() -> None:
+        try:
+            empty.services.configuration.import_toml("[portal]\ncase_sensitive_ids = true\n", file_name="x")
+            found.append("on")
+        except BadConfig as refused:
+            found.append(str(refused))
+
+    setting = threading.Thread(target=turn_on)
+    with empty.transactions.write() as work:
+        hold_id_rule(work.connection, work.keyring)
+        row = new_row(work.keyring, work.now, {"customer_id": ANNA}, is_long=False)
+        setting.start()
+        setting.join(0.5)
+        work.execute(insert(CustomerRow).values(row))
+    setting.join()
+    assert "there are customers" in found[0]
+    assert keys(empty) == {ANNA: id_form(ANNA)}
+
+
+def test_a_test_drive_has_the_rule_of_its_portal(world: World) -> None:
+    desk = signed_in(world)
+    path = begin(desk, "code")
+    code = driven(desk, path)
+    desk.prove(code)
+    assert desk.path.endswith("/done"), desk.page.text
+    assert set(keys(world)) == {ANNA, BEN}
 
 
 def test_a_row_that_0_1_0_still_wrote_is_brought_to_the_rule(empty: World) -> None:
