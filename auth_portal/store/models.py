@@ -312,7 +312,7 @@ class CustomerRow(Base):
 
 
 class CustomerRemoval(Base):
-    """A customer who was erased, by the id of their row alone: it was random, and nothing else names it any longer."""
+    """A customer who was erased, by what programs knew them by: a keyed hash of an id that is nowhere any longer."""
 
     __tablename__ = "customer_removals"
     id: Mapped[str] = mapped_column(Id, primary_key=True)

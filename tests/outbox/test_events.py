@@ -126,7 +126,8 @@ def test_a_program_hears_of_ends_changes_and_lost_answers_signed(desk: Desk, pro
         "refused",
         ended["not_me"]["verification"],
     )
-    assert found["customer.changed"] == [{"id": row, "customer_id": "C-1001", "change": "changed"}]
+    known_by = customer.get(row).program_id
+    assert found["customer.changed"] == [{"id": known_by, "customer_id": "C-1001", "change": "changed"}]
     everything = b"".join(request.data for request in program.got)
     for secret_of_others in (b"reference-", b"Someone New", PHONE.encode()):
         assert secret_of_others not in everything
@@ -272,9 +273,10 @@ def test_e3_an_erased_customer_is_in_no_event(desk: Desk, program: Program) -> N
     hook(desk, program.url)
     verified(world, "reference-1")
     row = world.services.customers.row_of("C-1001")
+    known_by = world.services.customers.get(row).program_id
     world.services.erasure.erase(row)
     deliver(world)
-    assert [one["data"] for one in program.events] == [{"id": row, "customer_id": None, "change": "erased"}]
+    assert [one["data"] for one in program.events] == [{"id": known_by, "customer_id": None, "change": "erased"}]
     dropped = [one for one in world.rows(Delivery) if one.kind == "webhook" and one.state == "dropped"]
     assert [one.body_sealed for one in dropped] == [None]
 

@@ -29,7 +29,7 @@ from auth_portal.services.delivery.outbox import (
     add,
     notice_lane,
 )
-from auth_portal.services.directory.person import country_of, mask_contact
+from auth_portal.services.directory.person import country_of, mask_contact, program_id
 from auth_portal.store.db import Work
 from auth_portal.store.models import ADMIN_EMAIL, EVENT, MESSAGE, Admin, CustomerRow
 
@@ -168,7 +168,9 @@ class Notices:
 
         An import reports all of its customers at once, with an empty ``row`` and no ID.
         """
-        self.to_programs(work, CUSTOMER_CHANGED, {"id": row or None, "customer_id": customer_id, "change": change}, row)
+        known_by = program_id(work.keyring, row) if row else None
+        data = {"id": known_by, "customer_id": customer_id, "change": change}
+        self.to_programs(work, CUSTOMER_CHANGED, data, row)
 
     def to_programs(self, work: Work, event: str, data: Mapping[str, object], row: str = "") -> None:
         """Put an event into the outbox for each program that asks for it (``outbox.ToPrograms``).

@@ -44,6 +44,7 @@ from auth_portal.services.directory.person import (
     mask_contact,
     mask_name,
     named_by,
+    program_id,
     row_of,
     shared_keys,
 )
@@ -95,6 +96,7 @@ class Customer:
     """A customer as stored, opened. ``masked()`` is what pages and lists may show."""
 
     row: str
+    program_id: str  # what programs know the customer by, for good
     customer_id: str
     customer_key: str
     subject_id: str
@@ -153,7 +155,7 @@ class ChangePlace(NamedTuple):
 
 @dataclass(frozen=True)
 class CustomerChanges:
-    """A page of what changed, in the order of the last change: customers as they are now, or rows that were removed.
+    """A page of what changed, in the order of the last change: customers as they are now, or their removals.
 
     With ``is_more`` there is more to read at once; ``place`` is where to go on in any case.
     """
@@ -164,9 +166,9 @@ class CustomerChanges:
 
 
 class Removal(NamedTuple):
-    """A customer who was erased, or whose import was undone: the row alone, which was random."""
+    """A customer who was erased, or whose import was undone: what programs knew them by alone."""
 
-    row: str
+    program_id: str
     at: datetime
 
 
@@ -457,6 +459,7 @@ class Customers:
         texts = opened(self._transactions.keyring, row, ("name", "phone", "email"))
         return Customer(
             row=row["id"],
+            program_id=program_id(self._transactions.keyring, row["id"]),
             customer_id=row["customer_id"],
             customer_key=row["customer_key"],
             subject_id=row["subject_id"],

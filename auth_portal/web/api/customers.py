@@ -85,8 +85,8 @@ def list_customer_changes() -> Response:
 
 def _change(entry: Customer | Removal) -> Mapping[str, Any]:
     if isinstance(entry, Customer):
-        return {"id": entry.row, "removed_at": None, "customer": _shown(entry)}
-    return {"id": entry.row, "removed_at": iso(entry.at), "customer": None}
+        return {"id": entry.program_id, "removed_at": None, "customer": _shown(entry)}
+    return {"id": entry.program_id, "removed_at": iso(entry.at), "customer": None}
 
 
 @route("/customers", scope="customers:write", method="POST")
@@ -257,7 +257,7 @@ def _answer(customer: Customer, status: int = 200) -> ApiResponse:
 def _shown(customer: Customer) -> Mapping[str, Any]:
     may_read = "customers:read" in caller().scopes  # a key that only writes gets an answer too, without contacts
     return {
-        "id": customer.row,
+        "id": customer.program_id,
         "customer_id": customer.customer_id,
         "name": (may_read and customer.name) or None,
         "phone": (may_read and customer.phone) or None,
