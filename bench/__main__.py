@@ -122,11 +122,16 @@ def main() -> int:
     options.add_argument("--dispatch", choices=list(timing.DISPATCH), help="of the timing; all by default")
     options.add_argument("--pairs", type=int, default=timing.PAIRS, help="of the timing")
     options.add_argument("--keep", default="", help="a folder where the databases of the lists stay for the next run")
-    options.add_argument("--only", nargs="*", default=[], help="failures of the recovery; all by default")
+    options.add_argument(
+        "--only",
+        nargs="*",
+        default=[],
+        help="failures of the recovery, or what pages of the lists begin with; all by default",
+    )
     chosen = options.parse_args()
     databases = [chosen.database] if chosen.database else ["sqlite", "postgresql"]
     if chosen.what == "lists":
-        return lists.main(databases, chosen.keep)
+        return lists.main(databases, chosen.keep, chosen.only)
     if chosen.what in OF_DATABASES:
         return int(OF_DATABASES[chosen.what].main(databases))
     if chosen.what == "load":

@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, case, func, or_, select, text
+from sqlalchemy import JSON, DateTime, Integer, Select, Text, bindparam, case, cast, func, or_, select, text
 
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.verification import tries
@@ -68,12 +68,6 @@ class Range(NamedTuple):
 
 RANGES: Mapping[str, Range] = {"day": Range(24, 1, 168), "week": Range(168, 6, 168), "month": Range(720, 24, 720)}
 CACHE_SECONDS = {"day": 5.0, "week": 60.0, "month": 600.0}
-_HOURS = (
-    select(HourlyCount.name, HourlyCount.labels, func.sum(HourlyCount.value))
-    .where(HourlyCount.hour.in_(bindparam("hours", expanding=True)))
-    .where(HourlyCount.name.in_(bindparam("names", expanding=True)))
-    .group_by(HourlyCount.name, HourlyCount.labels)
-)
 _MARKED = select(HourlyCount.hour).where(
     HourlyCount.hour.in_(bindparam("hours", expanding=True)), HourlyCount.name == SUMMED, HourlyCount.labels == "[]"
 )
@@ -610,29 +604,59 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def _tally(work: Work, since: datetime, until: datetime, of: Range, *, is_earlier: bool = False) -> RangeCounts:
     """Count a range; of an earlier one only what is compared."""
+    tally = RangeCounts()
+    by_point, by_range = (BY_POINT[-1:], ()) if is_earlier else (BY_POINT, BY_RANGE)
+    for counted in _counted(work, since, until, of, by_point, by_range):
+        tally.add(*counted)
+    return tally
+
+
+def _counted(
+    work: Work, since: datetime, until: datetime, of: Range, by_point: Sequence[str], by_range: Sequence[str] = ()
+) -> Iterator[tuple[int, str, tuple[str, ...], int]]:
+    """Yield what was counted in a range: the place of the point, the name, the labels and the value.
+
+    What is asked for by range has the place 0. Sums of six hours are read where there are some, or else the hours.
+    """
     hours = [since + number * HOUR for number in range((until - since) // HOUR)]
     step = BLOCK_HOURS if of.point % BLOCK_HOURS == 0 else 1
     blocks = {hours[place]: hours[place : place + step] for place in range(0, len(hours), step)}
     whole = [block for block, some in blocks.items() if len(some) == BLOCK_HOURS]  # the last of an earlier range is not
     marked = set(work.execute(_MARKED, {"hours": whole}).scalars()) if whole else set()
-    tally = RangeCounts()
+    places = {block: number * step // of.point for number, block in enumerate(blocks)}
+    parts = {
+        PREFIX: {block: places[block] for block in blocks if block in marked},
+        "": {hour: places[block] for block, some in blocks.items() if block not in marked for hour in some},
+    }
+    dialect = work.connection.dialect.name
+    form = "%Y-%m-%d %H:%M:%S.%f" if dialect == "sqlite" else "%Y-%m-%d %H:%M:%S%z"  # as the database writes it
+    for prefix, those in parts.items():
+        for names, has_points in ((by_point, True), (by_range, False)):
+            if not (those and names):
+                continue
+            document = {f"{hour:{form}}": place if has_points else 0 for hour, place in those.items()}
+            values = {"places": json.dumps(document), "names": [prefix + name for name in names]}
+            for place, name, labels, value in work.execute(counting_by_place(dialect), values):
+                yield place, name.removeprefix(PREFIX), _labels(labels), int(value)
 
-    def add(place: int, some: Sequence[datetime], names: Sequence[str]) -> None:
-        parts = {
-            PREFIX: [block for block in some if block in marked],
-            "": [hour for block in some if block not in marked for hour in blocks[block]],
-        }
-        for prefix, those in parts.items():
-            values = {"hours": those, "names": [prefix + name for name in names]}
-            for name, labels, value in work.execute(_HOURS, values) if those else ():
-                tally.add(place, name.removeprefix(PREFIX), _labels(labels), int(value))
 
-    in_a_point, begins = of.point // step, list(blocks)
-    for place in range(0, len(begins), in_a_point):
-        add(place // in_a_point, begins[place : place + in_a_point], BY_POINT[-1:] if is_earlier else BY_POINT)
-    if not is_earlier:
-        add(0, begins, BY_RANGE)
-    return tally
+@cache
+def counting_by_place(dialect: str) -> Any:
+    """Return the statement that adds up the counts of some hours by place: JSON has the place of each hour."""
+    given: Any = bindparam("places", type_=Text())
+    if dialect == "sqlite":
+        places: Any = func.json_each(given).table_valued("key", "value", name="places")
+        hour, place = places.c.key, places.c.value
+    else:
+        places = func.json_each_text(cast(given, JSON)).table_valued("key", "value", name="places")
+        hour, place = cast(places.c.key, DateTime(timezone=True)), cast(places.c.value, Integer)
+    return (
+        select(place, HourlyCount.name, HourlyCount.labels, func.sum(HourlyCount.value))
+        .select_from(places)
+        .join(HourlyCount, HourlyCount.hour == hour)
+        .where(HourlyCount.name.in_(bindparam("names", expanding=True)))
+        .group_by(place, HourlyCount.name, HourlyCount.labels)
+    )
 
 
 def _delivery_figures(work: Work, name: str, of: Range) -> DeliveryFigures:
