@@ -30,7 +30,7 @@ from auth_portal.clock import Clock, iso, system_clock
 from auth_portal.errors import DatabaseAway, Misconfigured
 from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
-from auth_portal.services.history.words import OUTCOMES, span
+from auth_portal.services.history.words import OUTCOMES, browser_words, span
 from auth_portal.services.serving import RETRY_SECONDS, Services, build
 from auth_portal.services.steps import text_of, typed_texts
 from auth_portal.settings import VERSION, Settings, delivered, read_settings
@@ -81,6 +81,7 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
             "all_proofs": all_proofs,
             "outcome_words": OUTCOMES,
             "span": span,
+            "browser_words": browser_words,
             "country_name": i18n.country_name,
         }
     )

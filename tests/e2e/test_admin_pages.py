@@ -288,7 +288,7 @@ def test_the_search_is_reached_by_a_key_but_not_while_someone_types(office: Offi
     page.keyboard.press("Tab")
     page.locator("main .found a", has_text="Journeys").click()
     page.wait_for_url("**/admin/journeys")
-    office.open("/admin/account").get_by_label("Single keys lead to the search").uncheck()
+    office.open("/admin/account").get_by_label("Single keys open the search").uncheck()
     box = office.open("/admin/customers").get_by_label("Search", exact=True).first
     page.keyboard.press("/")
     assert not box.evaluate("box => box === document.activeElement")
@@ -353,7 +353,7 @@ def test_keys_open_sections_and_say_what_they_do(office: Office) -> None:
     page.keyboard.press("g")
     page.keyboard.press("h")
     page.wait_for_url("**/admin/")
-    office.open("/admin/account").get_by_label("Single keys lead to the search").uncheck()
+    office.open("/admin/account").get_by_label("Single keys open the search").uncheck()
     page.keyboard.press("g")
     page.keyboard.press("h")
     page.locator("h1").click()

@@ -30,7 +30,7 @@ REFUSALS = {
     "under_way": "It is still being sent. You don't need to do anything.",
     "accepted": "It was accepted. Sending it again could answer a question twice.",
     "withdrawn": "It was withdrawn because the link was started again. An old answer must not answer a new question.",
-    "not_sent": "It was not meant to leave: see its reason. Sending it again would change nothing.",
+    "not_sent": "It was stopped before it was sent: “Last answer” says why. Sending it again would change nothing.",
     "asked_anew": "The same link was started again later. An old answer must not answer a new question.",
     "chat_over": "The chat has ended, and this result says that a customer was verified. Ask the customer to start "
     "again in the chat.",

@@ -400,7 +400,7 @@ FIXES: Mapping[str, tuple[str, str, str]] = {
         "Once you are sure who is calling, unlock them on their page.",
         "warn",
     ),
-    "not_sent": ("No one needs to fix this.", "It was not meant to leave: its reason says why.", "plain"),
+    "not_sent": ("No one needs to fix this.", "The portal stopped it before it was sent.", "plain"),
 }
 TAKE_CODE = "Make sure who is calling, then read out a temporary code. It takes the place of the %(method)s."
 GO_ON = "The customer goes on with the same link, until %(at)s."
@@ -513,7 +513,7 @@ BROWSERS = (  # what a browser says of itself has the names of others in it: the
     ("Firefox/", "Firefox"),
     ("FxiOS/", "Firefox"),
     ("CriOS/", "Chrome"),
-    ("HeadlessChrome/", "Chrome without a window"),
+    ("HeadlessChrome/", "headless Chrome"),
     ("Chrome/", "Chrome"),
     ("Version/", "Safari"),
 )
