@@ -8,7 +8,7 @@ import hmac
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ class Program:
         self.url = server.url_for("/hook")
         self.answers: list[int] = []
         self.got: list[Request] = []
+        self.meanwhile: Callable[[], object] = lambda: None  # while it thinks about its answer
         server.expect_request("/hook", method="POST").respond_with_handler(self._take)
 
     def _take(self, request: Request) -> Response:
         request.get_data()
         self.got.append(request)
+        self.meanwhile()
         return Response(status=self.answers.pop(0) if self.answers else 204)
 
     @property
@@ -199,6 +201,27 @@ def test_a_program_that_is_gone_is_switched_off_and_owners_hear_of_it(desk: Desk
     assert [event.kind for event in world.rows(AuditEvent) if event.kind == "webhook_endpoint_gone"]
     mails = [mail["subject"] for mail in world.receiver.messages if mail["kind"] == "mail"]
     assert any("A webhook was switched off" in subject for subject in mails)
+
+
+@pytest.mark.parametrize("answer", [410, 500])
+def test_what_an_old_address_answers_says_nothing_about_the_new_one(desk: Desk, program: Program, answer: int) -> None:
+    """An owner changes the address while an event is on its way to the one before."""
+    world = desk.world
+    _secret, path = hook(desk, program.url, "verification.ended")
+    verified(world, "reference-1")
+    program.answers = [answer]
+    changed = f"{program.url}?to=the-new-one"
+    desk.get(path)
+    program.meanwhile = lambda: desk.post(path, url=changed, events=["verification.ended"], active="1")
+    deliver(world)
+    program.meanwhile = lambda: None
+    (stored,) = world.rows(WebhookEndpoint)
+    assert (stored.is_active, stored.gone_at, stored.failing_since) == (True, None, None)
+    assert "answered 410" not in desk.get(path).text
+    world.services.journeys.renew()
+    verified(world, "reference-2")
+    deliver(world)
+    assert program.got[-1].query_string == b"to=the-new-one"
 
 
 def test_a_new_secret_overlaps_for_a_day(desk: Desk, program: Program) -> None:

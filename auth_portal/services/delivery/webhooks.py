@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 
 from auth_portal.clock import iso
 from auth_portal.errors import Misconfigured, NotFound
@@ -115,12 +115,11 @@ class Webhooks:
 
     def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
         """Post one claimed event once, to the address that its endpoint has now."""
-        began, endpoint, report = time.perf_counter(), "", claimed.why_not(self._transactions.clock())
+        began, called, report = time.perf_counter(), Called(), claimed.why_not(self._transactions.clock())
         if report is None:
             try:
                 message = json.loads(claimed.body(self._transactions.keyring))
-                endpoint = message["endpoint"]
-                url, signing = self._called(endpoint, is_test=message["content"]["type"] == TEST_EVENT)
+                called = self._called(message["endpoint"], is_test=message["content"]["type"] == TEST_EVENT)
             except DATABASE_FAULTS as fault:
                 report = AttemptReport(DeliveryState.PENDING, NOT_SENT, detail=type(fault).__name__)
             except ROW_FAULTS:
@@ -128,39 +127,40 @@ class Webhooks:
             else:  # the look at the database may have taken long
                 body = json.dumps(message["content"]).encode()
                 report = claimed.why_not(self._transactions.clock()) or event_report(
-                    claimed, self._post(url, claimed.id, signing, body)
+                    claimed, self._post(called.url, claimed.id, called.signing, body)
                 )
-        return FinishedEvent(claimed, report, int((time.perf_counter() - began) * 1000), endpoint)
+        return FinishedEvent(claimed, report, int((time.perf_counter() - began) * 1000), called)
 
     def note(self, work: Work, recorded: Recorded) -> None:
         """Write which endpoints fail since when, and switch those off that are gone."""
-        last: dict[str, AttemptReport] = {}
+        last: dict[str, tuple[Called, AttemptReport]] = {}
         for one, _state in recorded:
             assert isinstance(one, FinishedEvent)
             if one.report.fate != NOT_SENT:
                 work.count("messages", WEBHOOK, "", str(one.report.fate))
                 if one.report.state is not DeliveryState.PENDING:
                     work.count("messages_ended", WEBHOOK, "", one.report.state)
-            if one.endpoint and one.report.fate in _OF_ENDPOINT:
-                last[one.endpoint] = one.report
+            if one.called.endpoint and one.report.fate in _OF_ENDPOINT:
+                last[one.called.endpoint] = one.called, one.report
         for endpoint in sorted(last):  # in this order, so that no two dispatchers wait for each other
-            _note_endpoint(work, endpoint, last[endpoint])
-            if last[endpoint].status == GONE:
-                self._switch_off(work, endpoint)
+            called, report = last[endpoint]
+            _note_endpoint(work, called, report)
+            if report.status == GONE:
+                self._switch_off(work, called)
 
-    def _switch_off(self, work: Work, endpoint: str) -> None:
+    def _switch_off(self, work: Work, called: Called) -> None:
         """Switch off an endpoint whose program wants no more events, and notify all owners."""
-        its = WebhookEndpoint.id == endpoint
-        off = update(WebhookEndpoint).where(its, WebhookEndpoint.is_active).values(is_active=False, gone_at=work.now)
-        row = work.execute(off.returning(WebhookEndpoint.target)).one_or_none()
+        off = update(WebhookEndpoint).where(called.is_still_so, WebhookEndpoint.is_active)
+        off = off.values(is_active=False, gone_at=work.now).returning(WebhookEndpoint.target)
+        row = work.execute(off).one_or_none()
         if row is not None:
             self._read_again(work)
-            work.record("webhook_endpoint_gone", endpoint=endpoint, to=row.target)
+            work.record("webhook_endpoint_gone", endpoint=called.endpoint, to=row.target)
             lines = [f"{row.target} answered 410 (gone), so it gets no more events until you switch it on again."]
-            self._notify_owners(work, "A webhook was switched off", lines, None, [f"{PAGE}/webhooks/{endpoint}"])
+            self._notify_owners(work, "A webhook was switched off", lines, None, [f"{PAGE}/webhooks/{called.endpoint}"])
 
-    def _called(self, endpoint: str, *, is_test: bool) -> tuple[str, list[str]]:
-        """Return the address of an endpoint and the secrets that sign for it, the newest first.
+    def _called(self, endpoint: str, *, is_test: bool) -> Called:
+        """Return an endpoint as it is called now, with the secrets that sign for it, the newest first.
 
         Raise NoResultFound for one that was deleted or is off, except for a test, and KeyFault for an address or secret
         that someone other than the portal has written.
@@ -171,7 +171,7 @@ class Webhooks:
             signing = [work.open(row.secret_sealed, ENDPOINT_SECRET, endpoint)]
             if row.old_secret_sealed is not None and row.old_secret_until > work.now:
                 signing.append(work.open(row.old_secret_sealed, ENDPOINT_OLD_SECRET, endpoint))
-            return work.open(row.url_sealed, ENDPOINT_URL, endpoint), signing
+            return Called(endpoint, work.open(row.url_sealed, ENDPOINT_URL, endpoint), signing, row.changed_at)
 
     def _post(self, url: str, message_id: str, signing: Sequence[str], body: bytes) -> Receipt:
         """Post a webhook. Raise nothing that the network could cause. Of the answer only the status is stored.
@@ -224,10 +224,25 @@ class Webhooks:
 
 
 @dataclass(frozen=True)
-class FinishedEvent(FinishedAttempt):
-    """An attempt to post an event; ``endpoint`` is empty if it could not be read whose it is."""
+class Called:
+    """An endpoint as an attempt called it; ``endpoint`` is empty if that could not be read."""
 
-    endpoint: str
+    endpoint: str = ""
+    url: str = field(default="", repr=False)
+    signing: Sequence[str] = field(default=(), repr=False)
+    changed_at: datetime | None = None
+
+    @property
+    def is_still_so(self) -> ColumnElement[bool]:
+        """Return what finds it, unless an owner has changed it since: an old address says nothing about a new one."""
+        return and_(WebhookEndpoint.id == self.endpoint, WebhookEndpoint.changed_at == self.changed_at)
+
+
+@dataclass(frozen=True)
+class FinishedEvent(FinishedAttempt):
+    """An attempt to post an event."""
+
+    called: Called
 
 
 _OF_ENDPOINT = {Handover.ACCEPTED, Handover.RETRY, Handover.OPERATOR}  # fates that say how an endpoint is doing
@@ -246,13 +261,11 @@ def event_report(claimed: ClaimedDelivery, result: Receipt) -> AttemptReport:
     return AttemptReport(DeliveryState.PENDING, Handover.RETRY, status, result.detail, retry_after_seconds=wait)
 
 
-def _note_endpoint(work: Work, endpoint: str, report: AttemptReport) -> None:
+def _note_endpoint(work: Work, called: Called, report: AttemptReport) -> None:
     """Write that an endpoint fails, or no longer does; nothing if that is known."""
     is_well = report.state is DeliveryState.ACCEPTED
     since = WebhookEndpoint.failing_since
-    changed = update(WebhookEndpoint).where(
-        WebhookEndpoint.id == endpoint, since.is_not(None) if is_well else since.is_(None)
-    )
+    changed = update(WebhookEndpoint).where(called.is_still_so, since.is_not(None) if is_well else since.is_(None))
     values = {"failing_since": None, "fault": ""} if is_well else {"failing_since": work.now, "fault": report.detail}
     work.execute(changed.values(values))
 
