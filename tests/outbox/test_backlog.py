@@ -27,7 +27,7 @@ from auth_portal.services.delivery.outbox import (
 from auth_portal.services.delivery.queues import due_queues
 from auth_portal.services.operations.dispatcher import GENTLE_CLAIM, Lane, Pace
 from auth_portal.store.db import Database, Transactions, Work, serve_no_customer, share_connections
-from auth_portal.store.models import CALLBACK, MESSAGE, Delivery, DeliveryState, table_of
+from auth_portal.store.models import CALLBACK, EVENT, MESSAGE, Delivery, DeliveryState, table_of
 from tests.receiver import GIVE_UP_SECONDS, wait_for
 from tests.services.conftest import NOW, clock, transactions, unheard
 
@@ -259,9 +259,10 @@ def test_d05_senders_that_all_need_the_database_leave_connections_to_the_pages(t
         lane.stop(10)
 
 
-def test_d05_a_backlog_gives_way_to_customers_and_messages_do_not(transactions: Transactions) -> None:
+@pytest.mark.parametrize("kind", [CALLBACK, EVENT])
+def test_d05_a_backlog_gives_way_to_customers_and_messages_do_not(transactions: Transactions, kind: str) -> None:
     outbox, clock = Outbox(transactions, unheard), transactions.machine
-    results, codes = (Lane(kind, outbox, Quiet(), clock, threads=64, pace=Pace(1, 1)) for kind in (CALLBACK, MESSAGE))
+    results, codes = (Lane(one, outbox, Quiet(), clock, threads=64, pace=Pace(1, 1)) for one in (kind, MESSAGE))
     wait_for(lambda: not outbox.is_used_by_customers())
     assert (results._give_way(), codes._give_way()) == (64, 64)
     results._rests_to = codes._rests_to = results._rests_until = codes._rests_until = math.inf  # after a claim

@@ -40,9 +40,9 @@ MOST_TOGETHER = 32  # attempts that one transaction records
 LOOK_PART = 4  # a claim costs as much as several deliveries: one follows when so large a part of the threads is free
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
 QUICK_FOR_SECONDS = 60.0  # after something was sent: its customer types the code, and then the result is due
-GENTLE_SHARE = 0.1  # of the CPU of a process, which a backlog of results takes while customers use it
+GENTLE_SHARE = 0.1  # of the CPU of a process, which a backlog takes while customers use it
 GENTLE_MOST_SECONDS = 0.5  # between two claims then: a customer may wait for something else than the CPU
-GENTLE_CLAIM = 8  # results at once meanwhile, so that no page waits for many of them
+GENTLE_CLAIM = 8  # deliveries at once meanwhile, so that no page waits for many of them
 GENTLE_SECONDS = 0.005  # after which it looks whether customers are still there
 COST_OF = 50  # deliveries over which their cost is averaged
 SWEEP_SECONDS = 1.0
@@ -260,11 +260,11 @@ class Lane:
     def _give_way(self) -> int:
         """Return how many to claim at once; first rest after the last ones, while customers use this process.
 
-        So a backlog of results takes GENTLE_SHARE of what the process does. What customers end meanwhile is handed over
-        and does not wait here, and neither do messages, for which customers wait.
+        So a backlog of results, or of events, takes GENTLE_SHARE of what the process does. What customers end meanwhile
+        is handed over and does not wait here, and neither do messages, for which customers wait.
         """
         is_used = self.outbox.is_used_by_customers
-        if self.kind != CALLBACK or not is_used():
+        if self.kind == MESSAGE or not is_used():
             return self._threads
         while is_used() and time.process_time() < self._rests_to and time.monotonic() < self._rests_until:
             if self.loop.is_stopping():
