@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -11,10 +12,11 @@ from sqlalchemy import update
 from auth_portal.services.history import lists
 from auth_portal.store.models import AuditEvent, Delivery
 from tests.admin.desk import Desk, signed_in
-from tests.receiver import wait_for
+from tests.receiver import Receiver, wait_for
+from tests.security.tools import STILL, deliver
 from tests.services.test_delivery_lists import ended, refused
 from tests.web.test_way import sent
-from tests.world import MAIL, PHONE, World
+from tests.world import MAIL, PHONE, World, open_world
 
 PATH = "/admin/deliveries"
 
@@ -333,3 +335,23 @@ def test_d6_a_retry_of_many_says_what_it_will_do_before_it_does_it(small_world: 
     assert "The result" not in owner.page.text
     assert owner.get(f"{PATH}/retry").status_code == 200
     assert "No delivery is chosen" in owner.page.text
+
+
+def test_e3_an_answer_that_outlived_its_customer_does_not_show_their_id(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver
+) -> None:
+    """It was on its way when the customer was erased, so it still had to reach the chat."""
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
+        desk = signed_in(world)
+        browser = world.browser()
+        browser.begin("reference-1", "app")
+        world.clock.advance(31)
+        browser.prove(world.totp())
+        (answer,) = [row for row in world.rows(Delivery) if row.kind == "callback"]
+        assert "C-1001" in desk.get(f"{PATH}/{answer.id}").text
+        world.services.erasure.erase(world.services.customers.row_of("C-1001"))
+        assert "C-1001" not in desk.get(f"{PATH}/{answer.id}").text
+        deliver(world)
+        assert receiver.callbacks[0].body["data"]["customer_id"] == "C-1001"
+        assert [row.body_sealed for row in world.rows(Delivery) if row.kind == "callback"] == [None]
+        assert "no longer stored" in desk.get(f"{PATH}/{answer.id}").text

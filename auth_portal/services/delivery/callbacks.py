@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import time
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from auth_portal.gateways.flow import CallbackAnswer, Fate, FlowGateway
 from auth_portal.services import limits
 from auth_portal.services.delivery.outbox import (
     ATTEMPT_SECONDS,
+    LOST,
     AttemptReport,
     ClaimedDelivery,
     FinishedAttempt,
     Recorded,
 )
 from auth_portal.store.db import Compiled, GivenRows, Transactions, Work, moment_of
-from auth_portal.store.models import VERIFIED, CustomerRow, DeliveryState, TicketRow, Verification
+from auth_portal.store.models import VERIFIED, CustomerRow, Delivery, DeliveryState, TicketRow, Verification
 
 _OF = GivenRows(of_id=Verification.id.type)
 # Where results come from: the address, the customer and the country of their phone, and whether a ticket by phone
@@ -66,7 +67,10 @@ class CallbackDelivery:
         return FinishedAttempt(claimed, report, int((time.monotonic() - began) * 1000))
 
     def note(self, work: Work, recorded: Recorded) -> None:
-        """Count what Flow answered to results, for the addresses that they come from."""
+        """Count what Flow answered to results, for the addresses that they come from.
+
+        A result that outlived its customer, who was erased while it was on its way, is forgotten once it has ended.
+        """
         asked = []
         for one, state in recorded:
             work.count("callback_attempts", str(one.report.fate))
@@ -76,7 +80,7 @@ class CallbackDelivery:
                 work.count("callback_seconds", value=seconds)
             if one.delivery.is_changed:  # nothing left, and whose result it was is not known
                 limits.note_broken(work, "deliveries", one.delivery.id)
-            elif one.delivery.number == 1 or one.report.state is not DeliveryState.PENDING:
+            elif one.delivery.number == 1 or one.report.state is not DeliveryState.PENDING or state in LOST:
                 asked.append((one, state, seconds))
         given = [(one.delivery.verification_id,) for one, _state, _seconds in asked]
         found = {row.id: row for row in work.rows(_SOURCES, {"given": given})} if asked else {}
@@ -93,6 +97,10 @@ class CallbackDelivery:
                 answers.append((row.address_key, was_unmatched))
         limits.note_successes(work, people)
         limits.note_answers(work, answers)
+        gone = {row.id for row in found.values() if row.outcome == VERIFIED and row.customer_row is None}
+        ended = [one.delivery for one, state, _seconds in asked if state is not DeliveryState.PENDING]
+        if outlived := [delivery.id for delivery in ended if delivery.verification_id in gone]:
+            work.execute(update(Delivery).where(Delivery.id.in_(outlived)).values(body_sealed=None))
 
 
 def callback_report(claimed: ClaimedDelivery, answer: CallbackAnswer) -> AttemptReport:

@@ -41,6 +41,7 @@ from auth_portal.store.models import (
     RESULT_COLUMNS,
     TICKET_PAYMENT,
     VERIFICATION_REFERENCE,
+    VERIFIED,
     VISIT_IDENTIFIER,
     Admin,
     AuditEvent,
@@ -431,7 +432,8 @@ def delivery_facts(work: Work, delivery_id: str) -> DeliveryFacts:
 def masked_result(work: Work, delivery_id: str, subject: DeliverySubject, paths: Mapping[str, str]) -> str:
     """Return the request of a callback, masked, with the variables that only the portal fills in; "" for others.
 
-    ``paths`` are those of Flow by contract. What was changed in the database is not shown.
+    ``paths`` are those of Flow by contract. What was changed in the database is not shown, nor is any variable once the
+    customer was erased: a result that was on its way then is stored a while longer.
     """
     if subject.kind != CALLBACK or subject.outcome == CHANGED:
         return ""
@@ -441,7 +443,8 @@ def masked_result(work: Work, delivery_id: str, subject: DeliverySubject, paths:
     except ValueError:
         return ""
     reference = masked_reference(body["reference"])
-    data = {name: value if name in SHOWN_DATA else "••••" for name, value in body.get("data", {}).items()}
+    shown_data = SHOWN_DATA if subject.person is not None or subject.outcome != VERIFIED else ()
+    data = {name: value if name in shown_data else "••••" for name, value in body.get("data", {}).items()}
     shown = json.dumps({**body, "reference": reference, "data": data}, ensure_ascii=False, indent=1)
     return f"POST {subject.target}{paths.get(row.contract, '')}\nreference: {reference}\n\n{shown}"
 
