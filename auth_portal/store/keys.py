@@ -45,6 +45,7 @@ from auth_portal.crypto import (
 from auth_portal.errors import Misconfigured
 from auth_portal.store.db import Database, Transactions, Work, dialect_insert, first_id, unusable
 from auth_portal.store.models import (
+    PORTAL_ROW,
     RARE_KIND,
     Acceptance,
     Admin,
@@ -70,7 +71,6 @@ from auth_portal.store.models import (
     table_of,
 )
 
-PORTAL_ROW = 1
 # RARE_KIND names the index.
 _WAS_SEALED = select(AuditEvent.id).where(text(RARE_KIND), AuditEvent.kind == "macs_sealed").limit(1)
 _ALL_KEYS = select(DataKeyRow.id, DataKeyRow.purpose, DataKeyRow.wrapped).order_by(DataKeyRow.id)

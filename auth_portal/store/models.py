@@ -151,6 +151,9 @@ class SchemaState(Base):
     tables: Mapped[str] = mapped_column(Text)  # their names, apart by spaces
 
 
+PORTAL_ROW = 1
+
+
 class Portal(Base):
     """The one row of portal-wide settings. ``version`` rises with every change to it, a channel or a journey."""
 

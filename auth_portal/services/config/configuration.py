@@ -40,7 +40,7 @@ from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.rules import Rules, Scope, warnings
 from auth_portal.services.config.store import StoredConfig, WantedConfig, read_stored, write
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import Portal
+from auth_portal.store.models import PORTAL_ROW, Portal
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Configuration:
 
         ``stored`` is the configuration before, ``event`` the kind of the audit event.
         """
-        work.execute(update(Portal).where(Portal.id == 1).values(version=Portal.version + 1))
+        work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(version=Portal.version + 1))
         work.record(
             event,
             admin_id=author.admin_id,

@@ -30,7 +30,7 @@ from auth_portal.services.config.journey import IS_STORED, JourneyConfig, result
 from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.store import StoredJourney, stored_channels, stored_document
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import Journey, JourneyVersion, Portal, WebhookEndpoint
+from auth_portal.store.models import PORTAL_ROW, Journey, JourneyVersion, Portal, WebhookEndpoint
 
 UNOPENED_SECONDS = 120.0  # of a chat's time, at most, for which its link may have lain unopened
 SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is read again
@@ -217,11 +217,13 @@ class Journeys:
 
     def _renew(self) -> Snapshot:
         with self._transactions.read() as work:
-            row = work.execute(select(Portal.version, Portal.macs).where(Portal.id == 1)).one_or_none()
+            row = work.execute(select(Portal.version, Portal.macs).where(Portal.id == PORTAL_ROW)).one_or_none()
             version = row.version if row else 0
             work.keyring.read_macs_state(row.macs if row else None)
             if self.known is None or self.known.version != version:
-                portal = work.execute(select(Portal.version, Portal.settings).where(Portal.id == 1)).one_or_none()
+                portal = work.execute(
+                    select(Portal.version, Portal.settings).where(Portal.id == PORTAL_ROW)
+                ).one_or_none()
                 for cached in (self._versions, self.served_version):
                     cached.cache_clear()  # MACs may be required from now on
                 work.keyring.read_id_rule(portal.settings if portal else {})

@@ -31,6 +31,7 @@ from auth_portal.store.db import Work
 from auth_portal.store.models import (
     CALLBACK,
     CHANNEL_SECRETS,
+    PORTAL_ROW,
     ChannelRow,
     ChannelState,
     CustomerRow,
@@ -64,7 +65,7 @@ class StoredJourney(NamedTuple):
 
 
 class IdRule(NamedTuple):
-    """Whether customer IDs are case-sensitive, and what keeps it so: ``customers``; "" if nothing does."""
+    """The rule for customer IDs: whether case counts, and what keeps it so, in words ("customers"); "" if nothing does."""
 
     has_case: bool = False
     held_by: str = ""
@@ -130,7 +131,7 @@ class StoredConfig:
 
 def read_stored(work: Work, *, is_locked: bool) -> StoredConfig:
     """Return the configuration. ``is_locked``: no other transaction changes it until this one ends."""
-    query = select(Portal.settings, Portal.version).where(Portal.id == 1)
+    query = select(Portal.settings, Portal.version).where(Portal.id == PORTAL_ROW)
     portal = work.execute(query.with_for_update() if is_locked else query).one_or_none()
     if portal is None:
         raise Misconfigured("The database holds no portal yet. Run `auth-portal init`.")
@@ -239,7 +240,7 @@ def write(work: Work, stored: StoredConfig, wanted: WantedConfig, author: Author
     written is signed, and often says what is stored.
     """
     if wanted.portal != stored.portal:
-        work.execute(update(Portal).where(Portal.id == 1).values(settings=wanted.portal.stored()))
+        work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(settings=wanted.portal.stored()))
         yield portal_change(stored.portal, wanted.portal)
     for name, channel in stored.channels.items():
         if channel.is_active and name not in wanted.channels:

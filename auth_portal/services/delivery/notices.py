@@ -164,9 +164,9 @@ class Notices:
         return sent
 
     def customer_changed(self, work: Work, row: str, customer_id: str | None, change: str) -> None:
-        """Report a customer that was ``created``, ``changed`` or ``erased``, then without an ID; or ``imported`` ones.
+        """Report to programs that a customer was ``created``, ``changed`` or ``erased``, the last without a customer ID.
 
-        An import reports all of its customers at once, with an empty ``row`` and no ID.
+        An import is reported once for all of its customers: ``imported``, with an empty ``row`` and no customer ID.
         """
         known_by = program_id(work.keyring, row) if row else None
         data = {"id": known_by, "customer_id": customer_id, "change": change}

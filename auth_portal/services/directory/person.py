@@ -47,6 +47,7 @@ from auth_portal.store.models import (
     CUSTOMER_NAME,
     CUSTOMER_PASSWORD,
     CUSTOMER_TOTP_SECRET,
+    PORTAL_ROW,
     Counter,
     CredentialLink,
     CustomerRemoval,
@@ -268,7 +269,7 @@ class CustomerNotices(Protocol):
         ...
 
     def customer_changed(self, work: Work, row: str, customer_id: str | None, change: str) -> None:
-        """Report to programs that a customer was ``created``, ``changed`` or ``erased``, then without an ID."""
+        """Report a change to programs, in the words of ``Notices.customer_changed``."""
         ...
 
 
@@ -543,7 +544,7 @@ def has_id(key: str) -> ColumnElement[bool]:
     return or_(CustomerRow.customer_key == key, and_(CustomerRow.shared_key == key, IS_SHARED))
 
 
-_SETTINGS = select(Portal.settings).where(Portal.id == 1)
+_SETTINGS = select(Portal.settings).where(Portal.id == PORTAL_ROW)
 
 
 def learn_id_rule(connection: Connection, keyring: Keyring) -> None:
@@ -601,9 +602,9 @@ def end_links(work: Work, customers: Sequence[str] | Select[Any], kind: str = ""
     work.execute(ended.where(CredentialLink.kind == kind) if kind else ended)
 
 
-def changed_now(work: Work) -> dict[str, Any]:
+def changed_at(now: datetime) -> dict[str, Any]:
     """Return the columns that every change of a customer sets: its time, and that it has no number yet."""
-    return {"changed_at": work.now, "change_number": None}
+    return {"changed_at": now, "change_number": None}
 
 
 def remember_removed(work: Work, rows: Select[Any]) -> None:

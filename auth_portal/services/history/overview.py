@@ -672,8 +672,8 @@ def _delivery_figures(work: Work, name: str, of: Range) -> DeliveryFigures:
         earlier[False] += int(bad)
     seconds: dict[str, Counter[str]] = {metric: Counter() for metric in _SENT_TIMES}
     names = [metric + BUCKET for metric in _SENT_TIMES]
-    for name_, text_, value in work.execute(_SENT_SUMS, {"since": since, "until": until, "names": names}):
-        seconds[name_.removesuffix(BUCKET)][_labels(text_)[-1]] += int(value)
+    for metric, labels, value in work.execute(_SENT_SUMS, {"since": since, "until": until, "names": names}):
+        seconds[metric.removesuffix(BUCKET)][_labels(labels)[-1]] += int(value)
     places = range(of.hours // of.point)
     return DeliveryFigures(
         range=name,

@@ -57,9 +57,8 @@ from auth_portal.store.models import (
     signed_columns,
 )
 
-SHOWN_DATA = frozenset(RESERVED_AT_FIRST) - {
-    "chat_code"
-}  # variables with the portal's own values, none of them a secret
+# Variables of a result with the portal's own values, without the one that opens the chat.
+SHOWN_DATA = frozenset(RESERVED_AT_FIRST) - {"chat_code"}
 KINDS = ("customer_id", "phone", "email")
 SHOWN_ENDS = 3  # characters of a reference that are shown at each end
 SHORTEST_SHOWN = 10  # a shorter one would be shown almost whole

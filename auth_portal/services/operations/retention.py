@@ -21,6 +21,7 @@ from auth_portal.services.limits import HOUR, Limit
 from auth_portal.store.db import Transactions, Work, dialect_insert, first_id, hour_of
 from auth_portal.store.models import (
     ALL_HOURS,
+    PORTAL_ROW,
     Acceptance,
     AdminLink,
     AdminSession,
@@ -124,7 +125,7 @@ def block_of(moment: datetime) -> datetime:
 def prune(transactions: Transactions, *, is_stopping: IsStopping = lambda: False) -> dict[str, int]:
     """Remove what is due; return how many rows of each kind. Safe to run at any time, and several times at once."""
     with transactions.read() as work:
-        stored = work.execute(select(Portal.settings).where(Portal.id == 1)).scalar_one_or_none()
+        stored = work.execute(select(Portal.settings).where(Portal.id == PORTAL_ROW)).scalar_one_or_none()
         now, retention = work.now, PortalSettings.model_validate(stored or {}).retention
     rules = [*_rules_of_customers(now, retention), *_rules_of_admins(now, retention)]
     removed = dict.fromkeys((rule.kind for rule in rules), 0)

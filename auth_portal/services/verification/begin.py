@@ -46,6 +46,7 @@ from auth_portal.services.verification.end import Endings
 from auth_portal.services.verification.tickets import ChangedTicket, FoundTicket, Ticket, TicketFacts, Tickets
 from auth_portal.store.db import Compiled, Transactions, Work, new_id
 from auth_portal.store.models import (
+    PORTAL_ROW,
     VERIFICATION_REFERENCE,
     Counter,
     Portal,
@@ -353,7 +354,7 @@ _LATEST = Compiled(
     )
     .outerjoin(TicketRow, TicketRow.id == Verification.ticket_id)
     .outerjoin(Counter, and_(Counter.key == bindparam("slowed_key"), Counter.ends_at > bindparam("now")))
-    .where(Portal.id == 1)
+    .where(Portal.id == PORTAL_ROW)
     .order_by(Verification.outcome.is_(None).desc(), Verification.began_at.desc())
     .limit(1)
 )

@@ -93,12 +93,13 @@ def delivery(delivery_id: str) -> Response:
 
 def _delivery_page(delivery_id: str, faults: dict[str, str], *, status: int = 200) -> Response:
     found = services().delivery_lists.get(delivery_id)
+    about = services().stories.of_delivery(delivery_id)
     of = found.line.verification_id if found.slug else None
     return render(
         "admin/deliveries/delivery.html",
         status=status,
         delivery=found,
-        about=(about := services().stories.of_delivery(delivery_id)).subject,
+        about=about.subject,
         fix=about.fix,
         sent=about.request,
         payment=services().stories.line(of).payment if of else "",
