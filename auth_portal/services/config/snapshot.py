@@ -221,9 +221,8 @@ class Journeys:
             version = row.version if row else 0
             work.keyring.read_macs_state(row.macs if row else None)
             if self.known is None or self.known.version != version:
-                portal = work.execute(
-                    select(Portal.version, Portal.settings).where(Portal.id == PORTAL_ROW)
-                ).one_or_none()
+                stored = select(Portal.version, Portal.settings).where(Portal.id == PORTAL_ROW)
+                portal = work.execute(stored).one_or_none()
                 for cached in (self._versions, self.served_version):
                     cached.cache_clear()  # MACs may be required from now on
                 work.keyring.read_id_rule(portal.settings if portal else {})

@@ -65,7 +65,7 @@ class StoredJourney(NamedTuple):
 
 
 class IdRule(NamedTuple):
-    """The rule for customer IDs: whether case counts, and what keeps it so, in words ("customers"); "" if nothing does."""
+    """The rule for customer IDs: whether case counts, and in words what keeps it so, "" if nothing does."""
 
     has_case: bool = False
     held_by: str = ""

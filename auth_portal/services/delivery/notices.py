@@ -164,7 +164,7 @@ class Notices:
         return sent
 
     def customer_changed(self, work: Work, row: str, customer_id: str | None, change: str) -> None:
-        """Report to programs that a customer was ``created``, ``changed`` or ``erased``, the last without a customer ID.
+        """Report to programs that a customer was ``created``, ``changed`` or, without a customer ID, ``erased``.
 
         An import is reported once for all of its customers: ``imported``, with an empty ``row`` and no customer ID.
         """
