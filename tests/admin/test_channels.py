@@ -409,7 +409,7 @@ def test_with_a_fallback_a_channel_can_be_switched_off_under_load(
     with open_world(tmp_path, sqlite_url, receiver, config=CONFIG_SECOND + config, settings=STILL) as world:
         desk = signed_in(world)
         page = desk.get("/admin/channels/second")
-        assert "number 2 of 2, if those before it are off" in page.text
+        assert "number 2 of 2, used if those before it are off" in page.text
         desk.get("/admin/channels/sms")
         assert desk.post("/admin/channels/sms/switch", active="0").status_code == 200
         world.services.journeys.renew()

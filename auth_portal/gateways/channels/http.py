@@ -83,13 +83,13 @@ class HttpConfig(ChannelConfig):
         HeadersField(
             "headers",
             "Headers",
-            "One per line, such as Authorization: Bearer abc. All values are stored as secrets. The value keep leaves "
-            "the stored one as it is.",
+            "One per line, such as Authorization: Bearer abc. All values are stored as secrets. Enter keep "
+            "as a value to leave the stored one as it is.",
             is_secret=True,
             rows=3,
         ),
         FormField(
-            "secret", "Key for {secret}", "Only if the gateway wants its key in address or body.", is_secret=True
+            "secret", "Key for {secret}", "Only if the gateway expects its key in the address or body.", is_secret=True
         ),
         FormField(
             "content_type",
@@ -99,8 +99,8 @@ class HttpConfig(ChannelConfig):
         FormField(
             "body",
             "Body",
-            "A template. {to} {text} {subject} {message_id} are filled in and escaped for each message; {to_digits} is "
-            "the number without +. Leave it empty for a GET.",
+            "A template: {to}, {text}, {subject} and {message_id} are filled in and escaped for each message; "
+            "{to_digits} is the number without +. Leave it empty for a GET.",
             start='{"to": "{to}", "text": "{text}", "id": "{message_id}"}',
             rows=4,
         ),
