@@ -132,7 +132,7 @@ def test_a_delivery_shows_its_request_without_what_is_secret(small_world: World,
         assert secret not in text
     message = ended(small_world, "message")
     text = owner.get(f"{PATH}/{message.id}").text
-    assert "To ••• 567 by sms. The text is not shown." in text
+    assert "To ••• 567 through the channel “sms”. The text is not shown." in text
     assert code not in text
 
 
@@ -156,6 +156,7 @@ def test_what_did_not_leave_says_whether_anyone_can_fix_it(small_world: World, o
     small_world.browser().begin("stranger", "balance", identifier="0829998877")
     text = owner.get(f"{PATH}/{ended(small_world, 'message').id}").text
     assert "This is for support to fix: there was no contact to send to." in text
+    assert "For the channel “sms”. No contact is on record." in text
     row = small_world.services.customers.row_of("C-1002")
     small_world.services.customers.change(row, {"phone": "+447911123456"})
     small_world.browser().begin("abroad", "balance", identifier="C-1002")

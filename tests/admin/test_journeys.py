@@ -160,6 +160,15 @@ def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None
     assert 'aria-describedby="limits-code_digits-help limits-code_digits-fault"' in page.text
 
 
+def test_an_empty_form_of_a_journey_names_each_field_once_in_its_words(owner: Desk) -> None:
+    page = make(owner, "", name="", step1=[])
+    assert page.status_code == 422
+    assert "Name customers see: must not be empty" in page.text
+    assert "Name in the link:" not in page.text, "it is made from the name"
+    assert "Steps: choose how customers prove who they are" in page.text
+    assert "verify step" not in page.text
+
+
 def test_a_method_without_a_channel_is_refused_at_its_step(owner: Desk) -> None:
     page = edit(owner, step1=["email_code"], channel=["sms"])
     assert "Step 2: has email code, but none of the journey" in page.text

@@ -403,7 +403,7 @@ class TestFaults:
         assert sorted(told) == sorted(
             [
                 "acme.toml: extras: is not known; known: portal, channels, journeys",
-                "acme.toml: portal name: must have at least 1 characters",
+                "acme.toml: portal name: must not be empty",
                 "acme.toml: portal default_region: must be two capital letters such as ZA",
                 "acme.toml: portal limits.begins_per_minute: must be a whole number",
                 "acme.toml: portal flavour: is not known here",

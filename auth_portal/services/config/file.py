@@ -183,6 +183,8 @@ def _reason(key: str, fault: Mapping[str, Any]) -> str:
     kind = fault["type"]
     if kind == "string_pattern_mismatch":
         return KNOWN_PATTERNS.get(key.rpartition(".")[2], "is not in the required form")
+    if kind == "string_too_short" and context["min_length"] == 1:
+        return "must not be empty"
     if kind in _REASONS:
         return _REASONS[kind].format_map(context)
     return str(fault["msg"]).removeprefix("Value error, ")

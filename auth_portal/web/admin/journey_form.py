@@ -275,6 +275,8 @@ def faults_of(found: Iterable[Fault]) -> dict[str, str]:
             field = re.sub(r"^(limits\.\w+|channels)\[\d+\]$", r"\1", key)
             if reason.startswith("must have at least") and field.startswith("steps"):
                 reason = _("choose at least one")
+            if reason.startswith("must have a verify step"):
+                reason = _("choose how customers prove who they are: anyone can enter someone else's number or address")
         faults[field] = f"{faults[field]}; {reason}" if field in faults else reason
     return faults
 

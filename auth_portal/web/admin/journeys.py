@@ -230,6 +230,8 @@ def _form_page(
     snapshot = services().journeys.current()
     known = snapshot.channels  # those in use; the form may name others that are off or deleted
     carried = {name: " + ".join(sorted(channel.message_kinds)) for name, channel in known.items()}
+    if faults and "name" in faults and not typed.fields.get("slug"):  # it would be made from the name
+        faults = {field: reason for field, reason in faults.items() if field != "slug"}
     return render(
         "admin/journeys/form.html",
         status=status,
