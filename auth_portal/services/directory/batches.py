@@ -22,7 +22,7 @@ from auth_portal.services.directory.person import (
     IS_SHARED,
     OWN,
     PERSON_COLUMNS,
-    changed_at,
+    as_changed,
     country_of,
     customer_key,
     end_links,
@@ -77,7 +77,7 @@ def insert_from(work: Work, values: Mapping[str, Any], rows: Select[Any]) -> int
 
 def update_from(work: Work, values: Mapping[str, Any], *where: ColumnElement[bool]) -> int:
     """Update customers from the rows of another table that ``where`` joins; return how many were changed."""
-    return int(work.execute(update(_CUSTOMERS).where(*where).values(**values, **changed_at(work.now))).rowcount)
+    return int(work.execute(update(_CUSTOMERS).where(*where).values(**values, **as_changed(work.now))).rowcount)
 
 
 def delete_those(work: Work, rows: Select[Any]) -> int:

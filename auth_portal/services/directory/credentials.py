@@ -21,7 +21,7 @@ from auth_portal.services.config.snapshot import Journeys, Snapshot
 from auth_portal.services.directory.person import (
     CustomerNotices,
     Person,
-    changed_at,
+    as_changed,
     end_links,
     get_person,
     mask_contact,
@@ -155,7 +155,7 @@ class Credentials:
             raise NotFound("not_found")
         with self._transactions.write() as work:
             person = get_person(work.connection, row)
-            values = {**RESETTABLE[method], **changed_at(work.now)}
+            values = {**RESETTABLE[method], **as_changed(work.now)}
             work.execute(update(CustomerRow).where(CustomerRow.id == row).values(**values))
             end_links(work, [row], method)
             facts |= {"subject_id": person.subject_id, "admin_id": admin_id, "method": method}

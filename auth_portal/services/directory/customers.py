@@ -37,7 +37,7 @@ from auth_portal.services.directory.fields import (
 )
 from auth_portal.services.directory.person import (
     CustomerNotices,
-    changed_at,
+    as_changed,
     end_links,
     hold_id_rule,
     learn_id_rule,
@@ -436,7 +436,7 @@ class Customers:
         stored = self._stored(row)
         with self._transactions.write() as work:
             switched = update(CustomerRow).where(CustomerRow.id == row)
-            work.execute(switched.values(**activity(work.keyring, row, is_active=is_active), **changed_at(work.now)))
+            work.execute(switched.values(**activity(work.keyring, row, is_active=is_active), **as_changed(work.now)))
             who = {"subject_id": stored["subject_id"], "admin_id": admin_id, **facts}
             work.record(_switch_kind(is_active=is_active), **who)
             self._notices.customer_changed(work, row, stored["customer_id"], "changed")
@@ -500,7 +500,7 @@ def _overwrite(work: Work, stored: Mapping[str, Any], values: dict[str, Any]) ->
     """
     changed_at = stored["changed_at"]
     if values:
-        values |= changed_at(work.now)
+        values |= as_changed(work.now)
         values["changed_at"] = changed_at = max(work.now, changed_at + timedelta(microseconds=1))
     same = (CustomerRow.id == stored["id"]) & (CustomerRow.changed_at == stored["changed_at"])
     return work.execute(update(CustomerRow).where(same).values(**values | {"changed_at": changed_at})).rowcount == 1

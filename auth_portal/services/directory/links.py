@@ -32,7 +32,7 @@ from auth_portal.services.directory.person import (
     CustomerNotices,
     LinkView,
     Person,
-    changed_at,
+    as_changed,
     end_links,
     get_person,
     is_trusted,
@@ -315,7 +315,7 @@ class CredentialLinks:
         with self._transactions.write() as work:
             self._use_up(work, offer)
             active = (CustomerRow.id == person.row) & CustomerRow.is_active
-            if work.execute(update(CustomerRow).where(active).values(**values, **changed_at(work.now))).rowcount != 1:
+            if work.execute(update(CustomerRow).where(active).values(**values, **as_changed(work.now))).rowcount != 1:
                 raise Gone("credential_link_over")
             self._tries.clear(work, person.row, offer.kind, is_ticketed=True)
             kind = "credential_set_in_person" if by_admin else "credential_set_by_link"

@@ -602,7 +602,7 @@ def end_links(work: Work, customers: Sequence[str] | Select[Any], kind: str = ""
     work.execute(ended.where(CredentialLink.kind == kind) if kind else ended)
 
 
-def changed_at(now: datetime) -> dict[str, Any]:
+def as_changed(now: datetime) -> dict[str, Any]:
     """Return the columns that every change of a customer sets: its time, and that it has no number yet."""
     return {"changed_at": now, "change_number": None}
 

@@ -30,7 +30,7 @@ from auth_portal.services.directory.fields import (
     new_row,
     recorded_changes,
 )
-from auth_portal.services.directory.person import CustomerNotices, changed_at, customer_key, hold_id_rule, shared_keys
+from auth_portal.services.directory.person import CustomerNotices, as_changed, customer_key, hold_id_rule, shared_keys
 from auth_portal.services.imports.csv import CASE, CustomerEntry, RowFault
 from auth_portal.services.imports.staging import RESPELLED, Comparison, RowPlan
 from auth_portal.store.db import Transactions, Work
@@ -176,7 +176,7 @@ class BulkSave:
                 is_active = plan.is_active
                 switched = {} if is_active is None else activity(keyring, row_id, is_active=is_active)
                 columns = column_values(keyring, row_id, texts, is_long=long)
-                changed = {**changed_at(now), **contact_times(texts, now)}
+                changed = {**as_changed(now), **contact_times(texts, now)}
                 values = {"id": row_id, **columns, **changed, **switched}
                 changes[tuple(values)].append(values)
         return rows, list(changes.values())
