@@ -336,8 +336,10 @@ class Checkpoints:
         while self._is_due.wait() and not self._is_closed:
             self._is_due.clear()
             # A reader in the way or a full disk leaves the rest to the next one.
-            with suppress(SQLAlchemyError), self._engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+            faults = SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error
+            with suppress(*faults), self._engine.connect() as connection:
+                driver: Any = connection.connection.dbapi_connection
+                driver.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
 
 class Writers:
@@ -419,7 +421,8 @@ class Writers:
     def _new_group(self) -> Group:
         if self._connection is None:
             self._connection = self._engine.connect()
-            self._connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={LONG_LOG_PAGES}")
+            driver: Any = self._connection.connection.dbapi_connection
+            driver.execute(f"PRAGMA wal_autocheckpoint={LONG_LOG_PAGES}").close()
         try:
             return Group(self._connection)
         except BaseException:
