@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -267,6 +268,17 @@ def test_each_end_of_a_verification_is_read_once_in_the_order_of_the_trail(world
     assert ends(crm, after)[0] == []
     assert ends(crm)[0] == first + last  # from the beginning
     assert ends(crm, limit=1)[0] == first + last
+
+
+def test_a_place_of_another_portal_is_refused(world: World, crm: Program) -> None:
+    """A program that was moved from a test portal would miss whatever has lower numbers here."""
+    copy = Copy(crm)
+    copy.read()
+    portal, numbers = base64.urlsafe_b64decode(copy.after + "===").decode().split(".", 1)
+    assert crm.get(f"{CUSTOMERS}?after={copy.after}").status_code == 200
+    for other in (f"{'0' * len(portal)}.{numbers}", numbers):
+        after = base64.urlsafe_b64encode(other.encode()).decode().rstrip("=")
+        problem(crm.get(f"{CUSTOMERS}?after={after}"), 410, "changes_forgotten")
 
 
 def test_a_place_in_another_trail_is_refused(world: World, crm: Program) -> None:

@@ -136,21 +136,22 @@ class ChangePlace(NamedTuple):
     """Where a program has got to among the changes of customers: it has all up to ``number``.
 
     ``since`` is what the last number was when it last had all, or when it began: of customers who were removed before
-    that it has never heard.
+    that it has never heard. ``portal`` says whose numbers these are.
     """
 
-    number: int = 0
-    since: int = 0
+    portal: str
+    number: int
+    since: int
 
     @classmethod
     def read(cls, text: str) -> Self:
         """Return the place that a text came from (``str``). Raise Gone for any other text."""
-        if (found := re.fullmatch(r"(\d{1,18})\.(\d{1,18})", text, re.ASCII)) is None:
+        if (found := re.fullmatch(r"([0-9a-f]{8})\.(\d{1,18})\.(\d{1,18})", text, re.ASCII)) is None:
             raise Gone("changes_forgotten")
-        return cls(*map(int, found.groups()))
+        return cls(found[1], int(found[2]), int(found[3]))
 
     def __str__(self) -> str:
-        return f"{self.number}.{self.since}"
+        return f"{self.portal}.{self.number}.{self.since}"
 
 
 @dataclass(frozen=True)
@@ -275,14 +276,15 @@ class Customers:
         A change is numbered after it has committed, and by the next who asks, under one lock: so no lower number ever
         appears after a higher one was read, whatever the clocks say and however long a transaction takes. What commits
         later gets a later number, and a customer who changes again moves to the end. Raise Gone for a place that is so
-        old that removals since were forgotten, or that a restored backup does not know.
+        old that removals since were forgotten, that a restored backup does not know, or that is another portal's.
         """
+        portal = self._transactions.keyring.index("change feed", "")[:8]
         is_more = self._number_changes()
         with self._transactions.read() as work:
             feed = work.execute(select(ChangeFeed.last_number, ChangeFeed.cut_number)).one_or_none()
             last, cut = (feed.last_number, feed.cut_number) if feed is not None else (0, 0)
-            place = place or ChangePlace(0, last)
-            if place.since < cut or max(place) > last:
+            place = place or ChangePlace(portal, 0, last)
+            if place.portal != portal or place.since < cut or max(place.number, place.since) > last:
                 raise Gone("changes_forgotten")
             # All up to ``last`` has committed; what is numbered while this reads has to wait for the next page.
             number = CustomerRow.change_number
@@ -296,7 +298,7 @@ class Customers:
         entries = sorted(found, key=lambda one: one[0])[:most]
         is_full = len(entries) == most
         reached = entries[-1][0] if is_full else last
-        at = ChangePlace(reached, place.since if is_full else last)
+        at = ChangePlace(portal, reached, place.since if is_full else last)
         return CustomerChanges(tuple(entry for _number, entry in entries), at, is_full or is_more)
 
     def _number_changes(self) -> bool:
