@@ -545,6 +545,13 @@ def test_a_callback_that_flow_refuses(world: World) -> None:
     assert found.callback_id
 
 
+def test_who_is_verified_but_waits_in_the_chat_is_not_sent_away(world: World) -> None:
+    world.receiver.answers = [503] * 9
+    verified(world, "app").prove(world.totp())
+    wait_for(lambda: "after one try: HTTP 503" in advised(world))
+    assert "Now: Ask them to stay in the chat: the portal sends the answer again" in advised(world)
+
+
 def test_a_callback_that_is_tried_again(world: World) -> None:
     world.receiver.answers = [503]
     browser = verified(world, "app")

@@ -412,7 +412,8 @@ def callback(record: Record) -> Iterator[Moment]:
         yield replace(_accepted(record, result, at, last.milliseconds), delivery=line.id)
     elif line.state == DeliveryState.PENDING:
         text = _("The chat has not received “%(result)s” yet, after %(tries)s: %(last)s.", **values)
-        yield Moment(at, text, _("chat not informed yet (%(last)s)", **values), "warn", delivery=line.id)
+        waits = "chat_waits" if tries and record.row.outcome == VERIFIED else ""
+        yield Moment(at, text, _("chat not informed yet (%(last)s)", **values), "warn", waits, delivery=line.id)
     elif line.state == DeliveryState.SUPERSEDED:
         text = _(
             "The result “%(result)s” was withdrawn: the link was opened again before the chat accepted it.", **values

@@ -282,6 +282,10 @@ HELP: Mapping[str, HelpWords] = {
     "newer": HelpWords("See all verifications of this link. The newest one counts.", " ", act="link"),
     # where the chat stands
     "chat_unaware": HelpWords("Ask whether the chat continued.", "If it did not, they ask for a new link in the chat."),
+    "chat_waits": HelpWords(
+        "Ask them to stay in the chat: the portal sends the answer again until it arrives or the chat ends.",
+        "Only if the chat ends first, they ask for a new link in a new chat.",
+    ),
     # nothing else went wrong
     "live": HelpWords("Nothing needs to be done yet.", is_rest=True),
     "verified": HelpWords("Nothing needs to be done.", " ", is_rest=True),
