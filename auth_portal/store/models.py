@@ -315,7 +315,7 @@ class CustomerRow(Base):
 
 
 class CustomerRemoval(Base):
-    """A customer who was erased, by what programs knew them by: a keyed hash of an id that is nowhere any longer."""
+    """A customer who was erased, under the ``id`` that programs know: a keyed hash of an id that is stored nowhere."""
 
     __tablename__ = "customer_removals"
     id: Mapped[str] = mapped_column(Id, primary_key=True)

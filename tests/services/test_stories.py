@@ -36,14 +36,14 @@ def story(world: World, number: int = -1) -> Story:
     return world.services.stories.get(rows[number].id)
 
 
-def text_of(told: Story) -> str:
+def text_of(found: Story) -> str:
     return "\n".join(
         [
-            told.headline,
-            told.in_short,
-            told.reference,
-            *(one.text for one in told.moments),
-            *(one.text for one in told.timeline),
+            found.headline,
+            found.in_short,
+            found.reference,
+            *(one.text for one in found.moments),
+            *(one.text for one in found.timeline),
         ]
     )
 
