@@ -15,7 +15,7 @@ from itertools import groupby
 
 from auth_portal.i18n import plain as _
 from auth_portal.methods import CARRIES, method_name, words_of
-from auth_portal.services.delivery.outbox import TIME_WAS_OVER
+from auth_portal.services.delivery.outbox import LOST, TIME_WAS_OVER
 from auth_portal.services.history import words
 from auth_portal.services.history.record import CodeFacts, DeliveryFacts, DeliveryFix, EventFacts, Record, VisitFacts
 from auth_portal.services.history.words import counted, span
@@ -652,11 +652,10 @@ def is_our_fault(record: Record) -> bool:
     """Report whether it failed for a reason that is none of the customer's."""
     if record.row.outcome is None:
         return False
-    lost = (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
     codes = [one for one in record.messages if one.line.challenge_id]
     no_code = bool(codes) and record.row.outcome in ("expired", "no_code", "cancelled")
-    no_code = no_code and all(one.line.state in lost for one in codes)
-    is_unheard = record.callback is not None and record.callback.line.state in lost
+    no_code = no_code and all(one.line.state in LOST for one in codes)
+    is_unheard = record.callback is not None and record.callback.line.state in LOST
     return no_code or is_unheard or (record.why_ended or record.row.outcome) in words.OUR_FAULT
 
 
