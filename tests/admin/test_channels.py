@@ -66,6 +66,9 @@ def test_a_known_provider_asks_for_what_is_one_s_own(desk: Desk) -> None:
     assert "hush-hush" not in page
     page = desk.post(NEW, **{**given, "secret": "", "daily_cap": "50"}).text
     assert page.count('aria-invalid="true"') == 1
+    page = desk.post(NEW, **{**given, "secret": "", "name": "Bad Name", "daily_cap": "many"}).text
+    assert re.findall(r"<input id=\"(\w+)\"[^>]*aria-invalid", page) == ["name", "secret", "daily_cap"]
+    assert page.count("Nothing was saved") == 1
     desk.post(NEW, **given, daily_cap="50")
     assert desk.path == "/admin/channels/twilio", desk.page.text
     assert "api.twilio.com/2010-04-01/Accounts/AC1/Messages.json" in desk.page.text

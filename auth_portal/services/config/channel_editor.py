@@ -108,11 +108,16 @@ class ChannelEditor:
         if (preset := presets().get(key)) is None:
             raise NotFound("not_found")
         missing = [*preset.missing(typed), *(name for name in NEEDED if not typed.get(name, "").strip())]
-        if missing:
-            return SaveResult(tuple(Fault("", name, "is missing") for name in missing))
+        filled = {**typed, **dict.fromkeys(missing, "1")}  # what is wrong with the others is said at the same time
         shared = [field for field in KINDS["http"].config_type.FORM if field.name in SHARED]
-        values = {**preset.channel(typed), "name": typed.get("name", ""), **read_fields(shared, typed)}
-        return self._configuration.save(NewChannel(values, author))
+        values = {**preset.channel(filled), "name": typed.get("name", ""), **read_fields(shared, filled)}
+        if not missing:
+            return self._configuration.save(NewChannel(values, author))
+        faults = Faults("")
+        read_channel(Table("", values["name"], values), None, faults)
+        shown = {"name", *SHARED} - set(missing)
+        others = [fault for fault in faults.found if fault.key.partition(".")[0] in shown]
+        return SaveResult((*(Fault("", name, "is missing") for name in missing), *others))
 
     def change(self, name: str, typed: Mapping[str, str], author: Author, *, based_on: str) -> SaveResult:
         """Give a channel the settings of a form; its name and kind stay, and it stays off if it is off.
