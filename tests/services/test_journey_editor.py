@@ -120,7 +120,7 @@ def test_saving_what_is_there_makes_no_version(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("values", "key", "words"),
     [
-        ({"name": ""}, "name", "at least 1"),
+        ({"name": ""}, "name", "must not be empty"),
         ({"limits": {"code_digits": 4}}, "limits.code_digits", "at least 6"),
         ({"callback": {"server": "http://10.0.0.1"}}, "callback.server", "https"),
         ({"channels": ["smoke"]}, "channels", "no such channel"),
