@@ -509,7 +509,7 @@ def sign(url: str, numbers: Iterable[int]) -> None:
     with database.read() as connection:  # Reach opens a sample of the phones
         sample = select(CustomerRow.customer_id).where(CustomerRow.phone_key.is_not(None), CustomerRow.is_active)
         found = connection.execute(sample.order_by(CustomerRow.phone_key).limit(LINES_LOOKED_AT)).scalars()
-        numbers = sorted({*numbers, *(int(one.removeprefix("M-")) for one in found)})
+        numbers = sorted({*numbers, *(int(one[2:]) for one in found if one.startswith("M-"))})
     for begin in range(0, len(numbers), 500):
         some = numbers[begin : begin + 500]
         for model, letter, values in _SEALED:
