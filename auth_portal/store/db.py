@@ -299,7 +299,7 @@ class Group:
 
 
 class Checkpoints:
-    """Write SQLite's log into the database in a thread of their own: a commit would wait for it, tens of milliseconds.
+    """Write SQLite's log into the database in a separate thread: a commit would wait for it, tens of milliseconds.
 
     What a thread that is late leaves is bounded: a commit does it itself once the log has LONG_LOG_PAGES.
     """

@@ -2,8 +2,8 @@
 
 See standardwebhooks.com. They are rows of the outbox, so that they commit with what they report and block nothing. The
 signature is made when a row is sent, so that a renewed secret also signs what is still waiting. Alerts go to the one
-address of the settings, fixed when the row is written. Events go to endpoints, each with a secret of its own and the
-events that it asks for; they are a kind of delivery of their own with threads of their own, so that a slow endpoint
+address of the settings, fixed when the row is written. Events go to endpoints, each with its secret and the events
+that it asks for; they are a separate kind of delivery with separate threads, so that a slow endpoint
 keeps neither a result nor a message waiting, and a process of an older version sends none of them.
 """
 
@@ -68,7 +68,7 @@ LONGEST_URL = 500  # characters
 OVERLAP = timedelta(hours=24)  # for which a replaced secret of an endpoint signs too
 # Seconds before each retry of an event; then the last of them again, until a day is over.
 EVENT_WAITS = (5, 30, 120, 600, 1800, 3600, 7200, 14400)
-GONE = 410  # what a program answers that wants no more events
+GONE = 410  # what a program answers to get no further events
 TEST_EVENT = "webhook.test"
 TEST_LIFETIME = timedelta(seconds=60)  # the owner who sent it is looking at the page
 EVENTS: Mapping[str, str] = {
@@ -149,14 +149,14 @@ class Webhooks:
                 self._switch_off(work, called)
 
     def _switch_off(self, work: Work, called: Called) -> None:
-        """Switch off an endpoint whose program wants no more events, and notify all owners."""
+        """Switch off an endpoint whose program refuses further events, and notify all owners."""
         off = update(WebhookEndpoint).where(called.is_still_so, WebhookEndpoint.is_active)
         off = off.values(is_active=False, gone_at=work.now).returning(WebhookEndpoint.target)
         row = work.execute(off).one_or_none()
         if row is not None:
             self._read_again(work)
             work.record("webhook_endpoint_gone", endpoint=called.endpoint, to=row.target)
-            lines = [f"{row.target} answered 410 (gone), so it gets no more events until you switch it on again."]
+            lines = [f"{row.target} answered 410 (gone), so it gets no events until you switch it on again."]
             self._notify_owners(work, "A webhook was switched off", lines, None, [f"{PAGE}/webhooks/{called.endpoint}"])
 
     def _called(self, endpoint: str, *, is_test: bool) -> Called:

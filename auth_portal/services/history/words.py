@@ -340,7 +340,7 @@ FIXES: Mapping[str, tuple[str, str, str]] = {
     ),
     "webhook_410": (
         "This is for the person who runs the program.",
-        "It answered that it wants no more events (410). A webhook under API keys was switched off; an owner can "
+        "It answered that it refuses further events (410). A webhook under API keys was switched off; an owner can "
         "switch it on again.",
         "bad",
     ),
