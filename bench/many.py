@@ -490,13 +490,17 @@ def _staged(dialect: Dialect) -> dict[str, str]:
 def shown_numbers() -> list[int]:
     """The numbers of the customers and verifications that pages show: the newest, the rare ones, and some between."""
     before = (datetime(2026, 11, 9, tzinfo=UTC) - datetime(2026, 10, 23, 12, tzinfo=UTC)) / timedelta(days=30)
+    by_id = sorted(range(CUSTOMERS), key=str)  # as the list of customers has them
+    middle = by_id.index(CUSTOMERS // 2)
     found = {
         *range(VERIFICATIONS - 6000, VERIFICATIONS),
         *range(VERIFICATIONS // 2 - 200, VERIFICATIONS // 2 + 1),
         *range(int(before * VERIFICATIONS) - 1000, int(before * VERIFICATIONS) + 10),
         *range(2000),
         *range(5, VERIFICATIONS, 10_000),
-        *(int(key) for key in sorted(map(str, range(CUSTOMERS)))[:200]),
+        *by_id[:200],
+        *by_id[middle : middle + 200],
+        *by_id[-200:],
         123_456,
     }
     return sorted(found)
