@@ -30,7 +30,7 @@ from auth_portal.clock import Clock, iso, system_clock
 from auth_portal.errors import DatabaseAway, Misconfigured
 from auth_portal.methods import any_method, method_name, words_of
 from auth_portal.services.config.journey import all_proofs
-from auth_portal.services.history.words import OUTCOMES, browser_words, span
+from auth_portal.services.history.words import CHOICES, OUTCOMES, browser_words, field_words, span, value_words
 from auth_portal.services.serving import RETRY_SECONDS, Services, build
 from auth_portal.services.steps import text_of, typed_texts
 from auth_portal.settings import VERSION, Settings, delivered, read_settings
@@ -83,6 +83,12 @@ def create_app(*, clock: Clock = system_clock) -> Flask:
             "span": span,
             "browser_words": browser_words,
             "country_name": i18n.country_name,
+            "language_name": i18n.language_name,
+            "lasting": i18n.lasting,
+            "field_names": i18n.FIELD_NAMES,
+            "field_words": field_words,
+            "value_words": value_words,
+            "choices": CHOICES,
         }
     )
     app.jinja_env.newstyle_gettext = True  # type: ignore[attr-defined]

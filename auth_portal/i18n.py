@@ -1,4 +1,4 @@
-"""Texts: gettext for the pages and messages, and one sentence for each error code.
+"""Texts: gettext for the pages and messages, one sentence for each error code, and the name of each field.
 
 English is built in; a language is a folder below ``translations/`` with gettext's own layout (docs/languages.md). Only
 what customers read is translated, so the language is that of a customer: ``speaking`` sets it for a page or a message,
@@ -121,6 +121,166 @@ CUSTOMER_ERRORS = frozenset(
         "server_error",
     }
 )
+
+
+# --- What admins call the fields of what they change: the same in forms, in lists, in the audit and in mail to owners
+
+_LOOK_NAMES = {
+    "colour": "Colour",
+    "radius": "Roundness of corners",
+    "logo": "Logo",
+    "logo_dark": "Logo for dark pages",
+}
+FIELD_NAMES: Mapping[str, Mapping[str, str]] = {
+    "portal": {
+        "name": "Name",
+        "latin_name": "Name in Latin letters",
+        "support_contact": "Help for customers",
+        "default_region": "Default country",
+        "case_sensitive_ids": "Customer IDs are case-sensitive",
+        "time_zone": "Time zone",
+        "language": "Language",
+        "languages": "Languages customers can choose",
+        **_LOOK_NAMES,
+        "hide_name": "Hide the name next to the logo",
+        "limits.begins_per_minute": "Verifications begun per minute",
+        "limits.password_checks_per_minute": "Passwords checked per minute",
+        "retention.codes_hours": "Codes, in hours",
+        "retention.verifications_days": "Verifications, deliveries and alerts, in days",
+        "retention.audit_days": "Audit, in days",
+        "alerts.email": "Send alerts to all owners by email",
+        "notices_by": "Channel for emails to owners",
+        "alerts.webhook": "Send alerts to a program (webhook)",
+    },
+    "journey": {
+        "slug": "Name in the link",
+        "name": "Name customers see",
+        "note": "Why (optional)",
+        "default": "Default journey",
+        "active": "Switched on",
+        "chat_seconds": "Chat clock",
+        "return_url": "Link back to the chat",
+        "relay_defence": "If the link is passed on",
+        "shares_result": "May share its text for verified",
+        "channels": "Channels, in order",
+        "steps": "Steps",
+        "callback.server": "Where the answer goes",
+        "callback.contract": "Node in the chat flow",
+        "data": "Variables",
+        "limits.code_digits": "Digits of a code",
+        "limits.code_seconds": "Validity of a code",
+        "limits.wrong_tries": "Wrong tries in one chat",
+        "limits.sends": "Messages in one chat",
+        "limits.resend_waits": "Waits before another message",
+        "limits.identity_changes": "Changes of details",
+        "limits.credential_tries_day": "Wrong tries per customer and method in 24 hours",
+        "limits.credential_tries_total": "Wrong tries per customer and method since the last success",
+        "limits.destination_hour": "Codes to one phone or address in an hour",
+        "limits.destination_day": "Codes to one phone or address in a day",
+        "limits.changed_contact_hours": "Hours until a changed contact may be the only proof",
+        "texts.landing": "Your words on the first page",
+        "texts.done": "Your words after success",
+        "texts.closed": "Your words while it is closed",
+        **_LOOK_NAMES,
+        "hide_name": "Name next to the logo",
+        "wording": "Texts",
+        **dict.fromkeys(
+            ("second_factor", "logo_second_factor", "logo_dark_second_factor"), "Code from your authenticator app"
+        ),
+    },
+    "channel": {"name": "Name", "kind": "Kind"},  # each kind names its other fields itself
+    "customer": {
+        "customer_id": "Customer ID",
+        "name": "Name",
+        "phone": "Phone",
+        "email": "Email",
+        "locale": "Language",
+        "password": "Password",
+        "totp_secret": "Authenticator app",
+        "is_active": "Switched on",
+    },
+    "admin": {"name": "Name", "email": "Email address", "role": "Role", "is_active": "May sign in"},
+}
+# Of a step in a journey, after its number.
+STEP_FIELD_NAMES: Mapping[str, str] = {
+    "kind": "Kind",
+    "by": "Who they are",
+    "any_of": "How they prove it",
+    "title": "Heading",
+    "text": "Text",
+    "version": "Version",
+    "valid_from": "Valid from",
+    "link": "Link to the text",
+    "sha256": "SHA-256 of the document",
+    "boxes": "Checkbox",
+    "again": "Asked again",
+    "layout": "Layout",
+    "store_days": "Days the answers are stored",
+    "anonymous": "Anonymous",
+    "questions": "Question",
+    "key": "Name of its variable",
+    "ask": "Text",
+    "label": "Text",
+    "hint": "Hint",
+    "required": "Required",
+    "options": "Option",
+    "least": "Least",
+    "most": "Most",
+    "low": "What the low end means",
+    "high": "What the high end means",
+    "only_if": "Only if",
+    "hosts": "Hosts",
+    "address": "Address or phone number",
+    "when": "Offered",
+    "shares_customer": "Gets the customer ID",
+    "zone": "Time zone",
+    "hours": "Opening hours",
+    "holidays": "Days on which it is closed",
+}
+_DAYS = {day[:3].lower(): day for day in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")}
+_PART = re.compile(r"([^\[\]]*)(?:\[(\d+)\])?")  # of a key: steps[2]
+
+
+def field_name(table: str, key: str) -> str:
+    """Return what admins call a field, such as ``limits.wrong_tries`` of a ``journey``, in English.
+
+    A field that no table names is written with blanks: ``old_key`` as "Old key".
+    """
+    names = FIELD_NAMES.get(table, {})
+    if key in names:
+        return names[key]
+    head, _dot, rest = key.partition(".")
+    if head.startswith("steps["):
+        return step_field_name(head, rest)
+    if table == "journey" and head in ("results", "data"):
+        return f"Result for {rest}" if head == "results" else f"Variable {rest}"
+    if table == "journey" and head == "wording":
+        tag, _dot, text = rest.partition(".")
+        return f"Text in {language_name(tag)}: {text}"
+    named = names.get(head) or sentence_case(head.replace("_", " "))
+    return f"{named}: {rest.replace('_', ' ')}" if rest else named
+
+
+def step_field_name(step: str, rest: str) -> str:
+    """Return what admins call a field of a step: ``steps[2]`` and ``boxes[1].label`` as "Step 2, checkbox 1, text"."""
+    number = _PART.fullmatch(step)
+    words = [f"Step {number[2] if number else ''}"]
+    for part in rest.split(".") if rest else ():
+        found = _PART.fullmatch(part)
+        name, place = (found[1], found[2]) if found else (part, "")
+        named = in_sentence(STEP_FIELD_NAMES.get(name, "")) or _DAYS.get(name) or language_name(name).replace("_", " ")
+        words.append(f"{named} {place}" if place else named)
+    return ", ".join(words)
+
+
+def sentence_case(text: str) -> str:
+    """Return a text with its first letter large and the others as they are: SMS stays SMS."""
+    return text[:1].upper() + text[1:]
+
+
+def in_sentence(text: str) -> str:
+    """Return a name within a sentence: "Customer ID" as "customer ID", and SMS as it is."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 # --- Languages
@@ -438,6 +598,48 @@ def format_date(day: date, region: str = "") -> str:
 def country_name(region: str) -> str:
     """Return the name of a country (ISO 3166, two letters) in the language, or the code if it has none there."""
     return str(_cldr(spoken.get(), "").territories.get(region, region))
+
+
+def language_name(tag: str) -> str:
+    """Return the name of a language (BCP 47) in the language of the page, or the tag if it has none there.
+
+    For lists of what customers can read there is ``Language.name``, which is in the language itself.
+    """
+    core = importlib.import_module("babel.core")
+    try:
+        name = core.Locale.parse(tag, sep="-").get_display_name(_cldr(spoken.get(), ""))
+    except (core.UnknownLocaleError, ValueError):
+        return tag
+    return str(name or tag)
+
+
+# --- Lengths of time, as admins write and read them
+
+_UNITS = (("hour", "hours", 3600), ("minute", "minutes", 60), ("second", "seconds", 1))
+_LASTING = re.compile(
+    r"(?:(\d{1,5}) ?h(?:ours?|rs?)?)? ?(?:(\d{1,5}) ?m(?:in(?:ute)?s?)?)? ?(?:(\d{1,5}) ?s(?:ec(?:ond)?s?)?)?", re.ASCII
+)
+
+
+def lasting(seconds: int) -> str:
+    """Return a length of time that someone chose, in words: "5 minutes", "1 minute 30 seconds"."""
+    found, rest = [], seconds
+    for one, many, size in _UNITS:
+        count, rest = divmod(rest, size)
+        if count:
+            found.append(f"{count} {one if count == 1 else many}")
+    return " ".join(found) or "0 seconds"
+
+
+def read_lasting(text: str) -> int | str:
+    """Return the seconds of a length of time such as "5 minutes", "90 s" or "1 h 30 min"; else the text as it is.
+
+    A number alone names no unit, so it is such a text: 5 may be meant in minutes, and 300 in seconds.
+    """
+    found = _LASTING.fullmatch(" ".join(text.replace(",", " ").replace("and", " ").lower().split()))
+    if found is None or not any(found.groups()):
+        return text
+    return sum(int(count or 0) * size for count, (_one, _many, size) in zip(found.groups(), _UNITS, strict=True))
 
 
 @cache

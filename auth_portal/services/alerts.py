@@ -64,7 +64,7 @@ CALM_SECONDS = 10  # up to here a target has enough of them again
 STUCK_TRIES = 4  # a callback tried this often (8 s) without being accepted already counts as failing
 CHANNEL_FAILURES = 3  # messages in a row; one is enough if only an admin can fix it
 _LOST = (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
-_TITLES = {
+TITLES = {
     "audit": "the audit trail is not sealed",
     "callbacks": "results do not reach the chat",
     "channel": "a channel fails",
@@ -101,6 +101,8 @@ class Alert:
 
 class Alerts:
     """Evaluate what can go wrong, and notify."""
+
+    titles = TITLES
 
     def __init__(
         self, transactions: Transactions, journeys: Journeys, notices: Notices, webhooks: Webhooks, *, public_url: str
@@ -154,7 +156,7 @@ class Alerts:
             if name in found:
                 if not found[name].is_bad:
                     self._end(row, notifies=True)
-            elif row.kind in _TITLES and row.kind != "callbacks":
+            elif row.kind in TITLES and row.kind != "callbacks":
                 # A channel that was switched off and a cap of yesterday end quietly; a server that nothing was sent to
                 # is not known to work. A kind that a newer version has is for its processes to end.
                 self._end(row, notifies=False)
@@ -167,7 +169,7 @@ class Alerts:
         """Return how many alerts of each kind are open."""
         query = select(AlertRow.kind, func.count().label("alerts")).where(AlertRow.ended_at.is_(None))
         found = {row.kind: row.alerts for row in work.execute(query.group_by(AlertRow.kind))}
-        return {**dict.fromkeys(_TITLES, 0), **found}
+        return {**dict.fromkeys(TITLES, 0), **found}
 
     def cap_shares(self, work: Work) -> dict[tuple[str, str, str], float]:
         """Return which share of each cap is used, by channel, country and "day" or "hour"."""
@@ -225,7 +227,7 @@ class Alerts:
         words = f"Over since {portal.wall.with_zone(work.now)}: {alert.text}" if is_over else alert.text
         link = f"{self._public_url}{alert.link}"
         if portal.alerts.email:
-            subject = f"{'Over' if is_over else 'Alert'}: {_TITLES.get(alert.kind, alert.kind)} ({alert.subject})"
+            subject = f"{'Over' if is_over else 'Alert'}: {TITLES.get(alert.kind, alert.kind)} ({alert.subject})"
             lines = [words, f"Since {portal.wall.with_zone(alert.since)}.", link]
             self._notices.to_owners(work, subject, lines, contract=ALERT)
         if portal.alerts.webhook:

@@ -335,7 +335,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
         delivery_lists=DeliveryLists(on.transactions),
         retries=Retries(on.transactions, core.wake),
         stories=Stories(on.transactions, journeys, PATHS),
-        audit_trail=AuditTrail(on.transactions),
+        audit_trail=AuditTrail(on.transactions, lambda: journeys.current().titles, {**ApiKeys.scopes, **Alerts.titles}),
         audit_checks=AuditChecks(on.transactions),
         audit_stream=core.audit_stream,
         overview=Overview(on.transactions, journeys),

@@ -68,7 +68,8 @@ def test_filters_by_kind_admin_customer_verification_and_time(small_world: World
     assert "something_else" not in found(until=small_world.clock.now)
     owner.get(PATH)
     owner.post(f"{PATH}/find", wanted="c-1001")
-    assert "A verification began on journey app." in owner.page.text
+    name = small_world.services.journeys.current().name_of("app")
+    assert f"A verification began on journey “{name}”." in owner.page.text
     assert "something else" not in owner.page.text.partition("<table")[2]
     assert "1001" not in owner.page.request.query_string.decode()
     page = owner.post(f"{PATH}/find", wanted="x@example.com")
@@ -375,17 +376,47 @@ def test_events_show_what_changed_before_and_after(small_world: World, owner: De
         page = owner.get(f"{PATH}/{line.id}").text
         assert all(after in page for _before, after in cells[kind].values())
         assert 'data-label="Before"' in page
-    assert cells["admin_role_changed"] == {"role": ("support", "auditor")}
-    assert cells["settings_changed"]["name"][1] == "Kestrel"
+    assert cells["admin_role_changed"] == {"Role": ("support", "auditor")}
+    assert cells["settings_changed"]["Name"][1] == "Kestrel"
     assert cells["customer_changed"] == {
-        "customer id": ("one on file", "another one on file"),
-        "email": ("one on file", ""),
-        "locale": ("en", "fr"),
-        "phone": ("one on file (ZA)", "one on file (KE)"),
+        "Customer ID": ("one on file", "another one on file"),
+        "Email": ("one on file", ""),
+        "Language": ("English", "French"),
+        "Phone": ("one on file (South Africa)", "one on file (Kenya)"),
     }
     stored = json.dumps(facts_of(small_world, "customer_changed"))
     assert not any(part in stored for part in ("123456", "C-9", "C-1001", "example"))
     assert "Ada Support" in owner.get(f"{PATH}?kind=admin_role_changed").text.partition("<tbody")[2]
+
+
+def test_events_say_journeys_scopes_and_values_as_their_pages_do(small_world: World, owner: Desk) -> None:
+    """By the names of the forms and lists, and never by what a program or the config file calls them."""
+    services = small_world.services
+    name = services.journeys.current().name_of("app")
+    services.api_keys.create("CRM", ("customers:read",), 90, owner.admin_id)
+    for act, slug in (("deleted", "password"), ("edit", "app")):
+        owner.get(f"/admin/journeys/{slug}/{'delete' if act == 'deleted' else act}")
+        send(owner, f"/admin/journeys/{slug}/{'delete' if act == 'deleted' else act}", chat_seconds="15 minutes")
+    owner.get("/admin/settings")
+    send(owner, "/admin/settings", support_contact="tel:+27115550100", default_region="KE")
+    gone = services.journeys.renew().name_of("password")
+    text = owner.get(PATH).text
+    for words in (
+        f"Journey “{name}” was changed: chat clock.",
+        f"Journey “{gone}” (password, deleted) was deleted.",
+        f"valid for 90 days, for: {services.api_keys.scopes['customers:read']}.".replace("'", "&#39;"),
+        "The settings were changed: default country, help for customers.",
+        ">Help for customers<",
+        "<span>South Africa</span>",
+        "<span>Kenya</span>",
+        "<span>10 minutes</span>",
+        "<span>15 minutes</span>",
+    ):
+        assert words in text, words
+    assert not [raw for raw in ("support contact", "chat seconds", ">900<", ">KE<", "customers:read") if raw in text]
+    for wanted in (name, "help for customers", "phone number and email"):
+        kinds = [line.kind for line in services.audit_trail.page(AuditFilter(words=wanted)).rows]
+        assert kinds, wanted
 
 
 def test_a_request_and_a_visit_are_sequences_without_a_gap(small_world: World, owner: Desk) -> None:

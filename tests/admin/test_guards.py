@@ -51,7 +51,7 @@ JOURNEY_FORM: Mapping[str, Any] = {
     "name": {"name": "Someone else's bank"},
     "default": {"default": "1", "results.verified": "verified_mail"},
     "active": {"active": []},
-    "chat_seconds": {"chat_seconds": "900"},
+    "chat_seconds": {"chat_seconds": "15 minutes"},
     "return_url": {"return_url": "https://evil.example/"},
     "relay_defence": {"relay_defence": "chat_code"},
     "shares_result": {"shares_result": "1"},

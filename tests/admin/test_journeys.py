@@ -151,7 +151,7 @@ def test_bad_input_names_the_field_and_keeps_what_was_typed(owner: Desk) -> None
     assert page.status_code == 422
     for words in (
         "Digits of a code: must be at least 6", "Colour: must be # and six digits", "Where the answer goes: must be production",
-        "Chat clock: must be a whole number",
+        "Chat clock: write it with its unit, such as 5 minutes or 90 seconds",
     ):  # fmt: skip
         assert words in page.text
     kept = fields(owner, EDIT)
@@ -171,7 +171,7 @@ def test_an_empty_form_of_a_journey_names_each_field_once_in_its_words(owner: De
 
 def test_a_method_without_a_channel_is_refused_at_its_step(owner: Desk) -> None:
     page = edit(owner, step1=["email_code"], channel=["sms"])
-    assert "Step 2: has email code, but none of the journey" in page.text
+    assert "Step 2, how they prove it: has email code, but none of the journey" in page.text
 
 
 def test_a_step_can_be_added_without_script(owner: Desk) -> None:
@@ -245,7 +245,7 @@ def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
     """The second sees both differences, and saves what they changed alone."""
     owner.get(EDIT)
     stale = {**fields(owner, EDIT), "name": ["The second's name"]}
-    edit(owner, chat_seconds="900", note="flows were slow")
+    edit(owner, chat_seconds="15 minutes", note="flows were slow")
     owner.page = owner.client.post(EDIT, data=stale, base_url=owner.base_url)
     assert owner.page.status_code == 409
     text = owner.page.text
@@ -255,8 +255,8 @@ def test_two_admins_edit_the_same_journey(owner: Desk) -> None:
     assert "Save both changes" in text
     told = text[text.index("What you changed") : text.index("Open it again")]
     assert told.count('<th scope="row"') == 1  # the name alone: what the form leaves to defaults is no difference
-    assert "<span>600</span>" in text
-    assert "<span>900</span>" in text
+    assert "<span>10 minutes</span>" in text
+    assert "<span>15 minutes</span>" in text
     assert fields(owner, EDIT)["name"] == ["The second&#39;s name".replace("&#39;", "'")]
     assert owner.world.services.journey_history.journey("balance").config.chat_seconds == 900
     send(owner, EDIT)
@@ -269,7 +269,12 @@ def test_of_what_two_admins_changed_in_a_journey_each_field_is_kept(owner: Desk)
     owner.get(EDIT)
     mine = {**fields(owner, EDIT), "name": ["Mine"], "limits.sends": ["2"], "results.expired": ["too_late"]}
     mine |= {"data_key": [*mine["data_key"][:-1], "mine"], "data_text": [*mine["data_text"][:-1], "{locale}"]}
-    theirs = {"name": "Theirs", "chat_seconds": "900", "limits.code_seconds": "240", "results.cancelled": "stopped"}
+    theirs = {
+        "name": "Theirs",
+        "chat_seconds": "15 min",
+        "limits.code_seconds": "4 minutes",
+        "results.cancelled": "stopped",
+    }
     edit(owner, **theirs, data_key="theirs", data_text="{name}")
     owner.page = owner.client.post(EDIT, data=mine, base_url=owner.base_url)
     text = owner.page.text
@@ -300,11 +305,11 @@ def test_what_is_too_long_is_named_and_never_cut(owner: Desk) -> None:
 
 
 def test_a_version_is_brought_back(owner: Desk) -> None:
-    edit(owner, chat_seconds="900", note="longer")
+    edit(owner, chat_seconds="15 minutes", note="longer")
     owner.get("/admin/journeys/balance/versions")
     assert "longer" in owner.page.text
     owner.get("/admin/journeys/balance/versions/1")
-    assert "<span>900</span>" in owner.page.text
+    assert "<span>15 minutes</span>" in owner.page.text
     send(owner, "/admin/journeys/balance/versions/1")
     assert owner.world.services.journey_history.journey("balance").config.chat_seconds == 600
     owner.get("/admin/journeys/balance/versions")

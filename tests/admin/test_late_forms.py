@@ -23,7 +23,7 @@ JOURNEY = {
     "data_text": ["{method}", "", "3rd"], "texts.landing": "First line\r\nSecond line", "limits.sends": "3",
 }  # fmt: skip
 LIMITS = {
-    "code_digits": "6", "code_seconds": "300", "wrong_tries": "5", "sends": "3", "resend_waits": "30, 60",
+    "code_digits": "6", "code_seconds": "5 minutes", "wrong_tries": "5", "sends": "3", "resend_waits": "30 s, 1 min",
     "identity_changes": "5", "credential_tries_day": "15", "credential_tries_total": "50", "destination_hour": "5",
     "changed_contact_hours": "0",
     "destination_day": "10",
@@ -86,7 +86,9 @@ def test_r26_a_long_form_comes_back_as_it_was_typed_and_nothing_is_saved(small_w
             assert sorted(shown) == sorted([value] if isinstance(value, str) else value), name
     assert stored(small_world) == before
     usual = {f"limits.{name}": text for name, text in LIMITS.items()}
-    saved = owner.post("/admin/journeys/_new", **{**multi(page.text), **usual, "chat_seconds": "600", "act": "save"})
+    saved = owner.post(
+        "/admin/journeys/_new", **{**multi(page.text), **usual, "chat_seconds": "10 minutes", "act": "save"}
+    )
     assert saved.status_code == 200, saved.text
     assert owner.path == "/admin/journeys/lunch", "they press Save themselves"
 
@@ -94,7 +96,7 @@ def test_r26_a_long_form_comes_back_as_it_was_typed_and_nothing_is_saved(small_w
 def test_two_at_once_are_still_told_after_lunch(small_world: World, owner: Desk) -> None:
     """What the form was made from stays with it: a colleague's change is no more overwritten than without lunch."""
     path = "/admin/journeys/balance/edit"
-    fields = {**JOURNEY, "name": "Typed before lunch", "chat_seconds": "600", "act": "save"}
+    fields = {**JOURNEY, "name": "Typed before lunch", "chat_seconds": "10 minutes", "act": "save"}
     owner.get(path)
     typed = dict(inputs(owner.page.text)) | fields
     other = signed_in_as(owner)

@@ -8,6 +8,7 @@ A new kind is one module (see ``contract``) and one line in ``KINDS``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -38,6 +39,7 @@ __all__ = [
     "OutgoingMessage",
     "Preset",
     "Receipt",
+    "channel_field_label",
     "may_keep_secrets",
     "open_channel",
     "parse_channel",
@@ -95,6 +97,13 @@ _PATTERNS = {
     "name": "must begin with a small letter or digit, and contain only those, - and _; 40 characters at most",
     "countries": "must be countries of two letters, such as ZA",
 }
+
+
+def channel_field_label(key: str) -> str:
+    """Return what the forms call a field of channels, in English; "" for one that no kind has."""
+    head = re.split(r"[.\[]", key, maxsplit=1)[0]
+    labels = (field.label for kind in KINDS.values() for field in kind.config_type.FORM if field.name == head)
+    return next(labels, "")
 
 
 def open_channel(config: ChannelConfig, outbound: WayOut, *, sandbox_url: str) -> Channel:

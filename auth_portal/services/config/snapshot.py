@@ -159,6 +159,12 @@ class Snapshot:
         found = self.journeys.get(slug) or self.deleted.get(slug)
         return found.config.name if found else slug
 
+    @cached_property
+    def titles(self) -> Mapping[str, str]:
+        """Return how sentences name journeys, by slug: in quotation marks, and with the slug if it was deleted."""
+        gone = {slug: f"“{one.config.name}” ({slug}, deleted)" for slug, one in self.deleted.items()}
+        return gone | {slug: f"“{one.config.name}”" for slug, one in self.journeys.items()}
+
 
 @lru_cache(maxsize=512)
 def _look(name: str, colour: str, radius: int, logo: str, logo_dark: str, *, is_hidden: bool) -> Look:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -21,7 +21,17 @@ from auth_portal.services.history.lists import (
     listed,
     made_between,
 )
-from auth_portal.services.history.words import EVENTS, browser_words, event_sentence, field_words, stored_for, who_acted
+from auth_portal.services.history.words import (
+    EVENTS,
+    Vocabulary,
+    browser_words,
+    event_sentence,
+    field_words,
+    stored_for,
+    title_words,
+    value_words,
+    who_acted,
+)
 from auth_portal.store.db import EVENT_FIELDS, Transactions, Work, canonical_event, parted_facts
 from auth_portal.store.models import COMMON_KINDS, RARE_KIND, Admin, ApiKeyRow, AuditBlock, AuditEvent, CustomerRow
 
@@ -59,12 +69,16 @@ class AuditFilter:
 
 
 class AuditDifference(NamedTuple):
-    """A field that an act changed: in what (``channel sms``), which, in words, and what it was before and after."""
+    """A field that an act changed, in words: in what (``Channel “sms”``), which, and what it was before and after.
+
+    ``slug`` is the journey's, if it is one of a journey.
+    """
 
     of: str
     key: str
     before: str
     after: str
+    slug: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,16 +135,22 @@ _EVENTS: Select[Any] = (
 class AuditTrail:
     """Search and export the audit trail."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(
+        self, transactions: Transactions, journeys: Callable[[], Mapping[str, str]], terms: Mapping[str, str]
+    ) -> None:
+        """``journeys`` returns the titles of journeys by slug; ``terms`` are as in ``Vocabulary``."""
         self._transactions = transactions
+        self._journeys = journeys
+        self._terms = terms
 
     def page(self, wanted: AuditFilter, *, after: str = "", most: int = PAGE) -> Listing[AuditLine]:
         """Return a page of events, newest first."""
-        found_by, filtered_by = _conditions(wanted)
+        vocabulary = self._vocabulary()
+        found_by, filtered_by = _conditions(wanted, vocabulary)
         search = Search(found_by=found_by, filtered_by=filtered_by, after=after, most=most)
         with self._transactions.read() as work:
             found = listed(work.connection, _EVENTS, AuditEvent.id, search)
-            return Listing(_lines(work, found.rows), found.older, found.is_partial)
+            return Listing(_lines(work, found.rows, vocabulary), found.older, found.is_partial)
 
     def last_of(self, subject_id: str, most: int) -> Listing[AuditLine]:
         """Return the last events about a customer, newest first."""
@@ -139,7 +159,8 @@ class AuditTrail:
     def event(self, event_id: str) -> AuditLine | None:
         """Return one event; None if there is none with this id."""
         with self._transactions.read() as work:
-            return next(iter(_lines(work, work.execute(_EVENTS.where(AuditEvent.id == event_id)).all())), None)
+            found = work.execute(_EVENTS.where(AuditEvent.id == event_id)).all()
+            return next(iter(_lines(work, found, self._vocabulary())), None)
 
     def of_request(self, line: AuditLine) -> tuple[AuditLine, ...]:
         """Return the events of the request that this one belongs to, in their order; only itself if it is not known."""
@@ -149,7 +170,7 @@ class AuditTrail:
         around = made_between(AuditEvent.id, line.at - TOGETHER, line.at + TOGETHER)
         found = _EVENTS.where(*around, _fact("request") == request).order_by(AuditEvent.id).limit(MOST_TOGETHER)
         with self._transactions.read() as work:
-            return _lines(work, work.execute(found).all())
+            return _lines(work, work.execute(found).all(), self._vocabulary())
 
     def subjects_of(self, rows: Sequence[str]) -> tuple[str, ...]:
         """Return the subject ids by which events name these rows of customers."""
@@ -188,6 +209,9 @@ class AuditTrail:
         with self._transactions.write() as work:
             work.record("list_exported", admin_id=admin_id, what=what)
 
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._journeys(), self._terms)
+
     def _all(self, wanted: AuditFilter) -> Iterator[Sequence[AuditLine]]:
         after = ""
         while True:
@@ -197,7 +221,7 @@ class AuditTrail:
                 return
 
 
-def _lines(work: Work, rows: Sequence[Any]) -> tuple[AuditLine, ...]:
+def _lines(work: Work, rows: Sequence[Any], vocabulary: Vocabulary) -> tuple[AuditLine, ...]:
     """Return events as lists show them, in their order."""
     # Events of before 0.2.0 have a key's id and not its name.
     keys = {row.facts["api_key"] for row in rows if row.facts.get("api_key")}
@@ -210,10 +234,12 @@ def _lines(work: Work, rows: Sequence[Any]) -> tuple[AuditLine, ...]:
     blocks = select(AuditBlock.number, AuditBlock.events).where(AuditBlock.number.in_(numbers))
     found = work.execute(blocks) if numbers else ()
     places = {row.number: {one: n for n, one in enumerate(row.events, 1)} for row in found}
-    return tuple(_line(work, row, named, places.get(row.block, {})) for row in rows)
+    return tuple(_line(work, row, named, places.get(row.block, {}), vocabulary) for row in rows)
 
 
-def _line(work: Work, row: Any, named: Mapping[str, str], places: Mapping[str, int]) -> AuditLine:
+def _line(
+    work: Work, row: Any, named: Mapping[str, str], places: Mapping[str, int], vocabulary: Vocabulary
+) -> AuditLine:
     values = row._asdict()
     holds = work.keyring.is_audit_mac(canonical_event(values), values.pop("mac"))
     own, origin = parted_facts(row.facts)
@@ -226,7 +252,7 @@ def _line(work: Work, row: Any, named: Mapping[str, str], places: Mapping[str, i
     tables = changed.items() if isinstance(changed, dict) else ()
     return AuditLine(
         **{**values, "block": row.block or 0},
-        text=event_sentence(row.kind, own),
+        text=event_sentence(row.kind, own, vocabulary),
         holds=holds,
         by=who_acted(row.admin or "", origin),
         about=named.get(str(own.get("of", "")), "") if row.kind.startswith("admin_") else "",
@@ -234,8 +260,15 @@ def _line(work: Work, row: Any, named: Mapping[str, str], places: Mapping[str, i
         browser=browser_words(origin.get("browser", "")),
         account=origin.get("account", ""),
         changes=tuple(
-            AuditDifference(str(of), field_words(str(key)), *map(str, sides))
+            AuditDifference(
+                title_words(of, vocabulary),
+                field_words(table, key),
+                value_words(table, key, str(sides[0])),
+                value_words(table, key, str(sides[1])),
+                name if table == "journey" else "",
+            )
             for of, fields in tables
+            for table, _blank, name in [of.partition(" ")]
             if isinstance(fields, dict)
             for key, sides in fields.items()
             if isinstance(sides, list) and len(sides) == len(("before", "after"))
@@ -252,7 +285,7 @@ def _fact(name: str) -> ColumnElement[str]:
     return found
 
 
-def _conditions(wanted: AuditFilter) -> tuple[list[list[Condition]], list[Condition]]:
+def _conditions(wanted: AuditFilter, vocabulary: Vocabulary) -> tuple[list[list[Condition]], list[Condition]]:
     """Return what an index serves, the one that finds the fewest rows, and the rest."""
     by: dict[str, Condition] = {
         "verification_id": AuditEvent.verification_id == wanted.verification_id,
@@ -280,12 +313,12 @@ def _conditions(wanted: AuditFilter) -> tuple[list[list[Condition]], list[Condit
         filtered_by.append(
             address.startswith(wanted.address, autoescape=True) if is_prefix else address == wanted.address
         )
-    return found_by, [*filtered_by, *map(_has_word, wanted.words.split()[:MOST_WORDS])]
+    return found_by, [*filtered_by, *(_has_word(word, vocabulary) for word in wanted.words.split()[:MOST_WORDS])]
 
 
-def _has_word(word: str) -> ColumnElement[bool]:
+def _has_word(word: str, vocabulary: Vocabulary) -> ColumnElement[bool]:
     """Return the condition for events whose sentence, kind, facts or acting admin has a word, in any case."""
-    kinds, values = stored_for(word)
+    kinds, values = stored_for(word, vocabulary)
     facts = cast(AuditEvent.facts, Text)
     # JSON is stored with escapes for what is not ASCII, which no database folds to one case.
     spellings = {json.dumps(one)[1:-1] for one in (word, word.lower(), word.upper(), word.capitalize())}

@@ -187,6 +187,7 @@ class Record:
     is_changed: bool
     reference_ends: str
     journey: JourneyConfig
+    journeys: Mapping[str, str]  # the titles of all, by slug
     channels: Mapping[str, ChannelConfig]
     failing: Mapping[str, datetime]  # since when, by channel that has accepted nothing since
     visits: tuple[VisitFacts, ...]
@@ -258,6 +259,7 @@ def load_record(work: Work, journeys: Journeys, verification_id: str) -> Record:
         is_changed=is_forged(work.keyring, journeys, row),
         reference_ends=masked_reference(reference),
         journey=journeys.version(row.version_id),
+        journeys=snapshot.titles,
         channels=snapshot.channels,
         failing={one.name: one.failing_since or work.now for one in work.execute(failing)},
         visits=visits,

@@ -664,9 +664,9 @@ def is_our_fault(record: Record) -> bool:
 
 def raw_timeline(record: Record) -> list[Moment]:
     """Return every record as it stands, in order; ``clause`` is its kind."""
-    rows = []
+    rows, vocabulary = [], words.Vocabulary(record.journeys, {})
     for event in record.events:
-        text, by = words.event_sentence(event.kind, event.facts), words.source(event.admin, event.came_from)
+        text, by = words.event_sentence(event.kind, event.facts, vocabulary), words.source(event.admin, event.came_from)
         rows.append(Moment(event.at, _("%(text)s By %(who)s.", text=text, who=by) if by else text, "audit"))
     for visit in record.visits:
         typed = visit.typed or "–"

@@ -8,13 +8,23 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from auth_portal.gateways.channels import KINDS, channel_field_label
+from auth_portal.i18n import (
+    FIELD_NAMES,
+    country_name,
+    field_name,
+    in_sentence,
+    language_name,
+    lasting,
+    sentence_case,
+    translated,
+)
 from auth_portal.i18n import plain as _
-from auth_portal.i18n import translated
-from auth_portal.methods import METHOD_NAMES, method_name, words_of
+from auth_portal.methods import METHOD_NAMES, method_name, name_methods, words_of
 
 # --- Outcomes
 
@@ -494,8 +504,8 @@ EVENTS: Mapping[str, str] = {
     "channel_tested": "A test message was sent through channel %(channel)s.",
     "drive_began": "A test drive of journey %(journey)s began.",
     "drive_passed": "A test drive of journey %(journey)s was verified, and its chat continued.",
-    "alert_opened": "An alert started: %(alert)s %(subject)s.",
-    "alert_closed": "An alert ended: %(alert)s %(subject)s.",
+    "alert_opened": "An alert started: %(alert)s (%(subject)s).",
+    "alert_closed": "An alert ended: %(alert)s (%(subject)s).",
     "keys_rotated": "The data keys were wrapped again.",
     "backup_made": "A backup was made: %(file)s, %(size)s bytes.",
     "database_restored": "The database was restored from a backup: %(live_verifications_ended)s live verifications "
@@ -557,62 +567,161 @@ def source(admin: str, came_from: Mapping[str, str]) -> str:
     return ", ".join(part for part in (*found, came_from.get("account", "")) if part)
 
 
-def stored_for(word: str) -> tuple[list[str], list[str]]:
+def stored_for(word: str, vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
     """Return the kinds of events whose sentence has a word, and what is stored in facts where a page shows this word.
 
-    An outcome ``wrong`` is shown as "too many tries were wrong", and a browser by its name.
+    An outcome ``wrong`` is shown as "too many tries were wrong", a browser and a journey by its name.
     """
     word = word.lower()
     kinds = [kind for kind, words in EVENTS.items() if word in re.sub(r"%\(\w+\)s", "", translated(words)).lower()]
     shown = {outcome: words.meaning for outcome, words in OUTCOMES.items()}
     shown |= {**WHY_WRONG, **WHY_ENDED, **{method: words_of(method).name for method in METHOD_NAMES}}
+    shown |= {key: name for names in FIELD_NAMES.values() for key, name in names.items()}
+    shown |= {**vocabulary.terms, **vocabulary.journeys}
     values = [json.dumps(stored) for stored, words in shown.items() if word in translated(words).lower()]
     return kinds, [*values, *(mark for mark, name in BROWSERS if word in name.lower())]
+
+
+class Vocabulary(NamedTuple):
+    """What sentences call what the facts of events name by a code.
+
+    ``journeys`` are titles by the name in the link; ``terms`` are the words for scopes of API keys and for alerts.
+    """
+
+    journeys: Mapping[str, str]
+    terms: Mapping[str, str]
+
+    def journey(self, slug: str) -> str:
+        """Return the title of a journey, or its name in the link if the portal has never had it."""
+        return self.journeys.get(slug, slug)
+
+    def term(self, code: str) -> str:
+        """Return the words for a code, or the code itself."""
+        return translated(self.terms.get(code, code))
 
 
 MOST_NAMED = 6  # changed fields in a sentence
 
 
-def changed_words(changes: Mapping[str, Any], done: Mapping[str, Any]) -> str:
+def changed_words(changes: Mapping[str, Any], done: Mapping[str, Any], vocabulary: Vocabulary) -> str:
     """Return the names of what a change of the configuration changed, without the values, for a sentence.
 
     ``done`` has what happened to things without changed fields, such as ``switched off``.
     """
     parts = []
     for of, fields in changes.items():
-        names = [field_words(str(key)) for key in fields] if isinstance(fields, Mapping) else []
+        table = of.partition(" ")[0]
+        keys = fields if isinstance(fields, Mapping) else ()
+        names = list(dict.fromkeys(in_sentence(field_words(table, str(key))) for key in keys))
         more = [_("%(count)s more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
         named = ", ".join([*names[:MOST_NAMED], *more]) or str(done.get(of, ""))
-        parts.append(f"{of} ({named})" if named and len(changes) > 1 else named or of)
+        title = in_sentence(title_words(of, vocabulary))
+        parts.append(f"{title} ({named})" if named and len(changes) > 1 else named or title)
     return "; ".join(parts) or _("nothing")
 
 
-def field_words(key: str) -> str:
-    """Return the key of a field as admins read it: ``limits.wrong_tries`` as "limits: wrong tries"."""
-    return ": ".join(part.replace("_", " ") for part in key.split("."))
+# --- Names and values of fields
+
+CHOICES: Mapping[str, Mapping[str, str]] = {  # what the values of a field are called, by the field
+    "relay_defence": {
+        "none": "none",
+        "chat_code": "a code typed in the chat",
+        "phone_match": "the chat's own number must match",
+    },
+    "server": {
+        "production": "Chat Flow, production",
+        "uat": "Chat Flow, UAT (for tests)",
+        "sandbox": "the sandbox on this server",
+    },
+    "contract": {"external_link": "External Link node", "wait_for_callback": "Wait for Callback node"},
+    "by": {"customer_id": "customer ID", "phone": "phone number", "email": "email address"},
+}
+LOGO_SHOWN = 8  # characters of a picture's digest that tell it from another
 
 
-def event_sentence(kind: str, facts: Mapping[str, Any]) -> str:
+def title_words(of: str, vocabulary: Vocabulary) -> str:
+    """Return what a change was made to: ``channel sms`` as "Channel “sms”", ``portal`` as "Settings"."""
+    table, _blank, name = of.partition(" ")
+    if not name:
+        return "Settings" if table == "portal" else sentence_case(table)
+    return f"{sentence_case(table)} {vocabulary.journey(name) if table == 'journey' else f'“{name}”'}"
+
+
+def field_words(table: str, key: str) -> str:
+    """Return what admins call a field of a table: of ``channel``, too, whose kinds name their fields themselves."""
+    label = channel_field_label(key) if table == "channel" else ""
+    return sentence_case(label) if label else field_name(table, key)
+
+
+def value_words(table: str, key: str, text: str) -> str:
+    """Return a value of a field, as a change has it, as admins read it: ``sms_code`` as "SMS code"."""
+    name = re.split(r"[.\[]", re.sub(r"\[\d+\]$", "", key))[-1]
+    if table == "channel" and name not in ("countries", *CHOICES):
+        found = (dict(field.choices) for kind in KINDS.values() for field in kind.config_type.FORM if field.name == key)
+        return next((choices[text] for choices in found if text in choices), text)
+    if name == "any_of":
+        return name_methods(text)
+    if table == "customer" and name == "phone":  # ON_FILE with its country
+        return re.sub(r"\(([A-Z]{2})\)", lambda country: f"({country_name(country[1])})", text)
+    if name in ("logo", "logo_dark"):
+        return _("picture %(digest)s", digest=text[:LOGO_SHOWN]) if text else ""
+    said = _SAID.get(name, CHOICES.get(name, {}).get)
+    return ", ".join(said(part) or part for part in text.split(", ")) if text else ""
+
+
+_SAID: Mapping[str, Callable[[str], str | None]] = {
+    **dict.fromkeys(("language", "languages", "locale"), language_name),
+    **dict.fromkeys(("default_region", "countries"), country_name),
+    **dict.fromkeys(
+        ("chat_seconds", "code_seconds", "resend_waits"),
+        lambda text: lasting(int(text)) if text.isdecimal() else text,
+    ),
+    **dict.fromkeys(("time_zone", "zone"), lambda text: text.replace("_", " ")),
+}
+
+
+def event_sentence(kind: str, facts: Mapping[str, Any], vocabulary: Vocabulary) -> str:
     """Return what happened in one sentence; an event without a sentence is described by its kind and its facts."""
     if kind not in EVENTS:
         words = kind.replace("_", " ").capitalize()
         listed = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in facts.items())
         return f"{words}: {listed}." if facts else f"{words}."
-    values = {name: _value(value) for name, value in facts.items()}
-    if isinstance(facts.get("changes"), Mapping):
-        values["changes"] = changed_words(facts["changes"], facts.get("done") or {})
-    if isinstance(facts.get("fields"), list):
-        values["fields"] = ", ".join(str(name).replace("_", " ") for name in facts["fields"]) or _("nothing")
-    if "method" in values:
-        values["method"] = method_name(values["method"])
-    if (outcome := OUTCOMES.get(values.get("outcome", ""))) is not None:
-        values["outcome"] = translated(outcome.meaning)
+    values = {name: _value(value) for name, value in facts.items()} | said_values(facts, vocabulary)
     text = translated(EVENTS[kind]) % defaultdict(lambda: "?", values)
     why = {**WHY_WRONG, **WHY_ENDED}.get(str(facts.get("why", "")))
     text = f"{text} {translated(why)}" if why else text
     if "reason" in values and "%(reason)s" not in EVENTS[kind]:
         text = f"{text} {translated('Reason given: %(reason)s') % values}"
     return f"{text} ({values['note']})" if values.get("note") else text
+
+
+def said_values(facts: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, str]:
+    """Return the facts that a sentence says in other words than they were recorded in."""
+    values: dict[str, str] = {}
+    if isinstance(facts.get("changes"), Mapping):
+        values["changes"] = changed_words(facts["changes"], facts.get("done") or {}, vocabulary)
+    if isinstance(facts.get("fields"), list):
+        names = [in_sentence(field_words("customer", str(name))) for name in facts["fields"]]
+        values["fields"] = ", ".join(names) or _("nothing")
+    if isinstance(facts.get("journeys"), list):
+        values["journeys"] = ", ".join(vocabulary.journey(str(slug)) for slug in facts["journeys"])
+    if isinstance(facts.get("channels"), list):
+        values["channels"] = ", ".join(f"“{name}”" for name in facts["channels"])
+    if isinstance(facts.get("scopes"), list):
+        values["scopes"] = ", ".join(vocabulary.term(str(scope)) for scope in facts["scopes"])
+    said: Mapping[str, Callable[[str], str]] = {
+        "journey": vocabulary.journey,
+        "method": method_name,
+        "of": method_name,
+        "channel": "“{}”".format,
+        "language": language_name,
+        "alert": vocabulary.term,
+        "format": lambda form: "JSON lines" if form == "jsonl" else form.upper(),
+    }
+    values |= {name: say(facts[name]) for name, say in said.items() if isinstance(facts.get(name), str)}
+    if (outcome := OUTCOMES.get(str(facts.get("outcome", "")))) is not None:
+        values["outcome"] = translated(outcome.meaning)
+    return values
 
 
 def _value(value: object) -> str:

@@ -233,7 +233,6 @@ def _form(name: str, new_kind: str, texts: Mapping[str, str], result: SaveResult
         others=[fault.reason for fault in result.faults if fault.key.partition(".")[0] not in shown],
         has_secrets=stored.secrets if stored else {},
         uses=sum(use.is_active for use in stored.uses) if stored else 0,
-        labels={field.name: _(field.label) for field in kind.FORM},
         options={field.name: [(value, _(text)) for value, text in field.choices] for field in kind.FORM},
     )
 

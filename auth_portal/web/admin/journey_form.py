@@ -13,63 +13,53 @@ from typing import Any, NamedTuple
 
 from werkzeug.datastructures import MultiDict
 
+from auth_portal.i18n import field_name, lasting, read_lasting
 from auth_portal.i18n import gettext as _
-from auth_portal.i18n import language
-from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey import LIMIT_BOUNDS, JourneyConfig, JourneyLimits, default_success, outcomes_of
 from auth_portal.services.steps import ADDED, FIRST, STEPS
 
 SERVERS = ("production", "uat", "sandbox")
 OWN = "own"
 TEXTS = ("landing", "done", "closed")
-# The form's name of each limit, and what it is for; the bounds are those of the config.
-LIMIT_WORDS: Mapping[str, tuple[str, str, str]] = {
+# What each limit is for, and who sets its bounds; the bounds are those of the config.
+LIMIT_WORDS: Mapping[str, tuple[str, str]] = {
     "code_digits": (
-        "Digits of a code",
         "%(least)s to %(most)s.",
         "NIST SP 800-63B (3.1.3.2) requires at least 6.",
     ),
     "code_seconds": (
-        "Validity of a code, in seconds",
-        "%(least)s to %(most)s. 300 is usual. A code never outlasts the chat clock.",
+        "From %(least)s to %(most)s; 5 minutes is usual. A code never outlasts the chat clock.",
         "NIST SP 800-63B allows at most 10 minutes.",
     ),
     "wrong_tries": (
-        "Wrong tries in one chat",
         "%(least)s to %(most)s, over all codes and methods.",
         "RTS article 4(3)(b) allows at most 5.",
     ),
     "sends": (
-        "Messages in one chat",
         "%(least)s to %(most)s. Each message costs money and can annoy a person who didn't ask for it.",
         "",
     ),
     "resend_waits": (
-        "Waits before another message, in seconds",
-        "One to four numbers from %(least)s to %(most)s, separated by commas. The last one repeats. Counted from the "
+        "One to four times from %(least)s to %(most)s, separated by commas. The last one repeats. Counted from the "
         "previous message.",
         "",
     ),
     "identity_changes": (
-        "Changes of details",
         "%(least)s to %(most)s. How often customers can correct the details they entered.",
         "",
     ),
     "credential_tries_day": (
-        "Wrong tries per customer and method in 24 hours",
         "%(least)s to %(most)s, over all their chats, so that a new chat gives an attacker no new tries.",
         "RFC 4226, 7.3.",
     ),
     "credential_tries_total": (
-        "Wrong tries per customer and method since the last success",
         "%(least)s to %(most)s. After that the method is locked until support unlocks it. Links with and without a "
         "ticket count separately.",
         "NIST SP 800-63B (3.2.2) allows 100 in total.",
     ),
-    "destination_hour": ("Codes to one phone or address in an hour", "%(least)s to %(most)s, over all chats.", ""),
-    "destination_day": ("Codes to one phone or address in a day", "%(least)s to %(most)s.", ""),
+    "destination_hour": ("%(least)s to %(most)s, over all chats.", ""),
+    "destination_day": ("%(least)s to %(most)s.", ""),
     "changed_contact_hours": (
-        "Hours until a changed contact may be the only proof",
         "%(least)s to %(most)s. An attacker who convinces or bribes support changes the phone first. Until then, codes "
         "to it count only together with another method of this journey. 0 switches it off.",
         "",
@@ -78,6 +68,8 @@ LIMIT_WORDS: Mapping[str, tuple[str, str, str]] = {
 PLAIN = ("slug", "name", "return_url", "relay_defence", "colour")
 LOGOS = ("logo", "logo_dark")
 HIDES = {"": None, "1": True, "0": False}  # the name next to the logo; nothing: as the portal's settings say
+TIMES = ("chat_seconds", "code_seconds", "resend_waits")  # that are typed with their unit
+USUAL_CLOCK = 600  # seconds: Chat Flow's own, unless it was changed there
 FLAGS = ("default", "active", "shares_result")
 LONGEST = 2000  # characters of one field; the rules allow far less, and the response contains them again
 MOST_STEPS = 7
@@ -111,6 +103,11 @@ class JourneyForm:
         return replace(self, steps=tuple(steps))
 
     @property
+    def slug(self) -> str:
+        """Return the name in the link: as it was typed, or else made of the name that customers see."""
+        return self.fields.get("slug", "") or slug_of(self.fields.get("name", ""))
+
+    @property
     def lacks_naming(self) -> bool:
         """Report whether no step names the customer."""
         return FIRST not in [step["kind"] for step in self.steps]
@@ -134,11 +131,11 @@ class JourneyForm:
 
 def of_new(channels: Iterable[str]) -> JourneyForm:
     """Return the form of a new journey, with all channels that may send."""
-    limits = {f"limits.{name}": _text(value) for name, value in JourneyLimits()}
+    limits = {f"limits.{name}": _text(name, value) for name, value in JourneyLimits()}
     fields = {"server": "production", "callback.contract": "external_link", "relay_defence": "none", "active": "1"}
     usual = (("customer_id", "{customer_id}"), ("method", "{method}"), ("verified_at", "{verified_at}"))
     steps = ({"kind": FIRST, "by": ("customer_id",)}, {"kind": ADDED[0]})
-    return JourneyForm({**fields, **limits, "chat_seconds": "600"}, steps, tuple(channels), data=usual)
+    return JourneyForm({**fields, **limits, "chat_seconds": lasting(USUAL_CLOCK)}, steps, tuple(channels), data=usual)
 
 
 def slug_of(name: str) -> str:
@@ -159,9 +156,9 @@ def of_config(config: JourneyConfig) -> JourneyForm:
         **{name: str(getattr(config, name)) for name in PLAIN},
         **{name: "1" if getattr(config, name) else "" for name in FLAGS},
         **results,
-        **{f"limits.{name}": _text(value) for name, value in config.limits},
+        **{f"limits.{name}": _text(name, value) for name, value in config.limits},
         **{f"texts.{name}": value for name, value in config.texts},
-        "chat_seconds": str(config.chat_seconds),
+        "chat_seconds": lasting(config.chat_seconds),
         "radius": "" if config.radius is None else str(config.radius),
         "hide_name": next(text for text, value in HIDES.items() if value is config.hide_name),
         "server": server if server in SERVERS else OWN,
@@ -210,7 +207,7 @@ def values_of(typed: JourneyForm, slug: str, others: Mapping[str, Any]) -> Mappi
         **others,
         "radius": _number(radius) if (radius := fields.get("radius", "").strip()) else None,
         "hide_name": HIDES.get(fields.get("hide_name", "")),
-        "chat_seconds": _number(fields.get("chat_seconds", "")),
+        "chat_seconds": read_lasting(fields.get("chat_seconds", "")),
         "channels": typed.channels,
         "steps": tuple(step for step in typed.steps if step.keys() != {"kind"}),
         "callback": {
@@ -221,7 +218,10 @@ def values_of(typed: JourneyForm, slug: str, others: Mapping[str, Any]) -> Mappi
         "data": {"outcome": "{outcome}", **dict(typed.data)},
         "limits": {
             **{name: _number(text) for name, text in limits.items()},
-            "resend_waits": tuple(_number(part) for part in re.split(r"[,;\s]+", limits["resend_waits"]) if part),
+            "code_seconds": read_lasting(limits["code_seconds"]),
+            "resend_waits": tuple(
+                read_lasting(part) for part in re.split(r"[,;]", limits["resend_waits"]) if part.strip()
+            ),
         },
         "texts": {name: " ".join(fields.get(f"texts.{name}", "").split()) for name in TEXTS},
     }
@@ -233,8 +233,11 @@ def _number(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text  # noqa: PLR2004
 
 
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+def _text(name: str, value: Any) -> str:
+    """Return a limit as the form shows it: times in words, the unit included."""
+    if name not in TIMES:
+        return str(value)
+    return ", ".join(map(lasting, value)) if isinstance(value, Sequence) else lasting(value)
 
 
 class LimitField(NamedTuple):
@@ -246,84 +249,15 @@ class LimitField(NamedTuple):
     source: str  # of the bounds, if a standard sets them
     least: int
     most: int
-    is_list: bool
+    is_time: bool
 
 
 def limit_fields() -> list[LimitField]:
     """Return the limits with their bounds, in the order of the form."""
-    return [
-        LimitField(name, _(label), _(help_text, least=least, most=most), _(source), least, most, name == "resend_waits")
-        for name, (label, help_text, source) in LIMIT_WORDS.items()
-        for least, most in [LIMIT_BOUNDS[name]]
-    ]
-
-
-# --- Faults and differences, in the form's words
-
-
-def faults_of(found: Iterable[Fault]) -> dict[str, str]:
-    """Return the reasons by the field they belong to; several of one field are joined."""
-    faults: dict[str, str] = {}
-    for fault in found:
-        key, reason = fault.key, fault.words
-        head, _colon, rest = reason.partition(": ")
-        if not key and head in ("results", "relay_defence", "data"):
-            key, reason = ("results.verified" if head == "results" else head), rest
-        if key.startswith("data"):
-            field, reason = "data", reason if key == "data" else f"{key.removeprefix('data.')} {reason}"
-        else:
-            field = re.sub(r"^(limits\.\w+|channels)\[\d+\]$", r"\1", key)
-            if reason.startswith("must have at least") and field.startswith("steps"):
-                reason = _("choose at least one")
-            if reason.startswith("must have a verify step"):
-                reason = _("choose how customers prove who they are: anyone can enter someone else's number or address")
-        faults[field] = f"{faults[field]}; {reason}" if field in faults else reason
-    return faults
-
-
-def lines_of(faults: Mapping[str, str]) -> list[str]:
-    """Return the faults as lines, each with the name of its field."""
-    return [f"{label}: {reason}" if (label := label_of(field)) else reason for field, reason in faults.items()]
-
-
-def label_of(key: str) -> str:
-    """Return the form's name of a key, or the key itself if the form has none."""
-    if found := re.match(r"steps\[(\d+)\]", key):
-        return _("Step %(number)s", number=found[1])
-    if key.startswith("results."):
-        return _("Result for %(outcome)s", outcome=key.removeprefix("results."))
-    if key.startswith("data."):
-        return _("Variable %(name)s", name=key.removeprefix("data."))
-    if key.startswith("wording."):
-        _table, tag, text = key.split(".", 2)
-        return _("Text in %(language)s: %(text)s", language=language(tag).name, text=text)
-    labels = {
-        "slug": _("Name in the link"),
-        "note": _("Why (optional)"),
-        "name": _("Name customers see"),
-        "default": _("Default journey"),
-        "active": _("Switched on"),
-        "chat_seconds": _("Chat clock"),
-        "return_url": _("Link back to the chat"),
-        "relay_defence": _("If the link is passed on"),
-        "shares_result": _("May share its text for verified"),
-        "channels": _("Channels"),
-        "steps": _("Steps"),
-        "callback.server": _("Where the answer goes"),
-        "callback.contract": _("Node in the chat flow"),
-        "data": _("Variables"),
-        **{f"limits.{name}": _(label) for name, (label, _help, _source) in LIMIT_WORDS.items()},
-        "texts.landing": _("Your words on the first page"),
-        "texts.done": _("Your words after success"),
-        "texts.closed": _("Your words while it is closed"),
-        "colour": _("Colour"),
-        "radius": _("Roundness of corners"),
-        "hide_name": _("Name next to the logo"),
-        "wording": _("Texts"),
-        "logo": _("Logo"),
-        "logo_dark": _("Logo for dark pages"),
-        **dict.fromkeys(
-            ("second_factor", "logo_second_factor", "logo_dark_second_factor"), _("Code from your authenticator app")
-        ),
-    }
-    return labels.get(key, key)
+    found = []
+    for name, (help_text, source) in LIMIT_WORDS.items():
+        bounds, is_time = LIMIT_BOUNDS[name], name in TIMES
+        least, most = map(lasting, bounds) if is_time else map(str, bounds)
+        words, label = _(help_text, least=least, most=most), field_name("journey", f"limits.{name}")
+        found.append(LimitField(name, label, words, _(source), *bounds, is_time))
+    return found

@@ -5,14 +5,15 @@ Other pages of a journey are in ``setup`` (Chat Flow and reach) and ``drive``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from flask import Response, make_response, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from auth_portal.i18n import complete_languages, language
+from auth_portal.i18n import complete_languages, field_name, language, lasting
 from auth_portal.i18n import gettext as _
 from auth_portal.services.config.changes import NOTE_LENGTH, Author, Newer, SaveResult
 from auth_portal.services.config.file import BadConfig, Fault
@@ -34,7 +35,7 @@ from auth_portal.web.admin.frame import (
     second_factor_fault,
     sent_logo,
 )
-from auth_portal.web.admin.journey_form import JourneyForm, faults_of, label_of, lines_of, values_of
+from auth_portal.web.admin.journey_form import TIMES, JourneyForm, values_of
 from auth_portal.web.context import services
 from auth_portal.web.edge import HEADERS
 
@@ -242,7 +243,6 @@ def _form_page(
         faults=faults or {},
         lines=lines_of(faults or {}),
         newer=newer,
-        label_of=label_of,
         settings=snapshot.portal,
         channels=sorted({**dict.fromkeys(typed.channels, ""), **carried}.items()),
         has_more=len(typed.channels) < len(known),
@@ -253,7 +253,7 @@ def _form_page(
         usual_results=USUAL_RESULTS,
         limits=journey_form.limit_fields(),
         placeholders=PLACEHOLDERS,
-        success=default_success({**typed.fields, "slug": slug or typed.fields.get("slug", "")}),
+        success=default_success({**typed.fields, "slug": slug or typed.slug}),
         preview=_preview(typed, slug) if slug or has_preview else None,
         action=f"{PATH}/{slug}/edit" if slug else NEW,
     )
@@ -386,7 +386,7 @@ def preview() -> Response:
 
 def _preview(typed: JourneyForm, slug: str | None) -> dict[str, object]:
     """Return the two requests, or why there are none yet. Whether it may be saved is not checked."""
-    config, faults = services().journey_editor.read(values_of(typed, slug or typed.fields.get("slug", ""), {}))
+    config, faults = services().journey_editor.read(values_of(typed, slug or typed.slug, {}))
     if config is None:
         return {"lines": lines_of(faults_of(faults)), "examples": ()}
     return {"lines": (), "examples": examples(config, services().settings.sandbox_url)}
@@ -511,7 +511,6 @@ def versions(slug: str) -> Response:
         journey=found.config,
         current=found.edition.number,
         versions=shown,
-        label_of=label_of,
         older=shown[-1].edition.number if shown and shown[-1].edition.number > 1 else 0,
         is_first_page="after" not in request.args,
     )
@@ -534,7 +533,6 @@ def _version_page(slug: str, number: int, faults: Mapping[str, str], *, status: 
         current=found.edition.number,
         version=services().journey_history.version(slug, number),
         changes=services().journey_history.differences(slug, number),
-        label_of=label_of,
         faults=faults,
         lines=lines_of(faults),
     )
@@ -548,3 +546,41 @@ def roll_back(slug: str, number: int) -> BaseResponse:
     if faults:
         return _version_page(slug, number, faults, status=422)
     return done(f"{PATH}/{slug}", _result_text(result))
+
+
+# --- Faults in the form's words
+
+
+def faults_of(found: Iterable[Fault]) -> dict[str, str]:
+    """Return the reasons by the field they belong to; several of one field are joined."""
+    faults: dict[str, str] = {}
+    for fault in found:
+        key, reason = fault.key, fault.words
+        head, _colon, rest = reason.partition(": ")
+        if not key and head in ("results", "relay_defence", "data"):
+            key, reason = ("results.verified" if head == "results" else head), rest
+        if key.startswith("data"):
+            field, reason = "data", reason if key == "data" else f"{key.removeprefix('data.')} {reason}"
+        else:
+            field = re.sub(r"^(limits\.\w+|channels)\[\d+\]$", r"\1", key)
+            if field.rpartition(".")[2] in TIMES:
+                reason = _time_reason(reason)
+            if reason.startswith("must have at least") and field.startswith("steps"):
+                reason = _("choose at least one")
+            if reason.startswith("must have a verify step"):
+                reason = _("choose how customers prove who they are: anyone can enter someone else's number or address")
+        faults[field] = f"{faults[field]}; {reason}" if field in faults else reason
+    return faults
+
+
+def _time_reason(reason: str) -> str:
+    """Return what is wrong with a length of time that is stored in seconds."""
+    if reason == "must be a whole number":
+        return _("write it with its unit, such as 5 minutes or 90 seconds")
+    bound = re.fullmatch(r"(must be at (?:least|most)) (\d+)", reason)
+    return f"{bound[1]} {lasting(int(bound[2]))}" if bound else reason
+
+
+def lines_of(faults: Mapping[str, str]) -> list[str]:
+    """Return the faults as lines, each with the name of its field."""
+    return [f"{field_name('journey', field)}: {reason}" if field else reason for field, reason in faults.items()]
