@@ -447,6 +447,9 @@ def _tries(dialect: Dialect) -> dict[str, str]:
     }
 
 
+MET = f"'{[7 + 100_000 * one for one in range(10)]}'"  # the customers who were changed since, as the undo found them
+
+
 def _import(dialect: Dialect) -> dict[str, str]:
     at = dialect.moment(_ms("n", IMPORTS))
     return {
@@ -462,6 +465,7 @@ def _import(dialect: Dialect) -> dict[str, str]:
         "rows": "5000",
         "switched_at": f"CASE WHEN n = {IMPORTS - 1} THEN {dialect.moment(str(SWITCHED_MS))} ELSE {at} END",
         "undo_fault": f"CASE WHEN n = {IMPORTS - 1} THEN 'changed' ELSE '' END",
+        "undo_met": f"CASE WHEN n = {IMPORTS - 1} THEN {dialect.json(MET)} END",
         "ended_at": at,
     }
 

@@ -204,4 +204,4 @@ def test_the_file_names_carry_the_revisions() -> None:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
         assert values["revision"] == path.name.split("_")[0]
-    assert expected_revision() == "0021"
+    assert expected_revision() == "0022"

@@ -40,6 +40,7 @@ VERIFIED = "verified"  # the outcome of a verification whose customer was verifi
 CHANGED = "changed"  # shown instead of the outcome that someone other than the portal has changed; never stored
 ENDED_OTHERWISE = f"outcome <> '{VERIFIED}'"
 NOT_ACCEPTED = "state NOT IN ('pending', 'accepted')"
+ENDED = "ended_at IS NOT NULL"
 COMMON_KINDS = (
     "verification_began",
     "verification_ended",
@@ -352,7 +353,18 @@ class Tries(Base):
     total: Mapped[int]
     day_count: Mapped[int]
     day_ends_at: Mapped[datetime]
-    __table_args__ = (Index("ix_tries_many", "person_key", sqlite_where=text(_MANY), postgresql_where=text(_MANY)),)
+    __table_args__ = (
+        # With the counts, so that the few who are locked are found without reading the rows of all who mistyped.
+        Index(
+            "ix_tries_spent",
+            "person_key",
+            "total",
+            "day_count",
+            "day_ends_at",
+            sqlite_where=text(_MANY),
+            postgresql_where=text(_MANY),
+        ),
+    )
 
 
 class Counter(Base):
@@ -636,6 +648,7 @@ class Delivery(Base):
             sqlite_where=text(NOT_ACCEPTED),
             postgresql_where=text(NOT_ACCEPTED),
         ),
+        Index("ix_deliveries_ended", "ended_at", "id", sqlite_where=text(ENDED), postgresql_where=text(ENDED)),
     )
 
 
@@ -922,6 +935,8 @@ class WebhookEndpoint(Base):
     gone_at: Mapped[datetime | None]  # when it answered 410, which switched it off
     failing_since: Mapped[datetime | None]  # the first of the failures in a row
     fault: Mapped[str] = mapped_column(String(200))  # of the first of them
+    warned_at: Mapped[datetime | None]  # when owners heard that it keeps failing
+    paused_at: Mapped[datetime | None]  # when that had lasted too long: nothing is sent to it until an owner resumes it
     made_by: Mapped[str | None] = mapped_column(Id)
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
@@ -959,6 +974,8 @@ class ImportRow(Base):
     switched_at: Mapped[datetime | None]
     undone_by: Mapped[str | None] = mapped_column(Id)  # the admin who asked for it
     undo_fault: Mapped[str] = mapped_column(String(16), server_default="")  # why that could not be done
+    # The first staged rows that it met changed, by their numbers.
+    undo_met: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     ended_at: Mapped[datetime | None]
 
 

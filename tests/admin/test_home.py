@@ -441,4 +441,4 @@ def test_the_locked_are_found_by_their_index(small_world: World, owner: Desk) ->
     with small_world.database.read() as connection:
         parameters = tuple([small_world.clock.now] + [1] * (statement.count("?") - 1))
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-    assert any("ix_tries_many" in str(row) for row in plan), plan
+    assert any("ix_tries_spent" in str(row) for row in plan), plan

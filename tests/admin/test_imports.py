@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from pyotp import TOTP
-from sqlalchemy import update
+from sqlalchemy import null, update
 
 from auth_portal.crypto import Passwords
 from auth_portal.services.directory.person import Person, find_person, read_identifier
 from auth_portal.services.imports import LARGEST_FILE
 from auth_portal.services.imports.csv import guesses
 from auth_portal.services.imports.work import ImportWork
-from auth_portal.store.models import AuditEvent, CustomerRow, ImportFault, ImportPart, StagedRow
+from auth_portal.store.models import AuditEvent, CustomerRow, ImportFault, ImportPart, ImportRow, StagedRow
 from tests.admin.desk import Desk, signed_in
 from tests.receiver import wait_for
 from tests.services.test_customer_files import workbook
@@ -343,6 +343,13 @@ def test_undo_is_refused_where_somebody_was_changed_since(world: World) -> None:
     assert "<li>N-1</li>" in owner.page.text
     assert "C-1001" not in owner.page.text
     assert person(world, "C-1001").name(world.services.keyring) == "Other"
+    world.services.erasure.erase(world.services.customers.row_of("N-1"))
+    assert "<li>a customer who was deleted</li>" in owner.get(path).text
+    with world.database.write() as connection:  # as an older version leaves it
+        connection.execute(update(ImportRow).values(undo_met=null()))
+    assert "Request the undo again" in owner.get(path).text
+    owner.post(f"{path}/undo")
+    assert "This import was undone" in rested(owner, path)
 
 
 def test_undo_is_of_the_last_import_alone_and_for_seven_days(small_world: World) -> None:

@@ -220,8 +220,15 @@ def test_every_reason_is_met(crowded: World) -> None:
     }  # fmt: skip
 
 
-def test_a_page_that_looks_in_vain_is_short_and_goes_on(crowded: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of the search are small here, so that pages and contacts are cut at every possible place."""
+@pytest.mark.parametrize("few", [census.FEW, 0])
+def test_a_page_that_looks_in_vain_is_short_and_goes_on(
+    crowded: World, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Pieces of the search are small here, so that pages and contacts are cut at every possible place.
+
+    Shared contacts are found in the list of the count, and in the index where they are more than it lists.
+    """
+    monkeypatch.setattr("auth_portal.services.reach.census.FEW", few)
     of = reaches(crowded)
     whole = {slug: sorted(person.row for person in all_unreached(of, slug)) for slug in SLUGS}
     for size in (2, 3, 7):

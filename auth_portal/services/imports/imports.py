@@ -64,8 +64,7 @@ from auth_portal.store.models import Admin, ImportRow, table_of
 
 PAGE = 20  # imports of one page of their list
 FEWEST_FOR_A_GUESS = 50  # rows done before the time left is estimated
-NAMED_AT_MOST = 10  # customers who prevent an undo
-GONE = "a customer who was deleted"  # between two queries
+GONE = "a customer who was deleted"  # since
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class Import:
     total: int
     seconds_left: int | None  # of the work under way, estimated
     undo_fault: str  # why a requested undo could not be done
+    undo_met: Sequence[int] | None  # the first staged rows whose customers prevented it
     is_notifying: bool
 
     @property
@@ -240,18 +240,17 @@ class Imports:
         """
         if not self.may_undo(self.get(import_id)):
             raise Problem("import_undo_over", status=409)
+        again = {"undo_fault": "", "undo_met": None, "is_attended": False, "total": 0}
         with self._transactions.write() as work:
-            move(work, import_id, UNDOING, undone_by=admin_id, undo_fault="", is_attended=False, total=0)
+            move(work, import_id, UNDOING, undone_by=admin_id, **again)
             work.record("customers_import_undo_asked", admin_id=admin_id, import_id=import_id)
         self._wake()
 
     def blocking_undo(self, found: Import) -> list[str]:
-        """Return the customers that prevent an undo, at most ten: they were changed since the import."""
-        if found.undo_fault != CHANGED or found.switched_at is None:
+        """Return the customers that the undo met changed, at most some; nothing if an older version refused it."""
+        if found.undo_fault != CHANGED or found.undo_met is None:
             return []
-        staged = staging.measure_extent(self._transactions, found.id)
-        rows = staging.changed_since(self._transactions, found.id, found.switched_at, staged, NAMED_AT_MOST)
-        return [str(row.customer_id) for row in rows] or [GONE]
+        return staging.ids_of(self._transactions, found.id, found.undo_met) or [GONE]
 
     # --- Looking
 

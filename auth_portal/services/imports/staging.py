@@ -500,6 +500,14 @@ def changed_since(
     return found
 
 
+def ids_of(transactions: Transactions, import_id: str, numbers: Sequence[int]) -> list[str]:
+    """Return the IDs of the customers of some staged rows, as they are now; none of one who was erased."""
+    rows = _joined(_CUSTOMERS.id == _STAGED.customer_row).where(_STAGED.import_id == import_id)
+    with transactions.read() as work:
+        found = work.execute(rows.where(_STAGED.number.in_(numbers)).order_by(_STAGED.number))
+        return [str(row.customer_id) for row in found]
+
+
 def _joined(on: ColumnElement[bool]) -> Select[Any]:
     return select(
         _STAGED.number,

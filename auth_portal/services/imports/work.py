@@ -71,6 +71,7 @@ OTHER_RULE = "customer IDs have become case-sensitive, or no longer are, since t
 CHANGED_MEANWHILE = "was changed by another admin or program in the meantime"
 # Why an undo could not be done: customers or links changed, a newer import, or too many attempts.
 CHANGED, LINKS, OVER, TRIED = "changed", "links", "over", "tried"
+MET_MOST = 10  # changed customers that an undo names
 
 
 class WorkerStop(Exception):
@@ -354,7 +355,12 @@ class ImportWork:
         except IntegrityError:
             self._refuse_undo(held, LINKS)
         except UndoRefusal as refusal:
-            self._refuse_undo(held, str(refusal))
+            met = None
+            if str(refusal) == CHANGED:  # looked for once, here: pages show them while another customer is saved
+                switched_at = held.row.switched_at
+                rows = staging.changed_since(self._transactions, held.id, switched_at, staged, MET_MOST)
+                met = [row.number for row in rows]
+            self._refuse_undo(held, str(refusal), met)
 
     def _undo_once(self, work: Work, held: ImportClaim, staged: staging.Extent, notified: int) -> None:
         switched_at = held.row.switched_at
@@ -374,10 +380,13 @@ class ImportWork:
             ]
             self._notices.to_owners(work, "an import that changed contacts was undone", lines)
 
-    def _refuse_undo(self, held: ImportClaim, fault: str) -> None:
-        """Leave the import as it was before the undo was requested. Raise LostLease."""
+    def _refuse_undo(self, held: ImportClaim, fault: str, met: Sequence[int] | None = None) -> None:
+        """Leave the import as it was before the undo was requested; ``met`` are the rows that were in its way.
+
+        Raise LostLease.
+        """
         row, counts = held.row, ImportCounts.from_json(held.row.counts)
-        values = {"undo_fault": fault, "ended_at": row.ended_at}
+        values = {"undo_fault": fault, "undo_met": met, "ended_at": row.ended_at}
         with self._transactions.write() as work:
             if row.is_telling and counts.notified:  # it may have been under way, and otherwise has none left to notify
                 done = count_notified(work, held.id, row.told_to)

@@ -6,9 +6,10 @@ its group: who shares a contact, and who has wrong tries. ``Walk`` goes through 
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -26,17 +27,22 @@ KEYS = {"phone": _C.phone_key, "email": _C.email_key}
 _MANY = text(MANY_TRIES)  # names the index
 CHUNK = 100  # rows that one query of a walk loads
 IDS_AT_ONCE = 100  # rows that one query loads by their ids
-WINDOW = 20_000  # entries of an index that one query searches for contacts that occur twice
+FEW = 5_000  # shared contacts of a kind: a count lists no more, and in a million customers each WINDOW has more of them
+WINDOW = 5_000  # entries of an index that one query searches for contacts that occur twice
 PARTS = ("group", "tried", "phone", "email", "changed")  # of a walk, in order
 
 
 @dataclass(frozen=True)
 class Census:
-    """How many customers have which standing. Without ``has_shared`` no contact is marked as shared."""
+    """How many customers have which standing. Without ``has_shared`` no contact is marked as shared.
+
+    ``few_shared`` are the shared contacts of each kind that has at most FEW: in the index they lie far apart.
+    """
 
     counted_at: datetime
     groups: Mapping[Standing, int]
     has_shared: bool
+    few_shared: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Member(NamedTuple):
@@ -65,14 +71,19 @@ def count(connection: Connection, now: datetime, bounds: JourneyLimits, *, with_
     everyone = select(_C.traits, _C.phone_country, func.count().label("people"))
     for row in connection.execute(everyone.group_by(_C.traits, _C.phone_country)):
         groups[_plain(row)] += row.people
+    few_shared: dict[str, Sequence[str]] = {}
     if with_shared:
         for row in _sharing(connection):
             move(_plain(row), replace(_plain(row), shared=_shared_contacts(row)), row.people)
+        for name, key in KEYS.items():
+            keys = connection.execute(_several(key).order_by(key).limit(FEW + 1)).scalars().all()
+            few_shared |= {name: keys} if len(keys) <= FEW else {}
     for member in changed_lately(connection, now, bounds, with_shared=with_shared):
         move(replace(member.standing, changed=()), member.standing, 1)
-    for member in tried(connection, now, bounds, with_shared=with_shared):
+    for member in tried(connection, now, bounds, tried_rows(connection, now, bounds), with_shared=with_shared):
         move(replace(member.standing, spent=()), member.standing, 1)
-    return Census(now, {standing: people for standing, people in groups.items() if people}, with_shared)
+    groups = Counter({standing: people for standing, people in groups.items() if people})
+    return Census(now, groups, with_shared, few_shared)
 
 
 def _plain(row: Any) -> Standing:
@@ -104,9 +115,11 @@ def _sharing(connection: Connection) -> Iterator[Any]:
 
 def _held_by_several(name: str) -> CTE:
     """Return the contacts of a kind that several customers have, disabled ones included, as a visit sees them."""
-    key = KEYS[name]
-    several = select(key.label("key")).where(key.is_not(None)).group_by(key).having(func.count() > 1)
-    return several.cte(f"{name}s")
+    return _several(KEYS[name]).cte(f"{name}s")
+
+
+def _several(key: ColumnElement[str | None]) -> Select[Any]:
+    return select(key.label("key")).where(key.is_not(None)).group_by(key).having(func.count() > 1)
 
 
 # --- Single customers
@@ -115,12 +128,14 @@ def _held_by_several(name: str) -> CTE:
 def members(*, with_shared: bool) -> Select[Any]:
     """Return the query whose rows ``member`` reads, in no order."""
     changed = [_C.phone_changed_at, _C.email_changed_at]
-    shared: list[ColumnElement[bool]] = []
-    for name, key in KEYS.items():
-        other = _CUSTOMERS.alias()
-        same = select(other.c.id).where(other.c[key.name] == key, other.c.id != _C.id)
-        shared.append((exists(same) if with_shared else false()).label(f"{name}_is_shared"))
+    shared = [(is_shared(name) if with_shared else false()).label(f"{name}_is_shared") for name in KEYS]
     return select(_C.id, _C.customer_id, _C.traits, _C.phone_country, *changed, *shared)
+
+
+def is_shared(name: str) -> ColumnElement[bool]:
+    """Return the condition for a customer whose contact of a kind other customers have, too."""
+    key, other = KEYS[name], _CUSTOMERS.alias()
+    return exists(select(other.c.id).where(other.c[key.name] == key, other.c.id != _C.id))
 
 
 def member(row: Any, since: datetime, spent: Iterable[TryCount] = ()) -> Member:
@@ -170,27 +185,33 @@ def tried(
     connection: Connection,
     now: datetime,
     bounds: JourneyLimits,
-    after: str = "",
+    ids: Sequence[str],
     *,
     with_shared: bool,
-    most: int | None = None,
-) -> list[Member]:
-    """Return the customers after a row who have used up the tries of any method, by row; all, or at most ``most``."""
+    sharing: Collection[str] = (),
+) -> Iterator[Member]:
+    """Yield the customers of these rows, which ``tried_rows`` returned, by row; only those ``sharing`` these contacts.
+
+    Each comes with all wrong tries.
+    """
+    those = members(with_shared=with_shared).where(*(is_shared(name) for name in sharing)).order_by(_C.id)
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        chunk = ids[start : start + IDS_AT_ONCE]
+        mine: defaultdict[str, list[TryCount]] = defaultdict(list)
+        for count in connection.execute(select(_TRIES).where(_MANY, _TRIES.c.person_key.in_(chunk))):
+            mine[count.person_key].append(tries.count_from(count, now))
+        for person in connection.execute(those.where(_C.id.in_(chunk))):
+            yield member(person, since(now, bounds), mine[person.id])
+
+
+def tried_rows(
+    connection: Connection, now: datetime, bounds: JourneyLimits, after: str = "", most: int | None = None
+) -> Sequence[str]:
+    """Return the rows of customers after a row who have used up the tries of any method; all, or at most ``most``."""
     spent = _are_spent(now, bounds)
     rows = select(_TRIES.c.person_key).where(_MANY, spent, _TRIES.c.person_key > after).distinct()
     those = rows.join(_CUSTOMERS, _C.id == _TRIES.c.person_key).order_by(_TRIES.c.person_key).limit(most)
-    ids = list(connection.execute(those).scalars())
-    result: list[Member] = []
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        chunk = ids[start : start + IDS_AT_ONCE]
-        counts = connection.execute(select(_TRIES).where(_MANY, _TRIES.c.person_key.in_(chunk))).all()
-        persons = connection.execute(members(with_shared=with_shared).where(_C.id.in_(chunk)))
-        by_row = {row.id: row for row in persons}
-        for row in chunk:
-            mine = [tries.count_from(count, now) for count in counts if count.person_key == row]
-            if row in by_row:
-                result.append(member(by_row[row], since(now, bounds), mine))
-    return result
+    return connection.execute(those).scalars().all()
 
 
 def _are_spent(now: datetime, bounds: JourneyLimits) -> ColumnElement[bool]:
@@ -212,7 +233,8 @@ class Walk:
     """Through the customers of ``wanted`` by key: plain groups, then those of the later ``PARTS``, part by part.
 
     No customer comes twice: the groups leave out those that the later parts include. A place says where to go on, for a
-    link: it names people by their rows and contacts by their keyed hash. ``bounds`` are as for a census.
+    link: it names people by their rows and contacts by their keyed hash. ``bounds`` are as for a census, from which
+    ``few_shared`` is.
     """
 
     connection: Connection
@@ -220,6 +242,7 @@ class Walk:
     bounds: JourneyLimits
     wanted: Collection[Standing]
     with_shared: bool
+    few_shared: Mapping[str, Sequence[str]]
 
     def steps(self, place: str) -> Iterator[WalkStep]:
         """Yield the steps after a place; "" is the beginning, and so is a place that makes no sense."""
@@ -261,10 +284,12 @@ class Walk:
         return set(self.connection.execute(spent).scalars())
 
     def _of_tried(self, part: str, after: str) -> Iterator[WalkStep]:
-        while found := tried(self.connection, self.now, self.bounds, after, with_shared=self.with_shared, most=CHUNK):
-            for person in found:
-                after = person.row
-                yield WalkStep(person, f"{part}:{after}")
+        its = self.connection, self.now, self.bounds
+        sharing = frozenset.intersection(*(one.shared for one in self.wanted if _part_of(one) == part))
+        while rows := tried_rows(*its, after, CHUNK):
+            for person in tried(*its, rows, with_shared=self.with_shared, sharing=sharing):
+                yield WalkStep(person, f"{part}:{person.row}")
+            after = rows[-1]
             yield WalkStep(None, f"{part}:{after}")
 
     def _of_changed(self, part: str, after: str) -> Iterator[WalkStep]:
@@ -293,6 +318,9 @@ class Walk:
 
     def _window(self, part: str, first: str) -> tuple[list[str], str | None]:
         """Return the shared contacts of the next piece of the index, and where the piece after it begins."""
+        if (few := self.few_shared.get(part)) is not None:
+            begin = bisect_left(few, first)
+            return list(few[begin : begin + CHUNK]), next(iter(few[begin + CHUNK :]), None)
         key = KEYS[part]
         window = select(key.label("key")).where(key >= first).order_by(key).limit(WINDOW).subquery()
         several = select(window.c.key).group_by(window.c.key).having(func.count() > 1).order_by(window.c.key)

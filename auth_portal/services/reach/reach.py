@@ -230,7 +230,8 @@ class Reaches:
         )
         wanted = {standing for standing in standings if _is_of(route.obstacle(standing), key)}
         with self._transactions.read() as work:
-            walk = Walk(work.connection, work.now, bounds(route.snapshot), wanted, with_shared=route.needs_own)
+            its = work.connection, work.now, bounds(route.snapshot), wanted
+            walk = Walk(*its, with_shared=route.needs_own, few_shared=counted.few_shared)
             people: list[Unreached] = []
             searched = 0
             for step in walk.steps(after):
