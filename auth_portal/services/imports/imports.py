@@ -324,7 +324,7 @@ class ImportReport:
             noun = "fault" if self.error_count == 1 else "faults"
             return [f"Nothing was imported: {self.error_count} {noun}.", *self.warnings, *listed]
         verb = "Dry run, nothing was imported" if self.is_dry_run else "Imported"
-        rows = f"{self.new} customers new, {self.changed} changed, {self.equal} equal"
+        rows = f"{self.new} new customer{'' if self.new == 1 else 's'}, {self.changed} changed, {self.equal} equal"
         columns = (f"  {column}: {tally}" for column, tally in self.columns.items())
         lines = [f"{verb}: {rows}.", *columns]
         if self.countries:
