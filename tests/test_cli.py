@@ -251,9 +251,9 @@ class TestCustomers:
         file = shell.file("customers.csv", "customer_id,phone\nC,12\n,\n,1\n")
         assert shell.fails("customers", "import", file, status=2) == [
             "customers.csv: Nothing was imported: 3 faults.",
-            "customers.csv: row 2, phone: is not a phone number (numbers without + are read as numbers in ZA)",
+            "customers.csv: row 2, phone: is not a phone number (numbers without + are read as numbers in South Africa)",
             "customers.csv: row 4, customer_id: is missing",
-            "customers.csv: row 4, phone: is not a phone number (numbers without + are read as numbers in ZA)",
+            "customers.csv: row 4, phone: is not a phone number (numbers without + are read as numbers in South Africa)",
         ]
 
     @pytest.mark.parametrize("command", [["customers", "import"], ["config", "import"]], ids=" ".join)
