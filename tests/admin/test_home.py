@@ -6,18 +6,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import delete, insert, select
 
 from auth_portal.services.history.overview import Figures, spread
 from auth_portal.services.operations.retention import sum_hours
-from auth_portal.store.models import ALL_HOURS, AuditEvent, Delivery, HourlyCount, Verification, Visit
+from auth_portal.services.verification import tries
+from auth_portal.store.models import ALL_HOURS, AlertRow, AuditEvent, Delivery, HourlyCount, Tries, Verification, Visit
 from tests.admin.desk import Desk, signed_in
-from tests.admin.test_settings import FORM as SETTINGS
 from tests.receiver import Receiver
 from tests.security.tools import STILL, code_for, deliver, expire, wrong
 from tests.services.steps import QUESTIONS, started, stepped
@@ -285,13 +286,17 @@ def test_home_reads_no_verification_that_has_ended(small_world: World, owner: De
 
 def test_without_a_channel_nothing_is_called_well(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
     with open_world(tmp_path, sqlite_url, receiver, config="", base="") as world:
-        page = signed_in(world).get("/admin/").text
+        owner, support = signed_in(world), signed_in(world, "support")
+        page = owner.get("/admin/").text
+        assert "Nothing needs attention" not in page
+        assert page.count('href="/admin/channels/_new"') == 1, "straight to the form"
+        assert 'href="/admin/journeys/_new"' in page
+        page = owner.get("/admin/?range=day").text
         assert "No channel yet, so no code can leave." in page
         assert "Nothing needs attention" not in page
-        assert page.count('href="/admin/channels/_new"') == 2, "straight to the form"
-        assert 'href="/admin/journeys/_new"' in page
-        page = signed_in(world, "support").get("/admin/").text
-        assert "/_new" not in page, "which only an owner may open"
+        assert page.count('href="/admin/channels/_new"') == 1, "straight to the form"
+        for path in ("/admin/", "/admin/?range=day"):
+            assert "/_new" not in support.get(path).text, "which only an owner may open"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +321,7 @@ def test_a_locked_customer_needs_attention(tmp_path: Path, sqlite_url: str, rece
     with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as world:
         owner = signed_in(world)
         deliver(world)
-        assert "Nothing needs attention." in owner.get("/admin/").text
+        assert "Nothing needs attention." in owner.get("/admin/?range=day").text
         for number in range(3):
             browser = world.browser()
             browser.begin(f"ref-{number}", "app")
@@ -331,9 +336,50 @@ def test_the_first_steps_lead_from_nothing_to_a_verification(
     tmp_path: Path, sqlite_url: str, receiver: Receiver
 ) -> None:
     with open_world(tmp_path, sqlite_url, receiver, config="", base="") as world:
-        page = signed_in(world).get("/admin/").text
-        assert "First steps" in page
-        assert page.count("to do</span>") == 3, "customers were imported"
+        owner, auditor = signed_in(world), signed_in(world, "auditor")
+        page = owner.get("/admin/").text
+        assert "<h1>Welcome, Ada</h1>" in page, "they are in Home's place"
+        assert "No verification began" not in page
+        assert steps(page) == [True, False, True, False, False], "the country is chosen, and customers were imported"
+        assert re.findall(r'<li class="step[^"]* open" aria-current="step">', page) == [
+            '<li class="step open" aria-current="step">'
+        ], "the first that is not done"
+        assert "<h1>Home</h1>" in owner.get("/admin/?range=day").text
+        assert "Not now" not in auditor.get("/admin/").text, "which is put off for all admins"
+        assert 'href="/admin/?range=day">Go to Home' in auditor.page.text
+
+
+def test_the_first_steps_can_wait_and_are_found_again(small_world: World, owner: Desk, support: Desk) -> None:
+    """They leave Home's place for all admins, and come back when the time is over."""
+    assert "<h1>Welcome, Ada</h1>" in owner.get("/admin/").text
+    page = owner.submit("/admin/advice/later", kind="first_steps", subject="", of="").text
+    assert "<h1>Home</h1>" in page
+    assert "Put off until 2026-12-22, for all admins." in page
+    assert "<h1>Home</h1>" in support.get("/admin/").text
+    assert advised(owner).startswith("Protect the link of"), "the next thing to do"
+    assert 'href="/admin/?first">First steps: 4 of 5' in owner.get("/admin/").text
+    assert "<h1>Welcome, Ada</h1>" in owner.get("/admin/?first").text
+    small_world.clock.advance(31 * 86400)
+    owner.sign_in()
+    assert "<h1>Welcome, Ada</h1>" in owner.get("/admin/").text
+    browser = small_world.browser()
+    browser.begin("ref-1", "app")
+    browser.prove(small_world.totp())
+    assert "<h1>Home</h1>" in owner.get("/admin/?first").text, "all of them are done"
+
+
+def test_home_is_there_as_soon_as_customers_come(small_world: World, owner: Desk) -> None:
+    small_world.browser().begin("ref-1", "app")
+    counted(small_world)
+    assert "<h1>Home</h1>" in owner.get("/admin/").text
+    assert advised(owner) == "Finish the first steps"
+
+
+def test_an_alert_is_seen_above_the_first_steps(small_world: World, owner: Desk) -> None:
+    begin_alert(small_world, "channel", "sms", "Channel sms fails. Its provider refuses the key.")
+    page = owner.get("/admin/").text
+    assert "<h1>Welcome, Ada</h1>" in page
+    assert page.index("<strong>Channel sms fails.</strong>") < page.index("Take a test drive")
 
 
 def test_the_first_step_is_the_business_and_no_country_is_chosen_before(
@@ -341,9 +387,10 @@ def test_the_first_step_is_the_business_and_no_country_is_chosen_before(
 ) -> None:
     with open_world(tmp_path, sqlite_url, receiver, config="", base="") as world:
         owner, support = signed_in(world), signed_in(world, "support")
-        owner.get("/admin/settings")
-        assert owner.post("/admin/settings", **{**SETTINGS, "default_region": ""}).status_code == 200
+        world.services.configuration.import_toml('[portal]\ndefault_region = ""\n', file_name="none.toml")
+        world.services.journeys.renew()
         page = owner.get("/admin/").text
+        assert steps(page)[0] is False
         assert page.index("Say whose portal this is") < page.index("Add a channel")
         assert '<option value="" selected>Choose a country</option>' in page
         assert '<option value="ZA">South Africa</option>' in page
@@ -370,12 +417,26 @@ def test_the_first_steps_stay_until_a_country_is_chosen(small_world: World, owne
     browser.prove(small_world.totp())
     small_world.services.journeys.renew()
     page = owner.get("/admin/").text
-    assert "First steps" in page
-    assert page.count("to do</span>") == 0
+    assert "<h1>Home</h1>" in page, "a portal that verifies is watched there"
+    assert advised(owner) == "Finish the first steps"
+    page = owner.get("/admin/?first").text
+    assert steps(page) == [False, True, True, True, True]
     assert "Say whose portal this is" in page
     small_world.services.configuration.import_toml('[portal]\ndefault_region = "ZA"\n', file_name="za.toml")
     small_world.services.journeys.renew()
-    assert "First steps" not in owner.get("/admin/").text
+    assert "irst steps" not in owner.get("/admin/").text
+
+
+def steps(page: str) -> list[bool]:
+    """Which of the first steps are done."""
+    return ["done" in classes.split() for classes in re.findall(r'<li class="(step[^"]*)"', page)]
+
+
+def begin_alert(world: World, kind: str, subject: str, words: str, ended_at: datetime | None = None) -> None:
+    """An alert as a dispatcher writes it."""
+    row = {"id": uuid4().hex, "kind": kind, "subject": subject, "words": words, "since": world.clock.now}
+    with world.database.write() as connection:
+        connection.execute(insert(AlertRow).values(**row, ended_at=ended_at))
 
 
 def advised(desk: Desk) -> str:
@@ -388,7 +449,7 @@ def advised(desk: Desk) -> str:
 def test_advice_is_put_off_for_a_time_and_the_next_is_shown(small_world: World, owner: Desk, support: Desk) -> None:
     browser = small_world.browser()
     browser.begin("ref-1", "app")
-    assert advised(owner) == "", "before, the first steps are what to do next"
+    assert advised(owner) in ("", "Finish the first steps"), "in Home's place, until the begun one is counted"
     browser.prove(small_world.totp())
     first = advised(owner)
     assert first.startswith("Protect the link of")
@@ -426,11 +487,43 @@ def test_what_is_no_advice_is_not_put_off(owner: Desk, fields: dict[str, str]) -
 
 
 def test_the_first_steps_go_once_they_are_done(small_world: World, owner: Desk) -> None:
-    assert "First steps" in owner.get("/admin/").text
+    assert len(steps(owner.get("/admin/").text)) == 5
     browser = small_world.browser()
     browser.begin("ref-1", "app")
     browser.prove(small_world.totp())
-    assert "First steps" not in owner.get("/admin/").text
+    page = owner.get("/admin/").text
+    assert "<h1>Home</h1>" in page
+    assert "irst steps" not in page
+
+
+def test_a_cap_that_is_nearly_used_up_is_to_be_looked_at(small_world: World, owner: Desk) -> None:
+    browser = small_world.browser()
+    browser.begin("ref-1", "app")
+    browser.prove(small_world.totp())
+    while advised(owner).startswith("Protect"):
+        owner.post("/admin/advice/later", **owner.hidden("/admin/advice/later"))
+    for subject, ended_at in (("mail 50%", None), ("mail 80%", small_world.clock.now), ("sms ZA 80%", None)):
+        begin_alert(small_world, "cap", subject, f"Channel {subject} has sent 8 of 10.", ended_at)
+    assert advised(owner) == "Look at the cap of sms"
+    assert "to South Africa are used up" in plain(owner.page.text)
+    owner.post("/admin/advice/later", **owner.hidden("/admin/advice/later"))
+    assert "Put off until 2026-11-23" in owner.page.text, "tomorrow it may be near its end again"
+
+
+def test_a_list_of_the_locked_that_is_not_whole_says_so(
+    small_world: World, owner: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person in range(3):
+        with small_world.database.write() as connection:
+            connection.execute(
+                insert(Tries).values(
+                    person_key=f"{person:032x}", method="totp", is_ticketed=False, total=30, day_count=0,
+                    day_ends_at=small_world.clock.now,
+                )
+            )  # fmt: skip
+    assert "More customers may be locked" not in owner.get("/admin/?range=day").text
+    monkeypatch.setattr(tries, "MOST_LOOKED_AT", 2)
+    assert "More customers may be locked" in owner.get("/admin/?range=day").text
 
 
 def test_the_locked_are_found_by_their_index(small_world: World, owner: Desk) -> None:

@@ -41,7 +41,7 @@ def test_a_journey_that_is_off_locks_no_customer_on_the_home_page(
             for _ in range(wrong):
                 browser.prove("000000")
         assert world.rows(Tries)[0].total == 6
-        assert world.services.overview.locked() == []
+        assert world.services.overview.locked().listed == []
 
 
 def test_a_day_of_tries_ends_to_the_second(small_world: World) -> None:
@@ -63,7 +63,7 @@ def test_a_day_of_tries_opens_by_itself_and_all_of_them_do_not(small_world: Worl
         "email_code": (3, 3, True),
     }
     write_tries(world, row, {(method, False): count for method, count in counts.items()})
-    opens_at = {one.method: one.until for one in world.services.overview.locked()}
+    opens_at = {one.method: one.until for one in world.services.overview.locked().listed}
     assert opens_at == {"totp": ends_at, "password": None, "sms_code": None}
     budgets = {one.method: one.open for one in world.services.credentials.of(row) if one.method in counts}
     assert budgets == {
@@ -115,7 +115,7 @@ def test_every_page_agrees_with_the_gate(
     }
     assert locked_on_the_customers_page(world, row, snapshot) == refused
     overview = Overview(world.transactions, SimpleNamespace(current=lambda: snapshot))  # type: ignore[arg-type]
-    assert {(one.row, one.method) for one in overview.locked()} == {(row, method) for method, _ticketed in refused}
+    assert {(one.row, one.method) for one in overview.locked().listed} == {(row, method) for method, _ticketed in refused}
     with world.transactions.read() as work:
         passages = {passage.slug: passage for passage in passages_of(work, snapshot, row)}
     for config in in_use:

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, urlsplit
 from argon2 import extract_parameters
 
 from auth_portal.crypto import PASSWORD_CODE_POINTS, Keyring, SealedColumn, normal_password
-from auth_portal.i18n import country_name
 from auth_portal.methods.password import SHORT_PASSWORD
 from auth_portal.services.directory.person import (
     CUSTOMER_ID_LENGTH,
@@ -262,7 +261,7 @@ def _phone(cell: str, region: str) -> str:
     if number is None and not region and not text.startswith(("+", "00")):
         raise RegionUnset(NO_REGION)
     if number is None:
-        raise CellFault(f"is not a phone number (numbers without + are read as numbers in {country_name(region)})")
+        raise CellFault(f"is not a phone number (numbers without + are read as numbers in {region})")
     return number
 
 

@@ -31,6 +31,7 @@ from auth_portal.store.models import (
     RARE_KIND,
     VERIFIED,
     Admin,
+    AlertRow,
     ApiKeyRow,
     AuditEvent,
     ChannelState,
@@ -72,8 +73,8 @@ _MARKED = select(HourlyCount.hour).where(
     HourlyCount.hour.in_(bindparam("hours", expanding=True)), HourlyCount.name == SUMMED, HourlyCount.labels == "[]"
 )
 _TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
-# For how long advice rests that an owner puts off: of a failing channel and an ending key, not until it is too late.
-ADVICE_RESTS = {"single_channel": timedelta(days=7), "key": timedelta(days=3)}
+# For how long advice rests that an owner puts off: of a failing channel, an ending key and a cap, not until too late.
+ADVICE_RESTS = {"single_channel": timedelta(days=7), "key": timedelta(days=3), "cap": timedelta(days=1)}
 ADVICE_RESTS_USUALLY = timedelta(days=30)
 _PUT_OFF = "advice_put_off"  # the audit event, which is also the record
 SETTLED = frozenset({DeliveryState.ACCEPTED, DeliveryState.REFUSED, DeliveryState.UNCONFIRMED, DeliveryState.GIVEN_UP})
@@ -255,11 +256,11 @@ class Figures:
 
 
 class Advice(NamedTuple):
-    """What an admin could do next: ``kind`` is single_channel, relay, single_owner or key."""
+    """What an admin could do next: ``kind`` is first_steps, single_channel, relay, cap, single_owner or key."""
 
     kind: str
     subject: str = ""  # the slug of a journey, or the name of a channel or a key
-    of: str = ""  # the journey whose channel it is, or the row of the key
+    of: str = ""  # the journey whose channel it is, the country of the cap, or the row of the key
     at: datetime | None = None  # when the key ends
 
     @property
@@ -404,10 +405,14 @@ class Checklist:
     has_verified: bool
 
     @property
+    def steps(self) -> tuple[bool, ...]:
+        """Return which steps are done, in their order."""
+        return self.has_country, self.has_channel, self.has_customers, self.has_journey, self.has_verified
+
+    @property
     def is_done(self) -> bool:
         """Report whether every step is done."""
-        is_set_up = self.has_country and self.has_channel and self.has_customers
-        return is_set_up and self.has_journey and self.has_verified
+        return all(self.steps)
 
 
 class AtStake(NamedTuple):
@@ -428,6 +433,13 @@ class LockedCustomer:
     customer_id: str
     method: str
     until: datetime | None  # None: until support unlocks it
+
+
+class LockedCustomers(NamedTuple):
+    """The first who are locked; there may be more unless it is ``all_of_them``."""
+
+    listed: list[LockedCustomer]
+    all_of_them: bool
 
 
 class Overview:
@@ -528,6 +540,18 @@ class Overview:
                 work.execute(select(AuditEvent.at).order_by(AuditEvent.id).limit(1)).scalar(),
             )
 
+    def older_than(self, days: Mapping[str, int]) -> Mapping[str, int]:
+        """Count what a shorter time deletes, up to MOST_COUNTED: ``days`` are the times by their setting."""
+        ids = {"retention.verifications_days": Verification.id, "retention.audit_days": AuditEvent.id}
+        with self._transactions.read() as work:
+            found = {
+                key: select(ids[key]).where(ids[key] < first_id(work.now - timedelta(n))) for key, n in days.items()
+            }
+            return {
+                key: work.execute(select(func.count()).select_from(of.limit(MOST_COUNTED).subquery())).scalar() or 0
+                for key, of in found.items()
+            }
+
     def checklist(self) -> Checklist:
         """Report what is already set up."""
         snapshot = self._journeys.current()
@@ -544,16 +568,17 @@ class Overview:
             has_verified=has_verified,
         )
 
-    def advice(self) -> Advice | None:
-        """Return the first thing that would make the portal safer and was not put off, or None."""
+    def advice(self, done: Checklist) -> Advice | None:
+        """Return the first thing to do next that was not put off, or None; ``done`` is what is set up."""
         with self._transactions.read() as work:
             resting = self._resting(work)
-            return next((one for one in self._advices(work) if one[:3] not in resting), None)
+            return next((one for one in self._advices(work, done) if one[:3] not in resting), None)
 
     def put_off(self, kind: str, subject: str, of: str, admin_id: str) -> datetime | None:
         """Let a piece of advice rest. Return until when; None if there is no reason for it now."""
+        done = self.checklist()
         with self._transactions.write() as work:
-            found = next((one for one in self._advices(work) if one[:3] == (kind, subject, of)), None)
+            found = next((one for one in self._advices(work, done) if one[:3] == (kind, subject, of)), None)
             if found is None:
                 return None
             work.record(_PUT_OFF, admin_id=admin_id, advice=kind, subject=subject, of=of)
@@ -571,7 +596,9 @@ class Overview:
                 found.add(one[:3])
         return found
 
-    def _advices(self, work: Work) -> Iterator[Advice]:
+    def _advices(self, work: Work, done: Checklist) -> Iterator[Advice]:
+        if not done.is_done:
+            yield Advice("first_steps")
         snapshot = self._journeys.current()
         journeys = {slug: now.config for slug, now in snapshot.journeys.items() if snapshot.is_open(now.config)}
         failing = set(work.execute(select(ChannelState.name).where(ChannelState.failures_in_row > 0)).scalars())
@@ -583,6 +610,10 @@ class Overview:
         for slug, journey in journeys.items():
             if journey.is_unprotected:
                 yield Advice("relay", slug)
+        near = AlertRow.kind == "cap", AlertRow.ended_at.is_(None), AlertRow.subject.endswith(" 80%")
+        for subject in work.execute(select(AlertRow.subject).where(*near).order_by(AlertRow.id)).scalars():
+            name, *country, _share = subject.split()
+            yield Advice("cap", name, "".join(country))
         if work.execute(select(func.count()).where(Admin.role == "owner", Admin.is_active)).scalar() == 1:
             yield Advice("single_owner")
         ends_soon = ApiKeyRow.expires_at.between(work.now, work.now + KEY_ENDS_SOON), ApiKeyRow.revoked_at.is_(None)
@@ -590,11 +621,12 @@ class Overview:
         for key in work.execute(ending.order_by(ApiKeyRow.expires_at)):
             yield Advice("key", key.name, key.id, key.expires_at)
 
-    def locked(self) -> list[LockedCustomer]:
+    def locked(self) -> LockedCustomers:
         """Return the first twenty customers who cannot use a method now because of wrong tries."""
         with self._transactions.read() as work:
-            found = tries.locked_customers(work, self._journeys.current(), LOCKED_LISTED)
-        return [LockedCustomer(row, customer_id, count.method, until) for row, customer_id, count, until in found]
+            found, is_whole = tries.locked_customers(work, self._journeys.current(), LOCKED_LISTED + 1)
+        listed = [LockedCustomer(row, customer_id, count.method, until) for row, customer_id, count, until in found]
+        return LockedCustomers(listed[:LOCKED_LISTED], is_whole and len(found) <= LOCKED_LISTED)
 
 
 @lru_cache(10_000)

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, delete, false, func, not_, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, false, not_, or_, select, text, update
 
 from auth_portal.services import limits
 from auth_portal.services.config.journey import JourneyConfig, JourneyLimits
@@ -306,10 +306,13 @@ def narrowest(bounds: Iterable[JourneyLimits]) -> JourneyLimits | None:
     )
 
 
-def locked_customers(work: Work, snapshot: Snapshot, most: int) -> list[tuple[str, str, TryCount, datetime | None]]:
+def locked_customers(
+    work: Work, snapshot: Snapshot, most: int
+) -> tuple[list[tuple[str, str, TryCount, datetime | None]], bool]:
     """Return customers who cannot use a method now: row, customer ID, count, and when it opens by itself.
 
-    They are looked for among the first MOST_LOOKED_AT with many tries, those who have been customers for longest.
+    They are looked for among the first MOST_LOOKED_AT with many tries, those who have been customers for longest. Also
+    report whether these are all.
     """
     bounds = {
         (method, is_ticketed): found
@@ -328,16 +331,18 @@ def locked_customers(work: Work, snapshot: Snapshot, most: int) -> list[tuple[st
         for (method, is_ticketed), found in bounds.items()
     ]
     many = text(MANY_TRIES)  # names the index, which is read in its order up to a bound
-    behind = select(_TRIES.c.person_key).where(many).order_by(_TRIES.c.person_key).offset(MOST_LOOKED_AT).limit(1)
+    some = select(_TRIES.c.person_key).where(many).order_by(_TRIES.c.person_key)
+    behind = work.execute(some.offset(MOST_LOOKED_AT).limit(1)).scalar()
     rows = work.execute(
         select(CustomerRow.id, CustomerRow.customer_id, *(column for column in _TRIES.c if column.key != "person_key"))
         .join(_TRIES, CustomerRow.id == _TRIES.c.person_key)
-        .where(many, _TRIES.c.person_key < func.coalesce(behind.scalar_subquery(), "g"), or_(false(), *is_locked))
+        .where(many, _TRIES.c.person_key < (behind or "g"), or_(false(), *is_locked))
         .order_by(_TRIES.c.person_key)
         .limit(most)
     )
     counts = [(row, count_from(row, work.now)) for row in rows]
-    return [
+    locked = [
         (row.id, row.customer_id, count, opens_at(count, bounds[count.method, count.is_ticketed]))
         for row, count in counts
     ]
+    return locked, behind is None

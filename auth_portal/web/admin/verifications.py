@@ -45,18 +45,27 @@ LEAST_PART = 2  # characters of a name that is searched for by its beginning
 @route("/", allow=EVERYONE)
 def home() -> Response:
     """Show what needs attention now, and how the last day, week or month went, of all journeys or of one."""
-    name, slug = request.args.get("range", "day"), request.args.get("journey", "")
-    overview, known = services().overview, services().journeys.current().journeys
+    name, slug = request.args.get("range", ""), request.args.get("journey", "")
+    overview, snapshot = services().overview, services().journeys.current()
+    known, checklist = snapshot.journeys, overview.checklist()
+    advice = overview.advice(checklist)
+    figures = overview.figures(name if name in RANGES else "day", slug if slug in known else "")
+    is_asked = "first" in request.args and not checklist.is_done
+    is_new = not (checklist.has_verified or figures.begun)  # once customers come, Home is there for them
+    is_due = is_new and advice is not None and advice.kind == "first_steps" and not name
     return render(
         "admin/home.html",
         ranges=tuple(RANGES),
         few=FEW,
-        figures=overview.figures(name if name in RANGES else "day", slug if slug in known else ""),
+        figures=figures,
         slugs=sorted(known),
-        checklist=overview.checklist(),
+        ways={slug: now.config for slug, now in known.items()},
+        channels=sorted(snapshot.channels),
+        checklist=checklist,
+        is_first=is_asked or is_due,
         locked=overview.locked(),
         accepted_at=overview.last_accepted_at(),
-        advice=overview.advice(),
+        advice=advice,
         failed=services().delivery_lists.open_acts().retries,
         warnings=services().health.warnings(),
         alerts=services().alerts.open(services().clock()),
