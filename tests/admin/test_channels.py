@@ -354,6 +354,25 @@ def test_what_is_seldom_changed_in_a_channel_is_folded_and_a_fault_opens_it(desk
     assert f"{len(uses)} journeys that are on send" in desk.get("/admin/channels/mail/edit").text
 
 
+def test_every_way_to_make_a_channel_is_a_tile_of_the_list_and_of_the_new_one(desk: Desk) -> None:
+    pages = [desk.get(path).text for path in ("/admin/channels", NEW)]
+    tiles = [re.findall(r'<a href="/admin/channels/_new\?([^"]*)"><strong>([^<]*)</strong> <small>(.+?)</small>', page)
+             for page in pages]  # fmt: skip
+    assert tiles[0] == tiles[1]
+    assert tiles[0][0] == ("kind=smtp", "Mail server (SMTP)", "server, login, sender")
+    editor = desk.world.services.channel_editor
+    assert ("preset=twilio", "Twilio", "Account SID, Auth Token, From") in tiles[0]
+    assert len(tiles[0]) == len(editor.presets()) + len(editor.kinds())
+    for query, _name, _needs in tiles[0]:
+        assert desk.get(f"{NEW}?{query}").text.count('id="name"') == 1, query
+    assert "/_new" not in signed_in(desk.world, "support").get("/admin/channels").text
+
+
+def test_the_list_shows_how_much_of_each_cap_is_used(desk: Desk) -> None:
+    make(desk, "clicks", **CLICKATELL)
+    assert "South Africa: </small>0 <small>of 50 today" in " ".join(desk.get("/admin/channels").text.split())
+
+
 def test_the_list_shows_what_each_provider_did_in_the_last_day(desk: Desk) -> None:
     """From the counts of Home: a line, the share with its number, and no share where nothing was sent."""
     labels = ("mail", "", "accepted"), ("mail", "", "refused")
@@ -368,7 +387,7 @@ def test_the_list_shows_what_each_provider_did_in_the_last_day(desk: Desk) -> No
         name: row for row in page.split("<tr>")[2:] for name in re.findall(r'href="/admin/channels/([a-z]+)"', row)[:1]
     }
     assert 'aria-label="39 accepted in all"' in rows["mail"]
-    assert "97.5 % of 40 accepted" in " ".join(rows["mail"].split())
+    assert "97.5 % <small>of 40</small>" in " ".join(rows["mail"].split())
     assert '<svg class="spark' not in rows["sms"]
     assert " % of" not in rows["sms"]
 

@@ -89,7 +89,7 @@ EMPTY = {  # by page: the heading, and where its button leads an owner and suppo
     "deliveries": ("Nothing has been sent yet", "/admin/channels", "/admin/channels"),
     "customers": ("No customer yet", "/admin/imports", "/admin/imports"),
     "journeys": ("No journey yet", "/admin/journeys/_new", ""),
-    "channels": ("No channel yet", "/admin/channels/_new", ""),
+    "channels": ("No channel yet", "", ""),  # every way to make one is below, as a tile
     "api-keys": ("No key yet", "/admin/api-keys/new", None),
 }
 

@@ -33,8 +33,14 @@ REFRESHES = 10  # of the page of a test, two seconds apart; then a link
 @route("/channels", allow=EVERYONE)
 def channels() -> Response:
     """Show all channels, and how they are doing."""
-    figures = {one.name: one for one in services().overview.figures("day").channels}
-    return render("admin/channels/list.html", channels=services().channel_editor.channels(), figures=figures)
+    editor = services().channel_editor
+    return render(
+        "admin/channels/list.html",
+        channels=editor.channels(),
+        figures={one.name: one for one in services().overview.figures("day").channels},
+        kinds=editor.kinds(),
+        presets=editor.presets(),
+    )
 
 
 @route("/channels/_new", allow=OWNERS)
