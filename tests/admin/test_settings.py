@@ -303,6 +303,60 @@ def test_what_others_change_elsewhere_is_no_conflict(desk: Desk) -> None:
     assert settings(desk.world)["name"] == "Beta Bank"
 
 
+# --- What is risky has a second step
+
+
+def sure_of(page: Any) -> dict[str, str]:
+    """The form of the second step, as a browser sends it."""
+    text = page.text.partition('action="/admin/settings" data-unsaved')[2].partition("</form>")[0]
+    return {name: unescape(value) for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', text)}
+
+
+RISKY = [
+    ({"default_region": "KE"}, "4 customers have a number of South Africa.", ("South Africa", "Kenya")),
+    ({"retention.verifications_days": "10"}, "1 verification is deleted within the hour", ("30", "10")),
+    ({"retention.audit_days": "90"}, "0 audit events are deleted within the hour", ("396", "90")),
+]
+
+
+@pytest.mark.parametrize(("changed", "touches", "shown"), RISKY, ids=["country", "verifications", "audit"])
+def test_a_risky_setting_is_saved_after_a_page_that_says_what_it_touches(
+    desk: Desk, changed: dict[str, str], touches: str, shown: tuple[str, str]
+) -> None:
+    desk.world.browser().begin("ref-1", "app")
+    desk.world.clock.advance(20 * 86_400)
+    desk.sign_in()
+    before = settings(desk.world)
+    page = save(desk, name="Beta Bank", **changed)
+    seen = " ".join(unescape(re.sub(r"<[^>]+>", " ", page.text)).split())
+    assert touches in seen
+    assert f"{shown[0]} {shown[1]}" in seen
+    assert "Acme Bank Beta Bank" in seen, "and whatever else changes"
+    assert "Save the 2 changes" in seen
+    assert settings(desk.world) == before, "nothing is saved yet"
+    form = sure_of(page)
+    assert 'name="limits.begins_per_minute"' in desk.post("/admin/settings", **form, act="edit").text
+    assert desk.page.text.count('value="Beta Bank"') == 1, "back in the form, as it was typed"
+    assert settings(desk.world) == before
+    assert "Saved. Every server uses it" in desk.post("/admin/settings", **form).text
+    assert settings(desk.world) != before
+    assert settings(desk.world)["name"] == "Beta Bank"
+
+
+def test_what_was_agreed_to_is_no_more_than_what_was_shown(desk: Desk) -> None:
+    form = sure_of(save(desk, default_region="KE"))
+    page = desk.post("/admin/settings", **{**form, "default_region": "NA"})
+    assert "Save these changes?" in page.text
+    assert settings(desk.world)["default_region"] == "ZA"
+
+
+def test_what_deletes_nothing_and_faults_have_no_second_step(desk: Desk) -> None:
+    assert "Saved. Every" in save(desk, **{"retention.verifications_days": "60", "time_zone": "Africa/Nairobi"}).text
+    page = save(desk, default_region="KE", **{"retention.verifications_days": "1"})
+    assert page.status_code == 422
+    assert settings(desk.world)["default_region"] == "ZA"
+
+
 # --- The config file
 
 

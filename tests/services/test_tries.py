@@ -115,7 +115,9 @@ def test_every_page_agrees_with_the_gate(
     }
     assert locked_on_the_customers_page(world, row, snapshot) == refused
     overview = Overview(world.transactions, SimpleNamespace(current=lambda: snapshot))  # type: ignore[arg-type]
-    assert {(one.row, one.method) for one in overview.locked().listed} == {(row, method) for method, _ticketed in refused}
+    assert {(one.row, one.method) for one in overview.locked().listed} == {
+        (row, method) for method, _ticketed in refused
+    }
     with world.transactions.read() as work:
         passages = {passage.slug: passage for passage in passages_of(work, snapshot, row)}
     for config in in_use:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import phonenumbers
@@ -13,13 +13,14 @@ from auth_portal.clock import zones_to_choose
 from auth_portal.errors import Misconfigured
 from auth_portal.i18n import FALLBACK, country_name, languages
 from auth_portal.i18n import gettext as _
-from auth_portal.services.config.changes import Author, SaveResult
+from auth_portal.services.config.changes import Author, Difference, SaveResult
 from auth_portal.services.config.configuration import SettingsEdit
 from auth_portal.services.config.file import Fault
 from auth_portal.web.admin.frame import (
     EVERYONE,
     INSPECTORS,
     OWNERS,
+    SECRET_FIELDS,
     accept_logo,
     done,
     form_text,
@@ -72,16 +73,51 @@ def _typed() -> dict[str, str]:
 @route("/settings", allow=OWNERS, methods=("POST",), again=lambda: _page(_typed()))
 def save() -> BaseResponse:
     """Save the form."""
-    typed = _typed()
-    if fault := second_factor_fault():
-        return _page(typed, SaveResult((Fault("portal", "second_factor", fault),)))
-    configuration = services().configuration
+    typed, configuration = _typed(), services().configuration
     untouched = configuration.settings().settings.model_dump()  # such as the logos, which have forms of their own
     edit = SettingsEdit(untouched | _nested(typed), Author(me().admin_id), form_text("based_on"))
+    result = configuration.propose(edit)
+    if not result.is_fine or form_text("act") == "edit":
+        return _page(typed, result)
+    risky = [change for change in result.changes if _is_risky(change)]
+    if _mark_of(risky) != form_text("sure"):
+        return _risky_page(result.changes, risky)
+    if fault := second_factor_fault():
+        refused = SaveResult((Fault("portal", "second_factor", fault),))
+        return _risky_page(result.changes, risky, fault) if risky else _page(typed, refused)
     result = configuration.save(edit)
     if not result.is_fine:
         return _page(typed, result)
     return done(PATH, _("Saved. Every server uses it within two seconds."))
+
+
+def _is_risky(change: Difference) -> bool:
+    """Report whether a change may find other people by what customers type, or deletes what is stored."""
+    if change.key.startswith("retention."):
+        return int(change.after) < int(change.before)
+    return change.key == "case_sensitive_ids" or (change.key == "default_region" and bool(change.before))
+
+
+def _mark_of(risky: Sequence[Difference]) -> str:
+    """Return what the second step sends of the changes that it showed."""
+    return " ".join(f"{change.key}={change.after}" for change in risky)
+
+
+def _risky_page(changes: Sequence[Difference], risky: Sequence[Difference], fault: str = "") -> Response:
+    """Show what risky changes touch, before anything is saved; the form that was sent is in it."""
+    left_out = {*SECRET_FIELDS, "sure", "act"}
+    days = {change.key: int(change.after) for change in risky if change.key.endswith("_days")}
+    return render(
+        "admin/settings/risky.html",
+        status=422 if fault else 200,
+        changes=changes,
+        risky=risky,
+        sure=_mark_of(risky),
+        fault=fault,
+        fields=[pair for pair in request.form.items(multi=True) if pair[0] not in left_out],
+        at_stake=services().overview.at_stake(),
+        doomed=services().overview.older_than(days),
+    )
 
 
 FIRST = ("name", "default_region", "time_zone", "language")  # what has to be right before the first customer
