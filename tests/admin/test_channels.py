@@ -315,6 +315,7 @@ def test_of_what_two_admins_changed_in_a_channel_each_field_is_kept(desk: Desk) 
     assert "Authorization" not in both
     assert re.search(r"Countries ZA ZA, NA", rest)
     assert not [secret for secret in ("first-", "second-") if secret in page.text]
+    assert "enter it again" not in page.text, "nothing that was typed is lost"
     form = forms_of(page.text) | {"carries": "sms"}
     assert form["headers"] == "Authorization: keep\nX-Key: my-key\nX-New: keep"
     assert (form["countries"], form["daily_cap"], form["hourly_cap"]) == ("ZA, NA", "11", "3")
@@ -333,7 +334,7 @@ def test_d4_a_merge_sends_no_stored_secret_to_the_address_that_another_admin_cho
     desk.page = opened
     page = send(desk, path, **{**form, "api_key": "my-key"}, base_url="https://platform.clickatell.com")
     assert page.status_code == 409
-    assert "enter it again" in page.text
+    assert "What you typed as API key isn't in it: enter it again." in shown(page)
     assert "my-key" not in page.text
     assert unescape(page.text).count("https://other.example") >= 1
     send(desk, path, **forms_of(page.text) | {"base_url": "https://platform.clickatell.com", "api_key": ""})

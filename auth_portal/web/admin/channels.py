@@ -223,6 +223,8 @@ def _form(name: str, new_kind: str, texts: Mapping[str, str], result: SaveResult
     stored = services().channel_editor.channel(name) if name else None
     kind = stored.kind if stored else services().channel_editor.kinds()[new_kind]
     now = stored.mark if stored else ""
+    # Headers are secrets that the form shows, so those that were typed stay in it; a password field is always empty.
+    lost = [_(field.label) for field in kind.FORM if field.is_secret and not field.rows and texts.get(field.name)]
     if result.newer:  # what they changed and this form did not is in the form from here on
         texts = services().channel_editor.merged_form(name, result.newer.merged, texts)
     shown = {"name", *(field.name for field in kind.FORM), "second_factor"}
@@ -235,6 +237,7 @@ def _form(name: str, new_kind: str, texts: Mapping[str, str], result: SaveResult
         values=texts,
         based_on=now if result.newer else form_text("based_on") or now,
         newer=result.newer,
+        lost_secrets=lost,
         faults={fault.key.partition(".")[0]: fault.reason for fault in result.faults},
         others=[fault.reason for fault in result.faults if fault.key.partition(".")[0] not in shown],
         has_secrets=stored.secrets if stored else {},
