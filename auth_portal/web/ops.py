@@ -115,7 +115,7 @@ def gauges(measured: Any) -> Iterator[Family]:
     health, alerts = services().health, services().alerts
     due, waiting = measured.due_seconds(), measured.waiting()
     yield from _last_day(measured, waiting)
-    yield _gauge("queue_deliveries", "Deliveries under way, counted up to some thousands.", "kind", waiting)
+    yield _gauge("queue_deliveries", "Deliveries under way, up to 10,000 of each kind.", "kind", waiting)
     yield _gauge("queue_oldest_seconds", "How long the oldest due delivery of a kind has waited.", "kind", due)
     yield _gauge("oldest_due_seconds", "How long the oldest due delivery has waited.", "", {"": max(due.values())})
     yield _gauge("channel_failures", "Failures in a row of each channel.", "channel", measured.channel_failures())

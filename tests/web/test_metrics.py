@@ -228,3 +228,16 @@ def test_a_password_that_is_right_counts_once(world: World) -> None:
     found = scraped(world)
     assert found['auth_portal_checks_total{method="password",result="right"}'] == 1
     assert found['auth_portal_checks_total{method="password",result="wrong"}'] == 1
+
+
+def test_a_flood_of_one_kind_hides_no_other(still: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auth_portal.services.operations.health.MOST_WAITING", 2)
+    for number in range(4):
+        browser = still.browser()
+        browser.open(f"left-{number}")
+        browser.post("/", decline="not_me", identifier="")
+    still.browser().begin("r-1")
+    found = scraped(still)
+    assert found['auth_portal_queue_deliveries{kind="callback"}'] == 2
+    assert found['auth_portal_queue_deliveries{kind="message"}'] == 1
+    assert found['auth_portal_queue_deliveries{kind="webhook"}'] == 0

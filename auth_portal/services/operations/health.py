@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from socket import gethostname
 from typing import Any
 
-from sqlalchemy import bindparam, func, literal_column, select, text
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from auth_portal.services import limits
@@ -216,11 +216,13 @@ class Measurements:
         }
 
     def waiting(self) -> dict[str, int]:
-        """Return how many deliveries of each kind are under way, up to MOST_WAITING of all."""
+        """Return how many deliveries of each kind are under way, up to MOST_WAITING of each: none hides another."""
         is_pending = Delivery.state == literal_column(f"'{DeliveryState.PENDING}'")  # the words of the index
-        some = select(Delivery.kind).where(is_pending).limit(MOST_WAITING).subquery()
-        found = self.work.execute(select(some.c.kind, func.count().label("deliveries")).group_by(some.c.kind))
-        return {CALLBACK: 0, MESSAGE: 0, EVENT: 0, **{row.kind: row.deliveries for row in found}}
+        return {kind: self._count(is_pending, Delivery.kind == kind) for kind in (CALLBACK, MESSAGE, EVENT)}
+
+    def _count(self, *which: ColumnElement[bool]) -> int:
+        some = select(literal_column("1")).where(*which).limit(MOST_WAITING).subquery()
+        return self.work.execute(select(func.count()).select_from(some)).scalar_one()
 
     def audit_unsealed_seconds(self) -> float:
         """Return for how long the oldest audit event that is in no block yet has waited (E4)."""
