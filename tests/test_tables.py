@@ -21,7 +21,7 @@ GENERIC = {"store.keys", "store.db", "store.rows", "services.imports.store", "se
 GUESTS = {
     # What is old enough, or about an erased person, is deleted where it is found: the rule is one for all tables.
     "operations": {
-        *("Attempt", "Challenge", "Delivery", "Journey", "JourneyVersion", "Portal", "TicketRow", "Verification"),
+        *("Attempt", "Challenge", "Delivery", "Journey", "JourneyVersion", "TicketRow", "Verification"),
         *("Tries", "Visit", "Acceptance", "AnswerRow"),
         # After a restore, what was live or could be used once is closed in one transaction, whatever its room.
         *("Admin", "AdminLink", "AdminSession", "ApiAnswer", "ChangeFeed", "CredentialLink", "CustomerRow"),

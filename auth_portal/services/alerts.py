@@ -19,11 +19,11 @@ from auth_portal.clock import iso
 from auth_portal.services import limits
 from auth_portal.services.audit_chain import chain_fault, stream_fault
 from auth_portal.services.config.channel import ALARM_SHARES, OPEN_SHARE, used_this_hour, used_today
-from auth_portal.services.config.snapshot import Journeys, Snapshot
+from auth_portal.services.config.snapshot import Journeys, Program, Snapshot
 from auth_portal.services.delivery.notices import Notices
-from auth_portal.services.delivery.outbox import ALERT
+from auth_portal.services.delivery.outbox import ALERT, LOST
 from auth_portal.services.delivery.queues import ALL_PRIORITIES, due_queues
-from auth_portal.services.delivery.webhooks import Webhooks
+from auth_portal.services.delivery.webhooks import PAUSE_AFTER, Webhooks
 from auth_portal.services.limits import Limit
 from auth_portal.store.db import Transactions, Work, dialect_insert, first_id
 from auth_portal.store.models import (
@@ -34,6 +34,7 @@ from auth_portal.store.models import (
     Counter,
     Delivery,
     DeliveryState,
+    WebhookEndpoint,
     table_of,
 )
 
@@ -52,6 +53,7 @@ LINKS = {
     "spent_credentials": "/admin/audit",
     "audit": "/admin/audit/check",
     "stream": "/admin/audit",
+    "webhook": "/admin/api-keys",
 }
 
 WINDOW = timedelta(minutes=10)  # of callbacks that count: the usual life of a chat
@@ -62,8 +64,8 @@ WELL_SHARE = 0.2  # of them: up to here it counts as working again
 QUEUE_SECONDS = 30  # a delivery that has been due for this long: from here on its target has too few threads
 CALM_SECONDS = 10  # up to here a target has enough of them again
 STUCK_TRIES = 4  # a callback tried this often (8 s) without being accepted already counts as failing
+WEBHOOK_FAILING = timedelta(minutes=30)  # without an event that its program accepts: it was tried five times
 CHANNEL_FAILURES = 3  # messages in a row; one is enough if only an admin can fix it
-_LOST = (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
 TITLES = {
     "audit": "the audit trail is not sealed",
     "callbacks": "results do not reach the chat",
@@ -76,6 +78,7 @@ TITLES = {
     "integrity": "rows were changed in the database",
     "spent_credentials": "many wrong tries",
     "stream": "audit events do not reach the other system",
+    "webhook": "a program does not accept events",
 }
 
 
@@ -91,7 +94,7 @@ class Alert:
 
     kind: (
         # audit | callbacks | channel | cap | clock | dispatcher | integrity | pumping | queue | spent_credentials |
-        str  # stream
+        str  # stream | webhook
     )
     subject: str
     since: datetime
@@ -293,6 +296,7 @@ def symptoms(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
     if (stream := stream_fault(work)) is not None:
         yield Symptom("stream", stream[0], bool(stream[1]), stream[1])
     yield from _integrity(work, snapshot)
+    yield from _programs(work)
     held_back = work.execute(
         select(Counter.events).where(Counter.key == limits.BRAKED, Counter.ends_at > work.now)
     ).scalar()
@@ -322,9 +326,23 @@ def _integrity(work: Work, snapshot: Snapshot) -> Iterator[Symptom]:
     yield Symptom("integrity", "database", bool(tables or snapshot.broken), words)
 
 
+def _programs(work: Work) -> Iterator[Symptom]:
+    """Yield the webhooks that are on, by the queues of their events."""
+    for row in work.execute(select(WebhookEndpoint.__table__).where(WebhookEndpoint.is_active)):
+        queue, since = Program.of(row).queue, row.failing_since
+        is_bad = row.paused_at is not None or (since is not None and work.now - since >= WEBHOOK_FAILING)
+        words = (
+            f"Webhook {queue} has failed for {WEBHOOK_FAILING.seconds // 60} minutes or more: {row.fault}. Each event "
+            f"is tried for 24 hours. After {PAUSE_AFTER.days} days without one that its program accepts, the webhook "
+            "is paused; an owner resumes it and sends again what was given up."
+        )
+        if is_bad or since is None:
+            yield Symptom("webhook", queue, is_bad, words)
+
+
 def _callbacks(work: Work) -> Iterator[Symptom]:
     is_stuck = and_(Delivery.state == DeliveryState.PENDING, Delivery.attempts >= STUCK_TRIES)
-    is_bad = or_(Delivery.state.in_(_LOST), is_stuck)
+    is_bad = or_(Delivery.state.in_(LOST), is_stuck)
     counted = (
         select(
             Delivery.target,

@@ -193,8 +193,7 @@ class Services:
     @property
     def endpoints(self) -> Endpoints:
         """Return what manages the webhooks of programs."""
-        notify, read_again = self.notices.change_to_owners, self.journeys.let_all_read_again
-        return Endpoints(self.transactions, self.outbound, notify, read_again)
+        return Endpoints(self.transactions, self.outbound, self.notices.change_to_owners)
 
     def close(self) -> None:
         """Write what was counted, and close every connection. Stop the dispatcher first if it was started."""
@@ -234,7 +233,7 @@ def _wire(
         flow=FlowGateway(outbound, sandbox_url=settings.sandbox_url),
         journeys=journeys,
         notices=notices,
-        webhooks=Webhooks(transactions, outbound, notices.change_to_owners, journeys.let_all_read_again),
+        webhooks=Webhooks(transactions, outbound, notices.change_to_owners),
     )
     return _build_services(foundation, _build_core(foundation, poll_seconds))
 

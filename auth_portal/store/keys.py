@@ -47,6 +47,7 @@ from auth_portal.store.db import Database, Transactions, Work, dialect_insert, f
 from auth_portal.store.models import (
     PORTAL_ROW,
     RARE_KIND,
+    READ_AGAIN,
     Acceptance,
     Admin,
     AdminLink,
@@ -318,8 +319,7 @@ def seal_macs(transactions: Transactions) -> list[BrokenRow]:
     broken = seal_tables(transactions, TABLES)
     _seal_staged(transactions)  # again, for those that were compared with a customer who had none
     with transactions.write() as work:
-        sealed = {"macs": work.keyring.mac(SEALED_MACS), "version": Portal.version + 1}
-        work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(sealed))
+        work.execute(READ_AGAIN.values(macs=work.keyring.mac(SEALED_MACS)))
         changed = sum(not row.is_missing for row in broken)
         work.record("macs_sealed", missing=len(broken) - changed, changed=changed)
     return broken

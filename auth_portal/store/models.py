@@ -25,6 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     select,
     text,
+    update,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -163,6 +164,10 @@ class Portal(Base):
     version: Mapped[int]
     settings: Mapped[dict[str, Any]]
     macs: Mapped[str | None] = mapped_column(String(32))  # whether the MACs of rows are required, signed (R54)
+
+
+READ_AGAIN = update(Portal).where(Portal.id == PORTAL_ROW).values(version=Portal.version + 1)
+"""Lets every process read the configuration again once the transaction has committed, within a second or two."""
 
 
 class ChannelRow(Base):

@@ -108,6 +108,7 @@ TABLE: dict[str, set[str]] = {
     "api_keys_hook": {OWNER, AUDITOR},
     "api_keys_change_hook": {OWNER},
     "api_keys_test_hook": {OWNER},
+    "api_keys_resume_hook": {OWNER},
     "api_keys_renew_hook_secret": {OWNER},
     "api_keys_delete_hook": {OWNER},
     # customers

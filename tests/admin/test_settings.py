@@ -493,3 +493,22 @@ def test_what_support_and_the_auditor_see(desk: Desk) -> None:
         assert 'name="name"' in browser.get("/admin/settings").text
         assert "<button>Save</button>" not in browser.page.text
     assert auditor.get("/admin/settings/file").status_code == 200
+
+
+def test_only_owners_see_all_of_the_address_of_alerts(desk: Desk) -> None:
+    """A path or query often holds a secret. What an auditor downloads can still be imported: it leaves the address."""
+    whole, hidden = "https://alerts.example/9f8e7d-secret?token=abc", "https://alerts.example/…"
+    save(desk, **{"alerts.webhook": whole})
+    assert whole in desk.get("/admin/settings").text
+    (event,) = [row for row in desk.world.rows(AuditEvent) if row.kind == "settings_changed"]
+    assert event.facts["changes"]["portal"]["alerts.webhook"] == ["", hidden]
+    support, auditor = signed_in(desk.world, "support"), signed_in(desk.world, "auditor")
+    for browser in (support, auditor):
+        page = browser.get("/admin/settings").text
+        assert hidden in page
+        assert "9f8e7d" not in page
+    file = auditor.get("/admin/settings/file").text
+    assert "9f8e7d" not in file
+    assert "9f8e7d" not in auditor.get("/admin/audit?kind=settings_changed").text
+    assert whole in desk.get("/admin/settings/file").text
+    assert "The file changes nothing" in show(desk, file).text

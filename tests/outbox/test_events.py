@@ -9,9 +9,11 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -407,3 +409,135 @@ def test_a_program_that_cannot_be_reached_shows_as_failing_and_then_as_well(desk
     deliver(world)
     assert len(program.got) == 1
     assert "failing" not in desk.get(path).text
+
+
+def hooked(world: World) -> list[Any]:
+    return [row for row in world.rows(Delivery) if row.kind == "webhook"]
+
+
+def tried_for(world: World, hours: float) -> None:
+    """All tries of what waits within a time."""
+    end = world.clock.now + timedelta(hours=hours)
+    while (waits := [row.next_at for row in pending(world) if row.next_at <= end]) or world.clock.now < end:
+        world.clock.advance(max(0.0, (min([*waits, end]) - world.clock.now).total_seconds()))
+        deliver(world)
+        world.services.alerts.look()
+    world.services.journeys.renew()
+
+
+def kinds(world: World) -> set[str]:
+    return {row.kind for row in world.rows(AuditEvent) if row.kind.startswith("webhook_endpoint_")}
+
+
+def subjects(world: World) -> list[str]:
+    deliver(world, ("message",))
+    return [mail["subject"] for mail in world.receiver.messages if mail["kind"] == "mail"]
+
+
+def test_a_dead_program_is_paused_after_three_days_and_its_events_are_sent_again(desk: Desk, program: Program) -> None:
+    world, url = desk.world, program.url
+    _secret, path = hook(desk, url, "verification.ended")
+    program.answers = [500] * 1000
+    for day, hours in enumerate((23.5, 23.5, 24)):
+        verified(world, f"reference-{day}")
+        tried_for(world, hours)
+        assert "webhook_endpoint_paused" not in kinds(world), day
+    assert sum("A webhook keeps failing" in subject for subject in subjects(world)) == 1  # a warning, once
+    (alert,) = [one for one in world.services.alerts.open(world.clock.now) if one.kind == "webhook"]
+    assert "HTTP 500" in alert.text
+    tried_for(world, 1.5)
+    verified(world, "reference-3")
+    deliver(world)
+    assert "webhook_endpoint_paused" not in kinds(world)  # a first try proves little
+    tried_for(world, 1)
+    assert "webhook_endpoint_paused" in kinds(world)
+    assert sum("A webhook was paused" in subject for subject in subjects(world)) == 1
+    tries = len(program.got)
+    verified(world, "reference-4")
+    tried_for(world, 24)  # what waited, and what is new, is given up without another try
+    assert len(program.got) == tries
+    assert {row.state for row in hooked(world)} == {"given_up"}
+    desk.sign_in()
+    page = desk.get(path).text
+    assert "Paused" in page
+    assert "5 events" in page
+    # A test is sent nevertheless; then the owner resumes it, and what was lost comes.
+    program.answers = []
+    desk.post(f"{path}/test")
+    deliver(world)
+    assert program.events[-1]["type"] == "webhook.test"
+    assert "Paused" in desk.get(path).text
+    desk.post(f"{path}/resume", replay="1")
+    assert "5 events are being sent again" in desk.page.text
+    deliver(world)
+    assert len(program.got) == tries + 1 + 5
+    lost = {row.id for row in hooked(world)} - {program.got[tries].headers["webhook-id"]}
+    assert {request.headers["webhook-id"] for request in program.got[tries + 1 :]} == lost
+    assert {row.state for row in hooked(world)} == {"accepted"}
+    world.services.alerts.look()
+    assert "webhook" not in {one.kind for one in world.services.alerts.open(world.clock.now)}
+    page = desk.get(path).text
+    assert "Paused" not in page
+    assert "Send again" not in page
+    assert {"webhook_endpoint_resumed", "webhook_endpoint_replayed"} <= kinds(world)
+    assert any("A webhook was resumed" in subject for subject in subjects(world))
+
+
+def test_a_program_that_answers_once_in_three_days_is_not_paused(desk: Desk, program: Program) -> None:
+    world = desk.world
+    hook(desk, program.url, "verification.ended")
+    for day in range(4):
+        program.answers = [500] * 1000
+        verified(world, f"reference-{day}")
+        tried_for(world, 23)
+        program.answers = []
+        tried_for(world, 2)
+    assert kinds(world) == {"webhook_endpoint_created"}
+    assert not any("keeps failing" in subject for subject in subjects(world))
+
+
+def test_what_was_lost_can_be_sent_again_without_a_pause_and_not_what_was_erased(desk: Desk, program: Program) -> None:
+    world = desk.world
+    _secret, path = hook(desk, program.url, "verification.ended")
+    program.answers = [500] * 1000
+    verified(world, "reference-1")
+    browser = world.browser()
+    browser.open("reference-2")
+    browser.post("/", decline="not_me", identifier="")
+    tried_for(world, 25)
+    world.services.erasure.erase(world.services.customers.row_of("C-1001"))
+    tries, program.answers = len(program.got), []
+    desk.sign_in()
+    assert "1 event was given up" in desk.get(path).text
+    desk.post(f"{path}/resume", replay="1")
+    deliver(world)
+    assert len(program.got) == tries + 1
+    assert b"C-1001" not in program.got[-1].data
+
+
+def test_two_webhooks_of_one_host_have_a_queue_each(desk: Desk, program: Program) -> None:
+    """The dead one's events pile up and take threads; the other's leave."""
+    world = desk.world
+    hook(desk, program.url, "verification.ended")
+    hook(desk, f"{program.url}?to=the-other", "verification.ended")
+    verified(world, "reference-1")
+    one, other = pending(world)
+    assert one.target != other.target
+    (host,) = {row.target.partition(" #")[0] for row in (one, other)}
+    assert host == world.rows(WebhookEndpoint)[0].target
+    lane = world.services.dispatcher.lanes[2]
+    assert lane.outbox.has_due("webhook", [one.target])
+    lane._busy[one.target] = 3  # all that it may have
+    assert room(lane._threads, lane._busy, one.target) == 0
+    assert room(lane._threads, lane._busy, other.target) == 1
+    assert f"target={quote(one.target)}" in desk.get(f"{LIST}/webhooks/{world.rows(WebhookEndpoint)[0].id}").text
+
+
+def test_only_owners_see_all_of_an_address(desk: Desk, program: Program) -> None:
+    _secret, path = hook(desk, f"{program.url}/9f8e7d-secret?token=abc", "verification.ended")
+    assert "9f8e7d-secret" in desk.get(path).text
+    auditor = signed_in(desk.world, "auditor")
+    page = auditor.get(path).text
+    assert "9f8e7d-secret" not in page
+    assert "token=abc" not in page
+    assert f"{desk.world.rows(WebhookEndpoint)[0].target}/…" in page

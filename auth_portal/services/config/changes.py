@@ -15,7 +15,7 @@ from auth_portal.gateways.channels import KINDS, ChannelConfig
 from auth_portal.services.config.channel import exported_channel
 from auth_portal.services.config.file import Fault
 from auth_portal.services.config.journey import JourneyConfig
-from auth_portal.services.config.portal import PortalSettings
+from auth_portal.services.config.portal import PortalSettings, hidden_address
 from auth_portal.store.db import Work
 
 # Every field is guarded (R44): a change of it needs a fresh second factor, is an audit event, and is emailed to all
@@ -80,6 +80,8 @@ HARMLESS: Mapping[str, Mapping[str, str]] = {
         "old_secret_until": "made by the portal when the secret is replaced",
         "gone_at": "recorded by the portal",
         "failing_since": "recorded by the portal",
+        "warned_at": "recorded by the portal",
+        "paused_at": "recorded by the portal",
         "fault": "recorded by the portal",
         "made_by": "recorded by the portal",
         "created_at": "recorded by the portal",
@@ -99,6 +101,7 @@ class Author(NamedTuple):
 
 COMMAND = Author()
 NOTE_LENGTH = 200  # characters of an admin's note
+ADDRESSES = frozenset({"alerts.webhook"})  # keys whose values only owners see whole
 _ABSENT = object()  # of a key that a table lacks
 
 
@@ -108,6 +111,12 @@ class Difference(NamedTuple):
     key: str
     before: str
     after: str
+
+    @property
+    def recorded(self) -> Difference:
+        """Return it as it is recorded and mailed: the rest of an address may hold a secret."""
+        is_address = self.key in ADDRESSES
+        return Difference(self.key, *map(hidden_address, self[1:])) if is_address else self
 
 
 class TableChange(NamedTuple):
@@ -336,7 +345,8 @@ def _is_list(value: Any) -> bool:
 def audit_facts(changes: Sequence[TableChange]) -> Mapping[str, Any]:
     """Return the changes as an audit event stores them: ``{"channel sms": {"daily_cap": ["5", "6"]}}``."""
     return {
-        change.title: {found.key: [found.before, found.after] for found in change.differences} for change in changes
+        change.title: {key: [before, after] for key, before, after in (one.recorded for one in change.differences)}
+        for change in changes
     }
 
 
@@ -346,6 +356,6 @@ def lines_for_owners(changes: Sequence[TableChange]) -> list[str]:
     for change in changes:
         if change.is_guarded:
             lines.append(change.line)
-            shown = change.guarded
+            shown = [found.recorded for found in change.guarded]
             lines += [f"  {key}: {before or 'nothing'} -> {after or 'nothing'}" for key, before, after in shown]
     return lines

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import tomli_w
-from sqlalchemy import update
 
 from auth_portal.crypto import Keyring, same_text
 from auth_portal.gateways.channels import ChannelConfig
@@ -40,7 +39,7 @@ from auth_portal.services.config.portal import PortalSettings
 from auth_portal.services.config.rules import Rules, Scope, warnings
 from auth_portal.services.config.store import StoredConfig, WantedConfig, read_stored, write
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import PORTAL_ROW, Portal
+from auth_portal.store.models import READ_AGAIN
 
 
 @dataclass(frozen=True)
@@ -170,10 +169,15 @@ class Configuration:
         """Return what an import of this file would change. Raise BadConfig with every fault."""
         return self.import_toml(text, file_name=file_name, prune=prune, shown="")
 
-    def export_toml(self) -> str:
-        """Return everything in use as a config file. Secrets are ``"keep"``: they never leave the database."""
+    def export_toml(self, *, has_addresses: bool = True) -> str:
+        """Return everything in use as a config file. Secrets are ``"keep"``: they never leave the database.
+
+        Without ``has_addresses`` it has none that alerts go to, which may hold a secret: an import leaves it as it is.
+        """
         stored = self.stored()
         document: dict[str, Any] = {"portal": stored.portal.stored()}
+        if not has_addresses:
+            document["portal"].get("alerts", {}).pop("webhook", None)
         if channels := [exported_channel(channel.config) for channel in stored.channels.values() if channel.is_active]:
             document["channels"] = channels
         if journeys := [journey.config.stored() for journey in stored.journeys.values()]:
@@ -254,7 +258,7 @@ class Configuration:
 
         ``stored`` is the configuration before, ``event`` the kind of the audit event.
         """
-        work.execute(update(Portal).where(Portal.id == PORTAL_ROW).values(version=Portal.version + 1))
+        work.execute(READ_AGAIN)
         work.record(
             event,
             admin_id=author.admin_id,

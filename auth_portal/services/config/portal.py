@@ -58,11 +58,23 @@ class Retention(Frozen):
         return timedelta(days=self.audit_days)
 
 
+def hidden_address(url: str) -> str:
+    """Return the address of a webhook for those who may not see all of it: its path and query often hold a secret."""
+    parts = urlsplit(url)
+    host, rest = parts.netloc.rpartition("@")[2], url.partition("://")[2].removeprefix(parts.netloc)
+    return f"{parts.scheme}://{host}{'/…' if len(rest) > 1 else rest}" if host else ""
+
+
 class AlertSettings(Frozen):
     """Who is notified when callbacks or a channel fail: the owners by email, and a program by webhook."""
 
     email: bool = True
     webhook: Annotated[str, Field(max_length=255)] = ""
+
+    @property
+    def hidden_webhook(self) -> str:
+        """Return the address for those who may not see all of it."""
+        return hidden_address(self.webhook)
 
     @field_validator("webhook")
     @classmethod

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, select
 
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
@@ -33,6 +33,7 @@ from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import PORTAL_ROW, Journey, JourneyVersion, Portal, WebhookEndpoint
 
 UNOPENED_SECONDS = 120.0  # of a chat's time, at most, for which its link may have lain unopened
+LONGEST_HOST, QUEUE_DIGITS = 240, 6  # characters in the name of a program's queue
 SNAPSHOT_SECONDS = 1.0  # how old a snapshot may be before the version row is read again
 
 
@@ -51,11 +52,25 @@ class Look:
 
 
 class Program(NamedTuple):
-    """A program that events are posted to: its endpoint's id, its host, and which events it asks for."""
+    """A program that events are posted to: its endpoint's id and queue, and which events it asks for.
+
+    While it is paused its events are only stored, for an owner to send them once it works again.
+    """
 
     endpoint: str
-    target: str
+    queue: str
     events: frozenset[str]
+    is_paused: bool
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """Return the program of a row of ``webhook_endpoints``.
+
+        Each has a queue of its own, also where one host serves several: a dead one must not hold up a live one. It is
+        named by the host and the end of the id, because lists show it.
+        """
+        queue = f"{row.target[:LONGEST_HOST]} #{row.id[-QUEUE_DIGITS:]}"
+        return cls(row.id, queue, frozenset(row.events.split()), row.paused_at is not None)
 
 
 @dataclass(frozen=True)
@@ -209,13 +224,6 @@ class Journeys:
         finally:
             self._lock.release()
 
-    def let_all_read_again(self, work: Work) -> None:
-        """Let every process read the configuration again once this transaction has committed, within a second or two.
-
-        For what belongs to it and is written elsewhere.
-        """
-        work.execute(update(Portal).values(version=Portal.version + 1))
-
     def renew(self) -> Snapshot:
         """Return the snapshot of this moment, for what must not act on one that is a second old."""
         with self._lock:
@@ -302,9 +310,9 @@ def _journeys(work: Work, which: ColumnElement[bool], broken: list[str]) -> dict
 
 
 def _programs(work: Work) -> tuple[Program, ...]:
-    its = WebhookEndpoint.id, WebhookEndpoint.target, WebhookEndpoint.events
+    its = WebhookEndpoint.id, WebhookEndpoint.target, WebhookEndpoint.events, WebhookEndpoint.paused_at
     asking = work.execute(select(*its).where(WebhookEndpoint.is_active).order_by(WebhookEndpoint.id))
-    return tuple(Program(row.id, row.target, frozenset(row.events.split())) for row in asking)
+    return tuple(Program.of(row) for row in asking)
 
 
 def _is_whole(row: Any) -> bool:

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from auth_portal.clock import DEFAULT_ZONE, WallClock, iso
+from auth_portal.clock import DEFAULT_ZONE, WallClock
 from auth_portal.gateways.channels import ChannelConfig
 from auth_portal.services.config.changes import ChangedChannel
 from auth_portal.services.config.snapshot import Journeys, Snapshot
@@ -23,17 +23,17 @@ from auth_portal.services.delivery.outbox import (
     BULK_PRIORITY,
     CUSTOMER_CHANGED,
     NOTICE_PRIORITY,
-    WEBHOOK,
     NewDelivery,
     about_notice,
     add,
+    new_event,
     notice_lane,
 )
 from auth_portal.services.directory.person import country_of, mask_contact, program_id
 from auth_portal.store.db import Work
-from auth_portal.store.models import ADMIN_EMAIL, EVENT, MESSAGE, Admin, CustomerRow
+from auth_portal.store.models import ADMIN_EMAIL, MESSAGE, Admin, CustomerRow
 
-LIFETIME = timedelta(hours=24)  # how long a notice or event is tried: it is no code, and late is better than never
+LIFETIME = timedelta(hours=24)  # how long a notice is tried: it is no code, and late is better than never
 OWNER = "owner"
 
 
@@ -180,18 +180,7 @@ class Notices:
         """
         for program in self._journeys.current().programs:
             if event in program.events:
-                content = {"type": event, "timestamp": iso(work.now), "data": data}
-                hook = NewDelivery(
-                    kind=EVENT,
-                    target=program.target,
-                    contract=WEBHOOK,
-                    lane=notice_lane(work.keyring, row) if row else None,
-                    body=json.dumps({"endpoint": program.endpoint, "content": content}),
-                    about=about_notice(f"event {event}", ""),
-                    priority=NOTICE_PRIORITY,
-                    give_up_at=work.now + LIFETIME,
-                )
-                add(work, hook)
+                add(work, new_event(work, program, event, data, row))
 
     def reach(self, contacts: Iterable[str]) -> list[str]:
         """Return those of the contacts that a channel can send to."""

@@ -29,9 +29,10 @@ from sqlalchemy import and_, bindparam, case, exists, insert, literal, null, or_
 from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from auth_portal.clock import iso
 from auth_portal.crypto import KeyFault, Keyring, token_hash
 from auth_portal.gateways.way_out import MAIL_SECONDS, TOTAL_SECONDS
-from auth_portal.services.config.snapshot import UNOPENED_SECONDS
+from auth_portal.services.config.snapshot import UNOPENED_SECONDS, Program
 from auth_portal.services.delivery.queues import ALL_PRIORITIES, CLAIM, CLAIM_ALERTS, due_queues, waiting
 from auth_portal.store.db import Compiled, GivenRows, Transactions, Work
 from auth_portal.store.models import (
@@ -56,6 +57,8 @@ ALERT = "alert"  # a mail about an alert
 # What programs of the business hear of, if they ask.
 VERIFICATION_ENDED, DELIVERY_GIVEN_UP = "verification.ended", "delivery.given_up"
 CUSTOMER_CHANGED = "customer.changed"
+EVENT_LIFETIME = timedelta(hours=24)  # how long an event is tried
+PAUSED = "the webhook is paused"  # the detail of an event that waits for an owner
 AS_WAS = "as_was"  # a notice that carries its channel with it, as that was before it was changed
 
 CODE_PRIORITY, NOTICE_PRIORITY, BULK_PRIORITY = ALL_PRIORITIES  # of messages: a customer is waiting for a code
@@ -95,7 +98,7 @@ class NewDelivery:
 
     ``body`` is sealed in its row; the message of a code has none, it is made when it is sent. ``withheld`` names why a
     message will not leave, if it will not: its row is written all the same, so that a stranger costs as much as a
-    customer (R24).
+    customer (R24). With ``given_up``, the reason, it is not tried until an admin retries it.
     """
 
     kind: str
@@ -109,6 +112,7 @@ class NewDelivery:
     body: str = ""
     about: str = ""  # what lists show of a message once its body is gone: JSON with ``subject`` and a masked ``to``
     withheld: str = ""
+    given_up: str = ""
     locale: str = ""  # of the message of a code
 
 
@@ -252,6 +256,7 @@ class Courier(Protocol):
 
 _INSERT = Compiled(insert(table_of(Delivery)))
 _INSERT_CLAIMED = Compiled(insert(table_of(Delivery)))
+_INSERT_GIVEN_UP = Compiled(insert(table_of(Delivery)))
 _VERIFICATION = "verification__"  # the names of a verification's columns in a wider row begin so
 _WAS_ACCEPTED = exists().where(Attempt.delivery_id == Delivery.id, Attempt.fate == DeliveryState.ACCEPTED.value)
 _BEGUN = GivenRows(**{name: table_of(Attempt).c[name].type for name in ("id", "delivery_id", "number", "began_at")})
@@ -287,7 +292,11 @@ _IN_LANE = Compiled(
 def add(work: Work, new: NewDelivery) -> str:
     """Put a delivery into the outbox, in the caller's transaction; return its id."""
     values = _values(work, new)
-    work.insert(_INSERT, values)
+    if new.given_up:
+        ended = {"state": DeliveryState.GIVEN_UP, "reason": new.given_up, "ended_at": work.now}
+        work.insert(_INSERT_GIVEN_UP, {**values, **ended})
+    else:
+        work.insert(_INSERT, values)
     return str(values["id"])
 
 
@@ -352,6 +361,25 @@ def _values(work: Work, new: NewDelivery) -> dict[str, Any]:
 def about_notice(subject: object, masked_contact: str) -> str:
     """Return what stays on record of a notice."""
     return json.dumps({"subject": subject, "to": masked_contact})
+
+
+def new_event(work: Work, program: Program, event: str, data: Mapping[str, object], row: str = "") -> NewDelivery:
+    """Return an event for a program, as it goes into the outbox; while the program is paused it waits for an owner.
+
+    Erasing the customer of ``row`` erases it, and withdraws it if it has not left.
+    """
+    content = {"type": event, "timestamp": iso(work.now), "data": data}
+    return NewDelivery(
+        kind=EVENT,
+        target=program.queue,
+        contract=WEBHOOK,
+        lane=notice_lane(work.keyring, row) if row else None,
+        body=json.dumps({"endpoint": program.endpoint, "content": content}),
+        about=about_notice(f"event {event}", ""),
+        priority=NOTICE_PRIORITY,
+        give_up_at=work.now + EVENT_LIFETIME,
+        given_up=PAUSED if program.is_paused else "",
+    )
 
 
 def priority_of(outcome: str) -> int:

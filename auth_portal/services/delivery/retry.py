@@ -19,7 +19,7 @@ from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import CALLBACK, VERIFIED, Challenge, Delivery, DeliveryState, Verification
 from auth_portal.telemetry import mask
 
-RETRIABLE = (DeliveryState.REFUSED, DeliveryState.GIVEN_UP, DeliveryState.UNCONFIRMED)
+RETRIABLE = outbox.LOST
 RETRY_MOST = 100  # deliveries of one request
 RETRY_SECONDS = 60  # how long a retried result is tried if its chat is over: a first try and one last one
 NOTICE_SECONDS = 3600  # the same for a notice, which no chat clock bounds

@@ -16,24 +16,27 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, select, text, update
 
-from auth_portal.clock import iso
 from auth_portal.errors import Misconfigured, NotFound
 from auth_portal.gateways.channels import Handover, Receipt
 from auth_portal.gateways.way_out import Blocked, NotReached, OutboundError, WayOut
+from auth_portal.services.config.snapshot import Program
 from auth_portal.services.delivery.outbox import (
     CUSTOMER_CHANGED,
     DATABASE_FAULTS,
     DELIVERY_GIVEN_UP,
+    EVENT_LIFETIME,
+    LOST,
     NOT_SENT,
     NOTICE_PRIORITY,
+    PAUSED,
     ROW_FAULTS,
     VERIFICATION_ENDED,
     WEBHOOK,
@@ -42,8 +45,9 @@ from auth_portal.services.delivery.outbox import (
     FinishedAttempt,
     NewDelivery,
     Recorded,
-    about_notice,
     add,
+    new_event,
+    put_back,
 )
 from auth_portal.store.db import Transactions, Work, dialect_insert
 from auth_portal.store.models import (
@@ -52,7 +56,10 @@ from auth_portal.store.models import (
     ENDPOINT_URL,
     EVENT,
     MESSAGE,
+    NOT_ACCEPTED,
+    READ_AGAIN,
     WEBHOOK_SECRET,
+    Delivery,
     DeliveryState,
     WebhookEndpoint,
     WebhookSecret,
@@ -68,6 +75,11 @@ LONGEST_URL = 500  # characters
 OVERLAP = timedelta(hours=24)  # for which a replaced secret of an endpoint signs too
 # Seconds before each retry of an event; then the last of them again, until a day is over.
 EVENT_WAITS = (5, 30, 120, 600, 1800, 3600, 7200, 14400)
+# An endpoint that has accepted nothing for so long: Stripe disables one after 3 days, Svix after 5.
+WARN_AFTER, PAUSE_AFTER = timedelta(days=1), timedelta(days=3)
+PAUSE_TRIES = 6  # of one event, which take three quarters of an hour
+REPLAY_MOST, REPLAYED_AT_ONCE = 5_000, 200  # events that one request sends again, in transactions of 10 ms
+LOST_LOOKED_AT = 1_000  # the newest events that were given up, which a page counts
 GONE = 410  # what a program answers to get no further events
 TEST_EVENT = "webhook.test"
 TEST_LIFETIME = timedelta(seconds=60)  # the owner who sent it is looking at the page
@@ -79,20 +91,19 @@ EVENTS: Mapping[str, str] = {
 PAGE = "/admin/api-keys"  # that lists endpoints
 # Mails all owners: what changed as subject and lines, the admin who changed it, and the pages that show it.
 NotifyOwners = Callable[[Work, str, Sequence[str], str | None, Sequence[str]], None]
-# Lets every process read again, within a second or two, which programs ask for events.
-ReadAgain = Callable[[Work], None]
 
 
-class Webhooks:
+@dataclass(frozen=True)
+class HookService:
+    """What sends webhooks and what manages them: both reach a program, and notify owners."""
+
+    _transactions: Transactions
+    _outbound: WayOut
+    _notify_owners: NotifyOwners
+
+
+class Webhooks(HookService):
     """Put alerts into the outbox, and send them and events."""
-
-    def __init__(
-        self, transactions: Transactions, outbound: WayOut, notify_owners: NotifyOwners, read_again: ReadAgain
-    ) -> None:
-        self._transactions = transactions
-        self._outbound = outbound
-        self._notify_owners = notify_owners
-        self._read_again = read_again
 
     def add(self, work: Work, url: str, content: dict[str, Any]) -> None:
         """Put one message into the outbox, in the caller's transaction."""
@@ -126,14 +137,13 @@ class Webhooks:
                 report = AttemptReport(DeliveryState.DROPPED, "dropped", detail=NOT_THERE)
             else:  # the look at the database may have taken long
                 body = json.dumps(message["content"]).encode()
-                report = claimed.why_not(self._transactions.clock()) or event_report(
-                    claimed, self._post(called.url, claimed.id, called.signing, body)
-                )
+                report = called.why_not or claimed.why_not(self._transactions.clock())
+                report = report or event_report(claimed, self._post(called.url, claimed.id, called.signing, body))
         return FinishedEvent(claimed, report, int((time.perf_counter() - began) * 1000), called)
 
     def note(self, work: Work, recorded: Recorded) -> None:
-        """Write which endpoints fail since when, and switch those off that are gone."""
-        last: dict[str, tuple[Called, AttemptReport]] = {}
+        """Write which endpoints fail since when, pause those that keep failing, and switch those off that are gone."""
+        last: dict[str, FinishedEvent] = {}
         for one, _state in recorded:
             assert isinstance(one, FinishedEvent)
             if one.report.fate != NOT_SENT:
@@ -141,12 +151,42 @@ class Webhooks:
                 if one.report.state is not DeliveryState.PENDING:
                     work.count("messages_ended", WEBHOOK, "", one.report.state)
             if one.called.endpoint and one.report.fate in _OF_ENDPOINT:
-                last[one.called.endpoint] = one.called, one.report
+                last[one.called.endpoint] = one
         for endpoint in sorted(last):  # in this order, so that no two dispatchers wait for each other
-            called, report = last[endpoint]
-            _note_endpoint(work, called, report)
-            if report.status == GONE:
-                self._switch_off(work, called)
+            one = last[endpoint]
+            _note_endpoint(work, one.called, one.report)
+            if one.report.status == GONE:
+                self._switch_off(work, one.called)
+            elif one.report.state is not DeliveryState.ACCEPTED:
+                self._judge(work, one)
+
+    def _judge(self, work: Work, failed: FinishedEvent) -> None:
+        """Warn all owners of an endpoint that keeps failing, once, and pause it if it goes on.
+
+        A first try says little after days without an event, so a pause waits for one that was repeated for long.
+        """
+        found = select(WebhookEndpoint.__table__).where(failed.called.is_still_so, WebhookEndpoint.is_active)
+        row = work.execute(found.where(WebhookEndpoint.paused_at.is_(None))).one_or_none()
+        if row is None or row.failing_since is None:
+            return
+        is_lasting = failed.delivery.number >= PAUSE_TRIES or failed.report.state is not DeliveryState.PENDING
+        lasts, this = work.now - row.failing_since, update(WebhookEndpoint).where(failed.called.is_still_so)
+        lines = [f"Since {row.failing_since:%Y-%m-%d %H:%M} UTC, {row.target} has accepted no event: {row.fault}."]
+        if lasts >= PAUSE_AFTER and is_lasting:
+            this, subject = this.where(WebhookEndpoint.paused_at.is_(None)).values(paused_at=work.now), "was paused"
+            lines.append("Events for it are stored, and sent once you resume it and choose to send them again.")
+        elif lasts >= WARN_AFTER:
+            this, subject = this.where(WebhookEndpoint.warned_at.is_(None)).values(warned_at=work.now), "keeps failing"
+            lines.append(
+                f"If it goes on, the webhook is paused after {row.failing_since + PAUSE_AFTER:%Y-%m-%d %H:%M} UTC."
+            )
+        else:
+            return
+        if work.execute(this).rowcount:
+            if subject == "was paused":
+                work.execute(READ_AGAIN)
+                work.record("webhook_endpoint_paused", endpoint=row.id, to=row.target)
+            self._notify_owners(work, f"A webhook {subject}", lines, None, [f"{PAGE}/webhooks/{row.id}"])
 
     def _switch_off(self, work: Work, called: Called) -> None:
         """Switch off an endpoint whose program refuses further events, and notify all owners."""
@@ -154,7 +194,7 @@ class Webhooks:
         off = off.values(is_active=False, gone_at=work.now).returning(WebhookEndpoint.target)
         row = work.execute(off).one_or_none()
         if row is not None:
-            self._read_again(work)
+            work.execute(READ_AGAIN)
             work.record("webhook_endpoint_gone", endpoint=called.endpoint, to=row.target)
             lines = [f"{row.target} answered 410 (gone), so it gets no events until you switch it on again."]
             self._notify_owners(work, "A webhook was switched off", lines, None, [f"{PAGE}/webhooks/{called.endpoint}"])
@@ -171,7 +211,8 @@ class Webhooks:
             signing = [work.open(row.secret_sealed, ENDPOINT_SECRET, endpoint)]
             if row.old_secret_sealed is not None and row.old_secret_until > work.now:
                 signing.append(work.open(row.old_secret_sealed, ENDPOINT_OLD_SECRET, endpoint))
-            return Called(endpoint, work.open(row.url_sealed, ENDPOINT_URL, endpoint), signing, row.changed_at)
+            url = work.open(row.url_sealed, ENDPOINT_URL, endpoint)
+            return Called(endpoint, url, signing, row.changed_at, is_paused=row.paused_at is not None and not is_test)
 
     def _post(self, url: str, message_id: str, signing: Sequence[str], body: bytes) -> Receipt:
         """Post a webhook. Raise nothing that the network could cause. Of the answer only the status is stored.
@@ -231,6 +272,12 @@ class Called:
     url: str = field(default="", repr=False)
     signing: Sequence[str] = field(default=(), repr=False)
     changed_at: datetime | None = None
+    is_paused: bool = False
+
+    @property
+    def why_not(self) -> AttemptReport | None:
+        """Return the report of an event that is not sent because its endpoint was paused while it waited."""
+        return AttemptReport(DeliveryState.GIVEN_UP, "dropped", detail=PAUSED) if self.is_paused else None
 
     @property
     def is_still_so(self) -> ColumnElement[bool]:
@@ -266,8 +313,11 @@ def _note_endpoint(work: Work, called: Called, report: AttemptReport) -> None:
     is_well = report.state is DeliveryState.ACCEPTED
     since = WebhookEndpoint.failing_since
     changed = update(WebhookEndpoint).where(called.is_still_so, since.is_not(None) if is_well else since.is_(None))
-    values = {"failing_since": None, "fault": ""} if is_well else {"failing_since": work.now, "fault": report.detail}
+    values = _WELL if is_well else {"failing_since": work.now, "fault": report.detail}
     work.execute(changed.values(values))
+
+
+_WELL: Mapping[str, Any] = {"failing_since": None, "warned_at": None, "fault": ""}
 
 
 # --- Endpoints, which owners manage
@@ -285,8 +335,15 @@ class Endpoint:
     gone_at: datetime | None
     failing_since: datetime | None
     fault: str
+    paused_at: datetime | None
     old_secret_until: datetime | None
     created_at: datetime
+    queue: str  # the target of its deliveries
+
+    @property
+    def pauses_at(self) -> datetime | None:
+        """Return when it is paused if it goes on failing."""
+        return self.failing_since + PAUSE_AFTER if self.failing_since is not None else None
 
     @property
     def words(self) -> list[str]:
@@ -303,18 +360,10 @@ class EndpointSave:
     faults: Mapping[str, str] = field(default_factory=dict)
 
 
-class Endpoints:
+class Endpoints(HookService):
     """Create, change, test and delete endpoints. ``admin_id`` is the owner who acts; all owners are notified (R44)."""
 
     events = EVENTS
-
-    def __init__(
-        self, transactions: Transactions, outbound: WayOut, notify_owners: NotifyOwners, read_again: ReadAgain
-    ) -> None:
-        self._transactions = transactions
-        self._outbound = outbound
-        self._notify_owners = notify_owners
-        self._read_again = read_again
 
     def all(self) -> list[Endpoint]:
         """Return every endpoint, the oldest first."""
@@ -360,7 +409,7 @@ class Endpoints:
         with self._transactions.write() as work:
             _stored(work, endpoint)
             values = {**_values(work, endpoint, url, events), "is_active": is_active, "gone_at": None}
-            values |= {"failing_since": None, "fault": ""}
+            values |= {**_WELL, "paused_at": None}
             work.execute(update(WebhookEndpoint).where(WebhookEndpoint.id == endpoint).values(values))
             kind = "webhook_endpoint_changed" if is_active else "webhook_endpoint_off"
             subject = "A webhook was changed" if is_active else "A webhook was switched off"
@@ -402,18 +451,49 @@ class Endpoints:
         """
         with self._transactions.write() as work:
             row = _stored(work, endpoint)
-            content = {"type": TEST_EVENT, "timestamp": iso(work.now), "data": {}}
-            test = NewDelivery(
-                kind=EVENT,
-                target=row.target,
-                contract=WEBHOOK,
-                body=json.dumps({"endpoint": endpoint, "content": content}),
-                about=about_notice(f"event {TEST_EVENT}", ""),
-                priority=NOTICE_PRIORITY,
-                give_up_at=work.now + TEST_LIFETIME,
-            )
             work.record("webhook_endpoint_tested", admin_id=admin_id, endpoint=endpoint, to=row.target)
-            return add(work, test)
+            program = Program.of(row)._replace(is_paused=False)
+            return add(work, replace(new_event(work, program, TEST_EVENT, {}), give_up_at=work.now + TEST_LIFETIME))
+
+    def resume(self, endpoint: str, admin_id: str | None) -> None:
+        """Send events to a paused endpoint again. Raise NotFound."""
+        with self._transactions.write() as work:
+            row = _stored(work, endpoint)
+            if row.paused_at is not None:
+                resumed = {**_WELL, "paused_at": None, "changed_at": work.now}
+                work.execute(update(WebhookEndpoint).where(WebhookEndpoint.id == endpoint).values(resumed))
+                kind, subject = "webhook_endpoint_resumed", "A webhook was resumed"
+                self._changed(work, kind, subject, endpoint, row.target, row.events.split(), admin_id)
+
+    def lost(self, endpoint: str) -> tuple[int, bool]:
+        """Return how many events for an endpoint were given up, and whether that is exact. Raise NotFound."""
+        with self._transactions.read() as work:
+            queue = Program.of(_stored(work, endpoint)).queue
+            newest = _LOST.order_by(Delivery.id.desc()).limit(LOST_LOOKED_AT).subquery()
+            counted = select(func.count(), func.sum(case((newest.c.target == queue, 1), else_=0))).select_from(newest)
+            looked_at, found = work.execute(counted).one()
+        return found or 0, looked_at < LOST_LOOKED_AT
+
+    def replay(self, endpoint: str, admin_id: str | None) -> int:
+        """Put events that were given up back into the outbox, the oldest first; return how many.
+
+        At most REPLAY_MOST; what the customer of an event was erased with is not sent. Raise NotFound.
+        """
+        after, count, ids = "", 0, [""]
+        with self._transactions.read() as work:
+            row = _stored(work, endpoint)
+        mine = _LOST.where(Delivery.target == Program.of(row).queue).order_by(Delivery.id).limit(REPLAYED_AT_ONCE)
+        while ids and count < REPLAY_MOST:
+            with self._transactions.read() as work:
+                ids = list(work.execute(mine.where(Delivery.id > after)).scalars())
+            with self._transactions.write() as work:
+                count += sum(put_back(work, one, LOST, work.now + EVENT_LIFETIME) for one in ids)
+            after = max(ids, default=after)
+        with self._transactions.write() as work:
+            work.record(
+                "webhook_endpoint_replayed", admin_id=admin_id, endpoint=endpoint, to=row.target, deliveries=count
+            )
+        return count
 
     def _faults(self, url: str, events: Collection[str]) -> dict[str, str]:
         faults = {}
@@ -440,11 +520,16 @@ class Endpoints:
         admin_id: str | None,
     ) -> None:
         """Record an act, mail all owners, and let every process know."""
-        self._read_again(work)
+        work.execute(READ_AGAIN)
         listed = [event for event in EVENTS if event in events]
         work.record(kind, admin_id=admin_id, endpoint=endpoint, to=target, events=listed)
         lines = [f"To {target}: {', '.join(listed)}."]
         self._notify_owners(work, subject, lines, admin_id, [f"{PAGE}/webhooks/{endpoint}" if endpoint else PAGE])
+
+
+_LOST = select(Delivery.id, Delivery.target).where(
+    text(NOT_ACCEPTED), Delivery.kind == EVENT, Delivery.state.in_(LOST), Delivery.body_sealed.is_not(None)
+)
 
 
 def _stored(work: Work, endpoint: str) -> Any:
@@ -470,8 +555,10 @@ def _endpoint(work: Work, row: Any) -> Endpoint:
         gone_at=row.gone_at,
         failing_since=row.failing_since,
         fault=row.fault,
+        paused_at=row.paused_at,
         old_secret_until=overlap,
         created_at=row.created_at,
+        queue=Program.of(row).queue,
     )
 
 
@@ -485,7 +572,7 @@ def _values(work: Work, endpoint: str, url: str, events: Collection[str]) -> dic
 
 
 def _host_of(url: str) -> str:
-    return urlsplit(url).netloc[:255]
+    return urlsplit(url).netloc.rpartition("@")[2][:255]
 
 
 def new_secret() -> str:

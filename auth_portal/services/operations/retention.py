@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, delete, exists, func, literal, or_, select, tuple_, update
+from sqlalchemy import Select, delete, exists, func, literal, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from auth_portal.services import limits
@@ -22,6 +22,7 @@ from auth_portal.store.db import Transactions, Work, dialect_insert, first_id, h
 from auth_portal.store.models import (
     ALL_HOURS,
     PORTAL_ROW,
+    READ_AGAIN,
     Acceptance,
     AdminLink,
     AdminSession,
@@ -252,4 +253,4 @@ def _remove_journeys(work: Work, ids: Sequence[Any]) -> None:
     has_versions = exists().where(JourneyVersion.journey_id == Journey.id)
     work.execute(delete(Journey).where(Journey.id.in_(ids), ~has_versions))
     # Their links were closed pages until now; a server that went on showing them would begin under nothing.
-    work.execute(update(Portal).values(version=Portal.version + 1))
+    work.execute(READ_AGAIN)

@@ -124,6 +124,7 @@ def _hook(endpoint: str, faults: Mapping[str, str]) -> Response:
         chosen=request.form.getlist("events") if is_typed else found.events,
         url=form_text("url") if is_typed else found.url,
         is_active=bool(form_text("active")) if is_typed else found.is_active,
+        lost=known.lost(endpoint),
     )
 
 
@@ -146,6 +147,18 @@ def test_hook(endpoint: str) -> BaseResponse:
     services().dispatcher.wake()
     text = _("The test is being sent. Reload this page to see what the program answered.")
     return done(f"/admin/deliveries/{delivery}", text)
+
+
+@route("/api-keys/webhooks/<endpoint>/resume", allow=OWNERS, methods=("POST",))
+def resume_hook(endpoint: str) -> BaseResponse:
+    """Send events to a paused webhook again, and those that were given up if that was chosen."""
+    known, text = services().endpoints, _("Events are sent to it again.")
+    known.resume(endpoint, me().admin_id)
+    if form_text("replay"):
+        count = known.replay(endpoint, me().admin_id)
+        services().dispatcher.wake()
+        text = _("%(count)s events are being sent again.", count=count)
+    return done(f"{PATH}/webhooks/{endpoint}", text)
 
 
 @route("/api-keys/webhooks/<endpoint>/secret", allow=OWNERS, methods=("POST",))

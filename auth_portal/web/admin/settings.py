@@ -34,6 +34,7 @@ from auth_portal.web.context import services
 
 PATH = "/admin/settings"
 FILE_NAME = "portal.toml"
+ALERTS = "alerts.webhook"
 NUMBERS = (
     "limits.begins_per_minute",
     "limits.password_checks_per_minute",
@@ -48,7 +49,7 @@ TEXTS = (
     "time_zone",
     "support_contact",
     "notices_by",
-    "alerts.webhook",
+    ALERTS,
     "colour",
     "language",
     "latin_name",
@@ -60,8 +61,9 @@ SWITCHES = ("alerts.email", "hide_name", "case_sensitive_ids")
 
 @route("/settings", allow=EVERYONE)
 def settings() -> Response:
-    """Show the portal's name, limits, retention and alerts."""
-    return _page(_stored())
+    """Show the portal's name, limits, retention and alerts; all of the address of alerts to owners alone."""
+    hidden = {} if me().is_owner else {ALERTS: services().configuration.settings().settings.alerts.hidden_webhook}
+    return _page(_stored() | hidden)
 
 
 def _typed() -> dict[str, str]:
@@ -188,8 +190,8 @@ def webhook_secret() -> BaseResponse:
 
 @route("/settings/file", allow=INSPECTORS)
 def export() -> Response:
-    """Send the config file, secrets as ``"keep"``."""
-    response = make_response(services().configuration.export_toml())
+    """Send the config file, secrets as ``"keep"``; to an auditor without the address of the alerts."""
+    response = make_response(services().configuration.export_toml(has_addresses=me().is_owner))
     response.mimetype = "application/toml"
     response.headers["Content-Disposition"] = f'attachment; filename="{FILE_NAME}"'
     return response
@@ -252,6 +254,7 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
     if result.newer:  # what they changed and this form did not is in the form from here on
         typed = _flat(result.newer.merged)
     form, zone = services().configuration.settings(), typed["time_zone"]
+    mark = form.mark if me().is_owner else ""  # it has all settings
     own = [] if zone in zones_to_choose() else [zone]
     cities: dict[str, list[tuple[str, str]]] = {}  # by part of the world, so that typing a city finds it
     for name in zones_to_choose():
@@ -265,7 +268,7 @@ def _page(typed: Mapping[str, str], result: SaveResult = SaveResult()) -> Respon
         stored=form.settings,
         ids_held_by=form.ids_held_by,
         newer=result.newer,
-        based_on=form.mark if result.newer else form_text("based_on") or form.mark,
+        based_on=mark if result.newer else form_text("based_on") or mark,
         faults={fault.key: fault.reason for fault in result.faults},
         mail_options=[("", _("the first channel that carries email")), *((name, name) for name in form.mail_channels)],
         zone_options=[(name, name) for name in (*own, *zones_to_choose()) if "/" not in name or name in own],
