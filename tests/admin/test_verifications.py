@@ -145,6 +145,17 @@ def test_filters_and_pages_by_key(small_world: World, owner: Desk) -> None:
     assert owner.get(f"{PATH}?outcome=live").text.count('data-label="Journey">Balance') == 1
 
 
+def test_a_list_is_of_one_method_alone_or_with_other_filters(small_world: World, owner: Desk) -> None:
+    verified(small_world, "app").prove(small_world.totp())
+    for query, count in (
+        ("method=totp", 1), ("method=totp&outcome=verified&journey=app", 1), ("method=totp&outcome=live", 0),
+        ("method=password", 0), ("method=tot", 0), ("method=totp&customer=nobody", 0),
+    ):  # fmt: skip
+        owner.get(f"/admin/verifications?{query}")
+        assert len(rows_of(owner)) == count, query
+    assert 'value="totp" selected' in owner.page.text
+
+
 def test_the_story_escapes_what_was_typed(small_world: World, owner: Desk) -> None:
     small_world.browser().begin("ref", "app", identifier="<b>x</b>")
     (row,) = small_world.rows(Verification)

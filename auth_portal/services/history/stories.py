@@ -109,6 +109,7 @@ class StoryFilter:
     customers: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     same_link_as: str = ""
+    method: str = ""  # one of those that the customer proved it with
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,7 @@ class Stories:
     def counts(self, wanted: StoryFilter) -> Mapping[str, BoundedCount]:
         """Return by outcome how many verifications the rest of a filter finds; under "" those of any outcome."""
         query: Any = select(Verification.id, Verification.outcome)
-        is_narrow = wanted.slug or wanted.customers or wanted.names or wanted.same_link_as
+        is_narrow = wanted.slug or wanted.customers or wanted.names or wanted.same_link_as or wanted.method
         by_index = () if is_narrow else (name for name in OUTCOME_NAMES if name != VERIFIED)
         with self._transactions.read() as work:
             find = partial(_found, work.connection, query)
@@ -484,7 +485,7 @@ def _page_of_people(
 ) -> Listing[Any]:
     """Return the verifications of these people: found through the visits, so that those of strangers are too."""
     ids = _visited(connection, wanted, after)
-    chosen = [Verification.id.in_(ids), *between, *_all_of(wanted)]
+    chosen = [Verification.id.in_(ids), *between, *_all_of(wanted), *_proved_with(wanted.method)]
     lines = tuple(connection.execute(query.where(*chosen).order_by(Verification.id.desc()).limit(most + 1)))
     if len(lines) > most:
         return Listing(lines[:most], older=lines[most - 1].id)
@@ -506,15 +507,22 @@ def _visited(connection: Connection, wanted: StoryFilter, after: str) -> list[st
 
 def _conditions(wanted: StoryFilter) -> tuple[list[Condition], list[Condition]]:
     """Return what an index serves, and the rest. Of two that it serves, take the one that finds fewer rows."""
+    proved = _proved_with(wanted.method)
     if wanted.same_link_as:
         this = select(Verification.reference_hash).where(Verification.id == wanted.same_link_as)
-        return [Verification.reference_hash == this.scalar_subquery()], _all_of(wanted)
+        return [Verification.reference_hash == this.scalar_subquery()], [*_all_of(wanted), *proved]
     by_slug, by_outcome = _all_of(replace(wanted, outcome="")), _all_of(replace(wanted, slug=""))
     if wanted.outcome == LIVE:
-        return [Verification.id.in_(live_ids(wanted.slug))], []
+        return [Verification.id.in_(live_ids(wanted.slug))], proved
     if wanted.outcome not in ("", VERIFIED):
-        return [as_written(ENDED_OTHERWISE), *by_outcome], by_slug
-    return by_slug, by_outcome
+        return [as_written(ENDED_OTHERWISE), *by_outcome], [*by_slug, *proved]
+    return by_slug, [*by_outcome, *proved]
+
+
+def _proved_with(method: str) -> list[Condition]:
+    """Return the condition for ``methods``, which are joined by +, to have this one; none without one."""
+    joined = "+" + Verification.methods + "+"
+    return [joined.contains(f"+{method}+", autoescape=True)] if method else []
 
 
 def _all_of(wanted: StoryFilter) -> list[Condition]:

@@ -497,10 +497,10 @@ EVENTS: Mapping[str, str] = {
     "advice_put_off": "Advice on the home page was put off.",
     "settings_changed": "The settings were changed: %(changes)s.",
     "configuration_imported": "A config file was imported: %(changes)s.",
-    "journey_created": "Journey %(journeys)s was created: %(changes)s.",
+    "journey_created": "Journey %(journeys)s was created.",
     "journey_changed": "Journey %(journeys)s was changed: %(changes)s.",
     "journey_deleted": "Journey %(journeys)s was deleted.",
-    "channel_added": "Channel %(channels)s was created: %(changes)s.",
+    "channel_added": "Channel %(channels)s was created.",
     "channel_changed": "Channel %(channels)s was changed: %(changes)s.",
     "channel_switched": "Channel %(channels)s was switched: %(changes)s.",
     "channel_deleted": "Channel %(channels)s was deleted.",
@@ -603,18 +603,20 @@ class Vocabulary(NamedTuple):
         return translated(self.terms.get(code, code))
 
 
+ADDED = "added"
 MOST_NAMED = 6  # changed fields in a sentence
 
 
 def changed_words(changes: Mapping[str, Any], done: Mapping[str, Any], vocabulary: Vocabulary) -> str:
     """Return the names of what a change of the configuration changed, without the values, for a sentence.
 
-    ``done`` has what happened to things without changed fields, such as ``switched off``.
+    ``done`` has what happened to each thing, such as ``switched off``. Of one that was added every field is new, so
+    none is named.
     """
     parts = []
     for of, fields in changes.items():
         table = of.partition(" ")[0]
-        keys = fields if isinstance(fields, Mapping) else ()
+        keys = fields if isinstance(fields, Mapping) and done.get(of) != ADDED else ()
         names = list(dict.fromkeys(in_sentence(field_words(table, str(key))) for key in keys))
         more = [_("%(count)s more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
         named = ", ".join([*names[:MOST_NAMED], *more]) or str(done.get(of, ""))

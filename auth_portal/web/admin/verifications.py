@@ -197,6 +197,7 @@ def _list_page(typed: str, fault: str) -> Response:
         customers=asked.keys("customer"),
         names=asked.keys("named"),
         same_link_as=asked.key("link"),
+        method=asked.key("method"),
     )
     listing = services().stories.page(wanted, after=asked.key("after"))
     chosen = {wanted.slug} - {""}  # a journey that was deleted still has its verifications
@@ -211,6 +212,7 @@ def _list_page(typed: str, fault: str) -> Response:
         typed=typed,
         fault=fault,
         slugs=sorted({*services().journeys.current().journeys, *chosen}),
+        methods=list(services().methods),
         customer_ids=services().stories.customer_ids(wanted.customers),
         older=older_url(listing.older),
         newest=newest_url(),
