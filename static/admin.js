@@ -19,6 +19,12 @@
     button.addEventListener("click", () => window.print());
   }
 
+  // A row that scrolls, such as tabs on a phone, begins with what is chosen in sight.
+  for (const chosen of document.querySelectorAll(":is(.tabs, .chips, .range) > [aria-current]")) {
+    const row = chosen.parentElement;
+    row.scrollLeft += chosen.getBoundingClientRect().left - row.getBoundingClientRect().left - row.clientWidth / 3;
+  }
+
   // A second tap on the same form does nothing until the response arrives; a download brings no new page.
   const sent = new Set();
   document.addEventListener("submit", (event) => {

@@ -183,12 +183,12 @@ class TestCustomers:
         in_south_africa(any_shell)
         file = any_shell.file("customers.csv", "customer_id,phone\nC-1001,082 123 4567\n")
         assert any_shell.succeeds("customers", "import", file, "--dry-run") == [
-            "Dry run, nothing was imported: 1 customers new, 0 changed, 0 equal.",
+            "Dry run, nothing was imported: 1 new customer, 0 changed, 0 equal.",
             "  customer_id: 1 new, 0 changed, 0 cleared, 0 equal",
             "  phone: 1 new, 0 changed, 0 cleared, 0 equal",
             "  phone numbers by country: 1 ZA",
         ]
-        assert any_shell.succeeds("customers", "import", file)[0] == "Imported: 1 customers new, 0 changed, 0 equal."
+        assert any_shell.succeeds("customers", "import", file)[0] == "Imported: 1 new customer, 0 changed, 0 equal."
         assert any_shell.succeeds("customers", "erase", "c-1001") == ["Erased, with 0 visits and 0 verifications."]
         assert any_shell.fails("customers", "erase", "c-1001", status=2) == ["No customer has this ID."]
 
@@ -214,10 +214,10 @@ class TestCustomers:
             assert refused.stdout.splitlines()[:9] == dry
         agreed = any_shell.run("customers", "import", file, "--notify", given="y\n")
         assert agreed.exit_code == 0
-        assert "Imported: 0 customers new, 1 changed, 0 equal." in agreed.stdout
+        assert "Imported: 0 new customers, 1 changed, 0 equal." in agreed.stdout
         assert "The portal now notifies one customer" in agreed.stdout
         back = any_shell.succeeds("customers", "import", before, "--notify", "--yes")
-        assert back[0] == "Imported: 0 customers new, 1 changed, 0 equal."
+        assert back[0] == "Imported: 0 new customers, 1 changed, 0 equal."
         untold = any_shell.succeeds("customers", "import", file)
         assert untold[-1] == (
             "Not notified: one customer whose phone number or email address changes. All owners get a mail that says so."
@@ -251,9 +251,9 @@ class TestCustomers:
         file = shell.file("customers.csv", "customer_id,phone\nC,12\n,\n,1\n")
         assert shell.fails("customers", "import", file, status=2) == [
             "customers.csv: Nothing was imported: 3 faults.",
-            "customers.csv: row 2, phone: is not a phone number (numbers without + are read as numbers in ZA)",
+            "customers.csv: row 2, phone: is not a phone number (numbers without + are read as numbers of the default country)",
             "customers.csv: row 4, customer_id: is missing",
-            "customers.csv: row 4, phone: is not a phone number (numbers without + are read as numbers in ZA)",
+            "customers.csv: row 4, phone: is not a phone number (numbers without + are read as numbers of the default country)",
         ]
 
     @pytest.mark.parametrize("command", [["customers", "import"], ["config", "import"]], ids=" ".join)
@@ -361,10 +361,10 @@ class TestDemo:
 
     def test_it_loads_and_loads_again(self, any_shell: Shell) -> None:
         first = any_shell.succeeds("demo", PORTAL_SANDBOX="1")
-        assert first[-1] == "Imported: 5 customers new, 0 changed, 0 equal."
+        assert first[-1] == "Imported: 5 new customers, 0 changed, 0 equal."
         for slug in ("balance", "password", "app", "email", "transfer", "code-back"):
             assert f"journey {slug}: added" in first
-        assert any_shell.succeeds("demo", PORTAL_SANDBOX="1") == ["Imported: 0 customers new, 0 changed, 5 equal."]
+        assert any_shell.succeeds("demo", PORTAL_SANDBOX="1") == ["Imported: 0 new customers, 0 changed, 5 equal."]
 
     def test_its_people_are_what_the_sandbox_shows(self) -> None:
         people = {person["customer_id"]: person for person in demo_people()}

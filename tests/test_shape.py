@@ -84,6 +84,23 @@ def test_no_text_reads_like_a_translation() -> None:
     assert found == []
 
 
+def test_admin_templates_import_what_they_use() -> None:
+    """Or what a template uses that they pull in with their context."""
+    texts = {
+        str(path.relative_to(ROOT / "templates")): path.read_text() for path in (ROOT / "templates").rglob("*.html")
+    }
+    unused = []
+    for name in (name for name in texts if name.startswith("admin/")):
+        text = texts[name]
+        pulled = re.findall(r'{%-? (?:from|include) "([^"]+)"', text)
+        within = Counter(re.findall(r"\w+", text + "".join(texts.get(other, "") for other in pulled)))
+        for imports in re.findall(r'{%-? from "[^"]+" import (.*?)(?: with context)? ?%}', text, re.DOTALL):
+            names = [re.sub(r"\s+", " ", one).strip().split(" as ")[-1] for one in imports.split(",")]
+            in_place = Counter(re.findall(r"\w+", text))
+            unused += [f"{name}: {one}" for one in names if in_place[one] == 1 and within[one] - in_place[one] == 0]
+    assert unused == []
+
+
 def test_templates_have_short_lines() -> None:
     long = [
         f"{path.relative_to(ROOT)}:{number}"

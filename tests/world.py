@@ -18,7 +18,7 @@ import pyotp
 import trustme
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 from werkzeug.test import TestResponse
 
 from auth_portal.bootstrap import Process, create_app
@@ -35,7 +35,19 @@ from auth_portal.services.imports.imports import CommandImport
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database, Transactions, canonical_event
 from auth_portal.store.keys import load_keyring, seal_macs
-from auth_portal.store.models import AuditEvent, ChannelRow, CustomerRow, DataKeyRow, Journey, JourneyVersion, Portal
+from auth_portal.store.models import (
+    AuditEvent,
+    ChannelRow,
+    CustomerRow,
+    DataKeyRow,
+    ImportFault,
+    ImportPart,
+    ImportRow,
+    Journey,
+    JourneyVersion,
+    Portal,
+    StagedRow,
+)
 from tests.compiled import share_templates
 from tests.postgres import MASTER_KEY
 from tests.receiver import Listens, Receiver
@@ -229,6 +241,9 @@ def configure(database_url: str, receiver: Listens, config: str, customers: str 
         _import(database, receiver, config, customers)
         if is_new:
             _IMPORTED[known] = (receiver.origin, _rows_of(database))
+            with database.write() as connection:  # nor do the next ones have the import itself
+                for model in (StagedRow, ImportPart, ImportFault, ImportRow):
+                    connection.execute(delete(model))
     database.close()
 
 

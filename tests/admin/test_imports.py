@@ -92,7 +92,7 @@ def test_from_a_foreign_file_to_the_undo(world: World) -> None:
         assert selected.group(1) == guess
     support.post(f"{path}/columns", **{f"column-{position}": name for position, name in enumerate(OURS)})
     page = rested(support, path)
-    assert "New customers: 1. Changed: 1. Already the same: 0" in page
+    assert counted(page) == {"New customers": "1", "Changed": "1", "Already the same": "0", "Faults": "0"}
     assert person(world, "N-1").row is None  # nobody was changed so far
     support.post(f"{path}/start")
     page = rested(support, path)
@@ -143,6 +143,11 @@ def test_an_imported_app_with_another_hash_and_longer_steps_proves_each_code_onc
     assert "Done. Go back to your chat" in again.prove(app.at(world.clock())).text
 
 
+def counted(page: str) -> dict[str, str]:
+    """The figures of a check."""
+    return dict(re.findall(r"<dt>([^<]+)</dt><dd[^>]*>\s*([\d,]+)</dd>", page))
+
+
 def test_500_broken_rows_are_reported_by_row_column_and_reason(small_world: World) -> None:
     good = "".join(f"G-{number},Somebody\n" for number in range(600))
     broken = "".join(f"B-{number},082 1\n" for number in range(500))
@@ -161,10 +166,15 @@ def test_500_broken_rows_are_reported_by_row_column_and_reason(small_world: Worl
     lines = owner.client.get(f"{path}/faults.csv", base_url=owner.base_url).text.splitlines()
     assert lines[0] == "row,column,reason"
     assert len(lines) == 501
-    assert lines[1] == "602,phone,is not a phone number (numbers without + are read as numbers in ZA)"
+    assert lines[1] == "602,phone,is not a phone number (numbers without + are read as numbers of the default country)"
     assert owner.post(f"{path}/start").status_code == 422
     assert "Fix the file, or choose" in owner.page.text
     assert person(small_world, "G-1").row is None
+    assert re.search(r"<button>\s*Import 600 customers</button>", owner.page.text), "and says how many it changes"
+    causes = owner.page.text.partition('id="faults"')[2]
+    assert "Is not a phone number (numbers without + are read as numbers of the default country)." in causes
+    assert "rows 602, 603, 604, 605, 606, 607 and 494 more" in " ".join(causes.split())
+    assert causes.count('<th scope="row"') == 1, "one cause, not 500 rows"
     owner.post(f"{path}/start", partial="1")
     assert "New customers: 600" in rested(owner, path)
     assert person(small_world, "G-599").row is not None
@@ -240,7 +250,7 @@ def test_a_workbook_from_its_upload_to_the_customers(small_world: World) -> None
     owner.post(
         f"{path}/columns", **dict(zip(["column-0", "column-1", "column-2", "column-3"], OURS_IN_PARTS, strict=True))
     )
-    assert "New customers: 1." in rested(owner, path)
+    assert counted(rested(owner, path))["New customers"] == "1"
     owner.post(f"{path}/start")
     rested(owner, path)
     assert person(small_world, "1001001").name(small_world.services.keyring) == "Nomsa Khumalo"
@@ -477,7 +487,7 @@ def test_the_list_is_paged_by_key(small_world: World) -> None:
 def test_an_auditor_sees_and_does_nothing(small_world: World) -> None:
     path = checked(signed_in(small_world), "customer_id,name\nN-2,New\n", "customer_id", "name")
     auditor: Any = signed_in(small_world, "auditor")
-    assert "New customers: 1" in auditor.get(path).text
+    assert counted(auditor.get(path).text)["New customers"] == "1"
     assert "<form" not in auditor.page.text.partition("<main")[2]
     assert "<form" not in auditor.get("/admin/imports").text.partition("<main")[2]
 

@@ -30,6 +30,7 @@ CUSTOMERS = """Client no.;Full name;Cell phone;E-mail
 10002;Sipho Dlamini;083 123 4567;sipho@example.com
 10003;Amahle Zulu;;amahle@example.com
 """
+IMPORT = "Import 3 customers"
 
 
 class Mailbox:
@@ -149,9 +150,9 @@ def import_customers(office: Office, folder: Path) -> None:
     office.press("Upload the file")
     page.get_by_label("Client no.").select_option(label="Customer ID")
     office.press("Check the file")
-    waited_for(page, "Import now")
+    waited_for(page, IMPORT)
     assert "3" in page.locator("main").inner_text()
-    office.press("Import now")
+    office.press(IMPORT)
     page.get_by_text("Undo this import").first.wait_for(timeout=GIVE_UP_SECONDS * 1000)
     assert "10003" in office.open("/admin/customers").locator("main").inner_text()
 

@@ -235,8 +235,8 @@ def import_customers(hand: Hand) -> None:
     if hand.page.get_by_label("Client no.", exact=True).input_value() != "customer_id":
         hand.choose("Client no.", "Customer ID")
     hand.press("Check the file")
-    expect(hand.page.get_by_role("button", name="Import now")).to_be_visible()
-    hand.press("Import now")
+    expect(hand.page.get_by_role("button", name=f"Import {PEOPLE} customers")).to_be_visible()
+    hand.press(f"Import {PEOPLE} customers")
     expect(hand.page.get_by_text("Undo this import").first).to_be_visible()
 
 

@@ -15,6 +15,7 @@ from auth_portal.services import imports
 from auth_portal.services.directory.fields import check, is_secret
 from auth_portal.services.directory.person import id_form
 from auth_portal.services.imports import FileRefused, open_table
+from auth_portal.services.imports import csv as imports_csv
 from auth_portal.services.imports.csv import CsvFindings, guesses, read_rows
 from auth_portal.services.imports.imports import CommandImport, ImportReport
 from auth_portal.typed import language_tag
@@ -257,7 +258,40 @@ def test_several_that_are_none_are_a_fault() -> None:
     assert found.reason.startswith("is not a phone number")
 
 
-# --- What stands below a table
+# --- What stands above and below a table
+
+
+@pytest.mark.parametrize(
+    ("above", "rows"),
+    [
+        ("Customers\n", [1]), ("Customer,,\n,,\n", [1]), ("All customers, active\n\n", [1]),
+        ("Active customers\nAs of 2026-11-30 08:15:00 GMT+2\n\nFiltered By\nStatus equals Active\n\n", [1, 2, 4, 5]),
+        ('"Customers,\nactive"\n2026-11-30\n', [1, 2]), ("sep=,\nReport;x\n", [1]),
+    ],
+)  # fmt: skip
+def test_what_stands_above_a_table_is_named_and_not_imported(above: str, rows: list[int]) -> None:
+    text = f"{above}customer_id,name,phone\nC-1,Ann,\nC-2,Bob,x\n"
+    found = read_customers(text.encode(), region="ZA")
+    assert found.notes["title"] == [len(rows), *rows]
+    assert found.columns == ("customer_id", "name", "phone")
+    assert [fault.row for fault in found.faults] == [rows[-1] + 3 + above.endswith("\n\n") + above.endswith(",,\n")]
+
+
+def test_a_title_is_passed_over_where_the_columns_have_names_of_their_own() -> None:
+    text = "Stammdaten\n\nNummer,Rufname,Handy\n1,Ann,082\n"
+    assert imports_csv.read_header(text.encode()) == ["Nummer", "Rufname", "Handy"]
+    assert imports_csv.read_samples(text.encode(), ["customer_id", "name", "phone"]) == ["1", "Ann", "082"]
+
+
+@pytest.mark.parametrize("text", ["customer_id\n1\n2,3\n", "ref\n1\n\n2,3\n", "Nr,Rufname\n1,mobile\n2,email\n"])
+def test_a_header_is_not_taken_for_a_title(text: str) -> None:
+    header = imports_csv.read_header(text.encode())
+    assert ",".join(header) == text.splitlines()[0]
+
+
+def test_many_rows_above_a_table_are_no_titles() -> None:
+    text = "note\n" * (imports_csv.MOST_TITLES + 1) + "customer_id,phone\n"
+    assert imports_csv.read_header(text.encode()) == ["note"]
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def _phone(cell: str, region: str) -> str:
     if number is None and not region and not text.startswith(("+", "00")):
         raise RegionUnset(NO_REGION)
     if number is None:
-        raise CellFault(f"is not a phone number (numbers without + are read as numbers in {region})")
+        raise CellFault("is not a phone number (numbers without + are read as numbers of the default country)")
     return number
 
 

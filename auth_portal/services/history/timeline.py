@@ -272,7 +272,8 @@ def _message(record: Record, message: DeliveryFacts, code: CodeFacts | None, *, 
     if line.state == DeliveryState.DROPPED:
         why, reason = _why_not_sent(record, line.reason, code)
         text = _("No %(what)s was sent: %(why)s. The page does not show that.", what=what, why=why)
-        return replace(moment, text=text, clause=_("no %(what)s sent: %(why)s", what=what, why=why), help=reason)
+        clause = _("no %(what)s sent: %(why)s", what=what, why=why)
+        return replace(moment, text=text, clause=clause, help=reason, seconds=None)  # nothing took any time
     if line.state == DeliveryState.PENDING:
         values["reason"] = f" ({line.reason})" if line.reason and last else ""
         text = _("%(what)s not yet handed to %(channel)s after %(tries)s%(reason)s.", **values)

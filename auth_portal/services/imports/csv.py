@@ -1,8 +1,8 @@
 """The table of customers: every row is read and checked before anything is written.
 
 It has a header row, and cells separated by commas, semicolons, tabs or bars; a ``sep=;`` above the header says by
-which. Blank rows are skipped, and so are rulers and what programs write below a table, which is noted. Each fault names
-its row (as a spreadsheet counts them) and column, in words that never repeat a value.
+which. Blank rows are skipped, and so are rulers and what programs write above and below a table, which is noted. Each
+fault names its row (as a spreadsheet counts them) and column, in words that never repeat a value.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TextIO
+from itertools import chain, islice
+from typing import NamedTuple, TextIO
 
 from auth_portal.services.directory.fields import (
     CONTACTS,
@@ -47,6 +47,7 @@ SECRET = ("password", "totp_secret")  # no page shows a value of these
 SAMPLES = 3  # rows shown before the columns are named
 SAMPLE_LENGTH = 60  # characters of one sample
 LONGEST_TRAILER = 30  # rows
+MOST_TITLES = 10  # rows above a header
 csv.field_size_limit(LARGEST_FILE)  # a long cell of a column that is not imported harms nothing
 
 KeyOf = Callable[[str], str]
@@ -68,6 +69,7 @@ SPELLINGS = {  # how the headers of other systems name our columns, in letters a
 }
 NAME_PARTS = {"firstname", "givenname", "lastname", "surname", "familyname"}  # several make up one name
 _NOT_PLAIN = re.compile(r"[^a-z0-9]")
+_HAS_LETTER = re.compile(r"[^\W\d_]")
 _NOT_A_NAME = re.compile(r"\W+", re.ASCII)
 _RANKS = {
     spelling: (name, rank) for name, spellings in SPELLINGS.items() for rank, spelling in enumerate(spellings.split())
@@ -169,14 +171,18 @@ def read_rows(
         findings.cut(0, "", str(refusal))
         return
     with text as file:
-        findings.row, header, delimiter = _header(file)
-        findings.columns = tuple(columns) if columns is not None else _columns(_names(header, delimiter), findings)
+        table = _table(file)
+        findings.row = table.row
+        for title in table.titles:
+            findings.note("title", title)
+        names = _names(table.header, table.delimiter)
+        findings.columns = tuple(columns) if columns is not None else _columns(names, findings)
         if findings.fault_count:
             findings.is_cut = True
             return
         rules = {column: rule for column, rule in checks(region).items() if column in findings.columns}
         seen: dict[str, tuple[int, str]] = {}
-        rows = _customer_rows(_rows(file, delimiter, findings), findings)
+        rows = _customer_rows(_rows(table.rest, table.delimiter, findings), findings)
         for count, (number, cells) in enumerate(rows, 1):
             findings.row = number
             if most_rows is not None and count > most_rows:
@@ -192,8 +198,8 @@ def read_rows(
 def read_header(source: Source) -> list[str]:
     """Return the names in a file's header, as they are written there. Raise FileRefused."""
     with open_table(source).text as file:
-        _number, header, delimiter = _header(file, HEADER_LENGTH)
-    return _names(header, delimiter)
+        table = _table(file, HEADER_LENGTH)
+    return _names(table.header, table.delimiter)
 
 
 def read_samples(source: Source, columns: Sequence[str]) -> list[str | None]:
@@ -203,8 +209,9 @@ def read_samples(source: Source, columns: Sequence[str]) -> list[str | None]:
     Raise FileRefused.
     """
     with open_table(source).text as file:
-        number, _header_row, delimiter = _header(file)
-        rows = [cells for _number, cells in islice(_rows(file, delimiter, CsvFindings(row=number)), SAMPLES)]
+        table = _table(file)
+        below = _rows(table.rest, table.delimiter, CsvFindings(row=table.row))
+        rows = [cells for _number, cells in islice(below, SAMPLES)]
     found: list[str | None] = []
     for at, name in enumerate(columns):
         values = [row[at].strip() for row in rows if at < len(row) and not is_blank(row[at])]
@@ -245,20 +252,49 @@ def column_faults(columns: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _header(file: TextIO, most: int = -1) -> tuple[int, str, str]:
-    """Return the number of the row that names the columns, the row, and what separates its cells.
+class _Table(NamedTuple):
+    """Where a table begins. ``rest`` is what follows its header, ``titles`` are the filled rows above it."""
 
-    It is the first that is neither blank nor ``sep=;``.
+    row: int
+    header: str
+    delimiter: str
+    rest: Iterable[str]
+    titles: list[int]
+
+
+def _table(file: TextIO, most: int = -1) -> _Table:
+    """Find the row that names the columns: the first that is neither blank nor ``sep=;`` nor a title.
+
+    Programs write above a table what it is called and when it was made. So where the first row seems to be no header a
+    few more are looked at: one with names of fields is the header, or else, below a single cell, one of several words.
     """
-    number, header, hint = 1, file.readline(most), ""
-    while header and (_hint(header) or not header.strip(BLANK)):
-        hint = _hint(header) or hint
-        number += not _hint(header)  # which spreadsheets do not show, so it is no row
-        header = file.readline(most)
-    while header.count('"') % 2 and len(header) < HEADER_LENGTH and (line := file.readline(most)):
-        header += line  # a name with a line break in it
-    outside_quotes = re.sub(r'"[^"]*"', "", header)
-    return number if header else 1, header, hint or max(DELIMITERS, key=outside_quotes.count)
+    rows: list[str] = []
+    filled: dict[int, list[str]] = {}  # the cells of the rows that are not blank
+    at, hint, is_title = -1, "", False
+    while at < 0 and len(filled) <= MOST_TITLES and (row := file.readline(most)):
+        if named := _hint(row):
+            hint = named  # spreadsheets do not show it, so it is no row
+            continue
+        while row.count('"') % 2 and len(row) < HEADER_LENGTH and (line := file.readline(most)):
+            row += line  # a name with a line break in it
+        if names := [name for name in _names(row, _delimiter(row)) if name.strip(BLANK)]:
+            filled[len(rows)] = names
+            known = sum(_NOT_PLAIN.sub("", name.lower()) in _RANKS for name in names)
+            if known > 1 or (len(filled) == 1 and 0 < known < len(names)):
+                at = len(rows)
+            is_title = known == 0 and len(names) == 1 if len(filled) == 1 else is_title
+        rows.append(row)
+    if at < 0:
+        words = (row for row, names in filled.items() if len(names) > 1 and all(map(_HAS_LETTER.search, names)))
+        at = next(words if is_title else iter(filled), min(filled, default=0))
+    header = rows[at] if filled else ""
+    rest = chain(*(row.splitlines(keepends=True) for row in rows[at + 1 :]), file)
+    return _Table(at + 1, header, hint or _delimiter(header), rest, [row + 1 for row in filled if row < at])
+
+
+def _delimiter(row: str) -> str:
+    outside_quotes = re.sub(r'"[^"]*"', "", row)
+    return max(DELIMITERS, key=outside_quotes.count)
 
 
 def _hint(line: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from sqlalchemy import func, insert, select, update
 
@@ -111,6 +111,14 @@ class Import:
     def percent(self) -> int:
         """Return the share of the work under way that is done."""
         return min(100, self.done * 100 // self.total) if self.total else 0
+
+
+class FaultCause(NamedTuple):
+    """What is wrong in the same way in several rows. Row 0 is the whole file, an empty column the whole row."""
+
+    column: str
+    reason: str
+    rows: Sequence[int]
 
 
 class Imports:
@@ -271,9 +279,13 @@ class Imports:
         with self._transactions.read() as work:
             return [_import(work, row) for row in work.execute(wanted).all()]
 
-    def faults(self, import_id: str, most: int) -> list[RowFault]:
-        """Return the first faults of an import."""
-        return [fault for _number, fault in faults_after(self._transactions, import_id, most=most)]
+    def fault_causes(self, import_id: str, most: int) -> list[FaultCause]:
+        """Return the first faults of an import by what is wrong, in the order in which they were found."""
+        rows: dict[tuple[str, str], list[int]] = {}
+        for _number, fault in faults_after(self._transactions, import_id, most=most):
+            reason = re.sub(r"\brow \d+", "an earlier row", fault.reason)
+            rows.setdefault((fault.column, reason), []).append(fault.row)
+        return [FaultCause(column, reason, found) for (column, reason), found in rows.items()]
 
     def all_faults(self, import_id: str) -> Iterator[RowFault]:
         """Yield every stored fault."""
@@ -324,7 +336,7 @@ class ImportReport:
             noun = "fault" if self.error_count == 1 else "faults"
             return [f"Nothing was imported: {self.error_count} {noun}.", *self.warnings, *listed]
         verb = "Dry run, nothing was imported" if self.is_dry_run else "Imported"
-        rows = f"{self.new} customers new, {self.changed} changed, {self.equal} equal"
+        rows = f"{self.new} new customer{'' if self.new == 1 else 's'}, {self.changed} changed, {self.equal} equal"
         columns = (f"  {column}: {tally}" for column, tally in self.columns.items())
         lines = [f"{verb}: {rows}.", *columns]
         if self.countries:

@@ -58,6 +58,7 @@ VALUE_COLUMNS = tuple(column for columns in FIELD_COLUMNS.values() for column in
 BITS = {name: 1 << position for position, name in enumerate(FIELDS)}
 NOTHING: Mapping[str, Any] = {"customer_id": None, "locale": "", "password_is_long": False}
 NOTES = {  # what an import says about rows that it takes, by the kind of note in ``CsvFindings``
+    "title": "above the names of the columns: not imported",
     "trailer": "not a customer but a total, a ruler or a footer: not imported",
     "several_phone": "several phone numbers in one cell: the first that can be used is imported",
     "several_email": "several email addresses in one cell: the first that can be used is imported",

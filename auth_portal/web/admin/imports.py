@@ -32,7 +32,7 @@ from auth_portal.web.context import services
 from auth_portal.web.edge import LARGEST_REQUEST, LargeRequest, large_requests
 
 PATH = "/admin/imports"
-FAULTS_SHOWN = 20
+FAULTS_LOOKED_AT = 1000  # of an import, for its causes; the file with all of them has the others
 LOOKS = ((60, 2), (150, 10))  # (looks, seconds before the page reloads itself); after the last, the admin does
 
 
@@ -123,7 +123,8 @@ def _page(
         samples=service.samples(found.id, columns) if header and is_mine else [],
         faults=faults or {},
         has_to_look=has_to_look,
-        rows=service.faults(found.id, FAULTS_SHOWN),
+        causes=service.fault_causes(found.id, FAULTS_LOOKED_AT),
+        has_all_faults=found.fault_count <= FAULTS_LOOKED_AT,
         may_undo=service.may_undo(found),
         in_the_way=service.blocking_undo(found),
         routes=service.routes(found),

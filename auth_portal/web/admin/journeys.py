@@ -564,7 +564,7 @@ def faults_of(found: Iterable[Fault]) -> dict[str, str]:
         else:
             field = re.sub(r"^(limits\.\w+|channels)\[\d+\]$", r"\1", key)
             if field.rpartition(".")[2] in TIMES:
-                reason = _time_reason(reason)
+                reason = time_reason(reason)
             if reason.startswith("must have at least") and field.startswith("steps"):
                 reason = _("choose at least one")
             if reason.startswith("must have a verify step"):
@@ -573,7 +573,7 @@ def faults_of(found: Iterable[Fault]) -> dict[str, str]:
     return faults
 
 
-def _time_reason(reason: str) -> str:
+def time_reason(reason: str) -> str:
     """Return what is wrong with a length of time that is stored in seconds."""
     if reason == "must be a whole number":
         return _("write it with its unit, such as 5 minutes or 90 seconds")
