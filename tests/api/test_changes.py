@@ -18,10 +18,11 @@ from auth_portal.services.operations.retention import prune
 from auth_portal.store.models import CustomerRemoval, CustomerRow, Portal, table_of
 from tests.api.program import Program, problem, program
 from tests.receiver import Receiver
-from tests.security.tools import STILL
+from tests.security.tools import STILL, deliver
 from tests.world import World, open_world
 
 CUSTOMERS, ENDS = "/changes/customers", "/changes/verifications"
+DELIVERIES = "/changes/deliveries"
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ def test_a_place_in_another_trail_is_refused(world: World, crm: Program) -> None
     problem(crm.get(f"{ENDS}?after={after}"), 410, "changes_forgotten")
 
 
-@pytest.mark.parametrize("path", [CUSTOMERS, ENDS])
+@pytest.mark.parametrize("path", [CUSTOMERS, ENDS, DELIVERIES])
 def test_what_never_was_a_place_is_refused(crm: Program, path: str) -> None:
     for after in ("x", "MQ", "Li4", "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAuMQ"):
         assert crm.get(f"{path}?after={after}").status_code in (410, 422)
@@ -310,3 +311,72 @@ def test_the_indexes_serve_what_is_read(world: World) -> None:
         ):
             plan = " ".join(str(row) for row in work.execute(text(f"EXPLAIN QUERY PLAN {query}")))
             assert "USING INDEX ix_customers_" in plan or "USING COVERING INDEX ix_customers_" in plan, plan
+
+
+def ended_deliveries(crm: Program, after: str = "", limit: int = 2) -> tuple[list[dict[str, Any]], str]:
+    found: list[dict[str, Any]] = []
+    while True:
+        answer = crm.get(f"{DELIVERIES}?limit={limit}{f'&after={after}' if after else ''}")
+        assert answer.status_code == 200, answer.text
+        page = json.loads(answer.text)
+        found, after = found + page["data"], page["next"]
+        if not page["more"]:
+            return found, after
+
+
+def test_each_end_of_a_delivery_is_read_once_and_a_retry_again(world: World, crm: Program) -> None:
+    found, after = ended_deliveries(crm)
+    assert found == []
+    world.receiver.answers = [404]
+    for number in range(5):
+        end(world, f"reference-{number}")
+        deliver(world)  # the clock stands, so all have one time
+    assert ended_deliveries(crm, after)[0] == []  # another server may still be writing one of this moment
+    world.clock.advance(61)
+    end(world, "reference-5")  # has only just been written
+    first, place = ended_deliveries(crm, after)
+    assert [one["kind"] for one in first] == ["callback"] * 5
+    assert len({one["id"] for one in first}) == 5
+    assert sorted(one["state"] for one in first) == ["accepted"] * 4 + ["refused"]
+    assert ended_deliveries(crm, place)[0] == []
+    (lost,) = [one["id"] for one in first if one["state"] == "refused"]
+    crm.post(f"/deliveries/{lost}/retry", {"reason": "Flow is back"})
+    deliver(world)
+    world.clock.advance(61)
+    again, place = ended_deliveries(crm, place)
+    assert {one["state"] for one in again} == {"accepted"}
+    assert lost in {one["id"] for one in again}
+    assert len(again) == 2
+    assert ended_deliveries(crm, place)[0] == []
+    assert sorted(one["id"] for one in ended_deliveries(crm)[0]) == sorted({one["id"] for one in first + again})
+    assert ended_deliveries(crm, limit=1)[0] == ended_deliveries(crm)[0]
+
+
+def test_a_result_that_was_withdrawn_is_an_end_too(world: World, crm: Program) -> None:
+    _found, after = ended_deliveries(crm)
+    browser = world.browser()
+    browser.begin("reference-1", "app")
+    browser.post("/verify/cancel", reason="cancelled")
+    browser.open("reference-1", "app")
+    browser.post("/j/app", again="1", identifier="C-1001")  # before its first answer left
+    world.clock.advance(61)
+    assert [one["state"] for one in ended_deliveries(crm, after)[0]] == ["superseded"]
+
+
+def test_a_place_among_the_deliveries_of_another_portal_is_refused(crm: Program) -> None:
+    _found, after = ended_deliveries(crm)
+    portal, place = base64.urlsafe_b64decode(after + "===").decode().split(".", 1)
+    other = base64.urlsafe_b64encode(f"{'0' * len(portal)}.{place}".encode()).decode().rstrip("=")
+    problem(crm.get(f"{DELIVERIES}?after={other}"), 410, "changes_forgotten")
+
+
+def test_ended_deliveries_are_found_by_their_index(world: World, crm: Program) -> None:
+    if world.database.file is None:
+        return
+    with world.statements() as seen:
+        crm.get(f"{DELIVERIES}?limit=2")
+    (statement,) = [text for text in seen if "FROM deliveries" in text]
+    with world.transactions.read() as work:
+        plan = work.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("",) * statement.count("?")).all()
+    assert any("ix_deliveries_ended" in str(row) for row in plan), plan
+    assert not any("TEMP B-TREE" in str(row) for row in plan), plan

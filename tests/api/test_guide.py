@@ -27,7 +27,7 @@ def commands() -> list[tuple[int, list[str]]]:
 
 
 def test_the_examples_do_what_they_say(caller: Program) -> None:
-    assert len(commands()) == GUIDE.count("\ncurl ") == 12
+    assert len(commands()) == GUIDE.count("\ncurl ") == 13
     for status, words in commands():
         given = CURL.parse_args(words)
         headers = dict(header.replace("$KEY", caller.key).split(": ", 1) for header in given.headers)

@@ -29,6 +29,7 @@ REQUESTS: dict[str, tuple[str, str, object]] = {
     "delete_customer": ("DELETE", "/customers/nobody", None),
     "list_customer_changes": ("GET", "/changes/customers", None),
     "list_verification_changes": ("GET", "/changes/verifications", None),
+    "list_delivery_changes": ("GET", "/changes/deliveries", None),
     "list_verifications": ("GET", "/verifications", None),
     "read_verification": ("GET", f"/verifications/{NOBODY_ID}", None),
     "list_deliveries": ("GET", "/deliveries", None),

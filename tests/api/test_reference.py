@@ -34,6 +34,7 @@ def world(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World
         deliver(opened)
         while opened.services.dispatcher.seal():
             pass
+        opened.clock.advance(61)  # after which ends of deliveries are listed
         yield opened
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, or_, select, tuple_
 
-from auth_portal.errors import NotFound
+from auth_portal.errors import Gone, NotFound
 from auth_portal.services.delivery.retry import RETRIABLE, refusals_of, retry_of
 from auth_portal.services.history.lists import (
     COUNTED,
@@ -31,6 +31,7 @@ from auth_portal.store.db import Transactions
 from auth_portal.store.models import (
     CALLBACK,
     CHANGED,
+    ENDED,
     EVENT,
     MESSAGE,
     NOT_ACCEPTED,
@@ -52,6 +53,9 @@ RARE_STATES = tuple(state for state in STATES if state not in (PENDING, Delivery
 FAILED = "failed"  # in a filter: every state that can be retried
 OPEN_MOST = 100  # failed deliveries, the newest, that are looked at for what can be retried
 OPEN_DAYS = 7  # for which a failed delivery asks for a retry; notices could be retried until they are deleted
+ENDED_BEHIND = timedelta(seconds=60)  # no transaction that ends a delivery takes so long, and no clock is so far off
+PLACE_TIME = "%Y%m%d%H%M%S%f"
+BEHIND_ALL = "g"  # sorts behind every id, which has hex digits
 OPEN_SECONDS = 10  # for which a process shows what it has counted
 
 
@@ -187,6 +191,35 @@ class OpenActs:
         return f"{self.retries}+" if self.retries >= OPEN_MOST else str(self.retries or "")
 
 
+class DeliveryPlace(NamedTuple):
+    """Where a program has got to among the ends of deliveries of a portal: the time and the id of the last one."""
+
+    portal: str
+    ended_at: datetime
+    id: str
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return the place that a text came from (``str``). Raise Gone for any other text."""
+        try:
+            portal, ended_at, of_id = text.split(".")
+            return cls(portal, datetime.strptime(ended_at, PLACE_TIME).replace(tzinfo=UTC), of_id)
+        except ValueError:
+            raise Gone("changes_forgotten") from None
+
+    def __str__(self) -> str:
+        return f"{self.portal}.{self.ended_at:{PLACE_TIME}}.{self.id}"
+
+
+@dataclass(frozen=True)
+class EndedDeliveries:
+    """Deliveries in the order of their ends. With ``is_more`` there is more to read."""
+
+    lines: tuple[DeliveryLine, ...]
+    place: DeliveryPlace
+    is_more: bool
+
+
 class DeliveryLists:
     """List deliveries, and show one with its attempts."""
 
@@ -234,6 +267,26 @@ class DeliveryLists:
         number = sum(count.number for count in failed)
         is_exact = all(count.is_exact for count in failed) and number <= COUNTED
         return {**found, FAILED: BoundedCount(min(number, COUNTED), is_exact)}
+
+    def ended_after(self, place: DeliveryPlace | None, most: int) -> EndedDeliveries:
+        """Return the deliveries that ended since a place, without one all that are stored.
+
+        One that is retried comes again when it ends again. They are listed ENDED_BEHIND late, when all transactions
+        that end one have committed: nothing that is earlier follows. Raise Gone for the place of another portal.
+        """
+        portal = self._transactions.keyring.index("change feed", "")[:8]
+        place = place or DeliveryPlace(portal, datetime.fromtimestamp(0, UTC), "")
+        if place.portal != portal:
+            raise Gone("changes_forgotten")
+        with self._transactions.read() as work:
+            until = work.now - ENDED_BEHIND
+            its = Delivery.ended_at, Delivery.id
+            ended = select(*LINE_COLUMNS).where(as_written(ENDED), tuple_(*its) > tuple_(place.ended_at, place.id))
+            rows = work.execute(ended.where(Delivery.ended_at <= until).order_by(*its).limit(most)).all()
+        is_more = len(rows) == most
+        reached = DeliveryPlace(portal, rows[-1].ended_at, rows[-1].id) if is_more else None
+        reached = reached or DeliveryPlace(portal, max(until, place.ended_at), BEHIND_ALL)
+        return EndedDeliveries(tuple(map(line_from, rows)), reached, is_more)
 
     def named(self, typed: str) -> tuple[DeliveryLine, ...]:
         """Return the deliveries whose ids an admin has pasted."""

@@ -15,11 +15,13 @@ from auth_portal.services.history.delivery_lists import (
     STATES,
     DeliveryFilter,
     DeliveryLine,
+    DeliveryPlace,
 )
 from auth_portal.web.api.frame import (
     InputFault,
     answer,
     caller,
+    changes_page,
     is_id,
     is_time,
     once,
@@ -52,6 +54,15 @@ def list_deliveries() -> Response:
     )
     found = services().delivery_lists.page(wanted, after=paging.id_after(), most=paging.limit)
     return page([_shown(line) for line in found.rows], found.older)
+
+
+@route("/changes/deliveries", scope="deliveries:read")
+def list_delivery_changes() -> Response:
+    """Send the deliveries that have ended since ``after``, in the order of their ends."""
+    _filters, paging = read_query()
+    place = DeliveryPlace.read(paging.text_after()) if paging.after else None
+    found = services().delivery_lists.ended_after(place, paging.limit)
+    return changes_page([_shown(line) for line in found.lines], str(found.place), is_more=found.is_more)
 
 
 @route("/deliveries/<delivery_id>", scope="deliveries:read")
