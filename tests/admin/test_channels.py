@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from html import unescape
@@ -353,6 +354,25 @@ def test_what_is_seldom_changed_in_a_channel_is_folded_and_a_fault_opens_it(desk
     assert re.search(r'<details class="fold" open>\s*<summary><h2>Countries and caps', page)
     uses = [one for one in desk.world.services.channel_editor.channel("mail").uses if one.is_active]
     assert f"{len(uses)} journeys that are on send" in desk.get("/admin/channels/mail/edit").text
+
+
+def test_the_page_of_a_channel_shows_its_last_day(desk: Desk) -> None:
+    """Bars of what its provider accepted and refused, and the same as a table; without a message its state in words."""
+    assert "It hasn't sent a message yet." in shown(desk.get("/admin/channels/sms"))
+    hour = desk.world.clock.now.replace(minute=0, second=0, microsecond=0)
+    counts = (0, "accepted", 39), (0, "refused", 1), (2, "accepted", 10), (2, "given_up", 6)
+    with desk.world.database.write() as connection:
+        for back, state, value in counts:
+            row = {"hour": hour - timedelta(hours=back), "name": "messages_ended", "value": value}
+            connection.execute(insert(HourlyCount).values(**row, labels=json.dumps(["sms", "ZA", state])))
+    desk.world.services.overview._cache.clear()
+    page = desk.get("/admin/channels/sms").text
+    cells = re.findall(r'</time></th>\s*<td class="number">(\d+)</td>\s*<td class="number">(\d+)</td>', page)
+    assert cells[-3:] == [("10", "6"), ("0", "0"), ("39", "1")]
+    assert len(cells) == 24
+    assert page.count('<rect class="failed"') == 2 + 1, "and its word"
+    assert re.search(r'<dd class="bad">87\.5 %\s*<small>49 of 56', page)
+    assert re.search(r'name="number" type="tel" value=""', page), "for a test"
 
 
 def test_every_way_to_make_a_channel_is_a_tile_of_the_list_and_of_the_new_one(desk: Desk) -> None:

@@ -115,7 +115,9 @@ def test_the_panel_of_phone_match_has_its_nodes_in_their_order(
 
 
 def numbered(text: str) -> list[tuple[int, str]]:
-    return [(int(number), title) for number, title in re.findall(r"<h2[^>]*>\s*(\d+)\.\s+([^<]+)</h2>", text)]
+    heads = [re.sub(r"<[^>]+>", "", head).strip() for head in re.findall(r"<h2[^>]*>(.*?)</h2>", text, re.DOTALL)]
+    found = [re.fullmatch(r"(\d+)\.\s+(.+)", head, re.DOTALL) for head in heads]
+    return [(int(head[1]), head[2]) for head in found if head]
 
 
 def test_the_checker_says_what_is_missing_and_misspelt(owner: Desk) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import html5lib
 import pytest
 from html5lib.html5parser import ParseError
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Dialog, Page, Route
 from werkzeug.exceptions import HTTPException
 
 from auth_portal.bootstrap import create_app
@@ -269,6 +269,39 @@ def test_the_page_of_the_recovery_codes_and_a_refused_form_keep_the_rules(office
     assert axe_findings(page) == []
     assert page.get_by_label("Help for customers").input_value() == "tel:+27115550100"
     portal.configure('[portal]\nsupport_contact = "https://acme.example/help"\n')
+
+
+@pytest.mark.parametrize("path", ["settings", "channels/sms/edit", "channels/_new?preset=twilio", "customers/new"])
+def test_a_form_asks_before_it_is_left_unsaved_also_after_a_refusal(office: Office, path: str) -> None:
+    asked: list[str] = []
+
+    def leaves(page: Page) -> bool:
+        asked.clear()
+        page.locator("#menu").get_by_role("link", name="Audit", exact=True).click()
+        page.wait_for_url("**/admin/audit")
+        return asked == ["beforeunload"]
+
+    def agree(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    page = office.page
+    page.on("dialog", agree)
+    office.open(f"/admin/{path}")
+    assert not leaves(page), "nothing was typed"
+    office.open(f"/admin/{path}")
+    for fold in page.locator("form[data-keep] summary").all()[:1]:
+        fold.click()
+    field = page.locator("form[data-keep] input[type=text]").first
+    field.click()
+    page.keyboard.type("É")
+    assert leaves(page)
+    office.open(f"/admin/{path}")
+    page.locator("form[data-keep] input[type=text]").first.evaluate("field => { field.value = '\\u0001'.repeat(300); }")
+    page.locator("form[data-keep]").evaluate("form => form.requestSubmit()")
+    page.locator(".fault").first.wait_for(state="attached")
+    page.locator("h1").click()
+    assert leaves(page), "what was refused is not saved"
 
 
 def test_the_search_is_reached_by_a_key_but_not_while_someone_types(office: Office) -> None:

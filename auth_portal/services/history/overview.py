@@ -219,6 +219,13 @@ class ChannelFigures:
     countries: tuple[tuple[str, int], ...]  # that messages went to, most first; "" for email
     took: Spread | None  # from the request for a code to its acceptance
     line: tuple[int, ...]  # accepted, by point
+    failed: tuple[int, ...]  # refused or never answered, by point
+
+    @property
+    def top(self) -> int:
+        """Return a round number that no bar exceeds."""
+        highest = max(map(sum, zip(self.line, self.failed, strict=True)))
+        return int(next(top for top in _TOPS if top >= highest))
 
     @property
     def share(self) -> float | None:
@@ -382,15 +389,17 @@ class RangeCounts:
         """Return the channels that messages were given to, by name."""
         found = []
         for name in sorted({channel for channel, *_rest in self.messages}):
-            line, countries, states = [0] * (of.hours // of.point), Counter[str](), Counter[str]()
+            line, failed = [0] * (of.hours // of.point), [0] * (of.hours // of.point)
+            countries, states = Counter[str](), Counter[str]()
             for (channel, place, country, state), value in self.messages.items():
                 if channel == name:
                     states[state] += value
                     countries[country] += value
-                    line[place] += value if state == DeliveryState.ACCEPTED else 0
+                    (line if state == DeliveryState.ACCEPTED else failed)[place] += value
             accepted, took = states[DeliveryState.ACCEPTED], self.spread("message_seconds", name)
             many = tuple(countries.most_common())
-            found.append(ChannelFigures(name, accepted, states.total() - accepted, many, took, tuple(line)))
+            refused = states.total() - accepted
+            found.append(ChannelFigures(name, accepted, refused, many, took, tuple(line), tuple(failed)))
         return tuple(found)
 
 

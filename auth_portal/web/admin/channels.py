@@ -94,10 +94,13 @@ def channel(name: str) -> Response:
 
 
 def _page(name: str, faults: Sequence[Fault] = (), *, status: int = 200, doing: str = "") -> Response:
+    figures = services().overview.figures("day")
     return render(
         "admin/channels/channel.html",
         status=status,
         channel=services().channel_editor.channel(name),
+        day=next((one for one in figures.channels if one.name == name), None),
+        times=[point.at for point in figures.points],
         doing=doing,
         faults={fault.key: fault.reason for fault in faults},
         blocking=_blocking(faults),
