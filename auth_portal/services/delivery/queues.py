@@ -24,10 +24,9 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.orm import aliased
 
 from auth_portal.store.db import Compiled, Work
-from auth_portal.store.models import MESSAGE, Delivery, DeliveryState
+from auth_portal.store.models import MESSAGE, Delivery, DeliveryState, table_of
 
 ALL_PRIORITIES = (0, 1, 2)  # the lowest leaves first
 
@@ -84,7 +83,7 @@ _WAITING = select(func.count()).select_from(
 )
 
 # Begin-again leaves at most one pending result per reference and server; the one it withdrew may be on its way.
-_OTHER = aliased(Delivery)
+_OTHER = table_of(Delivery).alias().c
 _LANE_IS_BUSY = exists().where(
     _OTHER.lane == Delivery.lane,
     _OTHER.target == Delivery.target,

@@ -12,11 +12,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import exists, select
-from sqlalchemy.orm import aliased
 
 from auth_portal.services.delivery import outbox
 from auth_portal.store.db import Transactions, Work
-from auth_portal.store.models import CALLBACK, VERIFIED, Challenge, Delivery, DeliveryState, Verification
+from auth_portal.store.models import CALLBACK, VERIFIED, Challenge, Delivery, DeliveryState, Verification, table_of
 from auth_portal.telemetry import mask
 
 RETRIABLE = outbox.LOST
@@ -130,7 +129,7 @@ def retry_of(work: Work, delivery_id: str) -> tuple[str, datetime]:
     return _refusal(row, work.now, is_confirmed=False), _until(row, work.now)
 
 
-_Newer = aliased(Verification)
+_NEWER = table_of(Verification).alias().c
 _JUDGED = (
     select(
         Delivery.kind,
@@ -143,9 +142,9 @@ _JUDGED = (
         Verification.chat_ends_at,
         exists()
         .where(
-            _Newer.reference_hash == Verification.reference_hash,
-            _Newer.began_at >= Verification.began_at,
-            _Newer.id != Verification.id,
+            _NEWER.reference_hash == Verification.reference_hash,
+            _NEWER.began_at >= Verification.began_at,
+            _NEWER.id != Verification.id,
         )
         .label("is_asked_again"),
         Challenge.used_at,

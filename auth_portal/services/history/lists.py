@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, TextClause, func, select, text
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, Connection, Select, SQLColumnExpression, TextClause, func, select, text
 
 from auth_portal.clock import iso_exact
 from auth_portal.store.db import first_id
@@ -33,7 +32,6 @@ LOOKED_AT = 5_000  # rows that one page searches at most for what no index serve
 
 Row = TypeVar("Row")
 Other = TypeVar("Other")
-Key = ColumnElement[str] | InstrumentedAttribute[str]
 Condition = ColumnElement[bool] | TextClause
 Conditions = Sequence[Condition]
 
@@ -87,7 +85,7 @@ def pasted_ids(text: str) -> list[str]:
 Found = Callable[[int], Listing[Any]]
 
 
-def made_between(key: Key, since: datetime | None, until: datetime | None) -> list[Condition]:
+def made_between(key: SQLColumnExpression[str], since: datetime | None, until: datetime | None) -> list[Condition]:
     """Return the condition for ids created from ``since`` on and before ``until``, where given."""
     found: list[Condition] = []
     if since is not None:
@@ -102,7 +100,7 @@ def as_written(condition: str) -> TextClause:
     return text(condition)
 
 
-def listed(connection: Connection, query: Select[Any], key: Key, search: Search) -> Listing[Any]:
+def listed(connection: Connection, query: Select[Any], key: SQLColumnExpression[str], search: Search) -> Listing[Any]:
     """Return a page of ``query``, whose rows have ``id``, the value of ``key``."""
     start = (key < search.after,) if search.after else ()
     share = LOOKED_AT // len(search.found_by)
@@ -135,7 +133,7 @@ def counts_of(newest: Listing[str], names: Iterable[str], served: Mapping[str, F
     return found
 
 
-def _floor(connection: Connection, key: Key, conditions: Conditions, most: int) -> str:
+def _floor(connection: Connection, key: SQLColumnExpression[str], conditions: Conditions, most: int) -> str:
     """Return the oldest of ``most`` keys, below which one page does not look; "" where there are fewer."""
     looked_at = select(key.label("key")).where(*conditions).order_by(key.desc()).limit(most).subquery()
     count, oldest = connection.execute(select(func.count(), func.min(looked_at.c.key))).one()

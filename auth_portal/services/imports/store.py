@@ -28,7 +28,6 @@ from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 from sqlalchemy import and_, delete, exists, insert, or_, select, tuple_, update
-from sqlalchemy.orm import aliased
 
 from auth_portal.errors import Problem
 from auth_portal.services.imports.csv import RowFault
@@ -239,7 +238,7 @@ def remove_rows(transactions: Transactions, import_id: str, *tables: Any) -> Ite
 
 def remove_unneeded(transactions: Transactions, now: datetime) -> int:
     """Remove in batches what no import needs any longer; return how many batches. Several processes may do so."""
-    other = aliased(ImportRow)
+    other = table_of(ImportRow).alias().c
     newer = exists().where(other.switched_at > ImportRow.switched_at)
     is_over = ImportRow.state.in_((CANCELLED, UNDONE))
     too_old = or_(newer, ImportRow.switched_at < now - UNDO_PERIOD, ImportRow.switched_at.is_(None))

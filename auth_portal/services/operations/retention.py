@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, delete, exists, func, literal, or_, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute
 
 from auth_portal.services import limits
 from auth_portal.services.access import admin_sessions, api_answers
@@ -29,6 +28,7 @@ from auth_portal.store.models import (
     AlertRow,
     AnswerRow,
     Attempt,
+    Base,
     Challenge,
     CredentialLink,
     CustomerRemoval,
@@ -172,25 +172,25 @@ class Rule(NamedTuple):
 def _rules_of_customers(now: datetime, retention: Retention) -> Iterator[Rule]:
     codes, records = now - timedelta(hours=retention.codes_hours), now - timedelta(days=retention.verifications_days)
     due: Select[Any] = select(Challenge.id).where(Challenge.id < first_id(codes), Challenge.expires_at < codes)
-    yield Rule("codes", due, _rows_by(Challenge.id))
+    yield Rule("codes", due, _rows_of(Challenge))
     due = select(Verification.id).where(
         Verification.id < first_id(records), Verification.outcome.is_not(None), Verification.ended_at < records
     )
     yield Rule("verifications", due, _remove_verifications)
     due = select(TicketRow.id).where(TicketRow.id < first_id(records), TicketRow.ends_at < records)
-    yield Rule("tickets", due, _rows_by(TicketRow.id))
+    yield Rule("tickets", due, _rows_of(TicketRow))
     due = select(Delivery.id).where(
         Delivery.id < first_id(records), Delivery.verification_id.is_(None), Delivery.ended_at < records
     )
     yield Rule("notices", due, _remove_deliveries)
     due = select(CredentialLink.id).where(CredentialLink.expires_at < codes)
-    yield Rule("customers' links", due, _rows_by(CredentialLink.id))
-    yield Rule("answers", select(AnswerRow.id).where(AnswerRow.expires_at < now), _rows_by(AnswerRow.id))
+    yield Rule("customers' links", due, _rows_of(CredentialLink))
+    yield Rule("answers", select(AnswerRow.id).where(AnswerRow.expires_at < now), _rows_of(AnswerRow))
     due = select(CustomerRemoval.id).where(CustomerRemoval.removed_at < now - retention.audit_stored)
     yield Rule("ids of erased customers", due, batches.forget_removals)
     # What a customer accepted is on record for as long as the customer is.
     due = select(Acceptance.id).where(Acceptance.id < first_id(records), Acceptance.customer_row.is_(None))
-    yield Rule("acceptances without a customer", due, _rows_by(Acceptance.id))
+    yield Rule("acceptances without a customer", due, _rows_of(Acceptance))
     is_customer = exists().where(CustomerRow.id == Tries.person_key)
     old = select(*_TRIES).where(Tries.day_ends_at < now - TRIES_STORED, ~is_customer)
     yield Rule("counts of strangers", old, lambda work, keys: work.execute(delete(Tries).where(_TRY.in_(keys))))
@@ -199,13 +199,13 @@ def _rules_of_customers(now: datetime, retention: Retention) -> Iterator[Rule]:
 def _rules_of_admins(now: datetime, retention: Retention) -> Iterator[Rule]:
     codes, records = now - timedelta(hours=retention.codes_hours), now - timedelta(days=retention.verifications_days)
     due: Select[Any] = select(AlertRow.id).where(AlertRow.id < first_id(records), AlertRow.ended_at < records)
-    yield Rule("alerts", due, _rows_by(AlertRow.id))
+    yield Rule("alerts", due, _rows_of(AlertRow))
     due = select(AdminSession.id).where(AdminSession.began_at < now - admin_sessions.REMEMBERED)
-    yield Rule("admins' sessions and links", due, _rows_by(AdminSession.id))
+    yield Rule("admins' sessions and links", due, _rows_of(AdminSession))
     due = select(AdminLink.id).where(AdminLink.expires_at < codes)
-    yield Rule("admins' sessions and links", due, _rows_by(AdminLink.id))
+    yield Rule("admins' sessions and links", due, _rows_of(AdminLink))
     due = select(DriveRow.id).where(DriveRow.ends_at < now - DRIVES_STORED)
-    yield Rule("test drives", due, _rows_by(DriveRow.id))
+    yield Rule("test drives", due, _rows_of(DriveRow))
     old = select(*_HOURLY).where(HourlyCount.hour > ALL_HOURS, HourlyCount.hour < now - HOURS_STORED)
     yield Rule("counts of hours", old, lambda work, keys: work.execute(delete(HourlyCount).where(_HOUR.in_(keys))))
     is_referred_to = exists().where(JourneyVersion.journey_id == Journey.id, _IS_USED)
@@ -217,7 +217,7 @@ def _rules_of_admins(now: datetime, retention: Retention) -> Iterator[Rule]:
         for key in ("logo", "logo_dark")
     ]
     due = select(Logo.digest).where(Logo.created_at < records, ~or_(*named))
-    yield Rule("logos", due, _rows_by(Logo.digest))
+    yield Rule("logos", due, _rows_of(Logo))
 
 
 _HOURLY = (HourlyCount.hour, HourlyCount.name, HourlyCount.labels)
@@ -227,9 +227,11 @@ _TRY = tuple_(*_TRIES)
 _IS_USED = exists().where(Verification.version_id == JourneyVersion.id)
 
 
-def _rows_by(key: InstrumentedAttribute[str]) -> Callable[[Work, Sequence[Any]], object]:
-    """Return what deletes the rows of a table by this key."""
-    return lambda work, keys: work.execute(delete(key.class_).where(key.in_(keys)))
+def _rows_of(model: type[Base]) -> Callable[[Work, Sequence[Any]], object]:
+    """Return what deletes the rows of a table by their ids."""
+    table = table_of(model)
+    (key,) = table.primary_key
+    return lambda work, keys: work.execute(delete(table).where(key.in_(keys)))
 
 
 def _remove_verifications(work: Work, ids: Sequence[Any]) -> None:
