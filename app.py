@@ -1,6 +1,11 @@
 """The WSGI entry: ``app:app``."""
 
-from auth_portal.bootstrap import create_app, serve
+import gc
+
+gc.disable()  # while modules are loaded: it would look at all of them time and again, and none is ever garbage
+
+from auth_portal.bootstrap import create_app, serve  # noqa: E402
 
 app = create_app()
 serve(app)
+gc.enable()

@@ -5,14 +5,20 @@ It has commands of its own, and each command of ``flask --app app`` under the sa
 
 from __future__ import annotations
 
-import importlib
+import gc
 
-import click
-from flask import Flask
-from flask.cli import ScriptInfo
+gc.disable()  # while modules are loaded: it would look at all of them time and again, and none is ever garbage
 
-from auth_portal import bootstrap
-from auth_portal.settings import VERSION, read_settings
+import importlib  # noqa: E402
+
+import click  # noqa: E402
+from flask import Flask  # noqa: E402
+from flask.cli import ScriptInfo  # noqa: E402
+
+from auth_portal import bootstrap  # noqa: E402
+from auth_portal.settings import VERSION, read_settings  # noqa: E402
+
+gc.enable()
 
 
 class Console(click.Group):

@@ -7,15 +7,13 @@ was typed. Instead, a link may lead to a document, whose SHA-256 says which one 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache, lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +33,11 @@ from auth_portal.services.steps.contract import (
     text_of,
     without_empty,
 )
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.renderer import RendererHTML
+    from markdown_it.token import Token
 
 DECLINED = "declined"
 WORDS_A_MINUTE = 200
@@ -217,7 +220,9 @@ def rendered(text: str) -> Markup:
 @cache
 def markdown_parser() -> MarkdownIt:
     """Return the parser of our part of Markdown."""
-    parser = MarkdownIt("zero").enable(["heading", "list", "emphasis", "link", "escape", "newline"])
+    # Only here: it has 68 modules, and most portals ask no one to accept anything.
+    parser: MarkdownIt = importlib.import_module("markdown_it").MarkdownIt("zero")
+    parser.enable(["heading", "list", "emphasis", "link", "escape", "newline"])
     parser.validateLink = is_safe_link  # type: ignore[method-assign, assignment]
     parser.add_render_rule("link_open", in_new_tab)
     for name in ("heading_open", "heading_close"):
