@@ -12,13 +12,20 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import idna
+import jinja2
+from jinja2.bccache import Bucket, BytecodeCache
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -47,6 +54,39 @@ def delivered(folder: str) -> Path:
     package = Path(__file__).resolve().parent
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+class CompiledTemplates(BytecodeCache):
+    """Keeps what templates compile to where Python keeps what this module compiles to, if Python may write there.
+
+    A template is compiled again where its text, this release, Jinja or Python is another one. To compile the pages of
+    customers takes 0.3 s of CPU, to load them 0.03. ``prefix`` tells the templates of two environments apart.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._folder = Path(cache_from_source(__file__)).parent
+
+    def get_cache_key(self, name: str, filename: str | os.PathLike[str] | None = None) -> str:
+        """Return the name of a template's file, which is the same wherever the portal is installed."""
+        return f"{self._prefix}{name.replace('/', '.')}.jinja"
+
+    def get_source_checksum(self, source: str) -> str:
+        """Return what a file must have been made from."""
+        return sha256(f"{VERSION} {jinja2.__version__} {source}".encode()).hexdigest()
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Load a template, if its file is there and was made from the same text."""
+        with suppress(OSError), (self._folder / bucket.key).open("rb") as file:
+            bucket.load_bytecode(file)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Write a template's file."""
+        if not sys.dont_write_bytecode:
+            making = self._folder / f"{bucket.key}.{os.getpid()}.{threading.get_ident()}"
+            with suppress(OSError):
+                making.write_bytes(bucket.bytecode_to_string())
+                making.replace(self._folder / bucket.key)
 
 
 def _origin(value: object) -> object:

@@ -73,6 +73,7 @@ def memory_and_start(folder: Path, receiver: Receiver) -> None:
             customers=f"customer_id,phone,password\n{rows}\n",
             PYTHONOPTIMIZE="2",  # as the deployments set it
             MALLOC_ARENA_MAX="1",
+            PYTHONDONTWRITEBYTECODE="",
         )
         with serving(running):  # the first start compiles
             pass

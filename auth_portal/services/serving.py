@@ -62,7 +62,7 @@ from auth_portal.services.verification.end import Endings
 from auth_portal.services.verification.moves import VisitMoves
 from auth_portal.services.verification.prove import Gate, Proofs
 from auth_portal.services.verification.tickets import Tickets
-from auth_portal.settings import Settings, delivered
+from auth_portal.settings import CompiledTemplates, Settings, delivered
 from auth_portal.store.db import Database, Transactions, schema_fault
 from auth_portal.store.keys import load_keyring
 
@@ -283,6 +283,7 @@ def _build_core(on: Foundation, poll_seconds: float) -> Core:
         tries,
         host=on.settings.shown_host,
         templates=delivered("templates"),
+        compiled=CompiledTemplates("messages."),
         sandbox_url=on.settings.sandbox_url,
     )
     threads = on.settings.delivery_threads

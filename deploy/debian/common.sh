@@ -60,6 +60,7 @@ install_code() {
   "$environment/bin/pip" install --quiet --disable-pip-version-check --no-deps "$workplace"/*.whl >&2
   # Who serves may not write here. Some packages have files for other Pythons.
   "$environment/bin/python3" -m compileall -q -o 2 "$environment/lib" >/dev/null || true
+  "$environment/bin/python3" "$PROJECT/deploy/compile_templates.py"
 }
 
 # Install this project's code next to the releases that are there; print the folder of the new one.

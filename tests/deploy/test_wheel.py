@@ -22,7 +22,7 @@ from jinja2 import TemplateNotFound
 
 from auth_portal import cli
 from auth_portal.services.delivery.texts import Texts
-from auth_portal.settings import VERSION
+from auth_portal.settings import VERSION, CompiledTemplates
 from tests.admin.desk import signed_in
 from tests.programs import ROOT
 from tests.receiver import Receiver, wait_for
@@ -132,7 +132,7 @@ def test_a_customer_is_verified_by_email(installed: Path, tmp_path: Path, receiv
 
 def test_every_template_of_a_message_is_looked_for_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(TemplateNotFound, match=r"email\.txt"):
-        Texts("verify.example.com", tmp_path)
+        Texts("verify.example.com", tmp_path, CompiledTemplates("messages."))
 
 
 def test_the_console_has_every_command_of_flask_under_its_name(installed: Path, tmp_path: Path) -> None:

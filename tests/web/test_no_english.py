@@ -24,6 +24,7 @@ from auth_portal.services.config.journey import Payment
 from auth_portal.services.delivery.texts import CodeMessage, Texts
 from auth_portal.services.verification.case import Voice
 from auth_portal.services.verification.end import Ending, HandoverLink
+from auth_portal.settings import CompiledTemplates
 from auth_portal.store.models import ChannelState, DeliveryState
 from auth_portal.web.edge import choose_language, error_page
 from tests.languages import translate
@@ -359,7 +360,7 @@ def test_one_time_links(browser: ZuluBrowser, world: World) -> None:
 
 
 def test_messages(world: World) -> None:
-    texts = Texts("portal.example", ROOT / "templates")
+    texts = Texts("portal.example", ROOT / "templates", CompiledTemplates("messages."))
     for payment, journey_name in product((None, Payment("500.00", "ZAR", "N. Dlamini").shown("ZA")), ("App", "")):
         message = CodeMessage(
             "123456", "Acme Bank", journey_name, "", 300, "https://acme.example/help", payment=payment

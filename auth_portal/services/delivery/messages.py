@@ -20,6 +20,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from jinja2 import BytecodeCache
 from sqlalchemy import case, select
 
 from auth_portal.gateways.channels import ChannelConfig, Handover, OutgoingMessage, Receipt, open_channel, parse_channel
@@ -106,12 +107,13 @@ class MessageDelivery:
         *,
         host: str,
         templates: Path,
+        compiled: BytecodeCache,
         sandbox_url: str,
     ) -> None:
         self._transactions = transactions
         self._journeys = journeys
         self._outbound = outbound
-        self._texts = Texts(host, templates)
+        self._texts = Texts(host, templates, compiled)
         self._webhooks = webhooks
         self._tries = tries
         self._sandbox_url = sandbox_url

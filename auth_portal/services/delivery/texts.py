@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import idna
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
 
 from auth_portal.gateways.channels import OutgoingMessage
 from auth_portal.i18n import (
@@ -308,7 +308,7 @@ def _named(message: CodeMessage) -> CodeMessage:
 class Texts:
     """Render messages from the folder ``templates``. Raise TemplateNotFound if one of them is missing there."""
 
-    def __init__(self, host: str, templates: Path) -> None:
+    def __init__(self, host: str, templates: Path, compiled: BytecodeCache) -> None:
         self._host = host
         loader = FileSystemLoader(templates / "messages")
         # Plain text is not escaped: see S701 in pyproject.toml.
@@ -318,6 +318,7 @@ class Texts:
             undefined=StrictUndefined,
             keep_trailing_newline=True,
             trim_blocks=True,
+            bytecode_cache=compiled,
         )
         for name in TEMPLATES:  # an incomplete installation shows at the start, not when a code has to leave
             self._environment.get_template(name)

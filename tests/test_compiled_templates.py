@@ -1,0 +1,87 @@
+"""What templates compile to is kept where Python keeps what code compiles to, and used for no other text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import cache_from_source
+from pathlib import Path
+
+import pytest
+from jinja2 import DictLoader, Environment
+
+from auth_portal import settings
+from auth_portal.settings import CompiledTemplates
+from tests.programs import ROOT
+
+NAME = "pages/one.html"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Python would write what it compiles, and where it may."""
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    found = Path(cache_from_source(settings.__file__)).parent
+    found.mkdir(parents=True)
+    return found
+
+
+def shown(text: str, prefix: str = "", **ways: str) -> str:
+    """What a process that starts now shows of a template."""
+    pages = Environment(loader=DictLoader({NAME: text}), bytecode_cache=CompiledTemplates(prefix), **ways)  # type: ignore[arg-type]
+    return pages.get_template(NAME).render(x="a value")
+
+
+def test_a_template_is_compiled_once_for_all_processes(folder: Path) -> None:
+    assert shown("((x))", variable_start_string="((", variable_end_string="))") == "a value"
+    assert [file.name for file in folder.iterdir()] == ["pages.one.html.jinja"]
+
+    assert shown("((x))") == "a value", "compiled again: this environment would have left the brackets"
+    assert shown("((x))", "messages.") == "((x))"
+
+
+def test_another_text_is_compiled_again(folder: Path) -> None:
+    assert shown("before {{ x }}") == "before a value"
+    assert shown("after {{ x }}") == "after a value"
+    assert shown("after {{ x }}") == "after a value"
+
+
+@pytest.mark.parametrize("kind", ["damaged", "cut", "empty", "a folder"])
+def test_a_file_that_cannot_be_read_is_as_none(folder: Path, kind: str) -> None:
+    shown("{{ x }}")
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    if kind == "a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes({"damaged": whole[:-20] + bytes(20), "cut": whole[:-20], "empty": b""}[kind])
+
+    assert shown("{{ x }}") == "a value"
+
+
+def test_nothing_is_written_where_python_may_not_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert shown("{{ x }}") == "a value"
+    assert not list(folder.iterdir())
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder.rmdir()
+    assert shown("{{ x }}") == "a value"
+    assert not folder.exists()
+
+
+def test_an_installation_compiles_every_page_and_message(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONPYCACHEPREFIX": str(tmp_path),
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    subprocess.run([sys.executable, ROOT / "deploy/compile_templates.py"], env=environment, check=True)
+
+    found = {file.name.removesuffix(".jinja") for file in tmp_path.rglob("*.jinja")}
+    pages = {str(file.relative_to(ROOT / "templates")).replace("/", ".") for file in ROOT.glob("templates/**/*.html")}
+    assert pages | {"messages.email.txt", "messages.notice.txt"} <= found
