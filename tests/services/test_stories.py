@@ -433,6 +433,7 @@ def test_r24_a_contact_that_several_share_is_told(world: World) -> None:
     texts = " ".join(moment.text for moment in story(world).moments)
     assert "Typed ••• 234, which several customers share" in texts
     assert "No SMS was sent: several customers share what was typed" in texts
+    assert [moment.seconds for moment in story(world).moments if "No SMS was sent" in moment.text] == [None]
 
 
 def test_r24_a_missing_contact_is_told(world: World) -> None:

@@ -661,6 +661,8 @@ def field_words(table: str, key: str) -> str:
 def value_words(table: str, key: str, text: str) -> str:
     """Return a value of a field, as a change has it, as admins read it: ``sms_code`` as "SMS code"."""
     name = re.split(r"[.\[]", re.sub(r"\[\d+\]$", "", key))[-1]
+    if table == "channel" and name == "kind":
+        return _(KINDS[text].config_type.WORDS.name) if text in KINDS else text
     if table == "channel" and name not in ("countries", *CHOICES):
         found = (dict(field.choices) for kind in KINDS.values() for field in kind.config_type.FORM if field.name == key)
         return next((choices[text] for choices in found if text in choices), text)
