@@ -12,6 +12,10 @@ A request that asks for it leaves its connection open for the next one to the sa
 process only. A new connection costs four times the CPU and the round trips of a handshake; but one that has died
 unnoticed makes a request look like a lost reply, and servers close what rests for longer. So every doubt closes it: an
 answer of unclear length, bytes after its end, any sign that the server closes. All others have their own connection.
+
+The first request on a connection goes through requests and urllib3, which know proxies and tunnels. Those that follow
+on it leave without them, as the same bytes, and the answer that is usual is read at once; any other one is left to
+http.client and urllib3.
 """
 
 from __future__ import annotations
@@ -29,14 +33,15 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import urllib3.connection
 from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import HTTPHeaderDict
 
 from auth_portal.errors import Misconfigured
 from auth_portal.gateways.addresses import NetworkPolicy, Target
@@ -57,6 +62,7 @@ CONNECT_ATTEMPTS = 3  # addresses tried within CONNECT_SECONDS, so that each has
 REST_SECONDS = 1.0  # between two requests on one connection: gunicorn closes it after 2, uvicorn and Node.js after 5
 LIFE_SECONDS = 10.0  # of a connection in all: how soon a changed DNS record or certificate counts
 MOST_RESTING = 64  # connections of one process that wait for another request
+KNOWN_URLS = 64  # one for each contract and server of Flow
 
 Resolve = Callable[[str, int], list[str]]
 """Returns the addresses of a host; raises OSError if there are none."""
@@ -74,6 +80,7 @@ class Outbound:
     def __init__(self, policy: NetworkPolicy, *, resolve: Resolve = system_resolve) -> None:
         """Raise Misconfigured if the policy's CA bundle cannot be read."""
         self.policy = policy
+        self._target = lru_cache(maxsize=KNOWN_URLS)(policy.target)
         self._tls = _TlsContext.trusting(policy.ca_bundle)
         self._lookups = _Lookups(resolve)
         self._resting = _RestingLines()
@@ -90,7 +97,7 @@ class Outbound:
     def check_origin(self, url: str) -> None:
         """Raise Misconfigured with a sentence for the admin if a URL could never be called. No network."""
         try:
-            self.policy.target(url)
+            self._target(url)
         except Blocked as refusal:
             raise Misconfigured(refusal.reason) from None
 
@@ -124,14 +131,14 @@ class Outbound:
         """
         left = total_seconds if deadline is None else min(total_seconds, deadline - time.monotonic())
         bounds = _Bounds.from_now(connect_seconds, left, answer_bytes)
-        target = self.policy.target(url)
-        prepared = _prepare(method, url, headers, body, keeps_alive=keeps_alive)
+        target = self._target(url) if keeps_alive else self.policy.target(url)
+        request = _Request.checked(method, url, headers, body, keeps_alive=keeps_alive)
         origin = (*url.split("/", 3)[:3], target)
         line = self._resting.take(origin) if keeps_alive else None
         if line is None:
             line = self._new_line(origin, target)
         try:
-            return line.carry(prepared, bounds)
+            return line.carry(request, bounds)
         finally:
             if not (keeps_alive and line.may_rest and self._resting.put(line)):
                 line.close()
@@ -143,7 +150,7 @@ class Outbound:
         line = self._new_line((), target)
         line.only_connects = True
         with closing(line), suppress(_Arrived):
-            line.carry(_prepare("GET", url, {}, b"", keeps_alive=False), bounds)
+            line.carry(_Request.checked("GET", url, {}, b"", keeps_alive=False), bounds)
 
     def connect(self, host: str, port: int, *, connect_seconds: float, deadline: float) -> socket.socket:
         """Return a connection to an SMTP server, which ends at ``deadline`` (a value of time.monotonic()).
@@ -187,28 +194,54 @@ def to_one(host: str, port: int, ca_bundle: Path | None, certificate: Path | Non
     return found
 
 
-def _prepare(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keeps_alive: bool) -> PreparedRequest:
-    for name, value in headers.items():
-        check_header(name, value)
-    ours = {"Accept-Encoding": "identity"}  # a packed answer could unfold to gigabytes
-    if not keeps_alive:
-        ours["Connection"] = "close"
-    prepared = PreparedRequest()
-    try:
-        prepared.prepare_method(method)
-        prepared.url = (_prepared_url if keeps_alive else _prepared_url.__wrapped__)(url)
-        prepared.prepare_headers({"User-Agent": "AuthPortal", **headers, **ours})
-        prepared.prepare_body(body, None)
-    except ValueError:  # requests' own errors about URLs and headers are ValueErrors as well
-        raise Blocked("The address cannot be used.") from None
-    return prepared
+class _Request(NamedTuple):
+    """A request that HTTP can carry, before any library makes it."""
+
+    method: str
+    url: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @classmethod
+    def checked(cls, method: str, url: str, headers: Mapping[str, str], body: bytes, *, keeps_alive: bool) -> Self:
+        """Raise Blocked if HTTP cannot carry it."""
+        for name, value in headers.items():
+            check_header(name, value)
+        ours = {"Accept-Encoding": "identity"}  # a packed answer could unfold to gigabytes
+        if not keeps_alive:
+            ours["Connection"] = "close"
+        try:
+            usual, path = (_usual_url if keeps_alive else _usual_url.__wrapped__)(url)
+        except ValueError:  # requests' own errors about URLs are ValueErrors as well
+            raise Blocked("The address cannot be used.") from None
+        return cls(method, usual, path, {"User-Agent": "AuthPortal", **headers, **ours}, body)
+
+    def prepared(self) -> PreparedRequest:
+        """Return it as requests takes it. Raise Blocked."""
+        prepared = PreparedRequest()
+        try:
+            prepared.prepare_method(self.method)
+            prepared.url = self.url
+            prepared.prepare_headers(self.headers)
+            prepared.prepare_body(self.body, None)
+        except ValueError:
+            raise Blocked("A header cannot be used.") from None
+        return prepared
+
+    def written(self, host_line: bytes) -> bytes:
+        """Return the bytes of a POST as http.client would write them."""
+        named = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        head = f"{named}Content-Length: {len(self.body)}\r\n\r\n".encode("latin-1")
+        return b"%b %b HTTP/1.1\r\n%b\r\n%b%b" % (self.method.encode(), self.path.encode(), host_line, head, self.body)
 
 
-@lru_cache(maxsize=64)  # one for each contract and server of Flow
-def _prepared_url(url: str) -> str | None:
+@lru_cache(maxsize=KNOWN_URLS)
+def _usual_url(url: str) -> tuple[str, str]:
+    """Return a URL as requests writes it, and what follows its host. Raise ValueError."""
     prepared = PreparedRequest()
     prepared.prepare_url(url, None)
-    return prepared.url
+    return str(prepared.url), prepared.path_url
 
 
 def _read_body(raw: Any) -> tuple[bytes, bool]:
@@ -249,6 +282,7 @@ class _Bounded:
     """
 
     bounds = _Bounds(0.0, 0.0, 0)
+    ahead = b""  # bytes that were read and come again
 
     def _set_time_left(self) -> None:
         left = self.bounds.deadline - time.monotonic()
@@ -257,6 +291,10 @@ class _Bounded:
         self.settimeout(left)  # type: ignore[attr-defined]
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        if self.ahead:
+            piece, self.ahead = self.ahead[: nbytes or len(buffer)], self.ahead[nbytes or len(buffer) :]
+            memoryview(buffer)[: len(piece)] = piece
+            return len(piece)
         size = min(nbytes or len(buffer), self.bounds.allowance)
         if size == 0:
             raise OSError("the other side sent more than is taken")
@@ -427,6 +465,11 @@ def _open_socket(address: str, port: int, seconds: float) -> _PlainSocket:
 # --- Requests through requests and urllib3 -------------------------------------------------------------------
 
 _HTTP_1_1 = 11  # as http.client writes it
+_PIECE_BYTES = 8192  # more than an answer of Flow has
+# The head of an answer that needs no library: nothing interim, nothing without a body, one field in each line.
+_USUAL_HEAD = re.compile(
+    rb"HTTP/1\.1 (?!204|304)([2-4][0-9]{2})(?: [\x20-\x7e]*)?\r\n((?:[\w-]{1,64}:[\x20-\x7e\t]*\r\n){1,50})\r\n"
+)
 _STATUSES_OF_REUSE = range(200, 500)  # none that is interim, or that switches protocols, or of a server in trouble
 _Origin = tuple[object, ...]
 _Dial = Callable[..., _PlainSocket]
@@ -455,6 +498,7 @@ class _GuardedConnection:
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._held = []
         super().request(*args, **kwargs)  # type: ignore[misc]
+        self._line.host_line = self._held[0].split(b"\r\n", 2)[1]
         whole, self._held = b"".join(self._held), None
         self.send(whole)
 
@@ -486,24 +530,24 @@ class _Line(HTTPAdapter):
         self.only_connects = False
         self.may_rest = False
         self.rests_from = self._stands_from = 0.0
+        self.host_line = b""  # of its requests, as http.client wrote the first one
         self._context = context
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._pool: Any = None
         self._connection: Any = None
         super().__init__(pool_connections=1, pool_maxsize=1)
 
-    def carry(self, prepared: PreparedRequest, bounds: _Bounds) -> HttpAnswer:
+    def carry(self, request: _Request, bounds: _Bounds) -> HttpAnswer:
         """Send one request. Connect first, unless a connection stands and the other side has sent nothing on it."""
         self.bounds, self.may_rest = bounds, False
-        if self._connection is not None and self._connection.sock is not None:
-            self._connection.sock.bounds = bounds
+        sock = self._connection.sock if self._connection is not None else None
+        if sock is not None:
+            sock.bounds = bounds
         try:
+            if sock is not None and request.method == "POST" and not self._proxies and self._connection.is_connected:
+                return self._carry_next(request.written(self.host_line), sock)
             # Not through a session: that would look for proxies, cookies, .netrc and redirects.
-            answer: Any = self.send(prepared, stream=True, proxies=self._proxies)
-            with closing(answer):
-                body, is_whole = _read_body(answer)
-                self.may_rest = is_whole and self.goes_on_after(answer)
-                return HttpAnswer(answer.status, answer.headers, body, is_whole)
+            return self._answered(self.send(request.prepared(), stream=True, proxies=self._proxies))
         except (OutboundError, _Arrived):
             raise
         except Exception as error:  # whatever a library raises, all that matters is what may have been sent
@@ -511,14 +555,51 @@ class _Line(HTTPAdapter):
                 raise Unclear("the answer was lost or did not come in time") from error
             raise NotReached("no connection") from error
 
-    def goes_on_after(self, answer: Any) -> bool:
-        """Return True if urllib3's answer said where it ends, nothing followed, and the server does not close."""
-        sock, header = self._connection.sock, answer.headers.get  # which joins equal headers by commas
+    def _carry_next(self, request: bytes, sock: Any) -> HttpAnswer:
+        """Send a POST on a connection that stands."""
+        sock.sendall(request)
+        piece = sock.recv(_PIECE_BYTES)
+        if usual := _USUAL_HEAD.match(piece):
+            status, headers, body = int(usual[1]), HTTPHeaderDict(), piece[usual.end() :]
+            for line in usual[2].decode("ascii").split("\r\n")[:-1]:
+                name, _, value = line.partition(":")
+                headers.add(name, value.lstrip())
+            if headers.get("Content-Length") == str(len(body)) and "Transfer-Encoding" not in headers:
+                self.may_rest = self.goes_on_after(_HTTP_1_1, status, headers)
+                return HttpAnswer(status, headers, body)
+        sock.ahead = piece
+        found = HTTPResponse(sock, method="POST")
+        HTTPResponse.begin(found)
+        return self._answered(
+            urllib3.HTTPResponse(
+                found,
+                HTTPHeaderDict(found.headers.items()),
+                found.status,
+                found.version,
+                preload_content=False,
+                original_response=found,
+                request_method="POST",
+            )
+        )
+
+    def _answered(self, answer: Any) -> HttpAnswer:
+        """Read urllib3's answer to its end."""
+        with closing(answer):
+            body, is_whole = _read_body(answer)
+            self.may_rest = is_whole and self.goes_on_after(answer.version, answer.status, answer.headers)
+            return HttpAnswer(answer.status, answer.headers, body, is_whole)
+
+    def goes_on_after(self, version: int, status: int, headers: Mapping[str, str]) -> bool:
+        """Return True if an answer said where it ends, nothing followed, and the server does not close.
+
+        Equal headers are joined by commas.
+        """
+        sock, header = self._connection.sock, headers.get
         return (
             isinstance(sock, (_PlainSocket, _TlsSocket))
             and not (sock.pending() or self.bounds.has_surplus)
-            and answer.version == _HTTP_1_1
-            and answer.status in _STATUSES_OF_REUSE
+            and version == _HTTP_1_1
+            and status in _STATUSES_OF_REUSE
             and re.fullmatch("[0-9]+,|,chunked", f"{header('Content-Length', '')},{header('Transfer-Encoding', '')}")
             is not None
             and header("Connection", "keep-alive").lower() == "keep-alive"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
@@ -340,6 +340,62 @@ class TestKeepAlive:
             assert b"Connection: close" not in peer.received
             clock.now += 0.99
         assert (peer.connections, len(peer.requests)) == (1, 4)
+
+    @pytest.mark.parametrize("url", ["/callback", '/a"b?x=<1>&y=%41', "?x=1"])
+    def test_the_next_request_has_the_bytes_of_the_first(self, outbound: Outbound, serve: Any, url: str) -> None:
+        peer = serve(talk(NOTHING))
+        for body in (b"{}", b"", b'{"reference": "f7"}' * 500):
+            for _ in range(2):
+                self.post(outbound, peer.url + url, headers={"reference": "f7&%#\xa0K=", "X-Empty": ""}, body=body)
+            assert peer.requests[-1] == peer.requests[-2].replace(b"Connection: close\r\n", b"")
+        assert peer.connections == 1
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n",
+            b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nhi",
+            b"HTTP/1.1 503 Busy\r\nRetry-After:  7 \r\ncontent-length: 2\r\n\r\nhi",
+            b"HTTP/1.1 200 \xe9t\xe9\r\nX-Kind: \xe9\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"X-Kind: a\r\n b\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"X-Kind: a\r\nx-kind: b\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"X-Kind: a\nContent-Length: 2\n\nhi",
+            OK + b"Content-Length: 02\r\n\r\nhi",
+            OK + b"Content-Length: 9000\r\n\r\n" + b"x" * 9000,
+            OK + b"X: " + b"y" * 9000 + b"\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\n\r\nhi" + OK,
+            OK + b"X: y\r\n" * 60 + b"Content-Length: 2\r\n\r\nhi",
+        ],
+    )
+    def test_an_answer_is_read_alike_on_a_new_connection_and_a_used_one(
+        self, outbound: Outbound, serve: Any, answer: bytes
+    ) -> None:
+        alone = self.post(outbound, serve(talk(answer)).url)
+        peer = serve(talk(NOTHING, answer))
+        self.post(outbound, peer.url)
+        found = self.post(outbound, peer.url)
+        assert peer.connections == 1
+        assert (found.status, found.body, found.is_whole) == (alone.status, alone.body, alone.is_whole)
+        headers = [[(name, value.split()) for name, value in one.headers.items()] for one in (found, alone)]
+        assert headers[0] == headers[1]
+
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(garbage=st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda tail: OK + tail)))
+    def test_whatever_comes_next_it_is_an_answer_or_unclear(
+        self, outbound: Outbound, serve: Any, garbage: bytes
+    ) -> None:
+        def behave(peer: Any, connection: socket.socket) -> None:
+            peer.read_request(connection)
+            connection.sendall(NOTHING)
+            peer.read_request(connection)
+            connection.sendall(garbage)
+
+        peer = serve(behave)
+        self.post(outbound, peer.url)
+        with contextlib.suppress(Unclear):
+            self.post(outbound, peer.url)
+        assert (peer.connections, len(peer.requests)) == (1, 2)
 
     def test_over_tls_too(self, outbound: Outbound, serve: Any, local_tls: ssl.SSLContext) -> None:
         peer = serve(talk(NOTHING, tls=local_tls))
