@@ -18,7 +18,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import product
@@ -137,9 +137,12 @@ class ClaimedDelivery:
     request_id: str | None = None  # of the request that caused it
     locale: str | None = None  # that its message is in
     is_changed: bool = False  # by someone other than the portal (R54)
+    opened: str = field(default="", repr=False)  # its text, where that was opened to claim it
 
     def body(self, keyring: Keyring) -> str:
         """Return the text that is to be sent."""
+        if self.opened:
+            return self.opened
         assert self.body_sealed is not None, "all but the messages of codes have a body"
         return keyring.open(self.body_sealed, DELIVERY_BODY, self.id)
 
@@ -272,7 +275,7 @@ def _beginning(dialect: str) -> Any:
 _BEGIN_ATTEMPTS = Compiled(_beginning)
 _SENT_FOR = Compiled(
     lambda dialect: (
-        select(Delivery.id, Delivery.target, Delivery.lane, Delivery.body_sealed)
+        select(Delivery.id, Delivery.target, Delivery.lane)
         .add_columns(*signed_columns(Verification, _VERIFICATION))
         .join(Verification, Verification.id == Delivery.verification_id)
         .where(Delivery.id.in_(select(_SENT.table(dialect).c.of_id)), ~_WAS_ACCEPTED)
@@ -320,7 +323,13 @@ def hand_over(work: Work, new: NewDelivery, courier: Courier) -> None:
     leased_until = now + timedelta(seconds=LEASE_SECONDS)
     known = {name: values[name] for name in _KNOWN}
     claimed = ClaimedDelivery(
-        **known, number=1, is_unclear=False, leased_until=leased_until, attempt_id=work.new_id(), began_at=now
+        **known,
+        number=1,
+        is_unclear=False,
+        leased_until=leased_until,
+        attempt_id=work.new_id(),
+        began_at=now,
+        opened=new.body,
     )
     leased = {"attempts": claimed.number, "leased_until": leased_until, "next_at": leased_until}
     work.write(_INSERT_CLAIMED, {**values, **leased})
@@ -480,33 +489,32 @@ def _begin_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
         work.write(_BEGIN_ATTEMPTS, {"given": [(one.attempt_id, one.id, one.number, one.began_at) for one in claimed]})
 
 
-def _changed(work: Work, ids: Collection[str]) -> set[str]:
-    """Return which of these results are not as the portal wrote them (R54).
+def _opened(work: Work, sealed: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the texts of those of these results that are as the portal wrote them (R54), by id.
 
     Each goes to the server and answers the reference of its verification, which are signed there; its text is sealed
     for its row. One that was accepted is never due again.
     """
-    if not (ids and work.keyring.requires_macs):
-        return set()
     try:
-        return set(ids) - _as_written(work, ids)
+        return _as_written(work, sealed)
     except (TypeError, ValueError):  # SQLite stores a value of any type: it must keep no other result from its chat
-        if len(ids) == 1:
-            return set(ids)
-        return set().union(*(_changed(work, [one]) for one in ids))
+        if len(sealed) == 1:
+            return {}
+        return {row: text for one in sealed.items() for row, text in _opened(work, dict([one])).items()}
 
 
-def _as_written(work: Work, ids: Collection[str]) -> set[str]:
-    found = set()
-    for row in work.rows(_SENT_FOR, {"given": [(one,) for one in ids]}):
+def _as_written(work: Work, sealed: Mapping[str, bytes]) -> dict[str, str]:
+    found = {}
+    for row in work.rows(_SENT_FOR, {"given": [(one,) for one in sealed]}):
         try:
-            reference = token_hash(json.loads(work.open(row.body_sealed or b"", DELIVERY_BODY, row.id))["reference"])
+            text = work.open(sealed[row.id] or b"", DELIVERY_BODY, row.id)
         except KeyFault:
             continue
+        reference = token_hash(json.loads(text)["reference"])
         meant = row.verification__server, row.verification__reference_hash, row.verification__reference_hash
         is_routed = work.keyring.has_mac("verifications", "route_mac", row._mapping, _VERIFICATION)
         if is_routed and (row.target, row.lane, reference) == meant:
-            found.add(row.id)
+            found[row.id] = text
     return found
 
 
@@ -621,9 +629,16 @@ class Outbox:
                 found = sorted(work.rows(CLAIM, due), key=attrgetter("id"))
                 rows += found
                 taken[queue.target] += len(found)
-            changed = _changed(work, [row.id for row in rows]) if kind == CALLBACK else set()
+            is_checked = kind == CALLBACK and work.keyring.requires_macs
+            opened = _opened(work, {row.id: row.body_sealed for row in rows}) if rows and is_checked else {}
             claimed = [
-                ClaimedDelivery(**row._asdict(), attempt_id=work.new_id(), began_at=now, is_changed=row.id in changed)
+                ClaimedDelivery(
+                    **row._asdict(),
+                    attempt_id=work.new_id(),
+                    began_at=now,
+                    is_changed=is_checked and row.id not in opened,
+                    opened=opened.get(row.id, ""),
+                )
                 for row in rows
             ]
             _begin_attempts(work, claimed)
