@@ -283,7 +283,7 @@ def test_d5_a_dead_program_keeps_neither_answers_nor_messages_nor_other_programs
     hook(desk, program.url, "verification.ended")
     callbacks, messages, events = world.services.dispatcher.lanes
     assert [lane.kind for lane in (callbacks, messages, events)] == ["callback", "message", "webhook"]
-    assert len({id(lane._pool) for lane in world.services.dispatcher.lanes}) == 3
+    assert len({id(lane._crew) for lane in world.services.dispatcher.lanes}) == 3
     events._busy["dead.example"] = 3
     assert room(events._threads, events._busy, "dead.example") == 0
     assert room(events._threads, events._busy, "other.example") == 1

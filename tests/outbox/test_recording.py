@@ -23,7 +23,7 @@ from auth_portal.services.delivery.outbox import (
     Outbox,
     Recorded,
 )
-from auth_portal.services.operations.dispatcher import Lane, Pace
+from auth_portal.services.operations.dispatcher import Crew, Lane, Pace
 from auth_portal.store.db import BRIEF_MILLISECONDS, Database, Transactions, Work
 from auth_portal.store.models import CALLBACK, Attempt, Counter, Delivery, DeliveryState
 from tests.outbox.test_backlog import FEW, MANY, analyse, efforts, fill
@@ -163,16 +163,18 @@ class Flow:
         self.let_go = threading.Event()
         self.batches: list[int] = []
         self.spoilt: set[str] = set()
-        self.holds_first = threading.Event()
+        self.is_recording = threading.Event()
         self._all_sent = threading.Barrier(count)
 
     def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
-        self._all_sent.wait(GIVE_UP_SECONDS)
+        if self._all_sent.wait(GIVE_UP_SECONDS) > 0:  # one ends first, the others while that is being recorded
+            assert self.is_recording.wait(GIVE_UP_SECONDS)
         return finished(claimed)
 
     def note(self, _work: Work, recorded: Recorded) -> None:
         self.batches.append(len(recorded))
         if len(self.batches) == 1:
+            self.is_recording.set()
             assert self.let_go.wait(GIVE_UP_SECONDS)
         if self.spoilt & {one.delivery.id for one, _state in recorded}:
             raise ValueError("what it was made from was erased")
@@ -316,3 +318,30 @@ def test_dispatchers_that_count_the_same_in_any_order_never_wait_for_each_other(
         turned = [addresses[::-1] if number % 2 else addresses for number in range(4)]
         for ended in [threads.submit(count, order, act) for order, act in zip(turned, acts, strict=True)]:
             ended.result(GIVE_UP_SECONDS)
+
+
+class TestCrew:
+    def test_d05_who_hangs_keeps_no_other_waiting(self) -> None:
+        crew, let_go, done = Crew(4, "crew"), threading.Event(), list[int]()
+        crew.do(*[partial(let_go.wait, GIVE_UP_SECONDS)] * 3, *(partial(done.append, number) for number in range(50)))
+        wait_for(lambda: len(done) == 50)
+        assert done == list(range(50)), "one thread is left, so they keep their order"
+        let_go.set()
+        crew.close()
+
+    def test_a_task_that_fails_ends_no_thread(self) -> None:
+        crew, done = Crew(1, "crew"), threading.Event()
+        crew.do(partial(int, "x"), done.set)
+        assert done.wait(GIVE_UP_SECONDS)
+        crew.close()
+
+    def test_closing_waits_for_all_and_then_nothing_is_taken(self) -> None:
+        crew, let_go, done = Crew(2, "crew"), threading.Event(), list[int]()
+        crew.do(partial(let_go.wait, GIVE_UP_SECONDS), *(partial(done.append, number) for number in range(9)))
+        with ThreadPoolExecutor(1) as closer:
+            closing = closer.submit(crew.close)
+            let_go.set()
+            closing.result(GIVE_UP_SECONDS)
+        assert sorted(done) == list(range(9))
+        with pytest.raises(RuntimeError):
+            crew.do(let_go.wait)

@@ -16,9 +16,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from socket import gethostname
 
 from auth_portal.services.alerts import EVERY_SECONDS, SILENT_SECONDS, Alerts
@@ -36,7 +36,8 @@ MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test dri
 # (IEEE/ACM Transactions on Networking 6(2), 1998). One busy target gets 3/4 of all threads, two get 3/7 each, and
 # however many there are, some are left for the next one.
 MOST_HELD = 3
-MOST_TOGETHER = 32  # attempts that one transaction records
+MOST_TOGETHER = 64  # attempts that one transaction records
+TOGETHER_SECONDS = 0.003  # a recording costs as much as several deliveries: it waits for others that end so soon
 LOOK_PART = 4  # a claim costs as much as several deliveries: one follows when so large a part of the threads is free
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
 QUICK_FOR_SECONDS = 60.0  # after something was sent: its customer types the code, and then the result is due
@@ -143,6 +144,82 @@ class Loop:
                 self._stopping.wait(self._rest_seconds)
 
 
+class Crew:
+    """Threads that deliver, each started when it is needed first.
+
+    As few of them work as the other side's answers allow, because to wake one costs about as much as a delivery: a
+    thread that takes a task wakes only one other, the last that came to rest, if another task waits. So none waits for
+    a task that hangs, and a thread that has done its own takes the next.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._lock = threading.Lock()  # of all below
+        self._tasks: deque[Callable[[], object]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._resting: list[threading.Lock] = []  # each held, until its thread is woken
+        self._coming = 0  # threads that were woken and have taken nothing yet
+        self._is_closed = False
+
+    def do(self, *tasks: Callable[[], object]) -> None:
+        """Let threads do these in their order, as many at a time as there are threads. Raise RuntimeError if closed."""
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("these threads have ended")
+            self._tasks.extend(tasks)
+            self._wake_one()
+
+    def close(self) -> None:
+        """End the threads when they have done all that waits, and wait for that."""
+        with self._lock:
+            self._is_closed = True
+            self._coming += len(self._resting)
+            for rest in self._resting:
+                rest.release()
+            self._resting.clear()
+        for thread in self._threads:
+            thread.join()
+
+    def _wake_one(self) -> None:
+        """Wake a thread for the next task, or start one, unless one is on its way already. Called with the lock."""
+        if not self._tasks or self._coming:
+            return
+        if self._resting:
+            self._resting.pop().release()
+            self._coming += 1
+        elif len(self._threads) < self._most:
+            name = f"{self._name}_{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            with suppress(RuntimeError):  # no more threads: those that there are do it
+                thread.start()
+                self._threads.append(thread)
+                self._coming += 1
+
+    def _work(self) -> None:
+        share_connections()
+        rest = threading.Lock()
+        rest.acquire()
+        is_coming = True
+        while True:
+            with self._lock:
+                self._coming -= is_coming
+                task = self._tasks.popleft() if self._tasks else None
+                if task is not None:
+                    self._wake_one()
+                elif self._is_closed:
+                    return
+                else:
+                    self._resting.append(rest)
+            if is_coming := task is None:
+                rest.acquire()
+                continue
+            try:
+                task()
+            except Exception:
+                logger.exception("delivery_fault")
+
+
 class Lane:
     """One kind of delivery: a loop that claims, and threads that deliver. That of results is their ``Courier``.
 
@@ -176,7 +253,7 @@ class Lane:
         self._cost = 0.0  # seconds of CPU that a delivery takes, on average
         self._rests_until = self._rests_to = 0.0  # by time.monotonic() and time.process_time()
         self._ended = 0  # deliveries since the last look
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{kind}-delivery", initializer=share_connections)
+        self._crew = Crew(threads, f"{kind}-delivery")
 
     def start(self) -> None:
         """Begin to look for work, at once."""
@@ -188,7 +265,7 @@ class Lane:
         """Claim and take nothing more, and wait for the deliveries under way."""
         self._is_open = False
         self.loop.stop(seconds)
-        self._pool.shutdown(wait=True)
+        self._crew.close()
 
     def wake(self) -> None:
         """Look into the outbox: this process has committed something to it."""
@@ -212,8 +289,8 @@ class Lane:
     def take(self, claimed: ClaimedDelivery) -> None:
         """Deliver what was committed as claimed. If the process stops at this moment, its lease brings it back."""
         self._pace.note_work()
-        with suppress(RuntimeError):  # of a pool that was shut down
-            self._pool.submit(self._deliver, claimed)
+        with suppress(RuntimeError):  # the threads have ended
+            self._crew.do(partial(self._deliver, claimed))
 
     def _claim(self) -> bool:
         """Claim once and hand out; return True if there may be more to claim at once.
@@ -250,8 +327,7 @@ class Lane:
             self._is_more_due = any(not unused[target] for target in taken)
             for target, count in unused.items():
                 self.release(target, count)
-        for delivery in claimed:
-            self._pool.submit(self._deliver, delivery)
+        self._crew.do(*(partial(self._deliver, delivery) for delivery in claimed))
         spent = time.thread_time() - began + len(claimed) * self._cost
         self._rests_until = time.monotonic() + GENTLE_MOST_SECONDS
         self._rests_to = time.process_time() + spent / GENTLE_SHARE
@@ -292,13 +368,17 @@ class Lane:
                 self._records.release()
             for finished in alone:
                 try:
-                    self._pool.submit(self._record_alone, finished)
-                except RuntimeError:  # it was shut down
+                    self._crew.do(partial(self._record_alone, finished))
+                except RuntimeError:  # the threads have ended
                     self._record_alone(finished)
         self._cost += (time.thread_time() - began - self._cost) / COST_OF
 
     def _record_together(self) -> list[FinishedAttempt]:
         """Record attempts that have ended, in one transaction; return those that have to be recorded alone."""
+        with self._lock:
+            under_way = self._busy.total()
+        if len(self._finished) < min(MOST_TOGETHER, under_way):
+            time.sleep(TOGETHER_SECONDS)
         finished = [self._finished.popleft() for _ in range(min(len(self._finished), MOST_TOGETHER))]
         try:
             stands = self.outbox.record_together(finished, self._note)
