@@ -655,7 +655,8 @@ def title_words(of: str, vocabulary: Vocabulary) -> str:
 def field_words(table: str, key: str) -> str:
     """Return what admins call a field of a table: of ``channel``, too, whose kinds name their fields themselves."""
     label = channel_field_label(key) if table == "channel" else ""
-    return sentence_case(label) if label else field_name(table, key)
+    part = key.partition(".")[2]  # the name of a header
+    return sentence_case(label) + (f": {part}" if part else "") if label else field_name(table, key)
 
 
 def value_words(table: str, key: str, text: str) -> str:
