@@ -12,6 +12,7 @@ import gc
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -232,6 +233,9 @@ def serve(app: Flask) -> None:
             process.serve()
 
     def start_again() -> None:
+        # Until the server sets its own: the parent's would keep the request to stop for the parent, which waits 30 s.
+        for request_to_stop in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(request_to_stop, signal.SIG_DFL)
         try:
             start()
         except SystemExit as exit_:  # which nothing would notice here, and the child would go on without services

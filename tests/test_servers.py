@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.services.test_directory import person
 from tests.serving import Server, Visitor, command, free_port, serving
 from tests.world import CONFIG, PASSWORD, STANDARD, TOTP_SECRET, configure
 
+LONGEST_STOP = 25  # seconds; a worker that misses its signal is killed after 30
 SERVERS = ["gunicorn", "gunicorn-preload", "granian"]
 
 
@@ -46,6 +48,17 @@ def test_the_way_under_each_server(tmp_path: Path, sqlite_url: str, receiver: Re
             "faults": [],
             "warnings": [],
         }
+
+
+@pytest.mark.parametrize("kind", ["gunicorn-preload", "auth-portal-cold"])
+def test_a_server_that_is_stopped_while_it_starts_stops_at_once(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, kind: str
+) -> None:
+    """A worker that has no handlers of its own yet kept the signal for its parent, which waited 30 s for it."""
+    server = configured(tmp_path, sqlite_url, receiver, server=kind, workers=4).start()
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < LONGEST_STOP
 
 
 def test_a_server_hashes_at_full_cost(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
