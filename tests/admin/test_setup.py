@@ -49,7 +49,7 @@ def test_the_panel_of_a_chat_code_has_its_compare_node(owner: Desk) -> None:
 def test_the_panel_of_a_waiting_node_says_how_the_link_is_sent(owner: Desk) -> None:
     owner.get("/admin/journeys/waiting/setup")
     assert fields(owner)["url"] == "http://127.0.0.1:8000/j/waiting?reference="
-    assert "This is longer than 540" in owner.page.text
+    assert "This is longer than 9 minutes" in owner.page.text
     owner.get("/admin/journeys/balance/setup")
     assert "This is longer than" not in owner.page.text
 
