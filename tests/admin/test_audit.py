@@ -18,6 +18,7 @@ from auth_portal.services.history.words import browser_words
 from auth_portal.store.models import AuditEvent, CustomerRow, Delivery, table_of
 from tests.admin.desk import ADMIN_ADDRESS, Desk, signed_in
 from tests.admin.test_journeys import send
+from tests.admin.test_settings import sure_of
 from tests.api.program import ADDRESS, Program
 from tests.receiver import wait_for
 from tests.test_cli_notices import run
@@ -399,6 +400,7 @@ def test_events_say_journeys_scopes_and_values_as_their_pages_do(small_world: Wo
         send(owner, f"/admin/journeys/{slug}/{'delete' if act == 'deleted' else act}", chat_seconds="15 minutes")
     owner.get("/admin/settings")
     send(owner, "/admin/settings", support_contact="tel:+27115550100", default_region="KE")
+    owner.post("/admin/settings", **sure_of(owner.page))
     gone = services.journeys.renew().name_of("password")
     text = owner.get(PATH).text
     for words in (
