@@ -43,6 +43,7 @@ from auth_portal.web.context import EXTENSION
 
 EXIT_MISCONFIGURED = os.EX_CONFIG  # 78: a setting, key or migration is wrong
 REST_SECONDS = 5.0  # before a forked child that is misconfigured leaves: its parent makes another one at once
+END_SECONDS = 1.0  # between two looks at whether the server has ended
 
 
 class PlainGlobals(Environment):
@@ -151,6 +152,17 @@ class Process:
             self._report(away)
             self._waiting = threading.Thread(target=self._wait, name="database", daemon=True)
             self._waiting.start()
+        threading.Thread(target=self._stop_with_server, name="end").start()  # no daemon: the interpreter waits for it
+
+    def _stop_with_server(self) -> None:
+        """Stop when the main thread has ended: of some servers, such as granian, nothing else says so.
+
+        What is being sent at that moment would be sent twice.
+        """
+        while threading.main_thread().is_alive():
+            if self._is_stopping.wait(END_SECONDS):
+                return
+        self.stop()
 
     def _begin(self) -> None:
         heart = self.start().heart

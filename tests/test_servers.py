@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import threading
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import SupportsIndex
 
 import pyotp
 import pytest
@@ -59,6 +62,44 @@ def test_a_server_that_is_stopped_while_it_starts_stops_at_once(
     began = time.monotonic()
     server.stop()
     assert time.monotonic() - began < LONGEST_STOP
+
+
+class Held(list[int | str]):
+    """Answers that wait until a test lets them go."""
+
+    def __init__(self, *answers: int | str) -> None:
+        super().__init__(answers)
+        self.let_go = threading.Event()
+
+    def pop(self, index: SupportsIndex = -1) -> int | str:
+        self.let_go.wait(GIVE_UP_SECONDS)
+        return super().pop(index)
+
+
+@pytest.mark.parametrize("kind", [*SERVERS, "auth-portal"])
+def test_d01_what_is_being_sent_is_recorded_before_a_server_ends(
+    tmp_path: Path, sqlite_url: str, receiver: Receiver, kind: str
+) -> None:
+    """Otherwise the same result is sent again a minute later."""
+    receiver.answers = answers = Held(200)
+    with serving(configured(tmp_path, sqlite_url, receiver, server=kind)) as server:
+        visitor = Visitor(server.url)
+        visitor.begin("abc", "app")
+        visitor.post("/verify", follow=False, code=pyotp.TOTP(TOTP_SECRET).now())
+        wait_for(lambda: receiver.callbacks)
+        server.process.terminate()
+        wait_for(lambda: not listens(server.port))
+        answers.let_go.set()
+    assert [(row.state, row.attempts) for row in rows(sqlite_url, Delivery)] == [("accepted", 1)]
+
+
+def listens(port: int) -> bool:
+    """Whether anything accepts connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_server_hashes_at_full_cost(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
