@@ -76,8 +76,9 @@ class CompiledTemplates(BytecodeCache):
         return sha256(f"{VERSION} {jinja2.__version__} {source}".encode()).hexdigest()
 
     def load_bytecode(self, bucket: Bucket) -> None:
-        """Load a template, if its file is there and was made from the same text."""
-        with suppress(OSError), (self._folder / bucket.key).open("rb") as file:
+        """Load a template, if its file is there, whole, and was made from the same text."""
+        # A power cut can leave a part of a file, or nulls in it: pickle raises almost anything then.
+        with suppress(Exception), (self._folder / bucket.key).open("rb") as file:
             bucket.load_bytecode(file)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
@@ -85,6 +86,7 @@ class CompiledTemplates(BytecodeCache):
         if not sys.dont_write_bytecode:
             making = self._folder / f"{bucket.key}.{os.getpid()}.{threading.get_ident()}"
             with suppress(OSError):
+                making.touch(0o644)  # gunicorn's umask lets nginx's group write to a socket: not to code
                 making.write_bytes(bucket.bytecode_to_string())
                 making.replace(self._folder / bucket.key)
 

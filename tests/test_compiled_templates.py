@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from jinja2 import DictLoader, Environment
+from jinja2.bccache import bc_magic
 
 from auth_portal import settings
 from auth_portal.settings import CompiledTemplates
@@ -48,7 +49,7 @@ def test_another_text_is_compiled_again(folder: Path) -> None:
     assert shown("after {{ x }}") == "after a value"
 
 
-@pytest.mark.parametrize("kind", ["damaged", "cut", "empty", "a folder"])
+@pytest.mark.parametrize("kind", ["damaged", "cut", "cut early", "nulls", "empty", "a folder"])
 def test_a_file_that_cannot_be_read_is_as_none(folder: Path, kind: str) -> None:
     shown("{{ x }}")
     (file,) = folder.iterdir()
@@ -57,7 +58,15 @@ def test_a_file_that_cannot_be_read_is_as_none(folder: Path, kind: str) -> None:
         file.unlink()
         file.mkdir()
     else:
-        file.write_bytes({"damaged": whole[:-20] + bytes(20), "cut": whole[:-20], "empty": b""}[kind])
+        early = len(bc_magic) + 9  # within what says which text it was made from
+        files = {
+            "damaged": whole[:-20] + bytes(20),
+            "cut": whole[:-20],
+            "cut early": whole[:early],
+            "nulls": whole[:early] + bytes(len(whole) - early),
+            "empty": b"",
+        }
+        file.write_bytes(files[kind])
 
     assert shown("{{ x }}") == "a value"
 
@@ -71,6 +80,17 @@ def test_nothing_is_written_where_python_may_not_write(folder: Path, monkeypatch
     folder.rmdir()
     assert shown("{{ x }}") == "a value"
     assert not folder.exists()
+
+
+def test_no_other_account_may_write_to_it(folder: Path) -> None:
+    """It is code; and the umask of a worker lets the group of its socket write."""
+    before = os.umask(0)
+    try:
+        shown("{{ x }}")
+    finally:
+        os.umask(before)
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_an_installation_compiles_every_page_and_message(tmp_path: Path) -> None:
