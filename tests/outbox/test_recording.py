@@ -223,6 +223,30 @@ def test_what_ended_meanwhile_is_recorded_in_one_transaction(transactions: Trans
     assert set(fates(transactions).values()) == {("accepted", True)}
 
 
+def test_d01_what_no_thread_could_be_started_for_is_sent_later(
+    transactions: Transactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("callback-delivery") and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")  # as the system says at its limit
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    fill_due(transactions.database, 1)
+    flow = Flow(1)
+    flow.let_go.set()
+    lane = Lane(CALLBACK, Outbox(transactions, unheard), flow, transactions.machine, threads=64, pace=Pace(0.1, 0.1))
+    lane.start()
+    try:
+        wait_for(lambda: refused.is_set() and not lane._busy)
+    finally:
+        lane.stop(10)
+    assert {one[0] for one in states(transactions).values()} == {"accepted"}
+
+
 def test_what_is_wrong_with_one_of_them_leaves_it_alone_unrecorded(transactions: Transactions) -> None:
     fill_due(transactions.database, COUNT)
     flow = Flow(COUNT)

@@ -191,7 +191,7 @@ class Crew:
         elif len(self._threads) < self._most:
             name = f"{self._name}_{len(self._threads)}"
             thread = threading.Thread(target=self._work, name=name, daemon=True)
-            with suppress(RuntimeError):  # no more threads: those that there are do it
+            with suppress(RuntimeError):  # no more threads: those that there are do it, or a later call finds one
                 thread.start()
                 self._threads.append(thread)
                 self._coming += 1
@@ -297,6 +297,7 @@ class Lane:
 
         A look comes before the claim, which costs more, and writers queue; except where the last claim left something.
         """
+        self._crew.do()  # what no thread could be started for at once
         self._is_worth_a_look, self._ended = True, 0  # for each delivery that ends while this looks
         with self._lock:
             busy = self._busy.copy()
