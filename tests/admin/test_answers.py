@@ -144,7 +144,8 @@ def test_r43_a_file_has_no_formula_and_one_record_for_each_customer(world: World
     assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@")) or "\n" in cell]
     event = next(one for one in world.rows(AuditEvent) if one.kind == "answers_exported")
     assert (event.admin_id, event.facts["journey"], event.facts["days"]) == (auditor.admin_id, "after", 0)
-    assert "The answers of journey after were downloaded." in auditor.get("/admin/audit").text
+    name = world.services.journeys.current().name_of("after")
+    assert f"The answers of journey “{name}” were downloaded." in auditor.get("/admin/audit").text
 
 
 def test_a_file_needs_the_second_factor_and_support_gets_none(world: World) -> None:

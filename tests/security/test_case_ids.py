@@ -30,7 +30,7 @@ from tests.admin.desk import Desk, signed_in
 from tests.admin.test_drive import begin, driven
 from tests.admin.test_guards import assert_mailed, let_the_second_factor_age
 from tests.admin.test_imports import checked, imported, rested
-from tests.admin.test_settings import FORM
+from tests.admin.test_settings import FORM, sure_of
 from tests.api.program import Program, problem, program
 from tests.receiver import Receiver
 from tests.security.tools import STILL, deliver
@@ -109,7 +109,9 @@ def keys(world: World) -> dict[str, str]:
 def switch(owner: Desk, *, on: bool) -> str:
     owner.get("/admin/settings")
     form = {**FORM, CASE_SENSITIVE_IDS: "1" if on else "", "second_factor": owner.second_factor()}
-    return owner.post("/admin/settings", **form).text
+    if "Save these changes?" in owner.post("/admin/settings", **form).text:
+        owner.post("/admin/settings", **sure_of(owner.page), second_factor=form["second_factor"])
+    return owner.page.text
 
 
 def test_from_the_setting_to_two_people_and_back(empty: World) -> None:
@@ -117,7 +119,8 @@ def test_from_the_setting_to_two_people_and_back(empty: World) -> None:
     assert 'type="checkbox" value="1"' in owner.get("/admin/settings").text.split('name="case_sensitive_ids"')[1][:40]
     let_the_second_factor_age(owner)
     owner.get("/admin/settings")
-    assert owner.post("/admin/settings", **FORM, case_sensitive_ids="1").status_code == 422
+    shown = owner.post("/admin/settings", **FORM, case_sensitive_ids="1")
+    assert owner.post("/admin/settings", **sure_of(shown)).status_code == 422
     assert CASE_SENSITIVE_IDS not in empty.rows(Portal)[0].settings
     assert "Saved." in switch(owner, on=True)
     assert_mailed(owner, "portal: changed", "  case_sensitive_ids", "/admin/settings")
