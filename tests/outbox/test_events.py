@@ -515,6 +515,29 @@ def test_what_was_lost_can_be_sent_again_without_a_pause_and_not_what_was_erased
     assert b"C-1001" not in program.got[-1].data
 
 
+def test_what_was_lost_stays_while_a_webhook_is_off(desk: Desk, program: Program) -> None:
+    """Sent again then, it would be dropped, and nothing could send it later."""
+    world = desk.world
+    _secret, path = hook(desk, program.url, "verification.ended")
+    program.answers = [410]
+    verified(world, "reference-1")
+    deliver(world)
+    assert "Send them again" not in desk.get(path).text
+    desk.post(path, url=program.url, events=["verification.ended"], active="1")
+    assert "Send them again" in desk.get(path).text
+    endpoints, events = world.services.endpoints, {"verification.ended"}
+    endpoints.change(path.rpartition("/")[2], program.url, events, is_active=False, admin_id=None)  # by another owner
+    desk.post(f"{path}/resume", replay="1")
+    assert "Nothing was sent: the webhook is off" in desk.page.text
+    deliver(world)
+    assert {row.state for row in hooked(world)} == {"refused"}
+    desk.post(path, url=program.url, events=list(events), active="1")
+    desk.get(path)
+    desk.post(f"{path}/resume", replay="1")
+    deliver(world)
+    assert {row.state for row in hooked(world)} == {"accepted"}
+
+
 def test_two_webhooks_of_one_host_have_a_queue_each(desk: Desk, program: Program) -> None:
     """The dead one's events pile up and take threads; the other's leave."""
     world = desk.world

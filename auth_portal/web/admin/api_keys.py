@@ -153,6 +153,8 @@ def test_hook(endpoint: str) -> BaseResponse:
 def resume_hook(endpoint: str) -> BaseResponse:
     """Send events to a paused webhook again, and those that were given up if that was chosen."""
     known, text = services().endpoints, _("Events are sent to it again.")
+    if not known.get(endpoint).is_active:  # what it gets would be dropped
+        return done(f"{PATH}/webhooks/{endpoint}", _("Nothing was sent: the webhook is off. Switch it on first."))
     known.resume(endpoint, me().admin_id)
     if form_text("replay"):
         count = known.replay(endpoint, me().admin_id)
