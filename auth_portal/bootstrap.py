@@ -120,6 +120,7 @@ class Process:
         self._has_sandbox = False
         self._is_stopping = threading.Event()
         self._waiting: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
 
     def start(self, environment: Mapping[str, str] | None = None) -> Services:
         """Start to serve. Raise Misconfigured if that cannot be done; then nothing was started."""
@@ -152,7 +153,8 @@ class Process:
             self._report(away)
             self._waiting = threading.Thread(target=self._wait, name="database", daemon=True)
             self._waiting.start()
-        threading.Thread(target=self._stop_with_server, name="end").start()  # no daemon: the interpreter waits for it
+        self._ending = threading.Thread(target=self._stop_with_server, name="end")
+        self._ending.start()  # no daemon: the interpreter waits for it
 
     def _stop_with_server(self) -> None:
         """Stop when the main thread has ended: of some servers, such as granian, nothing else says so.
@@ -188,9 +190,10 @@ class Process:
     def stop(self) -> None:
         """Stop the threads once they have finished what they are sending, and close every connection."""
         self._is_stopping.set()
-        if self._waiting is not None:
-            self._waiting.join()
-            self._waiting = None
+        for thread in (self._waiting, self._ending):  # which a fork would copy in the middle of what they do
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
+        self._waiting = self._ending = None
         services: Services | None = self._app.extensions.pop(EXTENSION, None)
         if services is not None:
             services.heart.ask_to_stop()
