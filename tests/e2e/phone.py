@@ -72,6 +72,32 @@ TOO_WIDE = """() => {
     .filter((e) => e.getBoundingClientRect().right > width + 1);
   return ["wider than " + width + " px: " + wide.slice(0, 3).map((e) => e.outerHTML.slice(0, 90)).join(" | ")];
 }"""
+# Texts of one row or list that lie on each other.
+OVERLAPPING = """() => {
+  const found = [];
+  for (const row of document.querySelectorAll("main :is(tr, dl, .head)")) {
+    const texts = [], walk = document.createTreeWalker(row, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+      const node = walk.currentNode;
+      if (!node.data.trim() || !node.parentElement.checkVisibility({ visibilityProperty: true })) continue;
+      if (node.parentElement.closest("table") !== row.closest("table")) continue;
+      const hidden = "thead, caption, .visually-hidden, details:not([open]) > :not(summary)";
+      const parent = node.parentElement;
+      if (parent.closest(hidden) || parent.matches("details:not([open])")) continue;
+      if (parent.getBoundingClientRect().width < 4) continue;
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      for (const box of range.getClientRects()) if (box.width > 4 && box.height > 4) texts.push([box, node]);
+    }
+    for (const [a, one] of texts) for (const [b, other] of texts) {
+      if (one === other) continue;
+      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      if (across > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)
+        found.push(`“${one.data.trim().slice(0, 30)}” lies on “${other.data.trim().slice(0, 30)}”`);
+    }
+  }
+  return found.slice(0, 3);
+}"""
 
 _LOOKED_AT: set[tuple[str, int, bool]] = set()
 

@@ -22,7 +22,7 @@ from auth_portal.clock import system_clock
 from auth_portal.services.serving import build
 from tests.e2e.conftest import Portal
 from tests.e2e.office import Office
-from tests.e2e.phone import HEIGHT, RULES, TOO_WIDE, Phone, waited
+from tests.e2e.phone import HEIGHT, OVERLAPPING, RULES, TOO_WIDE, Phone, waited
 from tests.e2e.test_pages import axe_findings
 
 SCREENS: tuple[tuple[int, Literal["dark", "light"]], ...] = ((360, "dark"), (1440, "light"))
@@ -103,7 +103,7 @@ def looked_at(page: Page, path: str) -> list[str]:
     for width, scheme in SCREENS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
         page.emulate_media(color_scheme=scheme)
-        found += page.evaluate(TOO_WIDE)
+        found += page.evaluate(TOO_WIDE) + page.evaluate(OVERLAPPING)
         found += [f"{scheme}: {finding}" for finding in axe_findings(page)]
     return found
 
