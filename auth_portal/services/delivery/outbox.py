@@ -431,6 +431,8 @@ def put_back(work: Work, delivery_id: str, states: Collection[DeliveryState], gi
     again = (
         update(Delivery)
         .where(Delivery.id == delivery_id, Delivery.state.in_(states))
+        # Its text may be erased at this moment; that of a code is made when it is sent.
+        .where(or_(Delivery.body_sealed.is_not(None), Delivery.challenge_id.is_not(None)))
         .values(
             state=DeliveryState.PENDING,
             next_at=work.now,
