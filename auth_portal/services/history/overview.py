@@ -334,9 +334,9 @@ class RangeCounts:
 
     def spread(self, metric: str, of: str | None = None) -> Spread | None:
         """Return how long things took, for one channel or for all; None if nothing was counted."""
-        counts = Counter[str]()
+        counts, outcomes = Counter[str](), {"", *self.successes}
         for took, value in self.seconds.items():
-            if took.metric == metric and of in (None, took.of) and took.outcome in ("", *self.successes):
+            if took.metric == metric and of in (None, took.of) and took.outcome in outcomes:
                 counts[took.end] += value
         return spread(counts, METRICS[metric].ends)
 
