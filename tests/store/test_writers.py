@@ -81,12 +81,26 @@ def commits(database: Database) -> list[Connection]:
     return seen
 
 
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What shares a commit here is not decided by how fast the machine is."""
+    monkeypatch.setattr(db, "GROUP_SECONDS", GIVE_UP_SECONDS)
+
+
 def test_those_who_wait_share_a_commit(database: Database) -> None:
     seen = commits(database)
     futures = together(database, [adding(n) for n in range(WRITERS)])
     assert [future.exception() for future in futures] == [None] * WRITERS
     assert there(database) == list(range(WRITERS))
     assert len(seen) == 1
+
+
+def test_a_commit_that_is_due_is_shared_no_longer(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db, "GROUP_SECONDS", 0.0)
+    seen = commits(database)
+    together(database, [adding(n) for n in range(3)])
+    assert there(database) == [0, 1, 2]
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("which", range(3), ids=["the first", "one between", "the last"])
