@@ -529,6 +529,11 @@ def test_what_was_lost_stays_while_a_webhook_is_off(desk: Desk, program: Program
     endpoints.change(path.rpartition("/")[2], program.url, events, is_active=False, admin_id=None)  # by another owner
     desk.post(f"{path}/resume", replay="1")
     assert "Nothing was sent: the webhook is off" in desk.page.text
+    (lost,) = hooked(world)
+    (result,) = world.services.retries.retry([lost.id], reason="they asked for it")
+    assert result.refusal == "webhook_off"
+    assert "Its webhook is off" in desk.get(f"/admin/deliveries/{lost.id}").text
+    desk.get(path)
     deliver(world)
     assert {row.state for row in hooked(world)} == {"refused"}
     desk.post(path, url=program.url, events=list(events), active="1")

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, literal, select
 
 from auth_portal.errors import NotFound
 from auth_portal.gateways.channels import ChannelConfig
@@ -71,6 +71,11 @@ class Program(NamedTuple):
         """
         queue = f"{row.target[:LONGEST_HOST]} #{row.id[-QUEUE_DIGITS:]}"
         return cls(row.id, queue, frozenset(row.events.split()), row.paused_at is not None)
+
+    @staticmethod
+    def end_of_queue(endpoint: ColumnElement[str]) -> ColumnElement[str]:
+        """Return what the queue of an endpoint ends with, for a statement that has the endpoint's id of 32 digits."""
+        return literal(" #").concat(func.substr(endpoint, 33 - QUEUE_DIGITS))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from itertools import product
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import and_, bindparam, case, exists, insert, literal, null, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, exists, insert, literal, null, or_, select, true, update
 from sqlalchemy.exc import InternalError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -45,6 +45,7 @@ from auth_portal.store.models import (
     Delivery,
     DeliveryState,
     Verification,
+    WebhookEndpoint,
     signed_columns,
     table_of,
 )
@@ -389,6 +390,14 @@ def new_event(work: Work, program: Program, event: str, data: Mapping[str, objec
         give_up_at=work.now + EVENT_LIFETIME,
         given_up=PAUSED if program.is_paused else "",
     )
+
+
+def is_for_a_webhook_that_is_off() -> ColumnElement[bool]:
+    """Return the condition for a delivery that would be dropped. Events of 0.1.0 and alerts name no endpoint."""
+    endpoint = table_of(WebhookEndpoint).c
+    ending = literal("%").concat(Program.end_of_queue(endpoint.id))
+    is_on = exists().where(endpoint.is_active, Delivery.target.like(ending))
+    return and_(Delivery.kind == EVENT, Delivery.target.contains(" #"), ~is_on)
 
 
 def priority_of(outcome: str) -> int:

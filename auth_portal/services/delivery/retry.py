@@ -35,6 +35,7 @@ REFUSALS = {
     "again in the chat.",
     "code_over": "Its code is no longer valid: it was used, replaced, or has expired or is about to. Ask the customer "
     "to request a new one.",
+    "webhook_off": "Its webhook is off, so it would be dropped. Switch it on first, under API keys.",
     "erased": "Its text was erased with the customer.",
     "changed": "It changed while you were looking. Check it again.",
     "unconfirmed": "The chat has ended, so Flow will probably refuse it. Confirm that you want to send it.",
@@ -138,6 +139,7 @@ _JUDGED = (
         Delivery.challenge_id,
         Delivery.give_up_at,
         Delivery.body_sealed.is_not(None).label("has_body"),
+        outbox.is_for_a_webhook_that_is_off().label("is_off"),
         Verification.outcome,
         Verification.chat_ends_at,
         exists()
@@ -180,7 +182,7 @@ def _refusal(row: Any, now: datetime, *, is_confirmed: bool) -> str:
     if not row.has_body:
         return "erased"
     if row.kind != CALLBACK:
-        return ""
+        return "webhook_off" if row.is_off else ""
     if row.is_asked_again:
         return "asked_anew"
     if now < row.chat_ends_at or (is_confirmed and row.outcome != VERIFIED):
