@@ -420,3 +420,11 @@ def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
     page.locator("#search").press("Enter")
     page.get_by_text("Nothing is called that here.").wait_for()
     context.close()
+
+
+def test_a_long_name_of_who_acted_leaves_the_time_alone_on_a_phone(office: Office) -> None:
+    page = office.open("/admin/audit")
+    page.set_viewport_size({"width": 360, "height": HEIGHT})
+    name = page.locator("table.dated td.state strong").first
+    name.evaluate("one => { one.textContent = 'auth-portal customers import'; }")
+    assert page.evaluate(OVERLAPPING) == []
