@@ -133,9 +133,33 @@ BUCKET, SUM = "_bucket", "_sum"  # the endings of the names under which the part
 # Home shows these by point of its charts, of an earlier range the last of them alone, and histograms by range.
 BY_POINT = ("verifications_began", "messages_ended", "verification_stages")
 BY_RANGE = ("answer_seconds" + BUCKET, "proof_seconds" + BUCKET, "message_seconds" + BUCKET)
-# Their sums of six hours (UTC), under these names with PREFIX and the hour in which the six begin. SUMMED marks that
-# all of them are there, so that a month is read from a hundredth of its rows.
-BLOCK_HOURS, PREFIX, SUMMED = 6, "6h:", "6h"
+
+
+class Block(NamedTuple):
+    """A length of time whose counts are read as one; it begins at a multiple of its hours in the day (UTC).
+
+    The sums of several hours stand at the first one, under the names of the counts after ``prefix``. A row with the
+    name ``mark`` says that all of them are there, so that a month is read from a part of its rows.
+    """
+
+    hours: int
+
+    @property
+    def mark(self) -> str:
+        """Return the name of the row that says that the sums are there."""
+        return f"{self.hours}h"
+
+    @property
+    def prefix(self) -> str:
+        """Return what stands before the names of its sums: nothing for the hour itself."""
+        return f"{self.mark}:" if self.hours > 1 else ""
+
+    def begins_at(self, hour: datetime) -> bool:
+        """Report whether one begins with an hour (UTC)."""
+        return hour.hour % self.hours == 0
+
+
+SUMMED, ONE_HOUR = (Block(24), Block(6)), Block(1)
 
 
 class Counted(NamedTuple):

@@ -190,7 +190,7 @@ def test_a_share_is_compared_with_the_week_before(small_world: World, owner: Des
     assert "30 verified of 40 that ended" in page
 
 
-def test_a_month_is_read_from_sums_of_six_hours_and_the_hours_since(world: World) -> None:
+def test_a_month_is_read_from_sums_of_days_and_of_six_hours_and_the_hours_since(world: World) -> None:
     """With them a month costs a hundredth of its rows. The figures are the same, before and after they are made."""
     hour = world.clock.now.replace(minute=0, second=0, microsecond=0)
     rows = [
@@ -223,13 +223,24 @@ def test_a_month_is_read_from_sums_of_six_hours_and_the_hours_since(world: World
         sum_hours(world.transactions)
     assert not [text for text in seen if text.startswith("INSERT")], "each is added up once"
     with world.database.read() as connection:
-        marked = connection.execute(select(HourlyCount.hour).where(HourlyCount.name == "6h")).scalars().all()
+        days, marked = (
+            connection.execute(select(HourlyCount.hour).where(HourlyCount.name == name)).scalars().all()
+            for name in ("24h", "6h")
+        )
     assert max(marked) + timedelta(hours=6) <= world.clock.now - timedelta(days=2), "a later hour may still rise"
     cut = [hour - timedelta(days=days, hours=hours) for days in (7, 30) for hours in range(25)]  # of earlier ranges
     added = HourlyCount.hour < max(marked), HourlyCount.hour > ALL_HOURS, HourlyCount.hour.not_in(cut)
     with world.database.write() as connection:
-        connection.execute(delete(HourlyCount).where(*added, HourlyCount.name.not_like("6h%")))
+        connection.execute(
+            delete(HourlyCount).where(*added, HourlyCount.name.not_like("6h%"), HourlyCount.name.not_like("24h%"))
+        )
     assert shown() == before, "what was added up is not read again"
+    of_month = [day + timedelta(hours=part) for day in days for part in (0, 6, 12, 18)]
+    cut = [hour - timedelta(days=30, hours=hours) for hours in range(25)]
+    added = HourlyCount.hour.in_(of_month), HourlyCount.hour.not_in(cut), HourlyCount.name.like("6h%")
+    with world.database.write() as connection:
+        connection.execute(delete(HourlyCount).where(*added))
+    assert shown()[2] == before[2], "a day that was added up is not read in parts"
 
 
 def test_the_last_point_of_a_range_of_days_is_under_way(world: World) -> None:

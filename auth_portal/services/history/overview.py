@@ -2,8 +2,8 @@
 
 The figures are read from the counts of each hour, and so cost the same however many verifications are stored. What is
 counted of a verification counts for the hour in which it began, so that its parts add up: of those that began in an
-hour, these are the ones that ended, and how. An hour begins with the hour of the clock in UTC, and a range of days with
-one of the quarters of a day there, whose counts housekeeping adds up once they stand.
+hour, these are the ones that ended, and how. An hour begins with the hour of the clock in UTC, a week with a quarter of
+a day there and a month with a day: housekeeping adds up the counts of both once they stand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -41,7 +41,7 @@ from auth_portal.store.models import (
     Verification,
     live_ids,
 )
-from auth_portal.telemetry import BLOCK_HOURS, BUCKET, BY_POINT, BY_RANGE, METRICS, PREFIX, SUMMED
+from auth_portal.telemetry import BUCKET, BY_POINT, BY_RANGE, METRICS, ONE_HOUR, SUMMED, Block
 
 HOUR = timedelta(hours=1)
 KEY_ENDS_SOON = timedelta(days=14)
@@ -63,14 +63,15 @@ class Range(NamedTuple):
     def since(self, at: datetime) -> datetime:
         """Return the beginning of the range at a time: where points have several hours, the last is not over yet."""
         hour = hour_of(at)
-        under_way = hour.hour % min(self.point, BLOCK_HOURS)
-        return hour - under_way * HOUR + min(self.point, BLOCK_HOURS) * HOUR - self.hours * HOUR
+        return hour + (self.point - hour.hour % self.point - self.hours) * HOUR
 
 
 RANGES: Mapping[str, Range] = {"day": Range(24, 1, 168), "week": Range(168, 6, 168), "month": Range(720, 24, 720)}
 CACHE_SECONDS = {"day": 5.0, "week": 60.0, "month": 600.0}
 _MARKED = select(HourlyCount.hour).where(
-    HourlyCount.hour.in_(bindparam("hours", expanding=True)), HourlyCount.name == SUMMED, HourlyCount.labels == "[]"
+    HourlyCount.hour.in_(bindparam("hours", expanding=True)),
+    HourlyCount.name == bindparam("mark"),
+    HourlyCount.labels == "[]",
 )
 _TOPS = tuple(part * 10**power for power in range(12) for part in (4, 8, 12, 20, 32))
 # For how long advice rests that an owner puts off: of a failing channel, an ending key and a cap, not until too late.
@@ -657,28 +658,35 @@ def _counted(
 ) -> Iterator[tuple[int, str, tuple[str, ...], int]]:
     """Yield what was counted in a range: the place of the point, the name, the labels and the value.
 
-    What is asked for by range has the place 0. Sums of six hours are read where there are some, or else the hours.
+    What is asked for by range has the place 0. Sums of many hours are read where there are some, or else the hours.
     """
-    hours = [since + number * HOUR for number in range((until - since) // HOUR)]
-    step = BLOCK_HOURS if of.point % BLOCK_HOURS == 0 else 1
-    blocks = {hours[place]: hours[place : place + step] for place in range(0, len(hours), step)}
-    whole = [block for block, some in blocks.items() if len(some) == BLOCK_HOURS]  # the last of an earlier range is not
-    marked = set(work.execute(_MARKED, {"hours": whole}).scalars()) if whole else set()
-    places = {block: number * step // of.point for number, block in enumerate(blocks)}
-    parts = {
-        PREFIX: {block: places[block] for block in blocks if block in marked},
-        "": {hour: places[block] for block, some in blocks.items() if block not in marked for hour in some},
-    }
+    hours = {since + number * HOUR: number // of.point for number in range((until - since) // HOUR)}
     dialect = work.connection.dialect.name
     form = "%Y-%m-%d %H:%M:%S.%f" if dialect == "sqlite" else "%Y-%m-%d %H:%M:%S%z"  # as the database writes it
-    for prefix, those in parts.items():
+    for block, firsts in _blocks(work, hours, of):
         for names, has_points in ((by_point, True), (by_range, False)):
-            if not (those and names):
+            if not (firsts and names):
                 continue
-            document = {f"{hour:{form}}": place if has_points else 0 for hour, place in those.items()}
-            values = {"places": json.dumps(document), "names": [prefix + name for name in names]}
+            document = {f"{hour:{form}}": hours[hour] if has_points else 0 for hour in firsts}
+            values = {"places": json.dumps(document), "names": [block.prefix + name for name in names]}
             for place, name, labels, value in work.execute(counting_by_place(dialect), values):
-                yield place, name.removeprefix(PREFIX), _labels(labels), int(value)
+                yield place, name.removeprefix(block.prefix), _labels(labels), int(value)
+
+
+def _blocks(work: Work, hours: Iterable[datetime], of: Range) -> Iterator[tuple[Block, Sequence[datetime]]]:
+    """Yield as which blocks the hours of a range are to be read, with their beginnings: the longest with sums."""
+    left = dict.fromkeys(hours)
+    for block in SUMMED:
+        is_whole = (block.hours - 1) * HOUR  # the last of an earlier range is not
+        firsts = [hour for hour in left if block.begins_at(hour) and hour + is_whole in left]
+        if of.point % block.hours or not firsts:
+            continue
+        found = work.execute(_MARKED, {"hours": firsts, "mark": block.mark}).scalars().all()
+        yield block, found
+        for first in found:
+            for number in range(block.hours):
+                del left[first + number * HOUR]
+    yield ONE_HOUR, list(left)
 
 
 @cache

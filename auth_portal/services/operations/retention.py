@@ -46,7 +46,7 @@ from auth_portal.store.models import (
     Visit,
     table_of,
 )
-from auth_portal.telemetry import BLOCK_HOURS, BY_POINT, BY_RANGE, PREFIX, SUMMED, log_event
+from auth_portal.telemetry import BY_POINT, BY_RANGE, SUMMED, log_event
 
 BATCH = 200  # rows and all that depends on them, removed in one transaction: a few milliseconds
 TRIES_STORED = timedelta(days=30)  # of strangers only: the count of a customer stays until a success (R7)
@@ -90,22 +90,24 @@ class Housekeeping:
 
 
 def sum_hours(transactions: Transactions, *, is_stopping: IsStopping = lambda: False) -> None:
-    """Add up what was counted in each six hours whose counts stand, for Home: a short transaction for each."""
-    counts = table_of(HourlyCount).c
-    step = timedelta(hours=BLOCK_HOURS)
+    """Add up what was counted in each block of hours whose counts stand, for Home: a short transaction for each."""
+    counts, due = table_of(HourlyCount).c, []
     with transactions.read() as work:
         end, since = work.now - COUNTS_STAND, work.now - SUMS_SHOWN
         oldest = work.execute(select(func.min(counts.hour)).where(counts.hour > ALL_HOURS)).scalar()
-        begin = block_of(max(oldest or end, since))
-        blocks = [begin + number * step for number in range((end - begin) // step)]
-        is_marked = counts.hour.in_(blocks), counts.name == SUMMED, counts.labels == "[]"
-        marked = set(work.execute(select(counts.hour).where(*is_marked)).scalars())
-    for block in blocks:
-        if block in marked or is_stopping():
-            continue
-        hours = [block + timedelta(hours=number) for number in range(BLOCK_HOURS)]
-        name, total = literal(PREFIX).concat(counts.name), func.sum(counts.value)
-        added = select(literal(block, counts.hour.type), name, counts.labels, total)
+        hour = hour_of(max(oldest or end, since))
+        for block in SUMMED:
+            begin, step = hour - timedelta(hours=hour.hour % block.hours), timedelta(hours=block.hours)
+            firsts = [begin + number * step for number in range((end - begin) // step)]
+            is_marked = counts.hour.in_(firsts), counts.name == block.mark, counts.labels == "[]"
+            marked = set(work.execute(select(counts.hour).where(*is_marked)).scalars())
+            due += [(block, first) for first in firsts if first not in marked]
+    for block, first in due:
+        if is_stopping():
+            return
+        hours = [first + timedelta(hours=number) for number in range(block.hours)]
+        name, total = literal(block.prefix).concat(counts.name), func.sum(counts.value)
+        added = select(literal(first, counts.hour.type), name, counts.labels, total)
         added = added.where(counts.hour.in_(hours), counts.name.in_((*BY_POINT, *BY_RANGE)))
         with transactions.write() as work:
             row = dialect_insert(work.connection.dialect.name, counts.hour.table)
@@ -113,14 +115,8 @@ def sum_hours(transactions: Transactions, *, is_stopping: IsStopping = lambda: F
             key = [counts.hour, counts.name, counts.labels]
             # Another process may be at it as well: both come to the same.
             work.execute(sums.on_conflict_do_update(index_elements=key, set_={"value": row.excluded.value}))
-            mark = row.values(hour=block, name=SUMMED, labels="[]", value=1)
+            mark = row.values(hour=first, name=block.mark, labels="[]", value=1)
             work.execute(mark.on_conflict_do_nothing(index_elements=key))
-
-
-def block_of(moment: datetime) -> datetime:
-    """Return the beginning of the six hours (UTC) that a time is in."""
-    hour = hour_of(moment)
-    return hour - timedelta(hours=hour.hour % BLOCK_HOURS)
 
 
 def prune(transactions: Transactions, *, is_stopping: IsStopping = lambda: False) -> dict[str, int]:
