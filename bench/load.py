@@ -225,7 +225,7 @@ def kinds(folder: Path, urls: Sequence[str], server: str, drain: Drain) -> Itera
     """All kinds of requests, with the servers that answer them: one portal sends nothing, the other what is due."""
     with closing(Receiver()) as receiver, ExitStack() as stack:
         quiet, sending = (
-            _Portal(folder / name, url, server, receiver, drain) for name, url in zip("qs", urls, strict=True)
+            CodePages(folder / name, url, server, receiver, drain) for name, url in zip("qs", urls, strict=True)
         )
         for one in (quiet, sending):
             with serving(one.server, PORTAL_DISPATCH="inline"):
@@ -248,11 +248,13 @@ def some(number: int, count: int) -> range:
     return range(WARM + (number - 1) * count, WARM + number * count) if number else range(WARM)
 
 
-class _Portal:
+class CodePages:
     """A portal with customers who stand before the code page."""
 
-    def __init__(self, folder: Path, url: str, server: str, receiver: Receiver, drain: Listens) -> None:
-        rows = "\n".join(f"B-{number},{phone(number)}" for number in range(WARM + ROUNDS * CHECKS))
+    def __init__(
+        self, folder: Path, url: str, server: str, receiver: Receiver, drain: Listens, rounds: int = ROUNDS
+    ) -> None:
+        rows = "\n".join(f"B-{number},{phone(number)}" for number in range(WARM + rounds * CHECKS))
         self.visits = Visits(receiver, url)
         self.server = portal(
             folder, receiver, server=server, workers=WORKERS, customers=f"customer_id,phone\n{rows}\n", url=url,
@@ -275,7 +277,7 @@ class _Portal:
 def to_callback(folder: Path, url: str, server: str) -> list[float]:
     """Milliseconds from the right code to the callback's arrival while so many a second are sent, sorted."""
     with closing(Receiver()) as receiver, closing(Receiver()) as flow:
-        one = _Portal(folder / "paced", url, server, receiver, flow)
+        one = CodePages(folder / "paced", url, server, receiver, flow)
         with serving(one.server, PORTAL_DISPATCH="inline"), ThreadPoolExecutor(CONNECTIONS) as senders:
             one.visits.begin(one.server, WARM + PACED)
             sent: dict[str, float] = {}
