@@ -259,6 +259,38 @@ def test_the_last_point_of_a_range_of_days_is_under_way(world: World) -> None:
     assert figures.place(hour + timedelta(hours=6)) == 100
 
 
+def test_how_they_ended_is_a_bar_whose_parts_have_the_order_of_the_list(small_world: World, owner: Desk) -> None:
+    hour = small_world.clock.now.replace(minute=0, second=0, microsecond=0)
+    ended = {"verified": 150, "expired": 30, "of another version": 19, "cancelled": 1}
+    rows = [
+        {"hour": hour, "name": "verification_stages", "labels": json.dumps(labels), "value": value}
+        for outcome, value in ended.items()
+        for labels in (["app", outcome, "proved" if outcome == "verified" else "named", ""],)
+    ]
+    rows.append({"hour": hour, "name": "verifications_began", "labels": '["app"]', "value": sum(ended.values())})
+    with small_world.database.write() as connection:
+        connection.execute(insert(HourlyCount), rows)
+    counted(small_world)
+    page = owner.get("/admin/").text
+    card = re.search(r'aria-labelledby="outcomes">(.*?)</section>', page, re.DOTALL)
+    assert card
+    bar, _end, table = card[1].partition("</svg>")
+    assert 'aria-hidden="true"' in bar, "the list says it all"
+    parts = re.findall(r'<rect class="(good|warn|bad|plain)" x="([\d.]+)%" width="([\d.]+)%"', bar)
+    assert parts == [("good", "0", "75.0"), ("warn", "75.0", "15.0"), ("bad", "90.0", "9.5"), ("warn", "99.5", "0.5")]
+    assert len(re.findall(r'fill="url\(#(?:stripes|dots)\)"', bar)) == 3, "a pattern tells the tones apart as well"
+    assert bar.count('class="gap"') == 2, "a part that is thinner than a gap has none"
+    assert re.findall(r'outcome=([^"]+)"', table) == list(ended)
+    assert re.findall(r'class="stacked swatch".*?<rect class="(\w+)"', table, re.DOTALL) == [
+        tone for tone, *_x in parts
+    ]
+    assert "150 75.0 %" in plain(table)
+    with small_world.database.write() as connection:
+        connection.execute(delete(HourlyCount).where(HourlyCount.name == "verification_stages"))
+    counted(small_world)
+    assert "None has ended yet." in owner.get("/admin/").text
+
+
 def test_few_are_numbers_and_no_share(small_world: World, owner: Desk) -> None:
     hour = small_world.clock.now.replace(minute=0, second=0, microsecond=0)
     values = {"hour": hour, "name": "verification_stages", "labels": json.dumps(["app", "verified", "proved", ""])}
