@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from io import BytesIO
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from werkzeug.test import TestResponse
 
-from auth_portal.store.models import AuditEvent, Verification
+from auth_portal.store.models import AuditEvent, HourlyCount, Verification
 from tests.admin.desk import Desk, signed_in
 from tests.pictures import PNG, drawn, picture
 from tests.receiver import wait_for
@@ -535,3 +537,59 @@ def test_a_logo_that_is_no_picture_is_refused(owner: Desk) -> None:
     page = owner.client.post("/admin/journeys/balance/logo", data=data, base_url=owner.base_url)
     assert page.status_code == 422
     assert "must be a PNG, JPEG or WebP picture" in page.text
+
+
+def heads(page: str) -> dict[str, tuple[str, str]]:
+    """The heads of the list's columns that sort it: where a press leads, and the present order of that column."""
+    found = re.findall(r'<th scope="col"([^>]*)><a href="([^"]*)">\s*(\w+)</a>', page)
+    orders = {name: re.search(r'aria-sort="(\w+)"', attributes) for attributes, _link, name in found}
+    return {name: (link.replace("&amp;", "&"), order[1] if (order := orders[name]) else "") for _a, link, name in found}
+
+
+def listed(page: str) -> list[str]:
+    return re.findall(r'<th scope="row".*?href="/admin/journeys/([^"]+)"', page, re.DOTALL)
+
+
+def test_the_list_is_sorted_by_a_press_on_the_head_of_a_column(owner: Desk) -> None:
+    world = owner.world
+    hour = world.clock.now.replace(minute=0, second=0, microsecond=0)
+    rows = [
+        {"hour": hour, "name": name, "labels": json.dumps(labels), "value": value}
+        for slug, verified, expired in (("app", 30, 10), ("balance", 99, 1), ("password", 3, 0))
+        for name, labels, value in (
+            ("verifications_began", [slug], verified + expired),
+            ("verification_stages", [slug, "verified", "proved", ""], verified),
+            ("verification_stages", [slug, "expired", "named", ""], expired),
+        )
+    ]
+    with world.database.write() as connection:
+        connection.execute(insert(HourlyCount), rows)
+    world.services.overview._cache.clear()
+    page = owner.get("/admin/journeys").text
+    assert listed(page)[:3] == ["balance", "app", "password"], "the most used first"
+    assert [name for name, (_link, order) in heads(page).items() if order] == ["Begun"]
+    assert heads(page)["Begun"][1] == "descending"
+    turned = owner.get(heads(page)["Begun"][0]).text
+    assert heads(turned)["Begun"][1] == "ascending"
+    assert listed(turned)[-3:] == ["password", "app", "balance"]
+    by_share = owner.get(heads(page)["Verified"][0]).text
+    assert listed(by_share)[:2] == ["balance", "app"], "three are too few for a share, so they come after all shares"
+    assert listed(owner.get(heads(by_share)["Verified"][0]).text)[:2] == ["app", "balance"], "also turned round"
+    names = {slug: one.config.name for slug, one in world.services.journeys.current().journeys.items()}
+    by_name = owner.get(heads(page)["Journey"][0]).text
+    assert listed(by_name) == sorted(names, key=lambda slug: names[slug].casefold())
+    assert listed(owner.get(heads(by_name)["Journey"][0]).text) == listed(by_name)[::-1]
+    assert owner.get("/admin/journeys?sort=%01-none").status_code == 200
+
+
+def test_states_are_sorted_and_a_filter_keeps_the_order(owner: Desk) -> None:
+    owner.get("/admin/journeys/balance")
+    send(owner, "/admin/journeys/balance/active")
+    page = owner.get("/admin/journeys").text
+    by_state = owner.get(heads(page)["State"][0]).text
+    assert heads(by_state)["State"][1] == "ascending"
+    assert listed(by_state)[0] == "balance", "what is off stands before what is open"
+    assert 'href="/admin/journeys?sort=state&amp;state=off"' in by_state
+    filtered = owner.get("/admin/journeys?sort=state&state=on").text
+    assert heads(filtered)["State"] == ("/admin/journeys?sort=-state&state=on", "ascending")
+    assert "balance" not in listed(filtered)

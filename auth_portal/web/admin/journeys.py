@@ -60,9 +60,26 @@ NEW = f"{PATH}/_new"  # no journey can have this name
 
 @route("/journeys", allow=EVERYONE)
 def journeys() -> Response:
-    """Show all journeys, and whether customers can pass them."""
+    """Show all journeys, and whether customers can pass them.
+
+    They are in the order of a column, "-" before its name for the largest first. What has no value there comes last.
+    """
     snapshot = services().journeys.current()
-    listed = [(one, snapshot.is_open(one.config)) for one in services().journey_history.journeys()]
+    figures = {one.slug: one for one in services().overview.figures("day").journeys}
+    found = [(one, snapshot.is_open(one.config)) for one in services().journey_history.journeys()]
+    found.sort(key=lambda pair: pair[0].config.name.casefold())
+    values: dict[str, dict[str, Any]] = {
+        "name": {one.config.slug: one.config.name.casefold() for one, _is_open in found},
+        "state": {one.config.slug: (is_open, not one.config.active) for one, is_open in found},
+        "begun": {**dict.fromkeys(snapshot.journeys, 0), **{slug: one.begun for slug, one in figures.items()}},
+        "verified": {slug: one.share for slug, one in figures.items() if one.share is not None},
+    }
+    order = request.args.get("sort", "")
+    order = order if order.removeprefix("-") in values else "-begun"
+    by = values[order.removeprefix("-")]
+    valued = [pair for pair in found if pair[0].config.slug in by]
+    valued.sort(key=lambda pair: by[pair[0].config.slug], reverse=order.startswith("-"))
+    listed = valued + [pair for pair in found if pair[0].config.slug not in by]
     states = {
         "": listed,
         "on": [pair for pair in listed if pair[1]],
@@ -74,9 +91,10 @@ def journeys() -> Response:
     return render(
         "admin/journeys/list.html",
         state=state if state in states else "",
+        order=order,
         counts={name: len(found) for name, found in states.items()},
         journeys=states.get(state, listed),
-        figures={one.slug: one for one in services().overview.figures("day").journeys},
+        figures=figures,
     )
 
 
