@@ -593,3 +593,15 @@ def test_states_are_sorted_and_a_filter_keeps_the_order(owner: Desk) -> None:
     filtered = owner.get("/admin/journeys?sort=state&state=on").text
     assert heads(filtered)["State"] == ("/admin/journeys?sort=-state&state=on", "ascending")
     assert "balance" not in listed(filtered)
+
+
+@pytest.mark.parametrize("tab", ["texts", "setup", "reach", "answers", "versions", "drive"])
+def test_the_heading_of_a_tab_is_the_journey_with_its_state(owner: Desk, tab: str) -> None:
+    page = owner.get(f"/admin/journeys/balance/{tab}").text
+    name = owner.world.services.journeys.current().name_of("balance")
+    assert f"<h1>{name}</h1>" in page
+    assert "open</span>" in page.partition("<h1>")[2][:900]
+    assert f'aria-current="page">{name}</li>' in page, "the breadcrumb doesn't repeat the tab"
+    title = re.search("<title>(.*?) · ", page)
+    assert title
+    assert title[1] != name, "the browser's tab says which page it is"

@@ -475,6 +475,7 @@ def render(template: str, *, status: int = 200, **values: Any) -> Response:
         portal=snapshot.portal,
         wall=snapshot.portal.wall,
         journey_name=snapshot.name_of,
+        journey_is_open=snapshot.is_open,
         sections=sections,
         initials=initials,
         has_passkeys=lambda: signed_in is not None and services().admin_passkeys.listed(signed_in.admin_id),

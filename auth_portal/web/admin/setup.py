@@ -52,6 +52,7 @@ def reach(slug: str) -> Response:
     is_waiting = found.counted_at is None and seen < REFRESHES
     response = render(
         "admin/setup/reach.html",
+        journey=journey,
         reach=found,
         disabled=DISABLED,
         is_waiting=is_waiting,
