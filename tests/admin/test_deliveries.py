@@ -329,6 +329,7 @@ def test_d6_a_retry_of_many_says_what_it_will_do_before_it_does_it(small_world: 
     assert "1 is sent only if you confirm it below." in page
     assert "1 is left out. The chat has ended, and this result says that a customer was verified." in page
     assert [row.state for row in small_world.rows(Delivery) if row.kind == "callback"] == ["refused"] * 3
+    assert "sent again now" not in owner.get(f"{PATH}/retry?id={late.id}").text, "no line of none"
     owner.post(f"{PATH}/retry", reason="flow was down", id=[verified.id, late.id, fresh.id])
     wait_for(lambda: len(small_world.receiver.callbacks) == 4)
     states = {row.id: row.state for row in small_world.rows(Delivery)}

@@ -290,3 +290,32 @@ def test_r32_every_page_has_every_header(small_world: World, desks: dict[str, De
             assert policy.startswith("default-src 'none'"), endpoint
             assert "unsafe" not in policy, endpoint
             assert answer.headers["X-Content-Type-Options"] == "nosniff", endpoint
+
+
+@pytest.mark.parametrize("role", [SUPPORT, AUDITOR])
+def test_no_link_leads_a_role_where_it_may_not_go(small_world: World, desks: dict[str, Desk], role: str) -> None:
+    """Every kind of page that links lead to is opened once."""
+    world, desk = small_world, desks[role]
+    for number, code in enumerate((world.totp(), "000000")):
+        browser = world.browser()
+        browser.begin(f"app-{number}", "app")
+        browser.prove(code)
+    addresses = world.app.url_map.bind("localhost")
+    todo, seen = ["/admin/"], set()
+    while todo:
+        path = todo.pop()
+        endpoint = addresses.match(path.partition("?")[0], method="GET")[0]
+        if endpoint in seen:
+            continue
+        seen.add(endpoint)
+        page = desk.client.get(path, base_url=desk.base_url)
+        assert page.status_code == 200, path
+        if page.mimetype == "text/html":
+            links = re.findall(r'<a\b[^>]*href="(/admin/[^"#]*)', page.text)
+            todo += [link.replace("&amp;", "&") for link in links]
+    assert {"admin.journeys_journey", "admin.setup_panel", "admin.channels_channel"} <= seen
+
+
+def test_a_refused_page_says_in_its_heading_why(desks: dict[str, Desk]) -> None:
+    assert "<h1>Page not found</h1>" in desks[SUPPORT].get("/admin/no-such-page").text
+    assert "<h1>You can't do this</h1>" in desks[SUPPORT].get("/admin/admins").text

@@ -488,6 +488,7 @@ def test_a_file_can_be_uploaded(desk: Desk) -> None:
 def test_what_support_and_the_auditor_see(desk: Desk) -> None:
     support, auditor = signed_in(desk.world, "support"), signed_in(desk.world, "auditor")
     assert "/admin/settings/file" not in support.get("/admin/settings").text
+    assert "Only owners can change them." in support.page.text
     assert "/admin/settings/file" in auditor.get("/admin/settings").text
     for browser in (support, auditor):
         assert 'name="name"' in browser.get("/admin/settings").text

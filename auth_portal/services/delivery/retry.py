@@ -27,7 +27,7 @@ NOTICE_SECONDS = 3600  # the same for a notice, which no chat clock bounds
 REFUSALS = {
     "unknown": "There is no such delivery.",
     "under_way": "It is still being sent. You don't need to do anything.",
-    "accepted": "It was accepted. Sending it again could answer a question twice.",
+    "accepted": "It was accepted. Sending it again would deliver it twice.",
     "withdrawn": "It was withdrawn because the link was started again. An old answer must not answer a new question.",
     "not_sent": "It was stopped before it was sent: “Last answer” says why. Sending it again would change nothing.",
     "asked_anew": "The same link was started again later. An old answer must not answer a new question.",

@@ -744,13 +744,15 @@ def _value(value: object) -> str:
 
 # --- Times and numbers
 
-MINUTE, HOUR, TENTHS_UNTIL = 60, 3600, 10
+LEAST, MINUTE, HOUR, TENTHS_UNTIL = 0.05, 60, 3600, 10
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def span(seconds: float) -> str:
     """Return a length of time in words, such as "5 min 20 s"."""
     seconds = max(0.0, seconds)
+    if seconds < LEAST:
+        return _("less than 0.1 s")
     if seconds < TENTHS_UNTIL:
         return f"{seconds:.1f} s"
     whole = round(seconds)
