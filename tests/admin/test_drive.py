@@ -243,6 +243,7 @@ def test_a_new_journey_is_driven_before_it_is_saved(owner: Desk) -> None:
     make(owner, act="drive")
     path = owner.path
     assert path.startswith("/admin/journeys/loans/drive/")
+    assert 'href="/admin/journeys/loans"' not in owner.page.text, "it has no page yet"
     owner.prove(driven(owner, path))
     owner.get(path)
     assert fact(owner, "Result") == "verified_loans"

@@ -209,7 +209,7 @@ def test_contacts_stay_masked_in_what_a_search_finds(desk: Desk) -> None:
 def test_a_search_for_nothing_says_so(owner: Desk, text: str) -> None:
     assert searched(owner, text) == ""
     page = owner.page.text
-    assert "Type or paste something first." in page or "Nothing is called that here." in page, page
+    assert "Type or paste something first." in page or "Nothing found." in page, page
     assert "<script>" not in page
 
 
@@ -244,7 +244,7 @@ def test_the_panel_shows_what_the_page_of_the_search_shows(desk: Desk) -> None:
     assert "<html" not in seen, "only the panel"
     is_support = desk.email == MAIL_OF["support"]
     assert ('data-path="/admin/api-keys"' in panel(desk, "key")) != is_support
-    assert "Nothing is called that here." in panel(desk, "no such thing")
+    assert "Nothing found." in panel(desk, "no such thing")
     assert 'role="option"' not in panel(desk, "no such thing")
 
 

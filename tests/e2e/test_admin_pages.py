@@ -418,7 +418,7 @@ def test_the_menu_of_a_phone_opens_by_keyboard_and_without_script(
     page.get_by_role("link", name="Search", exact=True).click()
     page.locator("#search").fill("no such thing")
     page.locator("#search").press("Enter")
-    page.get_by_text("Nothing is called that here.").wait_for()
+    page.get_by_text("Nothing found.").wait_for()
     context.close()
 
 
