@@ -6,7 +6,7 @@ Ids are made by the code (``db.new_id``), so that a value can be sealed for its 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -1101,6 +1101,9 @@ class StagedRow(Base):
     old_password_hash: Mapped[bytes | None]
     old_password_is_long: Mapped[bool]
     old_totp_sealed: Mapped[bytes | None]
+
+
+DRIVES_STORED = timedelta(hours=1)  # how long a test drive is stored after its chat clock has run out
 
 
 class DriveRow(Base):

@@ -184,8 +184,8 @@ def test_reach_agrees_with_what_a_visit_would_meet(crowded: World) -> None:
         reach = counted(of, slug)
         assert (reach.total, reach.passing) == (160, len(expected)), slug
         assert 0 < reach.passing < 160, f"{slug}: the crowd should have both kinds"
-        assert reach.disabled == 15
-        assert reach.disabled + sum(step.lost for step in reach.steps) == reach.lost
+        assert reach.disabled.people == 15
+        assert reach.disabled.people + sum(step.lost for step in reach.steps) == reach.lost
         listed = [person.row or "" for person in all_unreached(of, slug)]
         assert sorted(listed) == sorted({person.row or "" for person in everybody} - expected), slug
 

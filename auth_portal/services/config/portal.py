@@ -14,9 +14,6 @@ from auth_portal.clock import DEFAULT_ZONE, WallClock, zone_names
 from auth_portal.i18n import FALLBACK, complete_languages, format_date, format_time
 from auth_portal.services.config.appearance import DEFAULT_RADIUS, Colour, LogoDigest, Radius
 
-DRIVES_STORED = timedelta(hours=1)  # how long a test drive is stored after its chat clock has run out
-
-
 LOOK = ("colour", "logo", "logo_dark", "radius", "hide_name")  # of the portal, and again of a journey
 
 

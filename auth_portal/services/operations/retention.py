@@ -14,12 +14,13 @@ from sqlalchemy import Select, delete, exists, func, literal, or_, select, tuple
 from auth_portal.services import limits
 from auth_portal.services.access import admin_sessions, api_answers
 from auth_portal.services.audit_chain import cut_chain
-from auth_portal.services.config.portal import DRIVES_STORED, PortalSettings, Retention
+from auth_portal.services.config.portal import PortalSettings, Retention
 from auth_portal.services.directory import batches
 from auth_portal.services.limits import HOUR, Limit
 from auth_portal.store.db import Transactions, Work, dialect_insert, first_id, hour_of
 from auth_portal.store.models import (
     ALL_HOURS,
+    DRIVES_STORED,
     PORTAL_ROW,
     READ_AGAIN,
     Acceptance,

@@ -27,7 +27,7 @@ from auth_portal.services.directory.batches import count_lines
 from auth_portal.services.limits import destination_limits
 from auth_portal.services.reach import census
 from auth_portal.services.reach.census import Census, Walk
-from auth_portal.services.reach.route import Obstacle, Route, Standing, Trait
+from auth_portal.services.reach.route import DISABLED, Obstacle, Route, Standing, Trait
 from auth_portal.services.verification.tries import narrowest, opens_at
 from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import ChannelState, CustomerRow
@@ -106,7 +106,7 @@ class Reach:
     counted_at: datetime | None = None
     is_old: bool = False
     total: int = 0
-    disabled: int = 0
+    disabled: Stop = Stop(DISABLED, 0)
     passing: int = 0
     steps: tuple[StepReach, ...] = ()
     caps: tuple[Cap, ...] = ()
@@ -211,7 +211,7 @@ class Reaches:
             counted_at=counted.counted_at,
             is_old=not self._is_fresh(counted),
             total=ends.total(),
-            disabled=sum(people for found, people in ends.items() if found is not None and found.step == 0),
+            disabled=Stop(DISABLED, ends[DISABLED]),
             passing=ends[None],
             steps=tuple(_steps(route, counted.groups)),
             caps=caps,

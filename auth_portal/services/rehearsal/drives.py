@@ -19,7 +19,6 @@ from sqlalchemy import and_, delete, insert, or_, select, update
 
 from auth_portal.errors import Gone, Problem
 from auth_portal.services.config.journey import CHAT_CODE, JourneyConfig
-from auth_portal.services.config.portal import DRIVES_STORED
 from auth_portal.services.config.snapshot import Journeys
 from auth_portal.services.rehearsal.drive_world import (
     BuildPortal,
@@ -34,7 +33,7 @@ from auth_portal.services.rehearsal.drive_world import (
 )
 from auth_portal.services.rehearsal.flow_setup import variable_of
 from auth_portal.store.db import Transactions, expected_revision
-from auth_portal.store.models import DRIVE_STATE, DriveRow, table_of
+from auth_portal.store.models import DRIVE_STATE, DRIVES_STORED, DriveRow, table_of
 
 LEASE_SECONDS = 10  # longer than any request of a drive; after a killed one, the next waits for so long
 WAIT_SECONDS = 3.0

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from flask import Response, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from auth_portal.services.reach.route import DISABLED
 from auth_portal.services.rehearsal.flow_setup import LogicCheck, check_logic, setup_of
 from auth_portal.web.admin.frame import EVERYONE, INSPECTORS, me, render, route, second_factor_fault
 from auth_portal.web.context import services
@@ -54,7 +53,6 @@ def reach(slug: str) -> Response:
         "admin/setup/reach.html",
         journey=journey,
         reach=found,
-        disabled=DISABLED,
         is_waiting=is_waiting,
         is_matched=journey.defence.demands_ticket,
         asks_no_one=journey.naming_step is None,
