@@ -251,9 +251,9 @@ class TestCustomers:
         file = shell.file("customers.csv", "customer_id,phone\nC,12\n,\n,1\n")
         assert shell.fails("customers", "import", file, status=2) == [
             "customers.csv: Nothing was imported: 3 faults.",
-            "customers.csv: row 2, phone: is not a phone number (numbers without + are read as numbers of the default country)",
+            "customers.csv: row 2, phone: is not a phone number (numbers without + are read as numbers of South Africa)",
             "customers.csv: row 4, customer_id: is missing",
-            "customers.csv: row 4, phone: is not a phone number (numbers without + are read as numbers of the default country)",
+            "customers.csv: row 4, phone: is not a phone number (numbers without + are read as numbers of South Africa)",
         ]
 
     @pytest.mark.parametrize("command", [["customers", "import"], ["config", "import"]], ids=" ".join)
@@ -343,11 +343,11 @@ class TestConfig:
         mail = json.loads(keyring.open(notice.body_sealed, DELIVERY_BODY, notice.id))
         assert (notice.target, mail["to"]) == ("mail", "anna@acme.example")
         assert mail["text"].splitlines()[:5] == [
-            "portal: changed",
-            "  limits.begins_per_minute: 300 -> 200",
-            "journey balance: changed",
-            "  callback.server: production -> uat",
-            "  limits.sends: 3 -> 2",
+            "Settings: changed",
+            "  Verifications begun per minute: 300 -> 200",
+            "Journey balance: changed",
+            "  Where the answer goes: Chat Flow, production -> Chat Flow, UAT (for tests)",
+            "  Messages in one chat: 3 -> 2",
         ]
 
     def test_a_full_disk(self, shell: Shell) -> None:

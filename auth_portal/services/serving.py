@@ -41,7 +41,7 @@ from auth_portal.services.directory.credentials import Credentials
 from auth_portal.services.directory.customers import Customers
 from auth_portal.services.directory.links import CredentialLinks
 from auth_portal.services.history.audit_check import AuditChecks
-from auth_portal.services.history.audit_trail import AuditTrail
+from auth_portal.services.history.audit_trail import AuditTrail, in_words
 from auth_portal.services.history.delivery_lists import DeliveryLists
 from auth_portal.services.history.overview import Overview
 from auth_portal.services.history.results import JourneyResults
@@ -315,7 +315,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
     settings, journeys, notices, passwords = on.settings, on.journeys, on.notices, on.passwords
     logos, admins = Logos(on.transactions), Admins(on.transactions, passwords, notices)
     admin_sessions = AdminSessions(on.transactions, passwords, notices)
-    has_sandbox, notify = settings.has_sandbox, notices.change_to_owners
+    has_sandbox, notify = settings.has_sandbox, in_words(notices.change_to_owners)
     configuration = Configuration(on.transactions, has_sandbox=has_sandbox, way_out=on.outbound, notify_owners=notify)
     return Services(
         settings=settings,

@@ -196,8 +196,8 @@ def test_r19_every_change_of_a_channel_asks_for_the_second_factor_and_is_mailed(
     desk.post("/admin/channels/clicks/edit", **values, second_factor=desk.second_factor())
     assert renewed(desk.world)["clicks"].daily_cap == 70
     told = "\n".join(mails(desk.world))
-    assert "channel clicks: added" in told
-    assert "daily_cap: 50 -> 70" in told
+    assert "Channel “clicks”: added" in told
+    assert "Daily cap: 50 -> 70" in told
 
 
 @pytest.mark.parametrize("has_another", [False, True], ids=["alone", "with another"])
@@ -218,7 +218,7 @@ def test_r19_the_mail_about_the_mail_channel_leaves_by_it_as_it_was(
         mine = {"url": httpserver.url_for("/evil"), "headers": "X-Key: mine"} if act == "redirect" else {"active": "0"}
         page = send(desk, path, **({**forms_of(desk.page.text), **mine} if act == "redirect" else mine))
         assert page.status_code == 200, shown(page)
-        told = [text for text in mails(world) if "channel post" in text]
+        told = [text for text in mails(world) if "Channel “post”" in text]
         assert len(told) == 1 + has_another, told
         assert len(httpserver.log) == (act == "redirect" and not has_another)
         (row,) = (row for row in world.rows(Delivery) if row.contract == "as_was")
@@ -247,7 +247,7 @@ def test_r19_erasing_a_customer_with_an_owners_address_does_not_silence_what_own
     desk.post("/admin/account/recovery-codes", second_factor=desk.second_factor())
     erase(support, path)
     told = "\n".join(mails(desk.world))
-    assert "channel clicks: added" in told
+    assert "Channel “clicks”: added" in told
     assert "The old ones no longer work" in told
 
 

@@ -18,6 +18,7 @@ from auth_portal.gateways.channels import KINDS
 from auth_portal.services.config.changes import GUARDED, HARMLESS
 from auth_portal.services.config.journey import JourneyConfig
 from auth_portal.services.config.portal import PortalSettings
+from auth_portal.services.history.words import field_words
 from auth_portal.services.serving import build
 from auth_portal.store.models import (
     Admin,
@@ -152,12 +153,14 @@ def test_r44_every_field_of_a_journey_is_guarded_on_its_page(owner: Desk) -> Non
             owner.admin_id,
             ADMIN_ADDRESS,
         )
-        assert any(key.startswith(field) for key in event.facts["changes"]["journey mail"]), field
+        key = next(key for key in event.facts["changes"]["journey mail"] if key.startswith(field))
         if field not in HARMLESS["journey"]:
-            assert_mailed(owner, "journey mail", f"  {field}", f"/admin/journeys/mail/versions/{before + 1}")
+            name = field_words("journey", key)
+            assert name != key
+            assert_mailed(owner, "Journey mail: ", f"  {name}: ", f"/admin/journeys/mail/versions/{before + 1}")
             assert "What it changed" in owner.page.text
         else:
-            assert not [mail for mail in world.receiver.messages if "journey mail" in mail["text"]]
+            assert not [mail for mail in world.receiver.messages if "Journey mail" in mail["text"]]
 
 
 def test_r44_the_issues_attack_needs_the_second_factor_and_is_refused_anyway(owner: Desk) -> None:
@@ -188,7 +191,8 @@ def test_r44_every_setting_is_guarded_on_its_page(languages: None, owner: Desk) 
         event = next(event for event in reversed(owner.world.rows(AuditEvent)) if event.kind == "settings_changed")
         assert (event.kind, event.facts["address"]) == ("settings_changed", ADMIN_ADDRESS)
         if field not in HARMLESS["portal"]:
-            assert_mailed(owner, "portal: changed", f"  {field}", "/admin/settings")
+            key = next(key for key in event.facts["changes"]["portal"] if key.startswith(field))
+            assert_mailed(owner, "Settings: changed", f"  {field_words('portal', key)}: ", "/admin/settings")
 
 
 # --- Acts on a whole row
@@ -246,27 +250,31 @@ ACTS: Mapping[str, tuple[Act, str, str]] = {  # the act, its audit event, words 
     "a new journey": (
         _post("/admin/journeys/mail/copy", "/admin/journeys/mail/copy", slug="mail-2", name="Copy"),
         "journey_created",
-        "journey mail-2: added",
+        "Journey mail-2: added",
     ),
     "a journey off": (_post("/admin/journeys/mail", "/admin/journeys/mail/active"), "journey_changed", "switched off"),
     "a journey deleted": (
         _post("/admin/journeys/mail/delete", "/admin/journeys/mail/delete"),
         "journey_deleted",
-        "journey mail: deleted",
+        "Journey mail: deleted",
     ),
-    "a logo": (_logo("/admin/journeys/mail", "logo"), "journey_changed", "  logo: nothing ->"),
-    "a dark logo": (_logo("/admin/journeys/mail", "logo_dark"), "journey_changed", "  logo_dark: nothing ->"),
-    "the portal's logo": (_logo("/admin/settings", "logo"), "settings_changed", "  logo: nothing ->"),
-    "the portal's dark logo": (_logo("/admin/settings", "logo_dark"), "settings_changed", "  logo_dark: nothing ->"),
+    "a logo": (_logo("/admin/journeys/mail", "logo"), "journey_changed", "  Logo: nothing -> picture "),
+    "a dark logo": (_logo("/admin/journeys/mail", "logo_dark"), "journey_changed", "  Logo for dark pages: nothing ->"),
+    "the portal's logo": (_logo("/admin/settings", "logo"), "settings_changed", "  Logo: nothing ->"),
+    "the portal's dark logo": (
+        _logo("/admin/settings", "logo_dark"),
+        "settings_changed",
+        "  Logo for dark pages: nothing ->",
+    ),
     "a channel off": (
         _post("/admin/channels/spare", "/admin/channels/spare/switch"),
         "channel_switched",
-        "channel spare: switched off",
+        "Channel “spare”: switched off",
     ),
     "a channel deleted": (
         _post("/admin/channels/spare/delete", "/admin/channels/spare/delete"),
         "channel_deleted",
-        "channel spare: deleted",
+        "Channel “spare”: deleted",
     ),
     "a webhook secret": (
         _post("/admin/settings", "/admin/settings/webhook-secret"),
@@ -414,7 +422,7 @@ def test_r44_a_file_on_the_page_needs_the_second_factor(owner: Desk) -> None:
     assert owner.page.status_code == 422
     assert configuration.stored().journeys["mail"].config == config
     owner.post(f"{path}/apply", text=file, second_factor=owner.second_factor())
-    assert_mailed(owner, "journey mail", *(f"  {field}" for field in TOML))
+    assert_mailed(owner, "Journey mail: ", *lines_about_the_file(owner.world))
 
 
 # What a config file says for another value of each field; the first line that it replaces, then the rest.
@@ -440,12 +448,20 @@ def _changed_file(world: World) -> str:
     return "\n".join(["[[journeys]]", 'slug = "mail"', *TOML.values(), steps])
 
 
+def lines_about_the_file(world: World) -> list[str]:
+    """How the mail begins a line for each field that the last imported file has changed."""
+    event = next(event for event in reversed(world.rows(AuditEvent)) if event.kind == "configuration_imported")
+    changed = [key for key in event.facts["changes"]["journey mail"] if key not in HARMLESS["journey"]]
+    assert all(any(key.startswith(field) for key in changed) for field in TOML.keys() - HARMLESS["journey"].keys())
+    return [f"  {field_words('journey', key)}: " for key in changed]
+
+
 def test_r44_a_command_is_mailed_with_its_name_and_user(world: World, tmp_path: Path) -> None:
     owner = signed_in(world)
     file = tmp_path / "portal.toml"
     file.write_text(_changed_file(world))
     run(world, tmp_path, "config", "import", str(file))
-    mail = owners_mail(world, "journey mail: ", *(f"  {field}" for field in TOML), "  steps[2]")
+    mail = owners_mail(world, "Journey mail: ", *lines_about_the_file(world), "  Step 2, ")
     assert re.search(r"By: the command `\S* ?config import`, run by the user \S+ on \S+", mail), mail
     assert f"When: {world.clock.now:%Y-%m-%d %H:%M:%S} UTC" in mail
     assert "From: " not in mail

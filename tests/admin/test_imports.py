@@ -166,13 +166,13 @@ def test_500_broken_rows_are_reported_by_row_column_and_reason(small_world: Worl
     lines = owner.client.get(f"{path}/faults.csv", base_url=owner.base_url).text.splitlines()
     assert lines[0] == "row,column,reason"
     assert len(lines) == 501
-    assert lines[1] == "602,phone,is not a phone number (numbers without + are read as numbers of the default country)"
+    assert lines[1] == "602,phone,is not a phone number (numbers without + are read as numbers of South Africa)"
     assert owner.post(f"{path}/start").status_code == 422
     assert "Fix the file, or choose" in owner.page.text
     assert person(small_world, "G-1").row is None
     assert re.search(r"<button>\s*Import 600 customers</button>", owner.page.text), "and says how many it changes"
     causes = owner.page.text.partition('id="faults"')[2]
-    assert "Is not a phone number (numbers without + are read as numbers of the default country)." in causes
+    assert "Is not a phone number (numbers without + are read as numbers of South Africa)." in causes
     assert "rows 602, 603, 604, 605, 606, 607 and 494 more" in " ".join(causes.split())
     assert causes.count('<th scope="row"') == 1, "one cause, not 500 rows"
     owner.post(f"{path}/start", partial="1")

@@ -138,12 +138,12 @@ def test_a_change_is_live_audited_and_what_an_attacker_would_change_is_mailed(de
     save(desk, name="Beta Bank")
     deliver(desk.world)
     (mail,) = [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
-    assert "name: Acme Bank -> Beta Bank" in mail["text"]
+    assert "  Name: Acme Bank -> Beta Bank" in mail["text"]
     desk.world.receiver.messages.clear()
     save(desk, name="Beta Bank", **{"limits.begins_per_minute": "100000"})
     deliver(desk.world)
     (mail,) = [message for message in desk.world.receiver.messages if "configuration" in message.get("subject", "")]
-    assert "limits.begins_per_minute: 300 -&gt; 100000" in mail["text"] or "300 -> 100000" in mail["text"]
+    assert "  Verifications begun per minute: 300 -> 100000" in mail["text"]
     assert desk.world.services.journeys.renew().portal.name == "Beta Bank"
     first, _second = events(desk.world, "settings_changed")
     assert first.admin_id == desk.admin_id
@@ -512,4 +512,23 @@ def test_only_owners_see_all_of_the_address_of_alerts(desk: Desk) -> None:
     assert "9f8e7d" not in file
     assert "9f8e7d" not in auditor.get("/admin/audit?kind=settings_changed").text
     assert whole in desk.get("/admin/settings/file").text
+    with desk.world.transactions.write() as work:  # as a version did that recorded it whole
+        changes = {"portal": {"alerts.webhook": [whole, f"{whole}2"], "name": ["Acme", "Beta"]}}
+        work.record("settings_changed", admin_id=desk.admin_id, portal=True, changes=changes, done={})
+    old = desk.world.rows(AuditEvent)[-1]
+    for browser in (support, auditor, desk):
+        for path in ("?kind=settings_changed", f"/{old.id}", "?q=Settings"):
+            page = browser.get(f"/admin/audit{path}").text
+            assert "9f8e7d" not in page
+        assert hidden in browser.get(f"/admin/audit/{old.id}").text
+        assert "The event was changed" not in browser.page.text
+        for guess, is_found in (("9f8e", False), ("program", True)):
+            browser.get(f"/admin/audit?q={guess}")
+            assert (old.id in browser.page.text) == is_found, guess
+        assert event.id in browser.get("/admin/audit?q=alerts.example").text
+    for form in ("csv", "jsonl"):
+        auditor.get("/admin/audit")
+        exported = auditor.post("/admin/audit/export", format=form).text
+        assert old.id in exported
+        assert "9f8e7d" not in exported
     assert "The file changes nothing" in show(desk, file).text

@@ -275,7 +275,7 @@ def test_r44_texts_are_guarded(owner: Desk) -> None:
     assert owner.page.status_code == 422
     assert "Code from your authenticator app" in said(owner.page)
     change(owner, "code", {"Confirm": "Check it"}, second_factor=owner.second_factor())
-    assert_mailed(owner, "journey balance", "  wording.en.Confirm: nothing -> Check it")
+    assert_mailed(owner, "Journey balance: changed", "  Text in English: Confirm: nothing -> Check it")
 
 
 def test_others_read_the_texts_and_change_none(auditor: Desk) -> None:

@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_named_with_its_place(caller: Program) -> None:
         caller.post("/customers", {"customer_id": "X", "phone": "12", "password": "short"}), 422, "body_invalid"
     )
     assert {error["pointer"]: error["detail"] for error in found["errors"]} == {
-        "/phone": "is not a phone number (numbers without + are read as numbers of the default country)",
+        "/phone": "is not a phone number (numbers without + are read as numbers of South Africa)",
         "/password": "is shorter than 8 characters",
     }
     assert "short'" not in str(found)

@@ -123,7 +123,7 @@ def test_from_the_setting_to_two_people_and_back(empty: World) -> None:
     assert owner.post("/admin/settings", **sure_of(shown)).status_code == 422
     assert CASE_SENSITIVE_IDS not in empty.rows(Portal)[0].settings
     assert "Saved." in switch(owner, on=True)
-    assert_mailed(owner, "portal: changed", "  case_sensitive_ids", "/admin/settings")
+    assert_mailed(owner, "Settings: changed", "  Customer IDs are case-sensitive: no -> yes", "/admin/settings")
     path = imported(owner, FILE, *COLUMNS)
     assert "New customers: 2" in owner.page.text
     assert keys(empty) == {ANNA: CASED + ANNA, BEN: CASED + BEN}

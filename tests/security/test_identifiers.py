@@ -232,6 +232,9 @@ def test_r55_the_country_is_asked_for_before_the_first_import(small_world: World
         "errors"
     ]
     assert "no default country is set" in json.dumps(faults)
+    answer = caller.post("/customers", {"customer_id": "K", "phone": "+2712"})
+    (fault,) = problem(answer, 422, "body_invalid")["errors"]
+    assert fault["detail"].endswith("(no default country is set, so a number needs its country code)")
     assert caller.post("/customers", {"customer_id": "K", "phone": "+254712345678"}).status_code == 201
     owner.get("/admin/settings")
     values = {**SETTINGS, "default_region": "KE", "name": "Acme Bank"}

@@ -295,7 +295,7 @@ def test_r25_a_spreadsheets_blank_rows_hint_and_line_break_in_a_header_are_no_fa
 
 def test_blank_rows_are_passed_over_and_counted_as_a_spreadsheet_does() -> None:
     assert faults("customer_id,phone\n\n,\nC,1\n") == [
-        "row 4, phone: is not a phone number (numbers without + are read as numbers of the default country)"
+        "row 4, phone: is not a phone number (numbers without + are read as numbers of South Africa)"
     ]
 
 

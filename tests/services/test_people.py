@@ -77,7 +77,7 @@ def test_every_fault_is_told_by_field_and_nothing_is_made(people: Customers) -> 
     saved = people.create({"customer_id": " ", "phone": "12", "email": "nobody", "locale": "en", "password": "short"})
     assert saved.faults == {
         "customer_id": "is missing",
-        "phone": "is not a phone number (numbers without + are read as numbers of the default country)",
+        "phone": "is not a phone number (numbers without + are read as numbers of South Africa)",
         "email": "is not an email address that codes can be sent to",
         "password": "is shorter than 8 characters",
     }

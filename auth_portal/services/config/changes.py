@@ -168,13 +168,13 @@ class ChangedChannel(NamedTuple):
 
 
 class OwnerNotices(Protocol):
-    """What notifies the owners of a change."""
+    """What notifies the owners of changes."""
 
     def __call__(
         self,
         work: Work,
         subject: str,
-        lines: Sequence[str],
+        changes: Sequence[TableChange],
         by: str | None,
         paths: Sequence[str],
         changed: Sequence[ChangedChannel],
@@ -350,12 +350,21 @@ def audit_facts(changes: Sequence[TableChange]) -> Mapping[str, Any]:
     }
 
 
-def lines_for_owners(changes: Sequence[TableChange]) -> list[str]:
-    """Return the text of the mail to owners; empty where no change is guarded (R44)."""
-    lines = []
-    for change in changes:
-        if change.is_guarded:
-            lines.append(change.line)
-            shown = [found.recorded for found in change.guarded]
-            lines += [f"  {key}: {before or 'nothing'} -> {after or 'nothing'}" for key, before, after in shown]
-    return lines
+def recorded_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of an event as they would be recorded today, for those who read them.
+
+    An event is signed and stays as it is: one of an older version may have an address whole.
+    """
+
+    def sides(key: str, found: Any) -> Any:
+        is_address = key in ADDRESSES and isinstance(found, list) and len(found) == len(("before", "after"))
+        return list(Difference(key, *map(str, found)).recorded[1:]) if is_address else found
+
+    if not isinstance(changes := facts.get("changes"), Mapping):
+        return facts
+    return facts | {
+        "changes": {
+            of: {key: sides(key, found) for key, found in fields.items()} if isinstance(fields, Mapping) else fields
+            for of, fields in changes.items()
+        }
+    }

@@ -29,7 +29,6 @@ from auth_portal.services.config.changes import (
     SaveResult,
     TableChange,
     audit_facts,
-    lines_for_owners,
     portal_change,
 )
 from auth_portal.services.config.channel import exported_channel, read_channel
@@ -270,15 +269,15 @@ class Configuration:
             versions={change.name: change.number for change in changes if change.number},
             **({"note": author.note} if author.note else {}),
         )
-        if lines := lines_for_owners(changes):
+        if guarded := [change for change in changes if change.is_guarded]:
             done = {change.name: change.done for change in changes if change.table == "channel"}
             changed = [
                 ChangedChannel(channel.config, done[name] == "changed")
                 for name, channel in stored.channels.items()
                 if channel.is_active and name in done
             ]
-            paths = list(dict.fromkeys(change.path for change in changes if change.is_guarded))
-            self._notify_owners(work, "The configuration was changed", lines, author.admin_id, paths, changed)
+            paths = list(dict.fromkeys(change.path for change in guarded))
+            self._notify_owners(work, "The configuration was changed", guarded, author.admin_id, paths, changed)
 
 
 def _wanted_by(file: ConfigFile, stored: StoredConfig, prune: bool, faults: Faults) -> WantedConfig:

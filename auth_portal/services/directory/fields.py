@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from argon2 import extract_parameters
 
 from auth_portal.crypto import PASSWORD_CODE_POINTS, Keyring, SealedColumn, normal_password
+from auth_portal.i18n import country_name
 from auth_portal.methods.password import SHORT_PASSWORD
 from auth_portal.services.directory.person import (
     CUSTOMER_ID_LENGTH,
@@ -50,6 +51,7 @@ NO_REGION = (
     "has no country code, and no default country is set: set one under Settings (default_region in [portal] of the "
     "config file), or write the number with its country code, such as +27"
 )
+NO_COUNTRY = "no default country is set, so a number needs its country code"
 # How spreadsheets and programs wrap a value so that its zeros stay: ="0012", =T("0012"), =+27821234567.
 _WRAPPED = re.compile(
     r'=\s*(?:[A-Z]*\s*\(\s*)?(?:"(?P<only>(?:[^"]|"")*)"|(?P<number>\+?\d+))\s*\)?|'
@@ -261,7 +263,8 @@ def _phone(cell: str, region: str) -> str:
     if number is None and not region and not text.startswith(("+", "00")):
         raise RegionUnset(NO_REGION)
     if number is None:
-        raise CellFault("is not a phone number (numbers without + are read as numbers of the default country)")
+        country = f"numbers without + are read as numbers of {country_name(region)}" if region else NO_COUNTRY
+        raise CellFault(f"is not a phone number ({country})")
     return number
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Text, cast, or_, select
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, or_, select
 
+from auth_portal.services.config.changes import ADDRESSES, Difference, OwnerNotices, TableChange, recorded_facts
 from auth_portal.services.history.lists import (
     PAGE,
     Condition,
@@ -86,8 +87,9 @@ class AuditLine:
     """One event. ``holds`` is True if its HMAC is that of its content.
 
     ``by`` is who did it: an admin or an API key by name, or a command; empty for customers. ``address``, ``browser`` in
-    words, and the ``account`` that ran a command say from where. ``facts`` are as they were recorded. ``place`` is its
-    number in ``block``, from 1, among ``of``: all three are 0 until it is sealed.
+    words, and the ``account`` that ran a command say from where. ``facts`` are as they would be recorded today: an
+    address that an older version recorded whole is not. ``place`` is its number in ``block``, from 1, among ``of``: all
+    three are 0 until it is sealed.
     """
 
     id: str
@@ -242,7 +244,8 @@ def _line(
 ) -> AuditLine:
     values = row._asdict()
     holds = work.keyring.is_audit_mac(canonical_event(values), values.pop("mac"))
-    own, origin = parted_facts(row.facts)
+    values["facts"] = recorded_facts(row.facts)
+    own, origin = parted_facts(values["facts"])
     name = named.get(origin.get("api_key", ""), "")
     if row.kind in ABOUT_KEYS:
         own, origin = {"name": name, **own}, {**origin, "api_key": ""}
@@ -260,15 +263,8 @@ def _line(
         browser=browser_words(origin.get("browser", "")),
         account=origin.get("account", ""),
         changes=tuple(
-            AuditDifference(
-                title_words(of, vocabulary),
-                field_words(table, key),
-                value_words(table, key, str(sides[0])),
-                value_words(table, key, str(sides[1])),
-                name if table == "journey" else "",
-            )
+            _in_words(of, Difference(key, *map(str, sides)), vocabulary)
             for of, fields in tables
-            for table, _blank, name in [of.partition(" ")]
             if isinstance(fields, dict)
             for key, sides in fields.items()
             if isinstance(sides, list) and len(sides) == len(("before", "after"))
@@ -277,6 +273,29 @@ def _line(
         place=places.get(row.id, 0),
         of=len(places),
     )
+
+
+def _in_words(of: str, found: Difference, vocabulary: Vocabulary) -> AuditDifference:
+    table, _blank, name = of.partition(" ")
+    before, after = (value_words(table, found.key, side) for side in (found.before, found.after))
+    slug = name if table == "journey" else ""
+    return AuditDifference(title_words(of, vocabulary), field_words(table, found.key), before, after, slug)
+
+
+def in_words(notify: Callable[..., None]) -> OwnerNotices:
+    """Return what notifies owners of changes (R44) in the words of the pages: ``notify`` gets lines instead of changes.
+
+    Journeys are named as in their links: their own names may be what has changed.
+    """
+    vocabulary = Vocabulary({}, {})
+
+    def lines(change: TableChange) -> Iterator[str]:
+        yield f"{title_words(change.title, vocabulary)}: {change.done}"
+        for found in change.guarded:
+            shown = _in_words(change.title, found.recorded, vocabulary)
+            yield f"  {shown.key}: {shown.before or 'nothing'} -> {shown.after or 'nothing'}"
+
+    return lambda work, what, changes, *rest: notify(work, what, [one for of in changes for one in lines(of)], *rest)
 
 
 def _fact(name: str) -> ColumnElement[str]:
@@ -326,12 +345,18 @@ def _has_word(word: str, vocabulary: Vocabulary) -> ColumnElement[bool]:
     return or_(
         AuditEvent.kind.in_(kinds),
         AuditEvent.kind.icontains(word, autoescape=True),
-        *(facts.icontains(one, autoescape=True) for one in sorted(spellings)),
+        and_(or_(*(facts.icontains(one, autoescape=True) for one in sorted(spellings))), *_HAS_NO_WHOLE_ADDRESS),
         *(facts.contains(value, autoescape=True) for value in values),
         AuditEvent.admin_id.in_(named),
     )
 
 
+# What an older version recorded of an address may hold a secret, which a search would find letter by letter.
+_HAS_NO_WHOLE_ADDRESS: tuple[ColumnElement[bool], ...] = tuple(
+    or_(side.is_(None), side == "", side.endswith("/…"))
+    for key in sorted(ADDRESSES)
+    for side in (AuditEvent.facts["changes", "portal", key, number].as_string() for number in (0, 1))
+)
 _IS_PROGRAM = (_fact("api_key").is_not(None)) & AuditEvent.kind.not_in(ABOUT_KEYS)
 _ACTORS: Mapping[str, ColumnElement[bool]] = {
     BY_ADMINS: AuditEvent.admin_id.is_not(None),
