@@ -233,6 +233,27 @@ def test_pages_on_paper_are_dark_on_white_and_have_no_controls(office: Office, p
     assert page.get_by_text("codes 24 hours, verifications 30 days").is_visible()
 
 
+def test_on_a_phone_boxes_are_large_and_find_stands_by_its_field_and_lists_are_sorted(
+    office: Office, phone: Phone, portal: Portal
+) -> None:
+    something_happened(phone, portal)
+    page = office.open("/admin/deliveries?state=failed")
+    page.set_viewport_size({"width": 360, "height": HEIGHT})
+    box, field, button = (
+        page.locator(place).first.bounding_box() for place in ("td > .checkbox", "#wanted", "form.find button")
+    )
+    assert box
+    assert field
+    assert button
+    assert min(box["width"], box["height"]) >= 44
+    assert (button["y"], button["height"]) == (field["y"], field["height"])
+    page = office.open("/admin/journeys")
+    with page.expect_navigation():
+        page.locator("thead").get_by_role("link", name="Verified").click()
+    assert page.url.endswith("/admin/journeys?sort=-verified")
+    assert page.locator("th[aria-sort]").inner_text().strip() == "Verified"
+
+
 def test_forced_colours_show_which_result_is_chosen_and_where_one_is(office: Office) -> None:
     page = office.open("/admin/settings")
     page.emulate_media(forced_colors="active")
