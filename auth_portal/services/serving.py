@@ -332,7 +332,7 @@ def _build_services(on: Foundation, core: Core) -> Services:
         health=core.health,
         heart=Loop("heartbeat", core.health.beat, every_seconds=BEAT_SECONDS, fault="heartbeat_fault"),
         verifications=core.verifications,
-        delivery_lists=DeliveryLists(on.transactions),
+        delivery_lists=DeliveryLists(on.transactions, lambda: journeys.current().portal.retention.records_stored),
         retries=Retries(on.transactions, core.wake),
         stories=Stories(on.transactions, journeys, PATHS),
         audit_trail=AuditTrail(on.transactions, lambda: journeys.current().titles, {**ApiKeys.scopes, **Alerts.titles}),

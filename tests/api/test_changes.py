@@ -370,6 +370,30 @@ def test_a_place_among_the_deliveries_of_another_portal_is_refused(crm: Program)
     problem(crm.get(f"{DELIVERIES}?after={other}"), 410, "changes_forgotten")
 
 
+def test_e3_a_place_among_deliveries_that_retention_has_removed_is_refused(world: World, crm: Program) -> None:
+    def ended_at_once(reference: str) -> str:
+        end(world, reference)
+        deliver(world)
+        world.clock.advance(61)
+        return ended_deliveries(crm)[1]
+
+    after = ended_at_once("reference-1")
+    ended_at_once("reference-2")
+    world.clock.advance(29 * 86_400)
+    assert len(ended_deliveries(crm, after)[0]) == 1
+    world.clock.advance(2 * 86_400)
+    found, page = ended_deliveries(crm, limit=1)
+    assert len(found) == 2, "one who has just begun goes on from the first, which is still stored"
+    prune(world.transactions)
+    problem(crm.get(f"{DELIVERIES}?after={after}"), 410, "changes_forgotten")
+    assert ended_deliveries(crm, page)[0] == []
+    ended_at_once("reference-3")
+    problem(crm.get(f"{DELIVERIES}?after={after}"), 410, "changes_forgotten")
+    found, place = ended_deliveries(crm)
+    assert len(found) == 1
+    assert ended_deliveries(crm, place)[0] == []
+
+
 def test_ended_deliveries_are_found_by_their_index(world: World, crm: Program) -> None:
     if world.database.file is None:
         return

@@ -50,6 +50,11 @@ class Retention(Frozen):
     audit_days: Annotated[int, Field(ge=90, le=3660)] = 396  # 13 months
 
     @property
+    def records_stored(self) -> timedelta:
+        """Return for how long verifications and deliveries are stored."""
+        return timedelta(days=self.verifications_days)
+
+    @property
     def audit_stored(self) -> timedelta:
         """Return for how long audit events are stored."""
         return timedelta(days=self.audit_days)

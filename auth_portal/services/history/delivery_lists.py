@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Connection, or_, select, tuple_
+from sqlalchemy import Connection, func, or_, select, tuple_
 
 from auth_portal.errors import Gone, NotFound
 from auth_portal.services.delivery.retry import RETRIABLE, refusals_of, retry_of
@@ -223,8 +223,10 @@ class EndedDeliveries:
 class DeliveryLists:
     """List deliveries, and show one with its attempts."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, stored_for: Callable[[], timedelta]) -> None:
+        """``stored_for`` returns for how long deliveries are stored."""
         self._transactions = transactions
+        self._stored_for = stored_for
         self._open: OpenActs | None = None
 
     def open_acts(self) -> OpenActs:
@@ -272,15 +274,21 @@ class DeliveryLists:
         """Return the deliveries that ended since a place, without one all that are stored.
 
         One that is retried comes again when it ends again. They are listed ENDED_BEHIND late, when all transactions
-        that end one have committed: nothing that is earlier follows. Raise Gone for the place of another portal.
+        that end one have committed: nothing that is earlier follows. Raise Gone for a place of another portal, or
+        so old that what ended after it was removed. A reader who has just begun is at one that is still stored.
         """
         portal = self._transactions.keyring.index("change feed", "")[:8]
-        place = place or DeliveryPlace(portal, datetime.fromtimestamp(0, UTC), "")
+        beginning = DeliveryPlace(portal, datetime.fromtimestamp(0, UTC), "")
+        is_known, place = place is not None, place or beginning
         if place.portal != portal:
             raise Gone("changes_forgotten")
         with self._transactions.read() as work:
             until = work.now - ENDED_BEHIND
             its = Delivery.ended_at, Delivery.id
+            if is_known and place.ended_at < work.now - self._stored_for():
+                first = work.execute(select(func.min(Delivery.ended_at)).where(as_written(ENDED))).scalar()
+                if first is None or place.ended_at < first:
+                    raise Gone("changes_forgotten")
             ended = select(*LINE_COLUMNS).where(as_written(ENDED), tuple_(*its) > tuple_(place.ended_at, place.id))
             rows = work.execute(ended.where(Delivery.ended_at <= until).order_by(*its).limit(most)).all()
         is_more = len(rows) == most

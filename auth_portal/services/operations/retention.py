@@ -167,7 +167,7 @@ class Rule(NamedTuple):
 
 
 def _rules_of_customers(now: datetime, retention: Retention) -> Iterator[Rule]:
-    codes, records = now - timedelta(hours=retention.codes_hours), now - timedelta(days=retention.verifications_days)
+    codes, records = now - timedelta(hours=retention.codes_hours), now - retention.records_stored
     due: Select[Any] = select(Challenge.id).where(Challenge.id < first_id(codes), Challenge.expires_at < codes)
     yield Rule("codes", due, _rows_of(Challenge))
     due = select(Verification.id).where(
@@ -194,7 +194,7 @@ def _rules_of_customers(now: datetime, retention: Retention) -> Iterator[Rule]:
 
 
 def _rules_of_admins(now: datetime, retention: Retention) -> Iterator[Rule]:
-    codes, records = now - timedelta(hours=retention.codes_hours), now - timedelta(days=retention.verifications_days)
+    codes, records = now - timedelta(hours=retention.codes_hours), now - retention.records_stored
     due: Select[Any] = select(AlertRow.id).where(AlertRow.id < first_id(records), AlertRow.ended_at < records)
     yield Rule("alerts", due, _rows_of(AlertRow))
     due = select(AdminSession.id).where(AdminSession.began_at < now - admin_sessions.REMEMBERED)
