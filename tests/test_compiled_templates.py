@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -47,6 +48,21 @@ def test_another_text_is_compiled_again(folder: Path) -> None:
     assert shown("before {{ x }}") == "before a value"
     assert shown("after {{ x }}") == "after a value"
     assert shown("after {{ x }}") == "after a value"
+
+
+def test_another_filter_of_ours_compiles_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler runs a filter itself where it is applied to a constant."""
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "our_filters.py"
+    for body, expected in (("text.upper()", "WORD"), ("text.title() + '!'", "Word!")):
+        module.write_text(f"def loud(text):\n    return {body}\n")
+        monkeypatch.delitem(sys.modules, "our_filters", raising=False)
+        importlib.invalidate_caches()
+        filters = importlib.import_module("our_filters")
+        pages = Environment(loader=DictLoader({NAME: "{{ 'word' | loud }}"}), bytecode_cache=CompiledTemplates())
+        pages.filters["loud"] = filters.loud
+        assert pages.get_template(NAME).render() == expected
+    monkeypatch.delitem(sys.modules, "our_filters")
 
 
 @pytest.mark.parametrize("kind", ["damaged", "cut", "cut early", "nulls", "empty", "a folder"])
