@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from auth_portal.errors import Misconfigured
+from auth_portal.services.operations import health
 from auth_portal.services.operations.retention import HOURS_STORED, prune
 from auth_portal.settings import read_settings
 from auth_portal.store.models import ALL_HOURS, HourlyCount
@@ -47,6 +48,16 @@ def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[Wor
     """A portal that sends when a test says so."""
     with open_world(tmp_path, database_url, receiver, settings=STILL) as world:
         yield world
+
+
+def test_a_busy_journey_hides_no_other(still: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST_WAITING", 2)
+    still.browser().begin("other", "app")
+    for number in range(5):
+        still.browser().begin(f"r-{number}")
+    found = scraped(still)
+    assert found['auth_portal_verifications{journey="app",outcome="live"}'] == 1
+    assert found['auth_portal_verifications{journey="balance",outcome="live"}'] == 2
 
 
 def test_a_verification_shows_from_its_beginning_to_its_callback(still: World) -> None:

@@ -37,6 +37,7 @@ from auth_portal.store.models import (
     Delivery,
     DeliveryState,
     HourlyCount,
+    Journey,
     Verification,
     table_of,
 )
@@ -257,11 +258,22 @@ class Measurements:
         return _by_name(work.execute(counted.group_by(HourlyCount.name, HourlyCount.labels)))
 
     def live(self) -> dict[str, int]:
-        """Return how many verifications of each journey are live, up to MOST_WAITING of all."""
+        """Return how many verifications of each journey are live.
+
+        If there are MOST_WAITING or more, return those among the newest MOST_WAITING of each: none hides another.
+        """
         work = self.work
         live = select(Verification.slug).where(Verification.outcome.is_(None)).limit(MOST_WAITING).subquery()
         found = work.execute(select(live.c.slug, func.count().label("verifications")).group_by(live.c.slug))
-        return {row.slug: row.verifications for row in found}
+        counts = {row.slug: row.verifications for row in found}
+        if sum(counts.values()) < MOST_WAITING:
+            return counts
+        for slug in work.execute(select(Journey.slug).distinct()).scalars().all():
+            newest = select(Verification.outcome).where(Verification.slug == slug).order_by(Verification.id.desc())
+            among = newest.limit(MOST_WAITING).subquery()
+            number = work.execute(select(func.count()).select_from(among).where(among.c.outcome.is_(None))).scalar_one()
+            counts |= {slug: max(number, counts.get(slug, 0))} if number else {}
+        return counts
 
 
 def _by_name(rows: Any) -> dict[str, dict[tuple[str, ...], float]]:
