@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from auth_portal.services.delivery.outbox import (
     Outbox,
     Recorded,
 )
-from auth_portal.services.operations.dispatcher import Crew, Lane, Pace
+from auth_portal.services.operations.dispatcher import USED_TOGETHER_SECONDS, Crew, Lane, Pace
 from auth_portal.store.db import BRIEF_MILLISECONDS, Database, Transactions, Work
 from auth_portal.store.models import CALLBACK, Attempt, Counter, Delivery, DeliveryState
 from tests.outbox.test_backlog import FEW, MANY, analyse, efforts, fill
@@ -369,3 +370,26 @@ class TestCrew:
         assert sorted(done) == list(range(9))
         with pytest.raises(RuntimeError):
             crew.do(let_go.wait)
+
+
+def test_while_customers_use_the_process_a_recording_waits_for_what_they_cause(transactions: Transactions) -> None:
+    fill(transactions.database, 2)
+    times = []
+
+    class Sending:
+        """Flow accepts at once."""
+
+        def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+            times.append(time.monotonic())
+            return finished(claimed)
+
+        def note(self, work: Work, recorded: Recorded) -> None:
+            times.append(time.monotonic())
+
+    (only,) = claimed(transactions, 1)
+    lane = Lane(CALLBACK, Outbox(transactions, unheard), Sending(), transactions.machine, threads=4, pace=Pace(1, 1))
+    with transactions.read():  # a customer
+        lane.take(only)
+        wait_for(lambda: states(transactions)[only.id][0] == "accepted")
+    assert times[1] - times[0] >= USED_TOGETHER_SECONDS
+    lane.stop(GIVE_UP_SECONDS)

@@ -38,6 +38,7 @@ MOST_DUE = 50  # deliveries that ``dispatch_due`` makes of each kind; a test dri
 MOST_HELD = 3
 MOST_TOGETHER = 64  # attempts that one transaction records
 TOGETHER_SECONDS = 0.003  # a recording costs as much as several deliveries: it waits for others that end so soon
+USED_TOGETHER_SECONDS = 0.02  # the same while customers use the process, for those that they cause meanwhile
 LOOK_PART = 4  # a claim costs as much as several deliveries: one follows when so large a part of the threads is free
 INLINE_POLL_SECONDS = 0.5  # in a web process, which wakes its dispatcher itself
 QUICK_FOR_SECONDS = 60.0  # after something was sent: its customer types the code, and then the result is due
@@ -378,8 +379,9 @@ class Lane:
         """Record attempts that have ended, in one transaction; return those that have to be recorded alone."""
         with self._lock:
             under_way = self._busy.total()
-        if len(self._finished) < min(MOST_TOGETHER, under_way):
-            time.sleep(TOGETHER_SECONDS)
+        is_used = self.outbox.is_used_by_customers()  # then more verifications end soon
+        if is_used or len(self._finished) < min(MOST_TOGETHER, under_way):
+            time.sleep(USED_TOGETHER_SECONDS if is_used else TOGETHER_SECONDS)
         finished = [self._finished.popleft() for _ in range(min(len(self._finished), MOST_TOGETHER))]
         try:
             stands = self.outbox.record_together(finished, self._note)
