@@ -13,10 +13,9 @@ import pwd
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import click
@@ -136,10 +135,10 @@ def demo() -> None:
 def dispatch() -> None:
     """Send callbacks and messages until stopped; for PORTAL_DISPATCH=off."""
     set_up_logging()
-    # A signal that arrives while an Event begins to be waited for would wait for the lock that it interrupted.
-    stopping: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: stopping.put(number))
+    # Blocked in all threads, they stay pending until they are waited for. A handler is called between two steps of
+    # Python: of a signal that arrives after the last one before a wait, only the next signal would remind it.
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     services = None
     while services is None:
         try:
@@ -148,8 +147,7 @@ def dispatch() -> None:
             services = _build()(settings)
         except DatabaseAway as away:
             log_event("database_is_away", level=logging.ERROR, why=str(away))
-            with suppress(Empty):
-                stopping.get(timeout=RETRY_SECONDS)
+            if signal.sigtimedwait(stops, RETRY_SECONDS):
                 return
         except Misconfigured as error:
             _leave(click.get_current_context(), os.EX_CONFIG, error.faults)
@@ -158,7 +156,7 @@ def dispatch() -> None:
         services.heart.start()
         services.heart.wake()
         log_event("dispatcher_started")
-        stopping.get()
+        signal.sigwait(stops)
         services.heart.ask_to_stop()
         services.dispatcher.stop()
         services.heart.stop(1.0)

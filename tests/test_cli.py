@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -556,6 +557,12 @@ class TestProcess:
         process = self.start(tmp_path, "dispatch", **settings)
         assert process.stderr is not None
         assert "dispatcher_started" in process.stderr.readline()
+        others = [task for task in Path(f"/proc/{process.pid}/task").iterdir() if task.name != str(process.pid)]
+        blocked = re.findall(r"SigBlk:\s*(\w+)", "".join((task / "status").read_text() for task in others))
+        assert blocked
+        assert all(int(one, 16) >> (signal.SIGTERM - 1) & 1 for one in blocked), (
+            "else one before the wait would be lost"
+        )
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0

@@ -220,8 +220,8 @@ def test_r19_a_callback_target_needs_the_second_factor_and_is_mailed(world: Worl
     send(owner, EDIT, second_factor=owner.second_factor())
     assert live(world, "balance")
     assert world.services.journey_history.journey("balance").config.callback.server == "uat"
-    mails = [message["text"] for message in wait_for(lambda: _mails(world, "callback.server"))]
-    assert "uat" in mails[0]
+    mails = [message["text"] for message in wait_for(lambda: _mails(world, "Where the answer goes"))]
+    assert "Chat Flow, UAT" in mails[0]
 
 
 def _mails(world: World, words: str) -> list[Any]:
