@@ -43,6 +43,7 @@ destination file {{ file("{folder}/received" template("${{RAWMSG}}\\n")); }};
 log {{ source(portal); destination(file); }};
 """
 LINE = re.compile(r"<\d+>1 \S+ portal\.example auth-portal - \S+ - (\{.*\})")
+READY = "<13>1 - - - - - - ready"  # a message that is not ours
 PROGRAMS = {"rsyslog-gtls": "rsyslogd", "rsyslog-ossl": "rsyslogd"}  # which deploy/system-packages unpacks
 if shutil.which("syslog-ng", path=PLACES) is not None:  # where the machine has it
     PROGRAMS["syslog-ng"] = "syslog-ng"
@@ -87,15 +88,23 @@ class SyslogServer:
         with (self.folder / "log").open("ab") as log:
             environment = {**os.environ, "LD_LIBRARY_PATH": unpacked}
             self.process = subprocess.Popen([program, *options], env=environment, stdout=log, stderr=log)
-        wait_for(self._answers, 20)
+        wait_for(self._is_ready, 20)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
+        """Report whether it writes what it is sent.
+
+        rsyslog's OpenSSL driver closes the number of a socket twice. If its file is opened in between, it goes on to
+        write its lines into the next connection. So the file is opened while this one is still held.
+        """
+        before = self._lines.count(READY)
         trusted = ssl.create_default_context(cafile=self.folder / "trusted.pem")
         with (
             suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), 1) as plain,
-            trusted.wrap_socket(plain, server_hostname="127.0.0.1"),
+            trusted.wrap_socket(plain, server_hostname="127.0.0.1") as line,
         ):
+            line.sendall(b"%d %b" % (len(READY), READY.encode()))
+            wait_for(lambda: self._lines.count(READY) > before, 20)
             return True
         return False
 
@@ -115,7 +124,7 @@ class SyslogServer:
             pass
 
     def send_all(self) -> None:
-        """As processes do: again after a fault. rsyslog's OpenSSL driver breaks some connections while it is busy."""
+        """As processes do: again after a fault."""
         self.send()
         for _try in range(5):
             if self.waiting:
@@ -135,12 +144,16 @@ class SyslogServer:
     @property
     def events(self) -> list[dict[str, object]]:
         """What it has written whole, without the heads of blocks."""
+        lines = [line for line in self._lines if line != READY]
+        found = [LINE.fullmatch(line) for line in lines]
+        assert all(found), [line for line, one in zip(lines, found, strict=True) if one is None][:2]
+        said = [json.loads(one[1]) for one in found if one]
+        return [one for one in said if "number" in one]
+
+    @property
+    def _lines(self) -> list[str]:
         with suppress(FileNotFoundError):
-            lines = self.received_file.read_text().rpartition("\n")[0].splitlines()
-            found = [LINE.fullmatch(line) for line in lines]
-            assert all(found), [line for line, one in zip(lines, found, strict=True) if one is None][:2]
-            said = [json.loads(one[1]) for one in found if one]
-            return [one for one in said if "number" in one]
+            return self.received_file.read_text().rpartition("\n")[0].splitlines()
         return []
 
     def numbers(self, count: int) -> list[object]:
