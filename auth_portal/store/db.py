@@ -67,7 +67,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.types import DateTime, TypeDecorator, to_instance
 
 from auth_portal.clock import Clock
-from auth_portal.crypto import Keyring, SealedColumn, signed_names
+from auth_portal.crypto import Keyring, SealedColumn, json_parts, signed_names
 from auth_portal.errors import Conflict, DatabaseAway, Misconfigured, NotFound, WrongClock
 from auth_portal.settings import CONNECTIONS, delivered
 from auth_portal.telemetry import ORIGIN_FACTS, Counted, Counts, Origin, log_event, origin
@@ -119,9 +119,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return a stored time with its zone, UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return value.astimezone(UTC) if value is not None else None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return what makes a time of what the driver returns; of SQLite's texts in a fifth of SQLAlchemy's time."""
+        return _time_of_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
+
+def _time_of_text(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    found = datetime.fromisoformat(value)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def new_id(now: datetime) -> str:
@@ -989,6 +998,14 @@ class GivenRows(TypeDecorator[Any]):
         return json.dumps(rows, default=str)
 
 
+_JSON = json_parts()
+
+
+def _as_json(value: object) -> str:
+    """Return what a column of that type stores."""
+    return "".join(_JSON(value, 0))
+
+
 # --- One transaction, and what travels with it
 
 # ``models`` declares this table in full, and imports this module.
@@ -1160,7 +1177,10 @@ def canonical_event(event: Mapping[str, Any]) -> str:
     if values["admin_id"] is None:
         del values["admin_id"]  # events older than this column keep their HMAC
     values["at"] = values["at"].astimezone(UTC).isoformat(timespec="microseconds")
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return "".join(_CANONICAL(values, 0))
+
+
+_CANONICAL = json_parts(sort_keys=True, separators=(",", ":"))
 
 
 class ClockCheck:
@@ -1297,6 +1317,7 @@ def _postgresql_engine(url: URL, connections: int) -> Engine:
         pool_size=connections // 2,
         max_overflow=connections - connections // 2,
         pool_timeout=POOL_SECONDS,
+        json_serializer=_as_json,
         hide_parameters=True,
         connect_args={
             "prepare_threshold": None,  # only a Pipeline prepares statements
@@ -1357,6 +1378,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
         pool_size=20,
         pool_timeout=POOL_SECONDS,
+        json_serializer=_as_json,
         hide_parameters=True,  # values are contacts and secrets: an error must not show them
     )
 

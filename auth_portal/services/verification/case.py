@@ -522,7 +522,8 @@ def load_case(work: Work, journeys: Journeys, visit_token: str, *, locked: bool)
     values: dict[str, Any] = {}
     for column in (*_VISIT_COLUMNS, *_VERIFICATION_COLUMNS):
         values[column.key] = getattr(row, column.key)
-    whole = work.keyring.held("visits", work.keyring.held("verifications", rows[:1], _VERIFICATION), _VISIT)
+    found = row._mapping
+    whole = work.keyring.holds("verifications", found, _VERIFICATION) and work.keyring.holds("visits", found, _VISIT)
     codes = list(filter(_CHALLENGE_OF, rows))
     valid = work.keyring.held("challenges", codes, _CODE)
     if not whole or len(valid) < len(codes):
