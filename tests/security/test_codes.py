@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Thread
 
+import pyotp
 import pytest
 
+from auth_portal.crypto import PURPOSES, DataKey, Keyring
 from auth_portal.errors import Misconfigured
 from auth_portal.store.db import new_id
 from auth_portal.store.models import Challenge, CustomerRow, Tries, Verification
@@ -38,6 +42,14 @@ def test_r01_the_next_challenge_has_another_code(small_still: World) -> None:
     assert keyring.code(one, 10, keyring.code_key_id) == keyring.code(one, 10, keyring.code_key_id)
     other = one[:-1] + ("0" if one[-1] != "0" else "1")
     assert keyring.code(other, 10, keyring.code_key_id) != keyring.code(one, 10, keyring.code_key_id)
+
+
+@pytest.mark.parametrize("digits", [6, 8, 10])
+def test_r01_a_code_is_of_rfc_4226_so_that_another_release_accepts_it(digits: int) -> None:
+    keyring = Keyring([DataKey(1, purpose, purpose.encode() * 8) for purpose in PURPOSES])
+    key = hmac.digest(b"code" * 8, b"a challenge", "sha256")
+    values = pyotp.HOTP(base64.b32encode(key).decode().rstrip("="))
+    assert keyring.code("a challenge", digits, 1) == (values.at(0) + values.at(1))[:digits]
 
 
 @pytest.mark.parametrize(

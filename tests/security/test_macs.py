@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hmac
 import io
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,17 @@ from flask import Flask
 from sqlalchemy import text, update
 
 from auth_portal import cli
-from auth_portal.crypto import OLD_MACS, OPEN_MACS, Passwords, new_token, token_hash
+from auth_portal.crypto import (
+    OLD_MACS,
+    OPEN_MACS,
+    PURPOSES,
+    DataKey,
+    Keyring,
+    Passwords,
+    json_parts,
+    new_token,
+    token_hash,
+)
 from auth_portal.errors import Conflict, Gone, Problem
 from auth_portal.services.config.changes import COMMAND
 from auth_portal.services.config.journey_editor import JourneyEdit
@@ -93,6 +105,30 @@ MAIL_OF_ANOTHER = (
     "UPDATE customers SET email_key = (SELECT email_key FROM customers WHERE customer_id = 'C-1003')"
     " WHERE customer_id = 'C-1001'"
 )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"sort_keys": True, "separators": (",", ":")}, {"sort_keys": True, "default": str}, {"ensure_ascii": False}],
+)
+def test_r54_a_text_that_is_signed_is_the_one_of_every_release(options: dict[str, Any]) -> None:
+    values: list[object] = ['Zoë 銀行 \U0001f600 \ud800 "\\\n\x7f</', "", 0, -1, 1.5, 1e300, True, None, [], {}]
+    values.append({"b": [1, {"a": None}], "a": "é"})
+    if "default" in options:
+        values.append(datetime(2026, 11, 22, tzinfo=UTC))
+    write = json_parts(**options)
+    for value in (*values, values, {"values": values, "1": 2}):
+        assert "".join(write(value, 0)) == json.dumps(value, **options)
+
+
+def test_r54_a_mac_is_the_one_of_every_release() -> None:
+    keyring = Keyring([DataKey(1, purpose, purpose.encode() * 8) for purpose in PURPOSES])
+    at = datetime(2026, 11, 22, 14, 0, 1, tzinfo=timezone(timedelta(hours=2)))
+    values = (
+        '["visits.mac", ["Zo\\u00eb", 7, null, true, "00ff", "2026-11-22T12:00:01.000000+00:00", {"a": 1, "b": []}]]'
+    )
+    expected = hmac.digest(b"sign" * 8, f"row {values}".encode(), "sha256").hex()[:32]
+    assert keyring.mac("visits.mac", "Zoë", 7, None, True, b"\0\xff", at, {"b": [], "a": 1}) == expected
 
 
 @pytest.mark.parametrize("attack", [RENAMED, SWAPPED_PHONES, NO_MAC, COPIED_MAC, MAIL_OF_ANOTHER])
