@@ -14,6 +14,7 @@ from bench import (
     cost,
     dispatchers,
     imports,
+    instructions,
     lists,
     load,
     metrics,
@@ -41,6 +42,8 @@ OF_DATABASES = {
     "sealing": sealing,
     "metrics": metrics,
 }
+
+ALONE = {"instructions": instructions, "posts": posts, "retention": retention, "slow": slow}
 
 
 def code_to_callback(folder: Path, receiver: Receiver, server: str) -> list[float]:
@@ -116,7 +119,19 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=["portal", *PARTS, "lists", "load", "posts", "recovery", "retention", "slow", "timing", *OF_DATABASES],
+        choices=[
+            "portal",
+            *PARTS,
+            "instructions",
+            "lists",
+            "load",
+            "posts",
+            "recovery",
+            "retention",
+            "slow",
+            "timing",
+            *OF_DATABASES,
+        ],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])
@@ -137,14 +152,10 @@ def main() -> int:
         return int(OF_DATABASES[chosen.what].main(databases))
     if chosen.what == "load":
         return load.main(databases, chosen.server)
-    if chosen.what == "posts":
-        return posts.main()
+    if chosen.what in ALONE:
+        return ALONE[chosen.what].main()
     if chosen.what == "recovery":
         return recovery.main(chosen.only)
-    if chosen.what == "retention":
-        return retention.main()
-    if chosen.what == "slow":
-        return slow.main()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.what == "timing":
