@@ -129,8 +129,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 def _time_of_text(value: str | None) -> datetime | None:
     if value is None:
         return None
-    found = datetime.fromisoformat(value)
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    has_zone = value[-6] in "+-"
+    return datetime.fromisoformat(value).astimezone(UTC) if has_zone else datetime.fromisoformat(f"{value}+00:00")
 
 
 def new_id(now: datetime) -> str:
