@@ -122,7 +122,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value is not None else None
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        """Return what makes a time of what the driver returns; of SQLite's texts in a fifth of SQLAlchemy's time."""
+        """Return what makes a time of what the driver returns; of SQLite's texts in a quarter of SQLAlchemy's time."""
         return _time_of_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
 

@@ -271,6 +271,33 @@ def test_each_end_of_a_verification_is_read_once_in_the_order_of_the_trail(world
     assert ends(crm, limit=1)[0] == first + last
 
 
+def test_e3_a_place_before_ends_that_retention_has_removed_is_refused(world: World, crm: Program) -> None:
+    """Whoever asks more rarely than verifications are deleted is not left with a copy that lacks some."""
+    end(world, "reference-1")
+    seal(world)
+    _found, after = ends(crm)
+    for number in range(2, 5):
+        end(world, f"reference-{number}")
+        seal(world)
+        world.clock.advance(10 * 86_400)
+    assert len(ends(crm, after)[0]) == 3
+    begun = next_of(crm.get(f"{ENDS}?limit=1"))
+    world.clock.advance(15 * 86_400)
+    prune(world.transactions)
+    end(world, "reference-5")
+    seal(world)
+    problem(crm.get(f"{ENDS}?after={after}"), 410, "changes_forgotten")
+    found, place = ends(crm)
+    assert len(found) == 2, "who begins again reads on, although ends before and after these are of deleted ones"
+    assert ends(crm, limit=1)[0] == found
+    assert ends(crm, place)[0] == []
+    assert ends(crm, begun)[0] == found, "what was there when a program began, and has gone, stops no one"
+
+
+def next_of(answer: Any) -> str:
+    return str(json.loads(answer.text)["next"])
+
+
 def test_a_place_of_another_portal_is_refused(world: World, crm: Program) -> None:
     """A program that was moved from a test portal would miss whatever has lower numbers here."""
     copy = Copy(crm)

@@ -135,23 +135,26 @@ class StoryLine:
 class EndPlace(NamedTuple):
     """Where a program has got to among the ends of verifications.
 
-    It is a block of the audit trail, the beginning of its head, which says that it is still the same trail, and how
-    many ends of that block were read.
+    It is a block of the audit trail, the beginning of its head, which says that it is still the same trail, how many
+    ends of that block were read, and up to which block the trail went when the program began: of those, it misses only
+    what had been deleted by then.
     """
 
     block: int
     head: str
     ends: int
+    began: int = 0
 
     @classmethod
     def read(cls, text: str) -> Self:
         """Return the place that a text came from (``str``). Raise Gone for any other text."""
-        if (found := re.fullmatch(r"(\d{1,18})\.([0-9a-f]{0,16})\.(\d{1,9})", text, re.ASCII)) is None:
+        place = r"(\d{1,18})\.([0-9a-f]{0,16})\.(\d{1,9})(?:\.(\d{1,18}))?"
+        if (found := re.fullmatch(place, text, re.ASCII)) is None:
             raise Gone("changes_forgotten")
-        return cls(int(found[1]), found[2], int(found[3]))
+        return cls(int(found[1]), found[2], int(found[3]), int(found[4] or 0))
 
     def __str__(self) -> str:
-        return f"{self.block}.{self.head}.{self.ends}"
+        return f"{self.block}.{self.head}.{self.ends}.{self.began}"
 
 
 @dataclass(frozen=True)
@@ -370,7 +373,8 @@ class Stories:
         """Return the verifications that ended since a place, without one all that are stored.
 
         Their order is that of the audit trail, whose blocks seal what has committed: nothing ever follows in a block
-        that was read. Raise Gone for a place that retention has cut off, or in another trail.
+        that was read. Raise Gone for a place that retention has cut off, or in another trail, and if one that ended
+        since the program began was deleted before it was read.
         """
         with self._transactions.read() as work:
             place = place or _first_place(work)
@@ -381,14 +385,18 @@ class Stories:
             )
             of_event = {row.id: row.verification_id for row in work.execute(ended)}
             found: list[str] = []
+            later: list[str] = []  # of them, what ended since the program began
             for block in blocks:
                 ends = [of_event[one] for one in block.events if one in of_event]
                 start = place.ends if block.number == place.block else 0
                 found += (taken := ends[start : start + most - len(found)])
-                place = EndPlace(block.number, block.head[:HEAD_SHOWN], start + len(taken))
+                later += taken if block.number > place.began else []
+                place = EndPlace(block.number, block.head[:HEAD_SHOWN], start + len(taken), place.began)
                 if len(found) == most:
                     break
             lines = {row.id: row for row in work.execute(_LINES.where(Verification.id.in_(found)))}
+        if not lines.keys() >= set(later):
+            raise Gone("changes_forgotten")
         is_more = len(found) == most or len(blocks) == BLOCKS_AT_ONCE
         return EndedPage(tuple(self._line(lines[one]) for one in found if one in lines), place, is_more)
 
@@ -456,10 +464,11 @@ def _first_place(work: Work) -> EndPlace:
     oldest = select(Verification.id).order_by(Verification.id).limit(1).scalar_subquery()
     began = select(func.min(AuditEvent.block)).where(AuditEvent.verification_id == oldest)
     block = work.execute(began).scalar()
+    newest = work.execute(select(func.max(AuditBlock.number))).scalar() or 0
     if block is None:  # none is stored, or none of its events is sealed yet
-        block = work.execute(select(func.max(AuditBlock.number))).scalar() or 0
+        block = newest
     cut = work.execute(select(AuditChain.cut_number)).scalar() or 0
-    return EndPlace(max(block - BLOCKS_BEFORE, cut, 0), "", 0)
+    return EndPlace(max(block - BLOCKS_BEFORE, cut, 0), "", 0, newest)
 
 
 def _blocks_from(work: Work, place: EndPlace) -> list[Any]:
