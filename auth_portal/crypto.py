@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 from argon2 import PasswordHasher
@@ -104,9 +105,15 @@ def signed_names(table: str) -> list[str]:
     return list(dict.fromkeys(name for mac, names in SIGNED[table].items() for name in (mac, *names)))
 
 
+@cache
+def _signed_getter(table: str, column: str, prefix: str) -> Callable[[Mapping[Any, Any]], tuple[object, ...]]:
+    first, second, *others = (f"{prefix}{name}" for name in SIGNED[table][column])
+    return itemgetter(first, second, *others)
+
+
 def _signed_values(table: str, column: str, row: Mapping[Any, Any], prefix: str = "") -> list[object]:
     """Return the values that a MAC of a row is made of."""
-    values = [row[f"{prefix}{name}"] for name in SIGNED[table][column]]
+    values = list(_signed_getter(table, column, prefix)(row))
     later = LATER_SIGNED.get((table, column), 0)
     while later and values[-1] is None:
         values.pop()
@@ -270,6 +277,7 @@ class Keyring:
 
     def __init__(self, keys: Sequence[DataKey]) -> None:
         self._keys = {(key.purpose, key.id): _Hmac(key.key) for key in keys}
+        self._signing = [self._keys[key.purpose, key.id] for key in keys if key.purpose == "sign"]
         self._current = {key.purpose: key.id for key in sorted(keys, key=lambda key: key.id)}
         if missing := set(PURPOSES) - self._current.keys():
             raise KeyFault(f"there is no data key for {', '.join(sorted(missing))}")
@@ -335,9 +343,8 @@ class Keyring:
 
     def is_mac(self, mac: str | None, kind: str, *values: object) -> bool:
         """Report whether values got this MAC, under the key in use or an older one. Without one it costs the same."""
-        keys = [key for (purpose, _id), key in self._keys.items() if purpose == "sign"]
         found = mac if isinstance(mac, str) else NO_ROW  # SQLite stores bytes in any column
-        return any(same_text(self._mac(key, kind, values), found) for key in keys) and found is mac
+        return any([same_text(self._mac(key, kind, values), found) for key in self._signing]) and found is mac
 
     def signed(self, table: str, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return a row's values with those of its MACs whose columns it has (R54)."""
