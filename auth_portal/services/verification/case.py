@@ -217,6 +217,14 @@ class Case:
         return self.prompt == prompt and not is_last_try_judged_now and not MOVES[self.stage].isdisjoint(moves)
 
     @property
+    def may_be_tapped_twice(self) -> bool:
+        """Report whether a late form may be the second one of two quick taps, of which the first was wrong.
+
+        The browser has dropped the page that said so.
+        """
+        return self.stage is Stage.PROVING and self.wrong_tries > 0
+
+    @property
     def tries_left(self) -> int:
         """Return the wrong tries that this verification still has, over all methods and visits."""
         return max(0, self.journey.limits.wrong_tries - self.wrong_tries)
