@@ -155,6 +155,18 @@ def test_a_double_tap_costs_one_try(small_world: World) -> None:
     assert "4 tries" in browser.help()
 
 
+def test_a_second_tap_after_a_right_password_shows_the_next_step_without_a_fault(small_world: World) -> None:
+    browser = small_world.browser()
+    browser.begin(REFERENCE, "transfer")
+    browser.prove("wrong", follow=False)
+    form = browser.hidden("/verify")
+    browser.prove(PASSWORD)
+    assert 'name="code"' in browser.post("/verify/method", method="sms_code").text
+    again = browser.post("/verify", follow=False, password=PASSWORD, **form)
+    assert again.status_code == 303
+    assert "That didn't work" not in browser.get(again.headers["Location"]).text
+
+
 @pytest.mark.parametrize("reason", ["cancelled", "not_me", "no_code"])
 def test_the_person_ends_it(world: World, reason: str) -> None:
     browser = verified(world)

@@ -217,11 +217,8 @@ class Case:
         return self.prompt == prompt and not is_last_try_judged_now and not MOVES[self.stage].isdisjoint(moves)
 
     @property
-    def may_be_tapped_twice(self) -> bool:
-        """Report whether a late form may be the second one of two quick taps, of which the first was wrong.
-
-        The browser has dropped the page that said so.
-        """
+    def had_wrong_proof(self) -> bool:
+        """Report whether this is a page for a proof, after a wrong one, perhaps with another method."""
         return self.stage is Stage.PROVING and self.wrong_tries > 0
 
     @property

@@ -100,7 +100,9 @@ class Proofs:
         with ExitStack() as hashing:  # a slot for a password's hash, until it is checked
             with self._transactions.write() as work:
                 case, result = self._gate.admit(work, visit_token, prompt, "name", "prove", "answer")
-                if result is CURRENT_PROMPT and case.may_be_tapped_twice:
+                is_late = result is CURRENT_PROMPT and case.had_wrong_proof
+                if is_late and form.getlist(self._methods[case.method or ""].field):
+                    # The second of two quick taps: the browser has dropped the page that said what was wrong.
                     result = stay(work, case, self._journeys.current(), self._methods, "tapped_twice")
                 elif result is None and case.stage is Stage.NAMING:
                     result = self._take_identifier(
