@@ -129,7 +129,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         def time_of(text: str | None) -> datetime | None:
             if text is None:
                 return None
-            has_zone = text[-6] in "+-"
+            has_zone = text[-6:-5] in ("+", "-")
             return datetime.fromisoformat(text).astimezone(UTC) if has_zone else datetime.fromisoformat(f"{text}+00:00")
 
         return time_of

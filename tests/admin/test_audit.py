@@ -308,9 +308,9 @@ def test_search_by_person(small_world: World, owner: Desk, wanted: str) -> None:
     page = found_by(owner, wanted)
     assert "What is on file about a customer was changed: email, phone." in page
     assert "A customer was created" not in page
-    query = owner.page.request.query_string.decode()
+    query = owner.page.request.query_string.decode().lower()
     assert "subject=" in query
-    assert not any(part in query for part in ("1001", "555", "neo"))
+    assert not any(part in query for part in ("c-1001", "825551234", "neo"))
 
 
 @pytest.mark.parametrize("wanted", ["+27 82 555 9999", "0825559999", "who@example.com", "8001015009087"])

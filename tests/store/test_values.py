@@ -49,3 +49,14 @@ def test_a_time_that_sql_wrote_is_read(sqlite_url: str, written: str) -> None:
         with database.write() as connection:
             connection.execute(text("UPDATE counters SET ends_at = :at"), {"at": written})
         assert times(database) == {NOON}
+
+
+@pytest.mark.parametrize("written", ["never", "", "2026-11-22 12:00:00.000070+25:00"])
+def test_what_is_no_time_is_a_value_error(sqlite_url: str, written: str) -> None:
+    """Which those who read a chat take for a row that someone has changed (R54)."""
+    with closing(Database(sqlite_url)) as database:
+        stored(database)
+        with database.write() as connection:
+            connection.execute(text("UPDATE counters SET ends_at = :at"), {"at": written})
+        with pytest.raises(ValueError):
+            times(database)
