@@ -119,19 +119,7 @@ def main() -> int:
         "what",
         nargs="?",
         default="portal",
-        choices=[
-            "portal",
-            *PARTS,
-            "instructions",
-            "lists",
-            "load",
-            "posts",
-            "recovery",
-            "retention",
-            "slow",
-            "timing",
-            *OF_DATABASES,
-        ],
+        choices=["portal", *PARTS, *ALONE, "lists", "load", "recovery", "timing", *OF_DATABASES],
     )
     options.add_argument("--database", choices=["sqlite", "postgresql"], help="both by default")
     options.add_argument("--server", default="gunicorn", choices=["gunicorn", "granian"])

@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.compiled import FOLDER_VARIABLE
 from tests.receiver import Receiver
+from tests.security.tools import STILL
 from tests.world import World, open_world
 
 pytest_plugins = ["tests.postgres", "tests.pooler", "tests.languages"]
@@ -64,4 +65,18 @@ def world(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[Wor
 def small_world(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World]:
     """The same on SQLite alone, for what does not touch the database's own ways."""
     with open_world(tmp_path, sqlite_url, receiver) as opened:
+        yield opened
+
+
+@pytest.fixture
+def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
+    """A portal in which nothing leaves by itself: the test delivers, so that what left can be counted exactly."""
+    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
+        yield opened
+
+
+@pytest.fixture
+def small_still(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World]:
+    """The same on SQLite alone."""
+    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as opened:
         yield opened

@@ -83,12 +83,6 @@ def test_a_known_provider_asks_for_what_is_one_s_own(desk: Desk) -> None:
 
 
 @pytest.fixture
-def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
-    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
-        yield opened
-
-
-@pytest.fixture
 def desk(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[Desk]:
     """An owner, where nothing leaves until the test says so."""
     with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as opened:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -48,20 +47,6 @@ def stat(page: str, name: str) -> str:
     found = re.search(rf"<dt>{name}</dt>\s*<dd[^>]*>(.*?)</dd>", page, re.DOTALL)
     assert found, (name, page)
     return plain(found[1]).strip()
-
-
-@pytest.fixture
-def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
-    """A portal whose outbox works in the test's own thread."""
-    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
-        yield opened
-
-
-@pytest.fixture
-def small_still(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> Iterator[World]:
-    """The same on SQLite alone."""
-    with open_world(tmp_path, sqlite_url, receiver, settings=STILL) as opened:
-        yield opened
 
 
 def lived(world: World) -> None:

@@ -8,7 +8,7 @@ import hmac
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -63,13 +63,6 @@ def is_signed(request: Request, secret: str) -> bool:
 @pytest.fixture
 def program(httpserver: HTTPServer) -> Program:
     return Program(httpserver)
-
-
-@pytest.fixture
-def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
-    """A portal where nothing leaves until the test says so."""
-    with open_world(tmp_path, database_url, receiver, settings=STILL) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
 from auth_portal.services.delivery.outbox import BULK_PRIORITY, NewDelivery, add
 from auth_portal.services.operations.installation import close_restored
 from auth_portal.store.models import AdminSession, AuditEvent, Delivery, Verification
 from tests.admin.desk import signed_in
-from tests.receiver import Receiver
-from tests.security.tools import STILL, deliver, expire
-from tests.world import PHONE, World, open_world
-
-
-@pytest.fixture
-def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
-    with open_world(tmp_path, database_url, receiver, settings=STILL) as world:
-        yield world
+from tests.security.tools import deliver, expire
+from tests.world import PHONE, World
 
 
 class Backup:

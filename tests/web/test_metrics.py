@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -22,10 +21,10 @@ from auth_portal.services.operations.retention import HOURS_STORED, prune
 from auth_portal.settings import read_settings
 from auth_portal.store.models import ALL_HOURS, HourlyCount
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
-from tests.security.tools import STILL, code_for, deliver, wrong
+from tests.security.tools import code_for, deliver, wrong
 from tests.serving import Visitor, free_port, serving
 from tests.test_servers import configured
-from tests.world import MAIL, PASSWORD, PHONE, World, open_world
+from tests.world import MAIL, PASSWORD, PHONE, World
 
 Samples = dict[str, float]
 
@@ -41,13 +40,6 @@ def scraped(world: World) -> Samples:
     answer = world.app.test_client().get("/metrics", base_url="http://127.0.0.1:8000")
     assert answer.status_code == 200
     return samples(answer.text)
-
-
-@pytest.fixture
-def still(tmp_path: Path, database_url: str, receiver: Receiver) -> Iterator[World]:
-    """A portal that sends when a test says so."""
-    with open_world(tmp_path, database_url, receiver, settings=STILL) as world:
-        yield world
 
 
 def test_a_busy_journey_hides_no_other(still: World, monkeypatch: pytest.MonkeyPatch) -> None:
