@@ -118,11 +118,13 @@ def nginx(upstream: Upstream) -> Iterator[Site]:
         yield running
 
 
+HASTY = {"proxy_read_timeout 60s": "proxy_read_timeout 100ms"}
+
+
 @pytest.fixture(scope="module")
 def hasty(upstream: Upstream) -> Iterator[Site]:
     """It gives up an answer while a test waits: only for an upstream that hangs, since any other may be slow as well."""
-    changes = {"proxy_read_timeout 60s": "proxy_read_timeout 100ms"}
-    with site(f"server 127.0.0.1:{upstream.port} max_fails=0;", changes) as running:
+    with site(f"server 127.0.0.1:{upstream.port} max_fails=0;", HASTY) as running:
         yield running
 
 
@@ -139,18 +141,17 @@ def assert_silent(running: Site) -> None:
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_no_fault_of_the_portal_puts_a_secret_into_a_log(
-    nginx: Site, hasty: Site, upstream: Upstream, kind: str
-) -> None:
-    upstream.kind, running = kind, hasty if kind == "hangs" else nginx
-    before = len((running.folder / "auth-portal.access.log").read_text().splitlines())
-    for path in SECRET_PATHS:
-        answer = running.ask(get(path))
-        body = f"POST {path} HTTP/1.1\r\n{HEADERS}Content-Length: 12\r\nConnection: close\r\n\r\n{SECRET}"
-        assert running.ask(body)[:12] == answer[:12]
-    lines = logged(running, before + 2 * len(SECRET_PATHS))[before:]
-    assert [line["path"] for line in lines] == [shown for shown in SECRET_PATHS.values() for _ in range(2)]
-    assert_silent(running)
+def test_no_fault_of_the_portal_puts_a_secret_into_a_log(upstream: Upstream, kind: str) -> None:
+    """Each has a log of its own: if a body was left over, nginx writes the line after the connection has ended."""
+    upstream.kind = kind
+    with site(f"server 127.0.0.1:{upstream.port} max_fails=0;", HASTY if kind == "hangs" else {}) as running:
+        for path in SECRET_PATHS:
+            answer = running.ask(get(path))
+            body = f"POST {path} HTTP/1.1\r\n{HEADERS}Content-Length: 12\r\nConnection: close\r\n\r\n{SECRET}"
+            assert running.ask(body)[:12] == answer[:12]
+        lines = logged(running, 2 * len(SECRET_PATHS))
+        assert [line["path"] for line in lines] == [shown for shown in SECRET_PATHS.values() for _ in range(2)]
+        assert_silent(running)
     if kind in ("silent", "half head", "wrong header", "long header", "hangs"):
         for line in lines:  # a program gets one status and JSON, whatever is wrong
             assert line["status"] == ("503" if "/api/" in str(line["path"]) else line["portal_status"])
@@ -277,12 +278,11 @@ def test_a_disk_without_room_puts_no_secret_into_a_log(upstream: Upstream) -> No
 
 @pytest.mark.parametrize("host", ["evil.example", f"{HOST}.evil.example", "127.0.0.1", "_"])
 def test_whoever_asks_for_another_host_gets_no_answer(nginx: Site, upstream: Upstream, host: str) -> None:
-    before = len(upstream.requests)
     for is_plain in (False, True):
-        assert nginx.ask(get(f"/j/a?reference={SECRET}", f"Host: {host}\r\n"), plain=is_plain) == ""
+        assert nginx.ask(get(f"/j/elsewhere?reference={SECRET}", f"Host: {host}\r\n"), plain=is_plain) == ""
     with pytest.raises(ssl.SSLError):
         nginx.connect(name=host)
-    assert len(upstream.requests) == before
+    assert not [request for request in upstream.requests if b"/j/elsewhere" in request]
     assert_silent(nginx)
 
 
