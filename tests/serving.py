@@ -46,7 +46,8 @@ def command(server: str, port: int, workers: int, app: str) -> list[str]:
         ]  # fmt: skip
     return [
         str(bin_folder / "granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", str(workers), "--blocking-threads", "4", "--no-ws", "--log-level", "warning", app,
+        "--workers", str(workers), "--blocking-threads", "4", "--no-ws", "--log-level", "warning",
+        "--workers-kill-timeout", "10", app,
     ]  # fmt: skip
 
 
@@ -118,6 +119,7 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(5)
+            raise
 
     def set_clock(self, moment: datetime | None) -> None:
         """Sets the time of all its processes."""

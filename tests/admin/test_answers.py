@@ -80,10 +80,10 @@ def test_choices_scales_numbers_and_texts_are_counted(world: World) -> None:
     answered(world, "after", "problem", "The app", "8", "Shorter queues", "", "")
     page = words(signed_in(world, "support"), PAGE.format("after"))
     assert "4 responses." in page
-    assert "To check my balance 2 50 % To report a problem 2 50 %" in page
+    assert "To check my balance 2 50&nbsp;% To report a problem 2 50&nbsp;%" in page
     assert "Net promoter score 25 " in page  # two of four promote, one detracts
     assert "Average 8.25" in page
-    assert "8 1 25 % 9 1 25 % 10 1 25 %" in page
+    assert "8 1 25&nbsp;% 9 1 25&nbsp;% 10 1 25&nbsp;%" in page
     assert "Average 3.50" in page
     assert "The &lt;b&gt;queue" in page
     assert page.index("Shorter queues") < page.index("More branches")

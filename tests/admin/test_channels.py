@@ -365,7 +365,7 @@ def test_the_page_of_a_channel_shows_its_last_day(desk: Desk) -> None:
     assert cells[-3:] == [("10", "6"), ("0", "0"), ("39", "1")]
     assert len(cells) == 24
     assert page.count('<rect class="failed"') == 2 + 1, "and its word"
-    assert re.search(r'<dd class="bad">87\.5 %\s*<small>49 of 56', page)
+    assert re.search(r'<dd class="bad">87\.5&nbsp;%\s*<small>49 of 56', page)
     assert re.search(r'name="number" type="tel" value=""', page), "for a test"
 
 
@@ -402,7 +402,7 @@ def test_the_list_shows_what_each_provider_did_in_the_last_day(desk: Desk) -> No
         name: row for row in page.split("<tr>")[2:] for name in re.findall(r'href="/admin/channels/([a-z]+)"', row)[:1]
     }
     assert 'aria-label="39 accepted in all"' in rows["mail"]
-    assert "97.5 % <small>of 40</small>" in " ".join(rows["mail"].split())
+    assert "97.5&nbsp;% <small>of 40</small>" in " ".join(rows["mail"].split())
     assert '<svg class="spark' not in rows["sms"]
     assert " % of" not in rows["sms"]
 

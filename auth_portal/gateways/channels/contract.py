@@ -23,7 +23,9 @@ from auth_portal.gateways.way_out import Blocked, HttpAnswer, NotReached, Outbou
 from auth_portal.telemetry import DETAIL_LENGTH, mask, without_numbers_of
 
 MESSAGE_ID_LENGTH = 64  # characters; what Clickatell takes as clientMessageId
-_RESERVED = "Links without a ticket stop at 70 %%: the rest is reserved for links whose ticket your flow registered."
+_RESERVED = (
+    "Links without a ticket stop at 70\u00a0%%: the rest is reserved for links whose ticket your flow registered."
+)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ LARGEST_PART = 8 * 1024 * 1024  # bytes of XML: any other part, which is loaded 
 MOST_PARTS = 5000  # files within a workbook
 MOST_SHEET_ROWS = 1_048_576  # of one sheet, as Excel allows
 PEEKED = 64 * 1024  # bytes that show what a file is
-BREATH_ROWS = 20  # of a sheet, about 3 ms, after which requests of the same process go on
+BREATH_AFTER_SECONDS = 0.003  # of CPU
 BREATH_SECONDS = 0.0005
 PIECE = 1024 * 1024  # bytes read at a time
 
@@ -51,6 +51,19 @@ _DECLARATION = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 _ZEROS = re.compile(r"0{2,40}")  # a number format that shows 123 as 00123
 
 Source = bytes | Path | IO[bytes] | TextIO
+
+
+class Breath:
+    """Lets requests of the same process go on while a thread reads a long file: it pauses after some CPU."""
+
+    def __init__(self) -> None:
+        self._since = time.thread_time()
+
+    def take(self) -> None:
+        """Pause if it is time; to be called often."""
+        if time.thread_time() - self._since > BREATH_AFTER_SECONDS:
+            time.sleep(BREATH_SECONDS)
+            self._since = time.thread_time()
 
 
 class FileRefused(Exception):
@@ -171,12 +184,11 @@ def _check_parts(binary: BinaryIO) -> None:
 def sheet_lines(sheet: Any) -> Iterator[str]:
     """Yield the rows of a sheet as lines of CSV, blank ones too: a row's number is what the spreadsheet shows."""
     sheet.reset_dimensions()  # what the sheet says of its size may be anything
-    blank, width = 0, 0
+    blank, width, breath = 0, 0, Breath()
     for number, row in enumerate(sheet.iter_rows(), 1):
         if number > MOST_SHEET_ROWS:
             raise FileRefused("large")
-        if number % BREATH_ROWS == 0:
-            time.sleep(BREATH_SECONDS)
+        breath.take()
         cells = [_cell_text(cell) for cell in row]
         while cells and not cells[-1]:
             cells.pop()

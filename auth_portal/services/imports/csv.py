@@ -31,7 +31,7 @@ from auth_portal.services.directory.fields import (
     is_secret,
     names_nothing,
 )
-from auth_portal.services.imports import LARGEST_FILE, FileRefused, Source, open_table
+from auth_portal.services.imports import LARGEST_FILE, Breath, FileRefused, Source, open_table
 
 FAULTS_REPORTED = 1000  # in full, in the output of a command; all are counted
 HEADER_LENGTH = 16 * 1024  # characters of a header that are looked at before its columns are chosen
@@ -158,9 +158,11 @@ def read_rows(
     key_of: KeyOf,
     columns: Sequence[str] | None = None,
     most_rows: int | None = None,
+    gives_way: bool = False,
 ) -> Iterator[int]:
     """Read a file row by row into ``findings`` and yield each row's number, so that the caller sets the pace.
 
+    With ``gives_way`` it pauses now and then for other threads.
     ``key_of`` returns what this portal finds a customer ID by.
     ``columns`` names the field of each column ("" is not imported) for a file whose header has other names; without it
     the header itself must name them. More than ``most_rows`` rows are a fault. Raise only OSError, for the file itself.
@@ -182,7 +184,7 @@ def read_rows(
             return
         rules = {column: rule for column, rule in checks(region).items() if column in findings.columns}
         seen: dict[str, tuple[int, str]] = {}
-        rows = _customer_rows(_rows(table.rest, table.delimiter, findings), findings)
+        rows, breath = _customer_rows(_rows(table.rest, table.delimiter, findings), findings), Breath()
         for count, (number, cells) in enumerate(rows, 1):
             findings.row = number
             if most_rows is not None and count > most_rows:
@@ -192,6 +194,8 @@ def read_rows(
             _read_row(number, cells, rules, key_of, seen, findings)
             if findings.is_cut:
                 return
+            if gives_way:
+                breath.take()
             yield number
 
 

@@ -7,7 +7,6 @@ within the slots of the process, and people who sign in go first.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -63,8 +62,6 @@ from auth_portal.store.db import Transactions, Work
 from auth_portal.store.models import CUSTOMER_PASSWORD, IMPORT_ROW_PLAIN, ImportFault, ImportRow, StagedRow
 
 MOST_ROWS = 120_000  # of one file from a page: the switch of many more would keep other writers waiting for 2 s
-BREATH_ROWS = 20  # read between two breaths, about 3 ms, so that requests of the same process go on
-BREATH_SECONDS = 0.0005
 HASHES_AT_ONCE = 16  # passwords settled in one transaction: under half a second of one core
 SWITCH_TRIES = 5
 OTHER_RULE = "customer IDs have become case-sensitive, or no longer are, since the file was checked; check it again"
@@ -196,10 +193,16 @@ class ImportWork:
     ) -> Iterator[tuple[list[RowPlan], list[RowFault]]]:
         """Yield batch by batch what a file's rows change, and what is wrong with the others. Writes nothing."""
         key_of = self._comparison.key_of
-        rows = read_rows(source, findings, region=region, key_of=key_of, columns=columns, most_rows=most_rows)
+        rows = read_rows(
+            source,
+            findings,
+            region=region,
+            key_of=key_of,
+            columns=columns,
+            most_rows=most_rows,
+            gives_way=self._is_aside,
+        )
         for count_read, _row in enumerate(rows, 1):
-            if self._is_aside and count_read % BREATH_ROWS == 0:
-                time.sleep(BREATH_SECONDS)
             if count_read % BATCH == 0:
                 yield self._comparison.safe_plans(findings, same=same)
         yield self._comparison.safe_plans(findings, same=same)
