@@ -24,7 +24,7 @@ from auth_portal.services.delivery.outbox import (
     Outbox,
     Recorded,
 )
-from auth_portal.services.operations.dispatcher import USED_TOGETHER_SECONDS, Crew, Lane, Pace
+from auth_portal.services.operations.dispatcher import MOST_TOGETHER, USED_TOGETHER_SECONDS, Crew, Lane, Pace
 from auth_portal.store.db import BRIEF_MILLISECONDS, Database, Transactions, Work
 from auth_portal.store.models import CALLBACK, Attempt, Counter, Delivery, DeliveryState
 from tests.outbox.test_backlog import FEW, MANY, analyse, efforts, fill
@@ -197,6 +197,11 @@ def ended_together(transactions: Transactions, flow: Flow) -> Iterator[Lane]:
         lane.stop(10)
 
 
+def is_at_rest(lane: Lane) -> bool:
+    """Whether all that it claimed was sent and recorded."""
+    return not (lane._busy or lane._finished or lane._records.locked())
+
+
 def fill_due(database: Database, count: int) -> None:
     """So many that are due."""
     fill(database, count)
@@ -217,11 +222,46 @@ def test_what_ended_meanwhile_is_recorded_in_one_transaction(transactions: Trans
         first = flow.batches[0]
         seen = commits(transactions.database)
         flow.let_go.set()
-        wait_for(lambda: not lane._busy)
+        wait_for(lambda: is_at_rest(lane))
         assert flow.batches == [first, COUNT - first]
         assert len(seen) == 2
     assert set(states(transactions).values()) == {("accepted", 1, False)}
     assert set(fates(transactions).values()) == {("accepted", True)}
+
+
+class SlowDatabase:
+    """A sender whose attempts end at once, while what records the first of them waits for the test."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.sent: list[str] = []
+
+    def send(self, claimed: ClaimedDelivery) -> FinishedAttempt:
+        self.sent.append(claimed.id)
+        return finished(claimed)
+
+    def note(self, _work: Work, _recorded: Recorded) -> None:
+        assert self.let_go.wait(GIVE_UP_SECONDS)
+
+
+@only_postgresql
+def test_threads_go_on_while_their_reports_wait_until_there_are_many(transactions: Transactions) -> None:
+    count, threads = 3 * MOST_TOGETHER, 16
+    fill_due(transactions.database, count)
+    flow = SlowDatabase()
+    lane = Lane(CALLBACK, Outbox(transactions, unheard), flow, transactions.machine, threads=threads, pace=Pace(60, 60))
+    lane.start()
+    try:
+        wait_for(lambda: len(lane._finished) >= MOST_TOGETHER and not lane._busy)
+        assert not lane.reserve("another target"), "what is not on record is sent again after a power cut"
+        assert len(flow.sent) < count
+        assert {one[0] for one in states(transactions).values()} == {"pending"}
+        flow.let_go.set()
+        wait_for(lambda: len(flow.sent) == count and is_at_rest(lane))
+    finally:
+        flow.let_go.set()
+        lane.stop(10)
+    assert set(states(transactions).values()) == {("accepted", 1, False)}
 
 
 def test_d01_what_no_thread_could_be_started_for_is_sent_later(
@@ -242,7 +282,7 @@ def test_d01_what_no_thread_could_be_started_for_is_sent_later(
     lane = Lane(CALLBACK, Outbox(transactions, unheard), flow, transactions.machine, threads=64, pace=Pace(0.1, 0.1))
     lane.start()
     try:
-        wait_for(lambda: refused.is_set() and not lane._busy)
+        wait_for(lambda: refused.is_set() and is_at_rest(lane))
     finally:
         lane.stop(10)
     assert {one[0] for one in states(transactions).values()} == {"accepted"}
@@ -255,7 +295,7 @@ def test_what_is_wrong_with_one_of_them_leaves_it_alone_unrecorded(transactions:
         spoilt = lane._finished[2].delivery.id
         flow.spoilt = {spoilt}
         flow.let_go.set()
-        wait_for(lambda: not lane._busy)
+        wait_for(lambda: is_at_rest(lane))
     assert states(transactions).pop(spoilt) == ("pending", 1, True), "its lease brings it back"
     assert fates(transactions)[spoilt, 1] == ("unknown", False)
     assert sorted(states(transactions).values()) == [("accepted", 1, False)] * (COUNT - 1) + [("pending", 1, True)]
@@ -275,7 +315,7 @@ def test_d01_a_database_that_fails_in_between_loses_no_report(transactions: Tran
     with ended_together(transactions, flow) as lane:
         event.listen(transactions.database.engine, "before_cursor_execute", fail)
         flow.let_go.set()
-        wait_for(lambda: not lane._busy)
+        wait_for(lambda: is_at_rest(lane))
         event.remove(transactions.database.engine, "before_cursor_execute", fail)
     assert len(failed) == 3
     assert set(states(transactions).values()) == {("accepted", 1, False)}

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -224,8 +224,8 @@ class Crew:
 class Lane:
     """One kind of delivery: a loop that claims, and threads that deliver. That of results is their ``Courier``.
 
-    A thread whose attempt has ended leaves the report and goes on, if another one is recording; that one then takes
-    all reports that wait into its next transaction.
+    A thread whose attempt has ended leaves the report and is free, if another one is recording; that one then takes
+    all reports that wait into its next transaction. While as many wait as it takes at once, nothing more is begun.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class Lane:
         self._is_more_due = False  # the last claim took as much as it could for a target
         self._cost = 0.0  # seconds of CPU that a delivery takes, on average
         self._rests_until = self._rests_to = 0.0  # by time.monotonic() and time.process_time()
-        self._ended = 0  # deliveries since the last look
+        self._ended = 0  # attempts since the last look
         self._crew = Crew(threads, f"{kind}-delivery")
 
     def start(self) -> None:
@@ -275,7 +275,7 @@ class Lane:
     def reserve(self, target: str) -> bool:
         """Keep a thread for a target; return False if none is free for it."""
         with self._lock:
-            is_free = self._is_open and room(self._threads, self._busy, target) > 0
+            is_free = self._may_begin() and room(self._threads, self._busy, target) > 0
             if is_free:
                 self._busy[target] += 1
         return is_free
@@ -286,6 +286,9 @@ class Lane:
             self._busy[target] -= threads
             if not self._busy[target]:
                 del self._busy[target]
+
+    def _may_begin(self) -> bool:
+        return self._is_open and len(self._finished) < MOST_TOGETHER
 
     def take(self, claimed: ClaimedDelivery) -> None:
         """Deliver what was committed as claimed. If the process stops at this moment, its lease brings it back."""
@@ -303,7 +306,7 @@ class Lane:
         with self._lock:
             busy = self._busy.copy()
         full = [target for target in busy if room(self._threads, busy, target) <= 0]
-        if busy.total() >= self._threads:
+        if busy.total() >= self._threads or not self._may_begin():
             return False
         if not (self._is_more_due and not full) and not self.outbox.has_due(self.kind, full):
             self._is_worth_a_look = bool(full)
@@ -362,10 +365,12 @@ class Lane:
         except Exception:
             # The lease brings it back; the attempt stays on record as one of unknown fate.
             logger.exception("delivery_fault")
-            self._end([claimed])
+        self._free(claimed.target)
         while self._finished and self._records.acquire(blocking=False):  # looks again after each time it lets go
             try:
                 alone = self._record_together()
+                with self._lock:  # each may have to wait for another transaction
+                    self._busy.update(finished.delivery.target for finished in alone)
             finally:
                 self._records.release()
             for finished in alone:
@@ -380,7 +385,7 @@ class Lane:
         with self._lock:
             under_way = self._busy.total()
         is_used = self.outbox.is_used_by_customers()  # then more verifications end soon
-        if is_used or len(self._finished) < min(MOST_TOGETHER, under_way):
+        if is_used or (under_way and len(self._finished) < MOST_TOGETHER):
             time.sleep(USED_TOGETHER_SECONDS if is_used else TOGETHER_SECONDS)
         finished = [self._finished.popleft() for _ in range(min(len(self._finished), MOST_TOGETHER))]
         try:
@@ -389,8 +394,7 @@ class Lane:
             why = reason_of(fault) or type(fault).__name__
             log_event("recorded_alone", level=logging.WARNING, kind=self.kind, count=len(finished), why=why)
             return finished
-        recorded = [one.delivery for one in finished if one.delivery.id in stands]
-        self._end(recorded, is_over=DeliveryState.PENDING not in stands.values())
+        self._look_again(is_over=DeliveryState.PENDING not in stands.values())
         return [one for one in finished if one.delivery.id not in stands]
 
     def _record_alone(self, finished: FinishedAttempt) -> None:
@@ -400,13 +404,16 @@ class Lane:
         except Exception:
             logger.exception("delivery_fault")
         finally:
-            self._end([finished.delivery], is_over=is_over)
+            self._free(finished.delivery.target, is_over=is_over)
 
-    def _end(self, ended: Sequence[ClaimedDelivery], *, is_over: bool = False) -> None:
-        """Free the threads of deliveries, and look for more if enough are free; what is not over may be due again."""
-        for target, count in Counter(one.target for one in ended).items():
-            self.release(target, count)
-        self._ended += len(ended)  # a race may lose one, and then the next look is that much later
+    def _free(self, target: str, *, is_over: bool = True) -> None:
+        """Free the thread of a delivery."""
+        self.release(target)
+        self._ended += 1  # a race may lose one, and then the next look is that much later
+        self._look_again(is_over=is_over)
+
+    def _look_again(self, *, is_over: bool) -> None:
+        """Look for more deliveries if enough threads are free; what is not over may be due again."""
         is_enough = self._ended >= self._threads // LOOK_PART or not self._busy
         if is_enough and (not is_over or self._is_worth_a_look):
             self.loop.wake()
