@@ -19,6 +19,7 @@ from bench import (
     load,
     metrics,
     outbox,
+    passwords,
     posts,
     recovery,
     retention,
@@ -39,6 +40,7 @@ OF_DATABASES = {
     "cost": cost,
     "dispatchers": dispatchers,
     "outbox": outbox,
+    "passwords": passwords,
     "sealing": sealing,
     "metrics": metrics,
 }

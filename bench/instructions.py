@@ -73,17 +73,22 @@ def _prepared(folder: Path) -> tuple[dict[str, str], list[str]]:
         "right code": pages.visits.checks(port, range(visits)),
     }
     (folder / "requests").write_text(json.dumps({kind: [one.decode() for one in kinds[kind]] for kind in kinds}))
+    return settings_of(folder, database_url(folder), pages.server.url), list(kinds)
+
+
+def settings_of(folder: Path, database: str, url: str) -> dict[str, str]:
+    """The environment of a process that answers in place of a server, and sends nothing."""
     settings = {
         "PORTAL_INSTANCE": str(folder / "portal"),
-        "PORTAL_DATABASE_URL": database_url(folder),
+        "PORTAL_DATABASE_URL": database,
         "PORTAL_SECRET_KEYS": MASTER_KEY,
         "PORTAL_ALLOW_PRIVATE_CALLBACKS": "1",
-        "PORTAL_PUBLIC_URL": pages.server.url,
+        "PORTAL_PUBLIC_URL": url,
         "PORTAL_DISPATCH": "off",
         "PYTHONHASHSEED": "0",
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
-    return {**others, **settings}, list(kinds)
+    return {**others, **settings}
 
 
 def _counted(folder: Path, name: str) -> int:
@@ -107,14 +112,17 @@ def answer(folder: Path) -> None:
 
 
 def _answer(app: Any, requests: Sequence[str]) -> NoReturn:
-    is_well = True
-    for environ in map(_environ, requests):
-        statuses: list[str] = []
-        body = app(environ, lambda status, _headers, _fault=None, seen=statuses: seen.append(status))
-        b"".join(body)
-        body.close()
-        is_well &= statuses[0][:3] in ("200", "303")
+    is_well = all([answered(app, request)[:3] in ("200", "303") for request in requests])
     os._exit(0 if is_well else 1)
+
+
+def answered(app: Any, request: str) -> str:
+    """Give a request to a WSGI app in this process; return the status of its answer."""
+    statuses: list[str] = []
+    body = app(_environ(request), lambda status, _headers, _fault=None: statuses.append(status))
+    b"".join(body)
+    body.close()
+    return statuses[0]
 
 
 def _environ(request: str) -> Mapping[str, Any]:
