@@ -137,6 +137,7 @@ class ClaimedDelivery:
     began_at: datetime
     request_id: str | None = None  # of the request that caused it
     locale: str | None = None  # that its message is in
+    lane: bytes | None = field(default=None, repr=False)
     is_changed: bool = False  # by someone other than the portal (R54)
     opened: str = field(default="", repr=False)  # its text, where that was opened to claim it
 
@@ -262,9 +263,8 @@ _INSERT = Compiled(insert(table_of(Delivery)))
 _INSERT_CLAIMED = Compiled(insert(table_of(Delivery)))
 _INSERT_GIVEN_UP = Compiled(insert(table_of(Delivery)))
 _VERIFICATION = "verification__"  # the names of a verification's columns in a wider row begin so
-_WAS_ACCEPTED = exists().where(Attempt.delivery_id == Delivery.id, Attempt.fate == DeliveryState.ACCEPTED.value)
 _BEGUN = GivenRows(**{name: table_of(Attempt).c[name].type for name in ("id", "delivery_id", "number", "began_at")})
-_SENT = GivenRows(of_id=Delivery.id.type)
+_CLAIMED = GivenRows(of_id=Delivery.id.type, of_verification=Verification.id.type)
 
 
 def _beginning(dialect: str) -> Any:
@@ -273,15 +273,22 @@ def _beginning(dialect: str) -> Any:
     return insert(table_of(Attempt)).from_select([*begun.c.keys(), "fate"], rows)
 
 
-_BEGIN_ATTEMPTS = Compiled(_beginning)
-_SENT_FOR = Compiled(
-    lambda dialect: (
-        select(Delivery.id, Delivery.target, Delivery.lane)
-        .add_columns(*signed_columns(Verification, _VERIFICATION))
-        .join(Verification, Verification.id == Delivery.verification_id)
-        .where(Delivery.id.in_(select(_SENT.table(dialect).c.of_id)), ~_WAS_ACCEPTED)
+def _claimed_for(dialect: str) -> Any:
+    """Return what finds the verifications of claimed results that no one has accepted yet."""
+    claimed = _CLAIMED.table(dialect).c
+    # Not as NOT EXISTS, which PostgreSQL joins: with statistics of an empty table it would read all attempts each time.
+    accepted = (
+        select(Attempt.id)
+        .where(Attempt.delivery_id == claimed.of_id, Attempt.fate == DeliveryState.ACCEPTED.value)
+        .limit(1)
+        .scalar_subquery()
     )
-)
+    found = select(claimed.of_id, *signed_columns(Verification, _VERIFICATION))
+    return found.join(Verification, Verification.id == claimed.of_verification).where(accepted.is_(None))
+
+
+_BEGIN_ATTEMPTS = Compiled(_beginning)
+_CLAIMED_FOR = Compiled(_claimed_for)
 _IN_LANE = Compiled(
     select(Delivery.id)
     .where(
@@ -500,32 +507,33 @@ def _begin_attempts(work: Work, claimed: Sequence[ClaimedDelivery]) -> None:
         work.write(_BEGIN_ATTEMPTS, {"given": [(one.attempt_id, one.id, one.number, one.began_at) for one in claimed]})
 
 
-def _opened(work: Work, sealed: Mapping[str, bytes]) -> dict[str, str]:
+def _opened(work: Work, claimed: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts of those of these results that are as the portal wrote them (R54), by id.
 
     Each goes to the server and answers the reference of its verification, which are signed there; its text is sealed
     for its row. One that was accepted is never due again.
     """
     try:
-        return _as_written(work, sealed)
+        return _as_written(work, claimed)
     except (TypeError, ValueError):  # SQLite stores a value of any type: it must keep no other result from its chat
-        if len(sealed) == 1:
+        if len(claimed) == 1:
             return {}
-        return {row: text for one in sealed.items() for row, text in _opened(work, dict([one])).items()}
+        return {row: text for one in claimed.items() for row, text in _opened(work, dict([one])).items()}
 
 
-def _as_written(work: Work, sealed: Mapping[str, bytes]) -> dict[str, str]:
+def _as_written(work: Work, claimed: Mapping[str, Any]) -> dict[str, str]:
     found = {}
-    for row in work.rows(_SENT_FOR, {"given": [(one,) for one in sealed]}):
+    for row in work.rows(_CLAIMED_FOR, {"given": [(of_id, one.verification_id) for of_id, one in claimed.items()]}):
+        result = claimed[row.of_id]
         try:
-            text = work.open(sealed[row.id] or b"", DELIVERY_BODY, row.id)
+            text = work.open(result.body_sealed or b"", DELIVERY_BODY, result.id)
         except KeyFault:
             continue
         reference = token_hash(json.loads(text)["reference"])
         meant = row.verification__server, row.verification__reference_hash, row.verification__reference_hash
         is_routed = work.keyring.has_mac("verifications", "route_mac", row._mapping, _VERIFICATION)
-        if is_routed and (row.target, row.lane, reference) == meant:
-            found[row.id] = text
+        if is_routed and (result.target, result.lane, reference) == meant:
+            found[result.id] = text
     return found
 
 
@@ -641,7 +649,7 @@ class Outbox:
                 rows += found
                 taken[queue.target] += len(found)
             is_checked = kind == CALLBACK and work.keyring.requires_macs
-            opened = _opened(work, {row.id: row.body_sealed for row in rows}) if rows and is_checked else {}
+            opened = _opened(work, {row.id: row for row in rows}) if rows and is_checked else {}
             claimed = [
                 ClaimedDelivery(
                     **row._asdict(),

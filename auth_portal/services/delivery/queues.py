@@ -131,6 +131,7 @@ def _claiming(chosen: CTE) -> Any:
             Delivery.verification_id,
             Delivery.challenge_id,
             Delivery.target,
+            Delivery.lane,
             Delivery.contract,
             Delivery.body_sealed,
             Delivery.reason,
