@@ -249,7 +249,7 @@ class Lane:
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
         self._is_open = False
-        self._is_worth_a_look = False  # when a delivery ends: the last look left something, or could not see all
+        self._is_worth_a_look = False  # the last look left something or could not see all, or a delivery is due again
         self._is_more_due = False  # the last claim took as much as it could for a target
         self._cost = 0.0  # seconds of CPU that a delivery takes, on average
         self._rests_until = self._rests_to = 0.0  # by time.monotonic() and time.process_time()
@@ -258,9 +258,9 @@ class Lane:
 
     def start(self) -> None:
         """Begin to look for work, at once."""
+        self._is_open = True
         self.loop.start()
         self.loop.wake()
-        self._is_open = True
 
     def stop(self, seconds: float) -> None:
         """Claim and take nothing more, and wait for the deliveries under way."""
@@ -414,8 +414,9 @@ class Lane:
 
     def _look_again(self, *, is_over: bool) -> None:
         """Look for more deliveries if enough threads are free; what is not over may be due again."""
+        self._is_worth_a_look |= not is_over
         is_enough = self._ended >= self._threads // LOOK_PART or not self._busy
-        if is_enough and (not is_over or self._is_worth_a_look):
+        if is_enough and self._is_worth_a_look:
             self.loop.wake()
 
 
