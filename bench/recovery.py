@@ -273,7 +273,7 @@ def _one_node(config: str, folder: Path | None = None, **settings: str) -> Itera
 
 
 def _dispatch(node: Server) -> Program:
-    environment = {**node._environment, "PATH": str(Path(sys.executable).parent), "PORTAL_DISPATCH": "inline"}
+    environment = {**node.environment, "PATH": str(Path(sys.executable).parent), "PORTAL_DISPATCH": "inline"}
     log = node.folder / "dispatch.log"
     return Program(["flask", "--app", "app", "dispatch"], environment, out=log, err=log)
 
@@ -353,7 +353,7 @@ def restored() -> float:
         for number in range(200):
             Visitor(node.url).begin(f"live-{number}", "app")
         node.stop()
-        environment = {**node._environment, "PATH": str(Path(sys.executable).parent)}
+        environment = {**node.environment, "PATH": str(Path(sys.executable).parent)}
         log = node.folder / "restored.log"
         began = time.monotonic()
         command = Program(["flask", "--app", "app", "restored", "--yes"], environment, out=log, err=log)

@@ -299,7 +299,7 @@ def dispatching(server: Server) -> Iterator[None]:
     """`auth-portal dispatch` beside a server that sends nothing itself, for the time of a block."""
     command = [sys.executable, "-m", "flask", "--app", "app", "dispatch"]
     with server.log.open("ab") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=server._environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=server.environment, stdout=log, stderr=log)
     try:
         yield
     finally:

@@ -65,7 +65,7 @@ class Server:
             self.clock_file.write_text("system")
         self.log = folder / "server.log"
         self._command = command(server, self.port, workers, app)
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")},
             "PORTAL_INSTANCE": str(folder),
             "PORTAL_DATABASE_URL": database_url,
@@ -78,7 +78,7 @@ class Server:
 
     def start(self, **more: str) -> Server:
         """Starts it and waits until it answers."""
-        environment = {**self._environment, **more}
+        environment = {**self.environment, **more}
         if self._command[0].endswith(("gunicorn", "auth-portal")):
             self.process: Program | subprocess.Popen[bytes] = Program(
                 self._command, environment, out=self.log, err=self.log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from auth_portal.store.db import Database
 from auth_portal.store.keys import load_keyring
 from auth_portal.store.models import Delivery, Verification
 from tests.postgres import MASTER_KEY
-from tests.programs import Program
+from tests.programs import ROOT, Program
 from tests.receiver import GIVE_UP_SECONDS, Receiver, wait_for
 from tests.security.test_races import rows
 from tests.services.test_directory import person
@@ -51,6 +52,17 @@ def test_the_way_under_each_server(tmp_path: Path, sqlite_url: str, receiver: Re
             "faults": [],
             "warnings": [],
         }
+
+
+def test_what_a_worker_has_loaded_is_never_collected(tmp_path: Path, sqlite_url: str, receiver: Receiver) -> None:
+    """A full collection would look at all of it, 0.1 s in which no thread runs."""
+    server = configured(tmp_path, sqlite_url, receiver, settings={"PORTAL_DISPATCH": "off"})
+    count = "import app, gc; print(len(gc.get_objects()), gc.get_freeze_count(), flush=True); import os; os._exit(0)"
+    asked = subprocess.run(
+        [sys.executable, "-c", count], cwd=ROOT, env=server.environment, capture_output=True, text=True, check=True
+    )
+    collected, kept = map(int, asked.stdout.split())
+    assert collected < kept / 100
 
 
 @pytest.mark.parametrize("kind", ["gunicorn-preload", "auth-portal-cold"])

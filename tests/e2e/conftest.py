@@ -46,7 +46,7 @@ class Portal(Server):
         super().__init__(folder, "", server="gunicorn-preload", settings=settings, app=app, port=port)
         self.url = settings["PORTAL_PUBLIC_URL"]
         names = ("PORTAL_INSTANCE", "PORTAL_SECRET_KEYS", "PORTAL_PUBLIC_URL", "PORTAL_SANDBOX")
-        self._settings = read_settings({name: self._environment[name] for name in names})
+        self._settings = read_settings({name: self.environment[name] for name in names})
         self._numbers = itertools.count(1)
         initialise(self._settings, system_clock)
         with closing(build(self._settings, system_clock)) as portal:

@@ -85,7 +85,7 @@ def installed(tmp_path: Path, mailbox: tuple[Mailbox, int]) -> Iterator[tuple[Se
 def flask(server: Server, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(Path(sys.executable).parent / "flask"), "--app", "app", *command],
-        cwd=ROOT, env=server._environment, capture_output=True, text=True, timeout=GIVE_UP_SECONDS, check=False,
+        cwd=ROOT, env=server.environment, capture_output=True, text=True, timeout=GIVE_UP_SECONDS, check=False,
     )  # fmt: skip
 
 

@@ -207,7 +207,7 @@ def test_d08_a_command_that_writes_refuses_to_run_with_a_wrong_clock(web: Server
     def flask(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(Path(sys.executable).parent / "flask"), "--app", "tests.clocked_app", *command],
-            cwd=ROOT, env=web._environment, capture_output=True, text=True, timeout=GIVE_UP_SECONDS, check=False,
+            cwd=ROOT, env=web.environment, capture_output=True, text=True, timeout=GIVE_UP_SECONDS, check=False,
         )  # fmt: skip
 
     refused = flask("prune")

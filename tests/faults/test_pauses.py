@@ -45,7 +45,7 @@ def suspended(server: Server) -> Callable[[], None]:
     file = server.folder / "clock.paused"
     wait_for(lambda: file.exists() and file.read_text())
     pid = int(file.read_text())
-    if "postgresql" in server._environment["PORTAL_DATABASE_URL"]:
+    if "postgresql" in server.environment["PORTAL_DATABASE_URL"]:
         wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
     def go_on() -> None:
