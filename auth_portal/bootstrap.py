@@ -261,6 +261,7 @@ def serve(app: Flask) -> None:
         process.stop()
         process.warm()
         # What was loaded so far is never collected: a child's collector would touch, and so copy, every page of it.
+        gc.unfreeze()  # what has just been stopped is garbage
         gc.collect()
         gc.freeze()
 

@@ -137,7 +137,7 @@ class ClaimedDelivery:
     began_at: datetime
     request_id: str | None = None  # of the request that caused it
     locale: str | None = None  # that its message is in
-    lane: bytes | None = field(default=None, repr=False)
+    lane: bytes | None = field(default=None, repr=False)  # as of a NewDelivery
     is_changed: bool = False  # by someone other than the portal (R54)
     opened: str = field(default="", repr=False)  # its text, where that was opened to claim it
 
