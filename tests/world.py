@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from auth_portal.services.directory.person import id_form
 from auth_portal.services.imports import Source
 from auth_portal.services.imports.csv import CsvFindings, read_rows
 from auth_portal.services.imports.imports import CommandImport
+from auth_portal.services.operations.dispatcher import Lane
 from auth_portal.services.serving import Services
 from auth_portal.store.db import Database, Transactions, canonical_event
 from auth_portal.store.keys import load_keyring, seal_macs
@@ -161,18 +163,32 @@ def read_customers(source: Source, *, region: str) -> CsvFindings:
     return reading
 
 
+def is_at_rest(lane: Lane) -> bool:
+    """Whether all that it claimed was sent and recorded."""
+    return not (lane._busy or lane._finished or lane._records.locked())
+
+
 class FakeClock:
-    """A clock that stands until it is moved."""
+    """A clock that stands until it is moved.
+
+    What was sent is recorded first: a jump would end its lease, and it would leave again. What a test holds up is not
+    waited for.
+    """
 
     START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+    LONGEST_REST = 0.5  # seconds
 
     def __init__(self) -> None:
         self.now = self.START
+        self.lanes: Sequence[Lane] = ()  # of the world that it is the clock of
 
     def __call__(self) -> datetime:
         return self.now
 
     def advance(self, seconds: float) -> None:
+        until = time.monotonic() + self.LONGEST_REST
+        while time.monotonic() < until and not all(map(is_at_rest, self.lanes)):
+            time.sleep(0.002)
         self.now += timedelta(seconds=seconds)
 
 
@@ -344,9 +360,11 @@ def open_configured(
         process: Process = app.extensions["auth_portal_process"]
         services = process.start(environment)
         database = Database(database_url)
+        clock.lanes = services.dispatcher.lanes
         try:
             yield World(app, services, database, clock, receiver)
         finally:
+            clock.lanes = ()
             process.stop()
             database.close()
 

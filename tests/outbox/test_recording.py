@@ -30,6 +30,7 @@ from auth_portal.store.models import CALLBACK, Attempt, Counter, Delivery, Deliv
 from tests.outbox.test_backlog import FEW, MANY, analyse, efforts, fill
 from tests.receiver import GIVE_UP_SECONDS, wait_for
 from tests.services.conftest import NOW, clock, transactions, unheard
+from tests.world import is_at_rest
 
 __all__ = ["clock", "transactions"]  # fixtures
 
@@ -195,11 +196,6 @@ def ended_together(transactions: Transactions, flow: Flow) -> Iterator[Lane]:
     finally:
         flow.let_go.set()
         lane.stop(10)
-
-
-def is_at_rest(lane: Lane) -> bool:
-    """Whether all that it claimed was sent and recorded."""
-    return not (lane._busy or lane._finished or lane._records.locked())
 
 
 def fill_due(database: Database, count: int) -> None:
